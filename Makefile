@@ -1,0 +1,54 @@
+# Any Python 3.11 will do; the first of these that is one makes .venv.
+PYTHON := $(shell for p in python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
+RUN := .venv/bin/python -m
+# What `make setup` leaves when it has come to its end.
+READY := .venv/ready
+
+.PHONY: help setup demo test lint format types test-bazel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## install the project and its tools into .venv, at the versions of constraints.txt
+
+# A finished .venv is updated in place; one that was interrupted is made anew.
+$(READY): pyproject.toml setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo 'tutelage needs Python 3.11: install it, or name it with PYTHON=...' >&2; exit 1; }
+	@echo 'Installing into .venv; the first time takes minutes and 3.5 GB.'
+	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	@rm -f $@
+	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+# For mypy, see pyproject.toml.
+	@mkdir -p .venv/types && ln -sfn ../.. .venv/types/tutelage
+# For Bazel, a Python that sees what is installed in .venv but for the project: Python does not look for
+# .pth files, here the editable install, in a folder that it knows from one.
+	@$(RUN) venv --without-pip .venv/bazel
+	@.venv/bin/python -c 'import site; print(site.getsitepackages()[0])' > .venv/bazel/lib/python3.11/site-packages/libraries.pth
+	@touch $@
+
+demo: $(READY) ## run the synthetic experiment end to end into demo/
+	.venv/bin/tutelage-run --config=synthetic --workdir=demo
+	@find demo -name '*.html' -exec echo 'Report: {}' ';'
+
+test: $(READY) lint types ## lint, types and every test that is not slow
+	$(RUN) pytest -q -n 2 --dist loadfile
+
+lint: $(READY) ## ruff: rules and format
+	$(RUN) ruff check --quiet
+	$(RUN) ruff format --quiet --check
+
+format: $(READY) ## rewrite the code as ruff likes it
+	$(RUN) ruff check --quiet --fix
+	$(RUN) ruff format --quiet
+
+types: $(READY) ## mypy
+	$(RUN) mypy
+
+test-bazel: $(READY) ## the same tests under Bazel, which sees only what each BUILD file declares
+	@command -v bazel >/dev/null || { echo 'bazel is not installed: apt-get install bazel-bootstrap' >&2; exit 1; }
+	PATH="$(CURDIR)/.venv/bazel/bin:$$PATH" bazel test //...
+
+clean: ## remove all that these targets made
+	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

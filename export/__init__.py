@@ -1,0 +1,1 @@
+"""Checkpoint to SavedModel: scoring snapshots of the teacher, serving versions of students."""

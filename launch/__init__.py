@@ -1,0 +1,1 @@
+"""What starts everything; nothing imports this room."""

@@ -1,0 +1,241 @@
+"""What each command does and prints."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+
+import polars as pl
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tutelage.launch import pool, steps
+from tutelage.launch.quiet import import_tensorflow
+from tutelage.launch.session import Session, Settings
+from tutelage.launch.workspace import claim_student, reset_student
+from tutelage.pipeline.days import parse_day
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.checkpoints import State
+from tutelage.trainers.run import TEACHER
+
+# Soft wrap: a log has no width, and a line that is cut in two cannot be searched for.
+_console = Console(soft_wrap=True, highlight=False)
+
+
+def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
+    """Do what the days asked for still need. Run again, it goes on from where it was, or does nothing."""
+    session = Session.open(settings)
+    with _alone(session):
+        for name in reset:
+            reset_student(session.run, session.experiment.student(name))
+        for student in session.experiment.students:
+            claim_student(session.run, student)
+        started = time.monotonic()
+        missing = steps.to_materialize(session)
+        if missing:
+            _materialize(session, missing)
+        learnt = dict(_train(session, [TEACHER]))
+        unlabelled = steps.to_label(session)
+        if unlabelled:
+            _label(session, unlabelled)
+        learnt |= dict(_train(session, session.models[1:]))
+        if not (missing or learnt or unlabelled):
+            days = f"{session.days[0]} to {session.days[-1]}"
+            _console.print(f"Nothing to do: {days} are learnt by all models, labelled and exported.")
+            return
+        _report(session, {model: states for model, states in learnt.items() if states})
+        _console.print(f"Done in {time.monotonic() - started:.0f} s.")
+
+
+def materialize(settings: Settings) -> None:
+    session = Session.open(settings)
+    _materialize(session, session.days)
+
+
+def train(settings: Settings, model: str, *, reset: bool = False) -> None:
+    session = Session.open(settings)
+    if model != TEACHER:
+        student = session.experiment.student(model)
+        if reset:
+            reset_student(session.run, student)
+        claim_student(session.run, student)
+    todo = session.to_learn(model)
+    if not todo:
+        _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
+        return
+    import_tensorflow(verbose=settings.verbose)
+    with _bar(model, _rows(session, todo)) as advance:
+        states = steps.learn(session, model, progress=advance)
+    _print_learnt(model, states)
+
+
+def export(settings: Settings, model: str) -> None:
+    session = Session.open(settings)
+    session.model(model)
+    if not session.run.checkpoints(model).states():
+        raise UserError(f"{model} has learnt no day in {settings.workdir}; train it first")
+    todo = session.to_export(model)
+    if not todo:
+        _console.print(f"Nothing to do: every day that {model} has learnt is published.")
+        return
+    import_tensorflow(verbose=settings.verbose)
+    with _bar(f"export {model}", len(todo)) as advance:
+        versions = steps.export(session, model, progress=advance)
+    for version in versions:
+        _console.print(f"{version.path}")
+
+
+def label(settings: Settings, *, snapshot_day: str | None = None) -> None:
+    from tutelage.pipeline.label import choose
+
+    session = Session.open(settings)
+    published = steps.snapshots(session)
+    if snapshot_day:
+        day = parse_day(snapshot_day, time_zone=session.experiment.schema.time_zone)
+        published = [snapshot for snapshot in published if snapshot.day == day]
+    labelled = [day for day in session.days if any(snapshot.day < day for snapshot in published)]
+    for day in session.days:
+        if day not in labelled and labelled:
+            _console.print(f"{day}: left out, there is no snapshot of an earlier day")
+    _label(session, {day: choose(published, day) for day in labelled or session.days[-1:]})
+
+
+def report(settings: Settings) -> None:
+    _report(Session.open(settings), {})
+
+
+def status(settings: Settings) -> None:
+    from tutelage.launch.status import print_status
+
+    print_status(Session.open(settings), _console)
+
+
+def _materialize(session: Session, days: Sequence[date]) -> None:
+    with _units("materialize") as progress:
+        done = steps.materialize(session, days, progress=progress)
+    counts = done.days.values()
+    kept = sum(c.kept for c in counts)
+    dropped: dict[str, int] = dict(done.elsewhere)
+    for c in counts:
+        for reason, rows in c.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + rows
+    reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(dropped.items())) or "none"
+    _console.print(
+        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {kept:,} kept + "
+        f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, {done.rows_in / done.seconds:,.0f} rows/s"
+    )
+
+
+def _label(session: Session, days: Mapping[date, object]) -> None:
+    import_tensorflow(verbose=session.settings.verbose)
+    started = time.monotonic()
+    with _units("label") as progress:
+        rows = steps.label(session, days, progress=progress)  # type: ignore[arg-type]
+    seconds = time.monotonic() - started
+    total = sum(rows.values())
+    _console.print(
+        f"label: {len(rows)} days, {total:,} rows scored by snapshots of earlier days; "
+        f"{seconds:.1f} s, {total / seconds:,.0f} rows/s"
+    )
+
+
+def _train(session: Session, models: Sequence[str]) -> Iterator[tuple[str, list[State]]]:
+    """Train and export those of `models` that have something to do, each in a process of its own."""
+    todo = {model: session.to_learn(model) for model in models}
+    busy = [model for model in models if todo[model] or session.to_export(model)]
+    if not busy:
+        return
+    with _progress() as bars:
+        tasks = {model: bars.add_task(model, total=_rows(session, todo[model])) for model in busy}
+        for outcome in pool.train(
+            session.settings, busy, progress=lambda model, rows: bars.advance(tasks[model], rows)
+        ):
+            bars.remove_task(tasks[outcome.model])
+            _print_learnt(outcome.model, outcome.learnt, exported=outcome.exported)
+            yield outcome.model, outcome.learnt
+
+
+def _print_learnt(model: str, states: Sequence[State], *, exported: int | None = None) -> None:
+    published = "" if exported is None else f"; {exported} versions exported"
+    if not states:
+        _console.print(f"{model}: no new day{published}")
+        return
+    speed = steps.throughput({model: states})[0]
+    span = f"{states[0].day} to {states[-1].day}" if len(states) > 1 else f"{states[0].day}"
+    _console.print(
+        f"{model}: learnt {span}, {speed['examples']:,} examples, {speed['examples_per_second']:,.0f} examples/s, "
+        f"{speed['feed_wait_share']:.1%} waiting for the feed{published}"
+    )
+
+
+def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
+    from tutelage.launch.report import write_report
+    from tutelage.launch.summary import print_summary
+
+    experiment = session.experiment
+    metrics = session.run.lake.metrics.scan().filter(pl.col("run") == session.run.name).collect()
+    baselines = {student.name: student.baseline for student in experiment.students if student.baseline}
+    students = [student.name for student in experiment.students]
+    tasks = [task.name for task in experiment.schema.tasks]
+    print_summary(
+        metrics,
+        baselines,
+        throughput=steps.throughput(learnt),
+        students=students,
+        tasks=tasks,
+        file=sys.stdout,
+    )
+    path = session.run.report / "index.html"
+    states = {model: session.run.checkpoints(model).states() for model in session.models}
+    published = {model: session.versions(model).published() for model in session.models}
+    write_report(
+        path,
+        experiment=experiment.name,
+        metrics=metrics,
+        baselines=baselines,
+        counts=steps.day_counts(session),
+        throughput=steps.throughput(states),
+        versions={model: str(versions[-1].number) for model, versions in published.items() if versions},
+        students=students,
+        tasks=tasks,
+        created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+    _console.print(f"Report: {path}")
+
+
+def _rows(session: Session, days: Sequence[date]) -> int:
+    return int(session.run.lake.interactions.partitions().filter(pl.col("day").is_in(days))["rows"].sum())
+
+
+@contextmanager
+def _alone(session: Session) -> Iterator[None]:
+    """One run at a time in a workdir: the night's job must not meet the one that still goes on."""
+    try:
+        with FileLock(session.run.root / ".lock", blocking=False):
+            yield
+    except Timeout:
+        raise UserError(
+            f"another tutelage-run is at work in {session.run.root}; wait for it, or stop it"
+        ) from None
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # In a log every redraw would be a line.
+    return Progress(*columns, console=_console, transient=True, disable=not _console.is_terminal)
+
+
+@contextmanager
+def _bar(name: str, total: int) -> Iterator:  # type: ignore[type-arg]
+    with _progress() as bars:
+        task = bars.add_task(name, total=total)
+        yield lambda more: bars.advance(task, more)
+
+
+@contextmanager
+def _units(name: str) -> Iterator:  # type: ignore[type-arg]
+    with _progress() as bars:
+        task = bars.add_task(name, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,0 +1,129 @@
+"""The console scripts: flags in, one function called, an exit status out."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags
+
+from tutelage.launch.quiet import silence
+from tutelage.pipeline.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def run() -> None:
+    """tutelage-run: everything that the days asked for still need, from raw data to the report."""
+    _days_flags()
+    flags.DEFINE_multi_string("reset", [], "Train this student anew from its first day (may be repeated).")
+    _start(lambda actions: actions.run(_settings(), reset=FLAGS.reset))
+
+
+def materialize() -> None:
+    """tutelage-materialize: make the days asked for anew from the raw data."""
+    _days_flags()
+    _start(lambda actions: actions.materialize(_settings()))
+
+
+def teach() -> None:
+    """tutelage-teach: let the teacher learn the days asked for that it has not."""
+    _days_flags()
+    _start(lambda actions: actions.train(_settings(), "teacher"))
+
+
+def label() -> None:
+    """tutelage-label: score the days asked for with the teacher's snapshot of an earlier day."""
+    _days_flags()
+    flags.DEFINE_string(
+        "snapshot_day", None, "Score with the snapshot of this day; else the newest earlier one."
+    )
+    _start(lambda actions: actions.label(_settings(), snapshot_day=FLAGS.snapshot_day))
+
+
+def student() -> None:
+    """tutelage-student: let a student learn the days asked for that it has not."""
+    _days_flags()
+    flags.DEFINE_string("student", None, "The student's name in the config.", required=True)
+    flags.DEFINE_bool("reset", False, "Train it anew from its first day.")
+    _start(lambda actions: actions.train(_settings(), FLAGS.student, reset=FLAGS.reset))
+
+
+def export() -> None:
+    """tutelage-export: publish what a model has learnt as SavedModels, a version for each day."""
+    _days_flags()
+    flags.DEFINE_string("model", None, "'teacher', or a student's name.", required=True)
+    _start(lambda actions: actions.export(_settings(), FLAGS.model))
+
+
+def report() -> None:
+    """tutelage-report: write WORKDIR/report/index.html from the tables, and print the results."""
+    _days_flags()
+    _start(lambda actions: actions.report(_settings()))
+
+
+def status() -> None:
+    """tutelage-status: what is there of each day and model, and what is still to be done."""
+    _days_flags()
+    _start(lambda actions: actions.status(_settings()))
+
+
+def _days_flags() -> None:
+    """The flags that every command takes."""
+    flags.DEFINE_string(
+        "config", None, "A config's name (see launch/configs), or a path to a .py file.", required=True
+    )
+    flags.DEFINE_string("workdir", None, "The folder of all that is made.", required=True)
+    flags.DEFINE_string("raw_dir", "", "The folder of the raw data.")
+    flags.DEFINE_string("start_day", "", "YYYY-MM-DD, today, yesterday or today-N; else the config's.")
+    flags.DEFINE_string("end_day", "", "The same; the last day is included.")
+    flags.DEFINE_bool("smoke", False, "The config's smallest size.")
+    flags.DEFINE_multi_string(
+        "set", [], "field=value of the config, as in students.auxiliary.alpha=3 (repeatable)."
+    )
+    flags.DEFINE_multi_string("beam_flag", [], "A flag for Beam, as in --runner=FlinkRunner (repeatable).")
+    flags.DEFINE_bool("verbose", False, "Show what TensorFlow and Beam print.")
+
+
+def _settings() -> Any:
+    from tutelage.launch.session import Settings
+
+    return Settings(
+        config=FLAGS.config,
+        workdir=FLAGS.workdir,
+        raw_dir=FLAGS.raw_dir,
+        start_day=FLAGS.start_day,
+        end_day=FLAGS.end_day,
+        smoke=FLAGS.smoke,
+        overrides=tuple(FLAGS.set),
+        beam_flags=tuple(FLAGS.beam_flag),
+        verbose=FLAGS.verbose,
+    )
+
+
+def _start(action: Callable[[Any], None]) -> None:
+    """Parse the flags, act, and exit: 0, or 1 with one line for a mistake that the user can mend."""
+    # --help shows the key flags of the main module, and that is the console script.
+    for flag in FLAGS.flags_by_module_dict().get(__name__, []):
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise UserError(f"{argv[1]!r} is no flag; flags are written --name=value")
+        silence(verbose=FLAGS.verbose)
+        from tutelage.launch import actions
+
+        action(actions)
+
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        program = sys.argv[0].rsplit("/", 1)[-1]
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return list(FLAGS(argv))
+    except flags.Error as error:
+        raise UserError(f"{' '.join(str(error).split())}; --help lists the flags") from None

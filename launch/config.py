@@ -1,0 +1,156 @@
+"""An experiment: what it is made of, how one is found by name, and how single fields are changed."""
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tutelage.launch import configs
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.sources.base import Source
+from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One teacher and its students on one source. A config file's `experiment(smoke)` returns one."""
+
+    name: str
+    """The `run` of its rows in `metrics`."""
+    source: Source
+    schema: Schema
+    training: TrainingConfig
+    teacher: TeacherConfig
+    students: tuple[StudentConfig, ...]
+    start_day: str
+    """As `--start_day`: YYYY-MM-DD, today, yesterday or today-N."""
+    end_day: str
+    """As `--end_day`."""
+
+    def __post_init__(self) -> None:
+        names = [student.name for student in self.students]
+        for student in self.students:
+            if names.count(student.name) > 1:
+                raise UserError(f"student {student.name!r} is named twice; give every student its own name")
+            if student.baseline is not None and student.baseline not in names:
+                raise UserError(
+                    f"student {student.name!r}: baseline {student.baseline!r} is no student; "
+                    f"the students are {', '.join(names)}"
+                )
+            self.schema.select_tasks(student.distilled_tasks)
+
+    def student(self, name: str) -> StudentConfig:
+        """Raises UserError for a name that no student has."""
+        for student in self.students:
+            if student.name == name:
+                return student
+        have = ", ".join(student.name for student in self.students) or "none"
+        raise UserError(f"unknown student {name!r}; this config has {have}")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a workdir is made with, and cannot be changed in: all but the students and the days."""
+        return {
+            "source": plain(self.source),
+            "schema": plain(self.schema),
+            "training": plain(self.training),
+            "teacher": plain(self.teacher),
+        }
+
+
+def load(config: str, *, smoke: bool = False, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a config's name or of a Python file, with `field=value` overrides.
+
+    Raises UserError for an unknown config or field, or a value that does not fit the field.
+    """
+    if config.endswith(".py"):
+        path = Path(config)
+        if not path.is_file():
+            raise UserError(
+                f"--config={config}: there is no such file; give a path to a .py file or a config's name"
+            )
+        spec = importlib.util.spec_from_file_location(f"tutelage_config_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        known = sorted(info.name for info in pkgutil.iter_modules(configs.__path__))
+        if config not in known:
+            raise UserError(
+                f"--config={config}: unknown; give one of {', '.join(known)}, or a path to a .py file"
+            )
+        module = importlib.import_module(f"{configs.__name__}.{config}")
+    if not hasattr(module, "experiment"):
+        raise UserError(f"--config={config}: the file has no function experiment(smoke); see launch/configs/")
+    experiment = module.experiment(smoke=smoke)
+    for override in overrides:
+        path_, separator, text = override.partition("=")
+        if not separator:
+            raise UserError(f"--set={override}: expected field=value, as in --set=students.auxiliary.alpha=3")
+        experiment = _replace(experiment, path_.split("."), text, f"--set={override}")
+    return typing.cast(Experiment, experiment)
+
+
+def _replace(node: Any, path: Sequence[str], text: str, flag: str) -> Any:
+    """`node` with the field at `path` replaced; an item of a tuple is found by its `name`."""
+    head, rest = path[0], path[1:]
+    if isinstance(node, tuple):
+        names = [getattr(item, "name", None) for item in node]
+        if head not in names or not rest:
+            raise UserError(f"{flag}: no {head!r} here; there are {', '.join(map(str, names))}")
+        return tuple(
+            _replace(item, rest, text, flag) if name == head else item
+            for item, name in zip(node, names, strict=True)
+        )
+    fields = [field.name for field in dataclasses.fields(node)]
+    if head not in fields:
+        raise UserError(f"{flag}: {type(node).__name__} has no field {head!r}; it has {', '.join(fields)}")
+    value = getattr(node, head)
+    if rest and not (dataclasses.is_dataclass(value) or isinstance(value, tuple)):
+        raise UserError(f"{flag}: {head!r} is a single value and has no field {rest[0]!r}")
+    new = (
+        _replace(value, rest, text, flag)
+        if rest
+        else _parse(typing.get_type_hints(type(node))[head], text, flag)
+    )
+    return dataclasses.replace(node, **{head: new})
+
+
+def _parse(kind: Any, text: str, flag: str) -> Any:
+    """`text` as a value of the field's type."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return (
+            None if text in ("", "None") else _parse(next(a for a in args if a is not type(None)), text, flag)
+        )
+    if origin is typing.Literal:
+        return text  # The dataclass says which values it takes.
+    if origin is tuple and args[0] in (int, float, str):
+        return tuple(_parse(args[0], item, flag) for item in text.split(",") if item)
+    if kind is bool and text in ("true", "false"):
+        return text == "true"
+    if kind in (int, float, str, date):
+        try:
+            return date.fromisoformat(text) if kind is date else kind(text)
+        except ValueError:
+            pass
+    raise UserError(f"{flag}: {text!r} does not fit a field of type {getattr(kind, '__name__', kind)}")
+
+
+def plain(value: Any) -> Any:
+    """A config as JSON takes it; a dataclass carries its class name, for a source is told by it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, date) else value

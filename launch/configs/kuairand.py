@@ -1,0 +1,77 @@
+"""KuaiRand-Pure: short-video exposures. `--raw_dir` is the archive's folder, with `data/` in it."""
+
+from datetime import date
+
+from tutelage.launch.config import Experiment
+from tutelage.models.config import ModelConfig
+from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.sources.kuairand import KuaiRand
+from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
+
+
+def _id(name: str, rows: int) -> Feature:
+    return Feature(name=name, dtype="int64", rows=rows)
+
+
+def _text(name: str, rows: int) -> Feature:
+    return Feature(name=name, dtype="string", rows=rows)
+
+
+SCHEMA = Schema(
+    features=(
+        _id("user_id", 40_000),
+        _id("video_id", 12_000),
+        _id("author_id", 10_000),
+        _id("music_id", 10_000),
+        _text("tag", 1_000),
+        _id("tab", 64),
+        _text("user_active_degree", 64),
+        _text("follow_user_num_range", 64),
+        _text("register_days_range", 64),
+        # Anonymous attributes of the user; 3 and 8 have hundreds of values, the others up to 118.
+        *(_id(f"onehot_feat{i}", 2_048 if i in (3, 8) else 256) for i in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)),
+        Feature(name="video_seconds", dtype="float32", log1p=True),
+    ),
+    tasks=(
+        Task(name="click", label="click"),
+        Task(name="long_view", label="long_view"),
+        Task(name="watch", label="watch_seconds", kind="log1p"),
+    ),
+    key=("user_id", "video_id", "event_time_us"),
+    time_zone="Asia/Shanghai",
+)
+
+TEACHER = ModelConfig(embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.05)
+STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32), embedding_rate=0.1)
+LATE = date(2022, 4, 30)
+
+
+def experiment(*, smoke: bool) -> Experiment:
+    """Ten days from 2022-04-25; smoke: the first three, the late students from the second on."""
+    late = date(2022, 4, 26) if smoke else LATE
+
+    def student(name: str, **fields: object) -> StudentConfig:
+        return StudentConfig(name=name, model=STUDENT, **fields)  # type: ignore[arg-type]
+
+    return Experiment(
+        name="kuairand",
+        source=KuaiRand(),
+        schema=SCHEMA,
+        training=TrainingConfig(batch_size=256),
+        teacher=TeacherConfig(model=TEACHER, min_examples=10_000),
+        students=(
+            student("control"),
+            student("direct", distillation="direct", alpha=4.0, baseline="control"),
+            student("auxiliary", distillation="auxiliary", alpha=1.0, baseline="control"),
+            student("late_control", first_day=late),
+            student(
+                "late_auxiliary",
+                distillation="auxiliary",
+                alpha=10.0,
+                first_day=late,
+                baseline="late_control",
+            ),
+        ),
+        start_day="2022-04-25",
+        end_day="2022-04-27" if smoke else "2022-05-04",
+    )

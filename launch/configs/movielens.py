@@ -1,0 +1,61 @@
+"""MovieLens through TensorFlow Datasets, in slices of 30 days.
+
+`--raw_dir` is a folder that holds the archive `ml-latest-small.zip`; without it TFDS downloads it.
+"""
+
+from datetime import date
+
+from tutelage.launch.config import Experiment
+from tutelage.models.config import ModelConfig
+from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.sources.movielens import MovieLens
+from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
+
+SCHEMA = Schema(
+    features=(
+        Feature(name="user_id", dtype="string", rows=2_048),
+        Feature(name="movie_id", dtype="string", rows=20_000),
+        Feature(name="genres", dtype="string", rows=2_048),
+        Feature(name="year", dtype="int64", rows=256),
+    ),
+    tasks=(
+        Task(name="click", label="click"),
+        Task(name="rating", label="rating", kind="log1p"),
+    ),
+    key=("user_id", "movie_id", "event_time_us"),
+    slice_days=30,
+)
+
+TEACHER = ModelConfig(embedding_dim=32, cross_layers=2, hidden=(128, 64))
+STUDENT = ModelConfig(embedding_dim=8, hidden=(32, 16))
+
+
+def experiment(*, smoke: bool) -> Experiment:
+    """2016-01 to 2018-09; smoke: the first half of 2016."""
+    late = date(2016, 3, 1) if smoke else date(2017, 5, 1)
+
+    def student(name: str, **fields: object) -> StudentConfig:
+        return StudentConfig(name=name, model=STUDENT, **fields)  # type: ignore[arg-type]
+
+    return Experiment(
+        name="movielens",
+        source=MovieLens(),
+        schema=SCHEMA,
+        training=TrainingConfig(batch_size=32),
+        teacher=TeacherConfig(model=TEACHER, min_examples=500),
+        students=(
+            student("control"),
+            student("direct", distillation="direct", baseline="control"),
+            student("auxiliary", distillation="auxiliary", baseline="control"),
+            student("late_control", first_day=late),
+            student(
+                "late_auxiliary",
+                distillation="auxiliary",
+                alpha=10.0,
+                first_day=late,
+                baseline="late_control",
+            ),
+        ),
+        start_day="2016-01-01",
+        end_day="2016-06-30" if smoke else "2018-09-24",
+    )

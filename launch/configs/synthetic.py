@@ -1,0 +1,75 @@
+"""The embedded default: a world that needs no download, and whose true probabilities are known."""
+
+from datetime import date, timedelta
+
+from tutelage.launch.config import Experiment
+from tutelage.models.config import ModelConfig
+from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.sources.synthetic import Synthetic
+from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
+
+SCHEMA = Schema(
+    features=(
+        Feature(name="user_id", dtype="int64", rows=40_000),
+        Feature(name="video_id", dtype="int64", rows=20_000),
+        Feature(name="author_id", dtype="int64", rows=8_000),
+        Feature(name="topic", dtype="string", rows=256),
+        Feature(name="country", dtype="string", rows=64),
+        Feature(name="position", dtype="int64", rows=64),
+        Feature(name="hour", dtype="int64", rows=64),
+        Feature(name="video_seconds", dtype="float32", log1p=True),
+        Feature(name="video_age_days", dtype="float32", log1p=True),
+        Feature(name="user_age_days", dtype="float32", log1p=True),
+    ),
+    tasks=(
+        Task(name="click", label="click"),
+        Task(name="long_view", label="long_view"),
+        Task(name="watch", label="watch_seconds", kind="log1p"),
+    ),
+    key=("user_id", "video_id", "event_time_us"),
+)
+
+FIRST_DAY = date(2026, 1, 1)
+TEACHER = ModelConfig(embedding_dim=32, cross_layers=2, hidden=(256, 128))
+STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32))
+
+
+def experiment(*, smoke: bool) -> Experiment:
+    """Eight days of 100,000 exposures; smoke: three days of 5,000."""
+    days = 3 if smoke else 8
+    late = FIRST_DAY + timedelta(days=days // 2)
+
+    def student(name: str, **fields: object) -> StudentConfig:
+        return StudentConfig(name=name, model=STUDENT, **fields)  # type: ignore[arg-type]
+
+    return Experiment(
+        name="synthetic",
+        source=Synthetic(
+            seed=1,
+            first_day=FIRST_DAY,
+            rows_per_day=5_000 if smoke else 100_000,
+            users=1_000 if smoke else 10_000,
+            videos=500 if smoke else 3_000,
+            new_users_per_day=20 if smoke else 200,
+            new_videos_per_day=20 if smoke else 200,
+        ),
+        schema=SCHEMA,
+        training=TrainingConfig(batch_size=512),
+        teacher=TeacherConfig(model=TEACHER, min_examples=2_000 if smoke else 50_000),
+        students=(
+            student("control"),
+            student("direct", distillation="direct", alpha=4.0, baseline="control"),
+            student("auxiliary", distillation="auxiliary", baseline="control"),
+            student("snapshot", distillation="auxiliary", producer="snapshot", baseline="control"),
+            student("late_control", first_day=late),
+            student(
+                "late_auxiliary",
+                distillation="auxiliary",
+                alpha=10.0,
+                first_day=late,
+                baseline="late_control",
+            ),
+        ),
+        start_day=str(FIRST_DAY),
+        end_day=str(FIRST_DAY + timedelta(days=days - 1)),
+    )

@@ -1,0 +1,75 @@
+"""What a command was asked for, resolved: the experiment, the workdir, the days."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from tutelage.export.versions import Versions
+from tutelage.launch.config import Experiment, load
+from tutelage.launch.workspace import open_workdir
+from tutelage.models.config import ModelConfig
+from tutelage.pipeline.days import parse_day, slices_between
+from tutelage.trainers.checkpoints import State, pending
+from tutelage.trainers.run import TEACHER, Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The common flags, as they were given. It travels to the processes that train."""
+
+    config: str
+    workdir: str
+    raw_dir: str = ""
+    start_day: str = ""
+    end_day: str = ""
+    smoke: bool = False
+    overrides: Sequence[str] = ()
+    beam_flags: Sequence[str] = ()
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """An experiment in its workdir, and the days that were asked for."""
+
+    settings: Settings
+    experiment: Experiment
+    run: Run
+    days: list[date]
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Session":
+        """Raises UserError for a config, a day or a workdir that will not do."""
+        experiment = load(settings.config, smoke=settings.smoke, overrides=settings.overrides)
+        zone, length = experiment.schema.time_zone, experiment.schema.slice_days
+        start = parse_day(settings.start_day or experiment.start_day, time_zone=zone)
+        end = parse_day(settings.end_day or experiment.end_day, time_zone=zone)
+        days = slices_between(start, end, slice_days=length)
+        run = open_workdir(settings.workdir, experiment)
+        return cls(settings=settings, experiment=experiment, run=run, days=days)
+
+    @property
+    def models(self) -> list[str]:
+        """The teacher, then the students in the config's order."""
+        return [TEACHER, *(student.name for student in self.experiment.students)]
+
+    def model(self, name: str) -> ModelConfig:
+        """Raises UserError for a name that is neither `teacher` nor a student's."""
+        return self.experiment.teacher.model if name == TEACHER else self.experiment.student(name).model
+
+    def days_of(self, model: str) -> list[date]:
+        """Those of the days asked for that are the model's: a student's begin with its first day."""
+        first = None if model == TEACHER else self.experiment.student(model).first_day
+        return [day for day in self.days if first is None or day >= first]
+
+    def to_learn(self, model: str) -> list[date]:
+        """Raises UserError where they do not follow what the model has learnt."""
+        states = self.run.checkpoints(model).states()
+        return pending(self.days_of(model), states, slice_days=self.experiment.schema.slice_days, who=model)
+
+    def to_export(self, model: str) -> list[State]:
+        """Finished days whose checkpoint was not published."""
+        return self.versions(model).unpublished(self.run.checkpoints(model).states())
+
+    def versions(self, model: str) -> Versions:
+        return Versions(self.run.root / "export" / model)

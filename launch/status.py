@@ -1,0 +1,3 @@
+"""Where a workdir stands: for the person on call."""
+
+

@@ -1,0 +1,171 @@
+"""The steps of the pipeline, as the commands run them. Each can be run alone, again, or elsewhere."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from tutelage.launch.session import Session
+from tutelage.launch.workspace import claim_student
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.checkpoints import State
+from tutelage.trainers.run import TEACHER
+
+# Beam and TensorFlow take seconds to import: each step imports what it runs.
+if TYPE_CHECKING:
+    from tutelage.export.versions import Version
+    from tutelage.pipeline.label import Snapshot
+    from tutelage.pipeline.materialize import Materialized
+
+UnitsDone = Callable[[int, int], None]
+
+
+def materialize(
+    session: Session, days: Sequence[date], *, progress: UnitsDone | None = None
+) -> "Materialized":
+    """Replace `days` of `interactions` by what the raw data holds of them."""
+    from tutelage.pipeline import materialize as job
+
+    settings = session.settings
+    return job.materialize(
+        session.experiment.source,
+        session.experiment.schema,
+        session.run.lake,
+        raw_dir=settings.raw_dir,
+        workdir=str(session.run.root),
+        days=days,
+        beam_flags=settings.beam_flags,
+        progress=progress,
+    )
+
+
+def learn(
+    session: Session, model: str, *, progress: Callable[[int], None] = lambda rows: None
+) -> list[State]:
+    """Let `teacher` or a student learn the days asked for that it has not; returns what it learnt now."""
+    from tutelage.trainers.day_loop import teach, train_student
+
+    with _locked(session, model):
+        if model == TEACHER:
+            return teach(session.run, session.days_of(model), progress=progress)
+        student = session.experiment.student(model)
+        claim_student(session.run, student)
+        return train_student(session.run, student, session.days_of(model), progress=progress)
+
+
+def export(
+    session: Session,
+    model: str,
+    *,
+    days: Sequence[date] | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> list["Version"]:
+    """Publish the finished days (of `days`; None: all) that are not published yet."""
+    if not session.to_export(model) and days is None:
+        return []
+    from tutelage.export.saved_model import export_days
+
+    with _locked(session, model):
+        return export_days(session.run, model, session.model(model), days=days, progress=progress)
+
+
+def snapshots(session: Session) -> list["Snapshot"]:
+    """The teacher's published snapshots, the newest version of each day."""
+    from tutelage.pipeline.label import Snapshot
+
+    newest = {version.day: version for version in session.versions(TEACHER).published()}
+    return [Snapshot(path=str(v.path), day=v.day, step=v.step) for v in newest.values()]
+
+
+def label(
+    session: Session, days: Mapping[date, "Snapshot"], *, progress: UnitsDone | None = None
+) -> dict[date, int]:
+    """Replace the `snapshot` labels of `days`, each by those of its snapshot; returns rows by day."""
+    from tutelage.pipeline import label as job
+
+    return job.label(
+        session.run.schema,
+        session.run.lake,
+        teacher=session.run.teacher.name,
+        days=days,
+        beam_flags=session.settings.beam_flags,
+        progress=progress,
+    )
+
+
+def to_materialize(session: Session) -> list[date]:
+    """Days asked for that are not in `interactions`."""
+    have = set(session.run.lake.interactions.partitions()["day"])
+    return [day for day in session.days if day not in have]
+
+
+def to_label(session: Session) -> dict[date, "Snapshot"]:
+    """Days that a student reads `snapshot` labels of and that have none, each with the snapshot for it.
+
+    The first day of all has no earlier snapshot: its labels are missing, and students mask them.
+    """
+    from tutelage.pipeline.label import choose
+
+    readers = [
+        s for s in session.experiment.students if s.producer == "snapshot" and s.distillation != "none"
+    ]
+    if not readers:
+        return {}
+    wanted = sorted({day for student in readers for day in session.days_of(student.name)})
+    rows = session.run.lake.soft_labels.partitions()
+    have = set(rows.filter(teacher=session.run.teacher.name, producer="snapshot")["day"])
+    published = snapshots(session)
+    first = min((snapshot.day for snapshot in published), default=date.max)
+    return {day: choose(published, day) for day in wanted if day not in have and day > first}
+
+
+def day_counts(session: Session) -> pl.DataFrame:
+    """One row per materialised day and reason: day, rows_in, kept, reason, dropped."""
+    table = session.run.lake.interactions
+    have = set(table.partitions()["day"])
+    rows = [
+        (date.fromisoformat(day), counts["rows_in"], counts["kept"], reason, dropped)
+        for day, counts in table.counts().items()
+        for reason, dropped in (counts["dropped"] or {None: 0}).items()
+    ]
+    schema = {"day": pl.Date, "rows_in": pl.Int64, "kept": pl.Int64, "reason": pl.String, "dropped": pl.Int64}
+    return (
+        pl.DataFrame(rows, schema=schema, orient="row")
+        .filter(pl.col("day").is_in(have))
+        .sort("day", "reason")
+    )
+
+
+def throughput(states: Mapping[str, Sequence[State]]) -> list[dict[str, object]]:
+    """Examples per second and the share of training time spent waiting for the feed, by model."""
+    rows: list[dict[str, object]] = []
+    for model, learnt in states.items():
+        seconds = sum(state.seconds for state in learnt)
+        if seconds:
+            examples = sum(state.rows for state in learnt)
+            rows.append(
+                {
+                    "model": model,
+                    "examples": examples,
+                    "examples_per_second": examples / seconds,
+                    "feed_wait_share": sum(state.waited for state in learnt) / seconds,
+                }
+            )
+    return rows
+
+
+@contextlib.contextmanager
+def _locked(session: Session, model: str) -> Iterator[None]:
+    """One process at a time on a model. The system takes the lock back from a killed one."""
+    folder = session.run.folder(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout:
+        raise UserError(
+            f"another process is working on {model} in {session.run.root}; wait for it, or stop it"
+        ) from None

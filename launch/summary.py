@@ -1,0 +1,230 @@
+"""The results of a run: the numbers the terminal and the HTML report share, and the terminal's tables."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, TextIO
+
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.run import TEACHER
+
+DASH = "–"
+LOSSES = ("log_loss", "ltv_loss")
+LABELS = {
+    "auc": "AUC",
+    "log_loss": "log loss",
+    "log_loss_delta": "Δ %",
+    "calibration": "calibration",
+    "ltv_loss": "E(LTV) loss",
+    "ltv_loss_delta": "Δ %",
+    "label_coverage": "label coverage",
+}
+_FORMATS = {
+    "calibration": ".3f",
+    "log_loss_delta": "+z.2f",
+    "ltv_loss_delta": "+z.2f",
+    "label_coverage": ".1%",
+}
+# In two lines, so that three tasks fit in 100 columns.
+_NARROW = {
+    "log_loss": "log\nloss",
+    "calibration": "\ncalib.",
+    "ltv_loss": "E(LTV)\nloss",
+    "label_coverage": "label\ncover.",
+}
+_KEY = ["day", "model", "task", "metric"]
+
+
+def show(value: float | None, metric: str = "") -> str:
+    """A number as people read it: a count where `metric` is none of `LABELS`, a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return format(value, _FORMATS.get(metric, ".4f" if metric in LABELS else ",.0f"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What a run's `metrics` say of all rows (slice '') of each day.
+
+    `values` has the columns day, model, task, metric, value: qualities of basis `day_ahead`, counts (task '')
+    of basis `pre_update`, and for each loss `<loss>_delta`, the difference from the model's baseline in
+    percent, on the days both have. A value that is not finite is null.
+    """
+
+    values: pl.DataFrame
+    models: tuple[str, ...]
+    tasks: tuple[str, ...]
+    learnt: dict[str, list[date]]
+    baselines: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        metrics: pl.DataFrame,
+        baselines: Mapping[str, str],
+        *,
+        students: Sequence[str] = (),
+        tasks: Sequence[str] = (),
+    ) -> "Results":
+        """The teacher comes first, then `students`, with or without a day learnt, then any others.
+
+        Raises UserError where a value is there twice, as in the metrics of two runs.
+        """
+        basis = pl.when(pl.col("task") == "").then(pl.lit("pre_update")).otherwise(pl.lit("day_ahead"))
+        values = metrics.filter(pl.col("slice") == "", pl.col("basis") == basis)
+        twice = values.filter(pl.struct(_KEY).is_duplicated())
+        if not twice.is_empty():
+            runs = twice["run"].unique().sort().to_list()
+            raise UserError(f"metrics hold {twice.row(0, named=True)} twice, in runs {runs}; keep one run")
+        found = metrics["model"].unique(maintain_order=True).to_list()
+        models = dict.fromkeys([*(m for m in found if m == TEACHER), *students, *found])
+        values = values.select(*_KEY, "value")
+        values = pl.concat([values, _deltas(values, baselines)]).sort(_KEY)
+        return cls(
+            values=values.with_columns(value=pl.when(pl.col("value").is_finite()).then("value")),
+            models=tuple(models),
+            tasks=tuple(dict.fromkeys([*tasks, *metrics.filter(pl.col("task") != "")["task"]])),
+            learnt={m: metrics.filter(pl.col("model") == m)["day"].unique().sort().to_list() for m in models},
+            baselines=dict(baselines),
+        )
+
+    @property
+    def days(self) -> list[date]:
+        return sorted({day for days in self.learnt.values() for day in days})
+
+    def columns(self, *, brief: bool = False) -> list[tuple[str, str]]:
+        """(task, metric) of each column; `brief` keeps AUC and one loss of further binary tasks."""
+        present = set(self.values.select("task", "metric").unique().iter_rows())
+        compared = {(task, f"{loss}_delta") for task, loss in present if loss in LOSSES and self.baselines}
+        columns = [(t, m) for t in (*self.tasks, "") for m in LABELS if (t, m) in present | compared]
+        binary = [task for task, metric in columns if metric == "auc"]
+        dropped = {"calibration", "log_loss"} if compared else {"calibration"}
+        return [(t, m) for t, m in columns if not (brief and t in binary[1:] and m in dropped)]
+
+    def means(self, last_days: int) -> dict[tuple[str, str, str], float | None]:
+        """(model, task, metric) → plain mean over the run's last `last_days` days, of the days it has."""
+        recent = self.values.filter(pl.col("day").is_in(self.days[-last_days:]))
+        means = recent.group_by("model", "task", "metric").agg(pl.col("value").mean())
+        return {(model, task, metric): value for model, task, metric, value in means.iter_rows()}
+
+    def caption(self, last_days: int) -> str:
+        """How the means were made."""
+        days = self.days[-last_days:]
+        if not days:
+            return "No day was learnt."
+        span = f"{days[0]}" if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        text = f"Plain mean of the days a model has among the last {len(days)} ({span})."
+        text += " Scores made before any of the day was learnt."
+        if self.baselines:
+            same = len(set(self.baselines.values())) == 1
+            pairs = (f"{student}: {other}" for student, other in self.baselines.items())
+            against = next(iter(self.baselines.values())) if same else f"its baseline ({', '.join(pairs)})"
+            text += f" Δ %: loss against {against}, mean of the days both have; negative is better."
+        return text
+
+    def reached(self, *, until: date | None = None) -> str:
+        """Which models reached the last day: of `until` and of all that was learnt, the later."""
+        if not self.days:
+            return "No model has learnt a day."
+        last = max(self.days[-1], until or self.days[-1])
+        ends = {model: days[-1] if days else None for model, days in self.learnt.items()}
+        there = [model for model, end in ends.items() if end == last]
+        behind = {model: end for model, end in ends.items() if end != last}
+        if not behind:
+            return f"All models reached {last}: {', '.join(there)}."
+        ended = (
+            f"{model} {f'ended on {end}' if end else 'has learnt no day'}" for model, end in behind.items()
+        )
+        return f"Not all models reached {last}: {'; '.join(ended)}. Reached by: {', '.join(there) or 'none'}."
+
+
+def _deltas(values: pl.DataFrame, baselines: Mapping[str, str]) -> pl.DataFrame:
+    pairs = pl.DataFrame(
+        list(baselines.items()), schema={"model": pl.String, "other": pl.String}, orient="row"
+    )
+    base = values.select("day", "task", "metric", other="model", base="value")
+    losses = values.filter(pl.col("metric").is_in(LOSSES)).join(pairs, on="model")
+    both = losses.join(base, on=["day", "task", "metric", "other"])  # inner: the days both have
+    percent = 100 * (pl.col("value") / pl.col("base") - 1)
+    return both.select("day", "model", "task", metric=pl.col("metric") + "_delta", value=percent)
+
+
+def results_table(
+    metrics: pl.DataFrame,
+    baselines: Mapping[str, str],
+    *,
+    last_days: int = 3,
+    students: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+) -> Table:
+    """One row per model: days learnt, and for each task the mean over the last days."""
+    results = Results.of(metrics, baselines, students=students, tasks=tasks)
+    columns, means = results.columns(brief=True), results.means(last_days)
+    table = _table("model", "days", caption=results.caption(last_days))
+    for (task, metric), (before, _) in zip(columns, [("", ""), *columns], strict=False):
+        alone = metric == "log_loss_delta" and (task, "log_loss") not in columns
+        first = task != before  # names the task and stands a little apart
+        label = "loss\nΔ %" if alone else _NARROW.get(metric, f"\n{LABELS[metric]}")
+        head = Text(f"{task if first else ''}\n{label}")
+        table.add_column(head, justify="right", min_width=8 if first else None)
+    for model in results.models:
+        cells = [show(means.get((model, *column)), column[1]) for column in columns]
+        styles = ["" if cell == "+0.00" else {"-": "green", "+": "red"}.get(cell[0], "") for cell in cells]
+        table.add_row(
+            Text(model, style="bold" if model == TEACHER else ""),
+            str(len(results.learnt[model])),
+            *(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True)),
+        )
+    return table
+
+
+def throughput_rows(throughput: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Model, examples, examples/s and the share of the time spent waiting for the feed, as text."""
+    rates = {"examples": "", "examples_per_second": "", "feed_wait_share": "label_coverage"}
+    return [[str(t["model"]), *(show(t[name], like) for name, like in rates.items())] for t in throughput]
+
+
+def print_summary(
+    metrics: pl.DataFrame,
+    baselines: Mapping[str, str],
+    *,
+    throughput: Sequence[Mapping[str, Any]] = (),
+    last_days: int = 3,
+    students: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    file: TextIO | None = None,
+) -> None:
+    """Prints the results, who reached the last day and, where something was trained, how fast."""
+    console = Console(file=file, highlight=False, markup=False)
+    table = results_table(metrics, baselines, last_days=last_days, students=students, tasks=tasks)
+    # A log has no width, and in a narrow terminal a wrapped line is better than a number cut short.
+    console.width = max(console.width, Console(width=10_000).measure(table).maximum)
+    console.print()
+    console.print(table)
+    reached = Results.of(metrics, baselines, students=students, tasks=tasks).reached()
+    console.print(reached, soft_wrap=True)
+    console.print()
+    if throughput:
+        speed = _table("model", "examples", "examples/s", "feed wait")
+        for row in throughput_rows(throughput):
+            speed.add_row(*(Text(cell) for cell in row))
+        console.print(speed)
+        console.print()
+
+
+def _table(first: str, *others: str, caption: str | None = None) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left"
+    )
+    table.caption = Text(caption, style="dim") if caption else None
+    table.add_column(first, overflow="fold", max_width=28, vertical="bottom")
+    for name in others:
+        table.add_column(name, justify="right", vertical="bottom")
+    return table

@@ -1,0 +1,84 @@
+"""A workdir: made with one experiment, and refused to another."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tutelage.launch.config import Experiment, plain
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.config import StudentConfig
+from tutelage.trainers.run import Run
+
+
+def open_workdir(workdir: str, experiment: Experiment) -> Run:
+    """The run that lives in `workdir`, made where there is none.
+
+    Raises UserError where it cannot be written to, or was made with another experiment.
+    """
+    root = Path(workdir).resolve()
+    run = Run(
+        name=experiment.name,
+        schema=experiment.schema,
+        training=experiment.training,
+        teacher=experiment.teacher,
+        root=root,
+    )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot be written to ({error.strerror}); give a folder that can"
+        ) from None
+    _check(root / "config.json", experiment.identity, f"--workdir={workdir}", "give another --workdir")
+    run.lake.create()
+    return run
+
+
+def claim_student(run: Run, student: StudentConfig) -> None:
+    """Record what a student is made with. Raises UserError where it was made differently before."""
+    folder = run.folder(student.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    how = f"pass --reset to train {student.name} anew, or give the changed one a new name"
+    _check(folder / "config.json", plain(student), f"student {student.name!r}", how)
+
+
+def reset_student(run: Run, student: StudentConfig) -> None:
+    """Forget what a student has learnt and reported; its exported versions stay."""
+    shutil.rmtree(run.folder(student.name), ignore_errors=True)
+    run.lake.metrics.replace(run.lake.metrics.scan().limit(0).collect(), {"model": student.name})
+
+
+def _check(path: Path, now: dict[str, Any], what: str, how: str) -> None:
+    """Compare with what is recorded at `path`; record it where nothing is."""
+    if path.exists():
+        before = json.loads(path.read_text())
+        changes = list(_differences(before, now, ""))
+        if changes:
+            raise UserError(f"{what} was made with another config: {'; '.join(changes[:3])}; {how}")
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(now, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def _differences(before: Any, now: Any, where: str) -> Iterable[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for i, (old, new) in enumerate(zip(before, now, strict=True)):
+            name = new.get("name", i) if isinstance(new, dict) else i
+            yield from _differences(old, new, f"{where}.{name}")
+    elif before != now:
+        yield f"{where} was {_short(before)} and is {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,152 @@
+"""The ranking model: teacher and students are this one class, in other sizes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tutelage.models.config import ModelConfig
+from tutelage.models.id_map import HashedIdMap
+from tutelage.models.layers import AuxiliaryTower, SharedTable
+from tutelage.models.losses import hard_loss, soft_loss
+from tutelage.pipeline.schema import Schema, Task
+
+
+class Batch(NamedTuple):
+    """One training batch of B rows."""
+
+    rows: tf.Tensor
+    """int32 [B, id features]: rows of the embedding table."""
+    numbers: tf.Tensor
+    """float32 [B, number features]."""
+    labels: tf.Tensor
+    """float32 [B, tasks]: the hard targets, log1p taken for a `log1p` task."""
+    soft: tf.Tensor
+    """float32 [B, tasks]: the teacher's raw outputs; unspecified where `mask` is 0."""
+    mask: tf.Tensor
+    """float32 [B]: 1 where there is a soft label."""
+
+    @classmethod
+    def spec(cls, *, ids: int, numbers: int, tasks: int) -> "Batch":
+        """The shapes and dtypes of a batch of any size."""
+        return cls(
+            rows=tf.TensorSpec([None, ids], tf.int32),
+            numbers=tf.TensorSpec([None, numbers], tf.float32),
+            labels=tf.TensorSpec([None, tasks], tf.float32),
+            soft=tf.TensorSpec([None, tasks], tf.float32),
+            mask=tf.TensorSpec([None], tf.float32),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distillation:
+    """How a student takes in soft labels: through which output, for which tasks, with what weight."""
+
+    auxiliary: bool
+    """Through a tower of its own for each task, or (direct) through the served output itself."""
+    tasks: tuple[Task, ...]
+    alpha: float
+    """Weight of a task's soft loss; its hard loss weighs 1."""
+
+
+class Ranker(tfrs.Model):
+    """Embeddings and numbers, cross layers, shared layers, one logit per task.
+
+    The loss is Σ over tasks of the hard loss, plus alpha · Σ over distilled tasks of the soft loss.
+    """
+
+    def __init__(self, schema: Schema, config: ModelConfig, *, distillation: Distillation | None = None):
+        super().__init__(name="ranker")
+        self.schema = schema
+        self.config = config
+        self.distillation = distillation
+        self.id_map = HashedIdMap(schema.ids)
+        self.embeddings = SharedTable(self.id_map.rows, config.embedding_dim)
+        width = len(schema.ids) * config.embedding_dim + len(schema.numbers)
+        self.cross = (
+            tfrs.layers.feature_interaction.MultiLayerDCN(
+                projection_dim=max(1, width // 4), num_layers=config.cross_layers
+            )
+            if config.cross_layers
+            else None
+        )
+        self.shared = [tf.keras.layers.Dense(n, activation="relu", name=f"shared_{n}") for n in config.hidden]
+        self.heads = {task.output: tf.keras.layers.Dense(1, name=task.output) for task in schema.tasks}
+        self.hard = {task.output: hard_loss(task) for task in schema.tasks}
+        # The tower leaves after the first shared layer: what the teacher teaches shapes the
+        # embeddings and that layer, and leaves the rest to the hard labels. (Among the last shared
+        # layer, the first and the embeddings it is the best for the value task, and for late students.)
+        self.auxiliary = (
+            {
+                task.output: AuxiliaryTower(config.hidden[1:], f"auxiliary_{task.name}")
+                for task in distillation.tasks
+            }
+            if distillation and distillation.auxiliary
+            else {}
+        )
+        # Make the variables now: a checkpoint can be read, and a graph traced, only with them there.
+        self(tf.zeros([1, len(schema.ids)], tf.int32), tf.zeros([1, len(schema.numbers)]))
+
+    def call(self, rows: tf.Tensor, numbers: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """(served, auxiliary) raw outputs by task output name, each float32 [batch]."""
+        first = self.embed(rows, numbers)
+        first = self.shared[0](first)
+        auxiliary = {name: tower(first) for name, tower in self.auxiliary.items()}
+        last = first
+        for layer in self.shared[1:]:
+            last = layer(last)
+        served = {name: tf.squeeze(head(last), axis=1) for name, head in self.heads.items()}
+        return served, auxiliary
+
+    def embed(self, rows: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+        """float32 [batch, width]: what the shared layers see."""
+        x = self.embeddings(rows)
+        if self.schema.numbers:
+            x = tf.concat([x, numbers], axis=1)
+        return self.cross(x) if self.cross else x
+
+    def transform(self, columns: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """(rows, numbers) as in `Batch`, from one raw tensor [batch] per feature."""
+        rows = self.id_map.lookup(columns)
+        numbers = [
+            tf.math.log1p(tf.maximum(columns[f.name], 0.0)) if f.log1p else columns[f.name]
+            for f in self.schema.numbers
+        ]
+        return rows, tf.stack(numbers, axis=1) if numbers else tf.zeros([tf.shape(rows)[0], 0])
+
+    def compute_loss(self, batch: Batch, training: bool = False) -> tf.Tensor:
+        return self.losses_and_outputs(batch)[0]
+
+    def losses_and_outputs(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """The scalar loss of a batch, and the served raw outputs that it was computed from."""
+        served, auxiliary = self(batch.rows, batch.numbers)
+        loss = tf.add_n(
+            [
+                self.hard[task.output](
+                    batch.labels[:, i : i + 1], served[task.output][:, None], compute_metrics=False
+                )
+                for i, task in enumerate(self.schema.tasks)
+            ]
+        )
+        if self.distillation:
+            outputs = auxiliary or served
+            order = [task.name for task in self.schema.tasks]
+            loss += self.distillation.alpha * tf.add_n(
+                [
+                    soft_loss(
+                        task, batch.soft[:, order.index(task.name)], outputs[task.output], mask=batch.mask
+                    )
+                    for task in self.distillation.tasks
+                ]
+            )
+        return loss, served
+
+    @property
+    def served_variables(self) -> list[tf.Variable]:
+        """Everything that the served outputs are computed from: no auxiliary tower."""
+        layers: Sequence[tf.keras.layers.Layer] = [self.embeddings, *self.shared, *self.heads.values()]
+        return [v for layer in layers for v in layer.variables] + (
+            list(self.cross.variables) if self.cross else []
+        )

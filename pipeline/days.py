@@ -1,0 +1,56 @@
+"""Days and slices of days: which slice an event falls in, which slices a command is asked for."""
+
+import re
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import polars as pl
+
+from tutelage.pipeline.errors import UserError
+
+_EPOCH = date(1970, 1, 1)
+
+
+def slice_of(day: date, *, slice_days: int) -> date:
+    """The first day of the slice that holds `day`; slices are counted from 1970-01-01."""
+    return day - timedelta(days=(day - _EPOCH).days % slice_days)
+
+
+def slice_expr(event_time_us: str, *, time_zone: str, slice_days: int) -> pl.Expr:
+    """The same as `slice_of` for a column of microseconds UTC, by the wall clock of `time_zone`."""
+    local = pl.from_epoch(pl.col(event_time_us), time_unit="us").dt.replace_time_zone("UTC")
+    number = local.dt.convert_time_zone(time_zone).dt.date().to_physical()
+    return (number - number % slice_days).cast(pl.Date)
+
+
+def slices_between(start: date, end: date, *, slice_days: int) -> list[date]:
+    """Every slice that lies whole between `start` and `end`, both included.
+
+    Raises UserError where there is none: an unfinished slice is never learnt, as it could not be
+    learnt again.
+    """
+    if end < start:
+        raise UserError(f"end_day {end} is before start_day {start}; give an end_day on or after it")
+    day = slice_of(start + timedelta(days=slice_days - 1), slice_days=slice_days)
+    slices = []
+    while day + timedelta(days=slice_days - 1) <= end:
+        slices.append(day)
+        day += timedelta(days=slice_days)
+    if not slices:
+        raise UserError(
+            f"no whole slice of {slice_days} days lies between {start} and {end}; widen the range"
+        )
+    return slices
+
+
+def parse_day(text: str, *, time_zone: str, now: Callable[[ZoneInfo], datetime] = datetime.now) -> date:
+    """A day from `YYYY-MM-DD`, `today`, `yesterday` or `today-N`, by the clock of `time_zone`."""
+    relative = re.fullmatch(r"(yesterday)|today(?:-(\d{1,5}))?", text)
+    if relative:
+        back = 1 if relative[1] else int(relative[2] or 0)
+        return now(ZoneInfo(time_zone)).date() - timedelta(days=back)
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"day {text!r} is neither YYYY-MM-DD nor today, yesterday or today-N") from None

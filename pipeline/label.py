@@ -1,0 +1,174 @@
+"""Beam job: score days of `interactions` with a published snapshot of the teacher of an earlier day."""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import polars as pl
+
+from tutelage.pipeline import beam_job
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import DataFile, Lake
+from tutelage.pipeline.schema import Schema
+
+PRODUCER = "snapshot"
+BATCH = 8192
+"""Rows scored at once: it bounds the activations, not the result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A published SavedModel whose serving signature gives every task's raw output.
+
+    It has learnt `day` and nothing after it, in `step` updates.
+    """
+
+    path: str
+    day: date
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelUnit:
+    """One data file of a day and the snapshot that scores it."""
+
+    index: int
+    day: date
+    file: str
+    snapshot: Snapshot
+
+
+def choose(snapshots: Sequence[Snapshot], day: date) -> Snapshot:
+    """The newest snapshot that has seen nothing of `day`. Raises UserError where there is none."""
+    earlier = [s for s in snapshots if s.day < day]
+    if not earlier:
+        have = ", ".join(str(s.day) for s in snapshots) or "none"
+        raise UserError(
+            f"no teacher snapshot of a day before {day} (published: {have}); "
+            "export an earlier day with tutelage-export --model=teacher, or label a later day"
+        )
+    return max(earlier, key=lambda s: s.day)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(path: str) -> Any:
+    """One model a process: a worker scores many files with the same snapshot."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(path)
+    signature = model.signatures["serving_default"]
+    signature.model = model  # The signature alone would not keep the variables alive.
+    return signature
+
+
+def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
+    """Every task's raw output for the rows of `frame`, each a float32 array [rows]."""
+    import tensorflow as tf
+
+    signature = _load(snapshot.path)
+    features = schema.arrays(frame)
+    outputs: dict[str, list[np.ndarray]] = {task.output: [] for task in schema.tasks}
+    for start in range(0, frame.height, BATCH):
+        batch = {name: tf.constant(values[start : start + BATCH]) for name, values in features.items()}
+        scores = signature(**batch)
+        for name, parts in outputs.items():
+            parts.append(scores[name].numpy())
+    return {name: np.concatenate(parts) for name, parts in outputs.items()}
+
+
+class ScoreFile(beam.DoFn):
+    """A data file in, a file of soft labels out. Memory: the data file and the model."""
+
+    def __init__(self, schema: Schema, teacher: str, lake_root: str, staging: str):
+        self.schema = schema
+        self.teacher = teacher
+        self.lake_root = lake_root
+        self.staging = beam_job.Staging(staging)
+
+    def process(self, unit: LabelUnit) -> Iterator[tuple[str, tuple[int, DataFile]]]:
+        names = ["example_id", *(feature.name for feature in self.schema.features)]
+        frame = pl.read_parquet(unit.file, columns=names)
+        scores = score(unit.snapshot, frame, self.schema)
+        labels = frame.select("example_id").with_columns(
+            *(pl.Series(name, values) for name, values in scores.items()),
+            snapshot_day=pl.lit(unit.snapshot.day),
+            teacher_step=pl.lit(unit.snapshot.step, pl.Int64),
+            trained_step=pl.lit(None, pl.Int64),
+        )
+        table = Lake(self.lake_root, self.schema).soft_labels
+        file = table.write_file(labels, partition(self.teacher, unit.day), name=f"part-{unit.index:05d}")
+        self.staging.done(unit.index)
+        yield str(unit.day), (unit.index, file)
+
+
+class CommitLabels(beam.DoFn):
+    """All files of a day in, one commit out."""
+
+    def __init__(self, schema: Schema, teacher: str, lake_root: str, staging: str):
+        self.schema = schema
+        self.teacher = teacher
+        self.lake_root = lake_root
+        self.staging = beam_job.Staging(staging)
+
+    def process(self, group: tuple[str, Iterable[tuple[int, DataFile]]]) -> None:
+        day, numbered = group
+        files = [file for _, file in sorted(numbered, key=lambda item: item[0])]
+        table = Lake(self.lake_root, self.schema).soft_labels
+        metadata = {"labelled": sum(file.rows for file in files)}
+        values = partition(self.teacher, date.fromisoformat(day))
+        table.commit(files, values, attempt=self.staging.attempt, metadata=metadata)
+
+
+def partition(teacher: str, day: date, producer: str = PRODUCER) -> dict[str, str | date]:
+    return {"teacher": teacher, "producer": producer, "day": day}
+
+
+def label(
+    schema: Schema,
+    lake: Lake,
+    *,
+    teacher: str,
+    days: Mapping[date, Snapshot],
+    beam_flags: Sequence[str] = (),
+    progress: beam_job.Progress | None = None,
+) -> dict[date, int]:
+    """Replace the `snapshot` labels of `days`, each scored by its snapshot; returns rows by day.
+
+    Raises UserError where a day was not materialised, or its snapshot has seen it.
+    """
+    units: list[LabelUnit] = []
+    for day, snapshot in days.items():
+        if snapshot.day >= day:
+            raise UserError(
+                f"the snapshot of {snapshot.day} has seen {day}; label a day with an earlier snapshot"
+            )
+        files = lake.interactions.files(day=day)
+        if not files:
+            raise UserError(
+                f"day {day} is not in {lake.interactions.path}; run tutelage-materialize for it first"
+            )
+        units += [
+            LabelUnit(index=len(units) + i, day=day, file=file, snapshot=snapshot)
+            for i, file in enumerate(files)
+        ]
+    root = lake.soft_labels.path.parent
+    with beam_job.staging_folder(root) as staging:
+        where = (str(root), str(staging.path))
+
+        def build(pipeline: beam.Pipeline) -> None:
+            _ = (
+                pipeline
+                | "Files" >> beam.Create(units, reshuffle=False)
+                | "Spread" >> beam.Reshuffle()
+                | "Score" >> beam.ParDo(ScoreFile(schema, teacher, *where))
+                | "ByDay" >> beam.GroupByKey()
+                | "Commit" >> beam.ParDo(CommitLabels(schema, teacher, *where))
+            )
+
+        beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
+    rows = lake.soft_labels.partitions().filter(teacher=teacher, producer=PRODUCER)
+    return {day: rows.filter(day=day)["rows"].sum() for day in days}

@@ -1,0 +1,169 @@
+"""The three Delta Lake tables under WORKDIR/lake: replace a partition in one commit, read a snapshot."""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.transaction import AddAction
+
+from tutelage.pipeline.schema import METRICS, Schema
+
+Partition = Mapping[str, str | date]
+
+# What was counted for a day is read from its commit, so the log is kept for as long as the table.
+_CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """A Parquet file that a worker wrote under the table's folder; invisible until it is committed."""
+
+    path: str
+    rows: int
+
+
+class Table:
+    """One Delta table. A partition has one writer at a time; readers never see half of a commit."""
+
+    def __init__(self, path: Path, columns: pa.Schema, *, partition_by: Mapping[str, pa.DataType]):
+        self.path = path
+        self.partition_by = list(partition_by)
+        self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
+
+    def create(self) -> None:
+        """Make an empty table where there is none."""
+        if not DeltaTable.is_deltatable(str(self.path)):
+            DeltaTable.create(
+                self.path,
+                self.schema,
+                mode="ignore",
+                partition_by=self.partition_by,
+                configuration=_CONFIGURATION,
+            )
+
+    def scan(self, **partition: str | date) -> pl.LazyFrame:
+        """The newest snapshot, or the part of it where the partition columns have these values."""
+        frame = pl.scan_delta(str(self.path))
+        return frame.filter(*(pl.col(name) == value for name, value in partition.items()))
+
+    def files(self, **partition: str | date) -> list[str]:
+        """Paths of the Parquet files of a partition, sorted."""
+        adds = self._adds().filter(pl.col(name) == value for name, value in partition.items())
+        return [str(self.path / path) for path in adds["path"].sort()]
+
+    def partitions(self) -> pl.DataFrame:
+        """One row per partition: its partition columns and `rows`. Reads the log, no data file."""
+        return (
+            self._adds()
+            .group_by(self.partition_by)
+            .agg(rows=pl.col("num_records").sum())
+            .sort(self.partition_by)
+        )
+
+    def _adds(self) -> pl.DataFrame:
+        """The files of the newest snapshot: `path`, `num_records` and the partition columns."""
+        adds = pl.DataFrame(DeltaTable(self.path).get_add_actions(flatten=True))
+        if adds.height:
+            return adds.rename({f"partition.{name}": name for name in self.partition_by})
+        empty = pl.DataFrame(self.schema.empty_table()).select(self.partition_by)
+        return empty.with_columns(path=pl.lit("", pl.String), num_records=pl.lit(0, pl.Int64))
+
+    def replace(self, frame: pl.DataFrame, partition: Partition, **where: str | date) -> None:
+        """Put `frame` in the place of the rows of `partition` (where the columns `where` match)."""
+        values = {**partition, **where}
+        full = frame.with_columns(pl.lit(value).alias(name) for name, value in partition.items())
+        predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
+        write_deltalake(
+            self.path,
+            full.select(self.schema.names).to_arrow().cast(self.schema),
+            mode="overwrite",
+            predicate=predicate,
+        )
+
+    def write_file(self, frame: pl.DataFrame, partition: Partition, *, name: str) -> DataFile:
+        """Write a data file under a name that no other attempt has. `commit` makes it visible."""
+        folder = "/".join(f"{key}={partition[key]}" for key in self.partition_by)
+        path = f"{folder}/{name}-{uuid.uuid4().hex}.parquet"
+        (self.path / folder).mkdir(parents=True, exist_ok=True)
+        data = frame.select(name for name in self.schema.names if name not in self.partition_by)
+        data.write_parquet(self.path / path)
+        return DataFile(path=path, rows=frame.height)
+
+    def commit(
+        self, files: Sequence[DataFile], partition: Partition, *, attempt: int, metadata: Mapping[str, Any]
+    ) -> None:
+        """Put `files` in the place of what `partition` held, in one commit that carries `metadata`.
+
+        `attempt` is one number per job: a runner that repeats a commit it already made changes
+        nothing (Delta records the number but does not look at it, so this does).
+        Raises RuntimeError where the table does not hold the rows that were committed.
+        """
+        values = {name: str(partition[name]) for name in self.partition_by}
+        key = "/".join(values.values())
+        table = DeltaTable(self.path)
+        if table.transaction_version(key) == attempt:
+            return
+        now = int(time.time() * 1000)
+        table.create_write_transaction(
+            [
+                AddAction(
+                    file.path,
+                    os.path.getsize(self.path / file.path),
+                    values,
+                    now,
+                    True,
+                    json.dumps({"numRecords": file.rows}),
+                )
+                for file in files
+            ],
+            "overwrite",
+            self.schema,
+            self.partition_by,
+            partition_filters=[(name, "=", value) for name, value in values.items()],
+            commit_properties=CommitProperties(
+                custom_metadata={"partition": key, "counts": json.dumps(metadata)},
+                app_transactions=[Transaction(key, attempt)],
+            ),
+        )
+        expected = sum(file.rows for file in files)
+        found = self.scan(**partition).select(pl.len()).collect().item()
+        if found != expected:
+            raise RuntimeError(
+                f"{self.path.name}, {key}: {expected} rows were committed and {found} are there"
+            )
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """The `metadata` of the newest commit of each partition, by the values of its columns, joined by /."""
+        newest: dict[str, dict[str, Any]] = {}
+        for entry in DeltaTable(self.path).history():
+            if "counts" in entry:
+                newest.setdefault(entry["partition"], json.loads(entry["counts"]))
+        return newest
+
+
+class Lake:
+    """The tables of one workdir."""
+
+    def __init__(self, root: str | Path, schema: Schema):
+        # Resolved: workers of a Beam job may run in another folder.
+        root = Path(root).resolve()
+        day = {"day": pa.date32()}
+        text = pa.string()
+        self.interactions = Table(root / "interactions", schema.interactions, partition_by=day)
+        self.soft_labels = Table(
+            root / "soft_labels", schema.soft_labels, partition_by={"teacher": text, "producer": text, **day}
+        )
+        self.metrics = Table(root / "metrics", METRICS, partition_by={"model": text})
+
+    def create(self) -> None:
+        for table in (self.interactions, self.soft_labels, self.metrics):
+            table.create()

@@ -1,0 +1,167 @@
+"""What a record is: its features, its tasks and the columns of the three tables."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tutelage.pipeline.errors import UserError
+
+_ARROW = {"int64": pa.int64(), "string": pa.string(), "float32": pa.float32()}
+_RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One input of the models.
+
+    An `int64` or `string` feature is an id: it is looked up in an embedding table of `rows` rows.
+    A `float32` feature is a number: it is fed as it is, or as log1p(max(value, 0)) where `log1p`.
+    A null is stored as a null; models see `default` in its place.
+    """
+
+    name: str
+    dtype: Literal["int64", "string", "float32"]
+    rows: int = 0
+    log1p: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _ARROW:
+            raise UserError(
+                f"feature {self.name!r}: dtype is {self.dtype!r}, expected one of {sorted(_ARROW)}"
+            )
+        if self.is_id and not 1 <= self.rows < 2**31:
+            raise UserError(
+                f"feature {self.name!r}: rows is {self.rows}, an id needs between 1 and 2**31 - 1"
+            )
+        if self.is_id and self.log1p:
+            raise UserError(f"feature {self.name!r}: log1p is for float32 features, this one is {self.dtype}")
+
+    @property
+    def is_id(self) -> bool:
+        return self.dtype != "float32"
+
+    @property
+    def default(self) -> int | str | float:
+        """What models see where the value is missing."""
+        return {"int64": -1, "string": "", "float32": 0.0}[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One thing to predict, from the column `label` of `interactions`.
+
+    `binary`: the label is 0 or 1, the model gives a logit, the served score is a probability.
+    `log1p`: the label is a value ≥ 0, the model gives its log1p by squared error. Its expm1 is no
+    expectation of the value, so the served score keeps the name of what it is.
+    """
+
+    name: str
+    label: str
+    kind: Literal["binary", "log1p"] = "binary"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("binary", "log1p"):
+            raise UserError(f"task {self.name!r}: kind is {self.kind!r}, expected 'binary' or 'log1p'")
+
+    @property
+    def output(self) -> str:
+        """The model's raw output: a column of `soft_labels`, a name in the scoring signature."""
+        return f"{self.name}_logit" if self.kind == "binary" else f"{self.name}_log1p"
+
+    @property
+    def score(self) -> str:
+        """The served output's name: the task itself is a probability, `<task>_log1p` is not one."""
+        return self.name if self.kind == "binary" else f"{self.name}_log1p"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """What one experiment reads and predicts.
+
+    `key` names the columns that tell one exposure from another. Days are cut in `time_zone`
+    (an IANA name); a slice is `slice_days` days long and carries the date of its first day.
+    """
+
+    features: tuple[Feature, ...]
+    tasks: tuple[Task, ...]
+    key: tuple[str, ...]
+    time_zone: str = "UTC"
+    slice_days: int = 1
+
+    def __post_init__(self) -> None:
+        names = [f.name for f in self.features] + self.labels
+        for name in names:
+            if names.count(name) > 1 or name in _RESERVED:
+                raise UserError(f"schema: column {name!r} is reserved or named twice; rename it")
+        for name in self.key:
+            if name not in (*names, "event_time_us"):
+                raise UserError(
+                    f"schema: key column {name!r} is neither a feature, a label nor event_time_us"
+                )
+        if not self.features or not self.tasks or not self.key:
+            raise UserError("schema: features, tasks and key must each name at least one column")
+        if self.slice_days < 1:
+            raise UserError(f"schema: slice_days is {self.slice_days}, expected at least 1")
+
+    @property
+    def ids(self) -> tuple[Feature, ...]:
+        return tuple(f for f in self.features if f.is_id)
+
+    @property
+    def numbers(self) -> tuple[Feature, ...]:
+        return tuple(f for f in self.features if not f.is_id)
+
+    @property
+    def labels(self) -> list[str]:
+        """The label columns, each once, in the order of the tasks."""
+        return list(dict.fromkeys(task.label for task in self.tasks))
+
+    @property
+    def interactions(self) -> pa.Schema:
+        """Columns of a data file of `interactions` (the partition column `day` is not in the file)."""
+        binary = {task.label for task in self.tasks if task.kind == "binary"}
+        return pa.schema(
+            [("example_id", pa.int64()), ("event_time_us", pa.int64())]
+            + [(f.name, _ARROW[f.dtype]) for f in self.features]
+            + [(label, pa.int8() if label in binary else pa.float32()) for label in self.labels]
+        )
+
+    @property
+    def soft_labels(self) -> pa.Schema:
+        """Columns of a data file of `soft_labels` (partition columns `teacher, producer, day` apart)."""
+        return pa.schema(
+            [("example_id", pa.int64())]
+            + [(task.output, pa.float32()) for task in self.tasks]
+            + [("snapshot_day", pa.date32()), ("teacher_step", pa.int64()), ("trained_step", pa.int64())]
+        )
+
+    def arrays(self, frame: pl.DataFrame) -> dict[str, np.ndarray]:
+        """The features of `frame` as models take them: one array [rows] a feature, nulls filled."""
+        return {f.name: frame[f.name].fill_null(f.default).to_numpy() for f in self.features}
+
+    def select_tasks(self, names: Iterable[str]) -> tuple[Task, ...]:
+        """The tasks called `names`, in the schema's order. Raises UserError for a name that is none."""
+        wanted, known = list(names), [task.name for task in self.tasks]
+        for name in wanted:
+            if name not in known:
+                raise UserError(f"unknown task {name!r}; this schema has {', '.join(known)}")
+        return tuple(task for task in self.tasks if task.name in wanted)
+
+
+METRICS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("day", pa.date32()),
+        ("task", pa.string()),
+        ("metric", pa.string()),
+        ("slice", pa.string()),
+        ("basis", pa.string()),
+        ("value", pa.float64()),
+        ("rows", pa.int64()),
+    ]
+)
+"""Columns of a data file of `metrics` (the partition column `model` is not in the file)."""

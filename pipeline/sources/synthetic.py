@@ -1,0 +1,163 @@
+"""Synthetic interactions: days of a feed of short videos, with the true probability of every label."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.sources import world
+from tutelage.pipeline.sources.base import Unit
+
+_EPOCH = date(1970, 1, 1)
+_SECOND_US, _HOUR_US, _DAY_US = 1_000_000, 3_600_000_000, 86_400_000_000
+_UNIT_ROWS = 250_000
+_SLOTS = 20  # of the longest session
+_GAP = 60  # seconds from one slot to the next, at most
+_NO_COUNTRY = 0.02  # of the rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synthetic:
+    """A world of `users` and `videos` on `first_day`, and of so many new ones on each day after.
+
+    A day (UTC) has `rows_per_day` exposures, in sessions. Popular and new videos are shown more,
+    later slots of a session (`position`) are clicked less. Tastes turn, topics rise and fall by the
+    day. Labels: `click`; `long_view`, only where there is a click; `watch_seconds`, log-normal with
+    a click or a glimpse without one, else 0, and not bounded by the length of the video.
+
+    `truth` gives what the labels were drawn from. Equal fields give equal rows, whatever days are
+    asked for, in whatever order.
+    """
+
+    seed: int
+    first_day: date
+    rows_per_day: int
+    users: int
+    videos: int
+    new_users_per_day: int
+    new_videos_per_day: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"synthetic: seed is {self.seed}, expected 0 to 2**63 - 1; give another one")
+        for name in ("rows_per_day", "users", "videos", "new_users_per_day", "new_videos_per_day"):
+            if getattr(self, name) < 1:
+                raise UserError(f"synthetic: {name} is {getattr(self, name)}, expected at least 1; raise it")
+
+    def columns(self) -> Mapping[str, pl.DataType]:
+        return {
+            "user_id": pl.Int64(),
+            "country": pl.String(),
+            "user_age_days": pl.Float32(),
+            "video_id": pl.Int64(),
+            "author_id": pl.Int64(),
+            "topic": pl.String(),
+            "video_seconds": pl.Float32(),
+            "video_age_days": pl.Float32(),
+            "hour": pl.Int64(),
+            "position": pl.Int64(),
+            "click": pl.Int8(),
+            "long_view": pl.Int8(),
+            "watch_seconds": pl.Float32(),
+        }
+
+    def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
+        """Units of at most 250,000 rows of one day; neither `raw_dir` nor `workdir` is looked at."""
+        parts = -(-self.rows_per_day // _UNIT_ROWS)
+        ours = sorted({day for day in days if day >= self.first_day})
+        return [
+            Unit(
+                index=i * parts + part,
+                where=f"synthetic {day}, part {part + 1} of {parts}",
+                args={"day": day, "part": part},
+            )
+            for i, day in enumerate(ours)
+            for part in range(parts)
+        ]
+
+    def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
+        """One frame, session after session. Memory: the unit, and the worlds of the last two days."""
+        day, part = unit.args["day"], unit.args["part"]
+        number = (day - self.first_day).days
+        today, draw = _world(self, number), world.rng(self.seed, world.EVENTS, number, part)
+        rows = min(self.rows_per_day - part * _UNIT_ROWS, _UNIT_ROWS)
+
+        lengths = draw.integers(4, _SLOTS + 1, size=rows // 4 + 1)
+        first = np.concatenate([[0], np.cumsum(lengths)])
+        sessions = int(np.searchsorted(first, rows))
+        session = np.repeat(np.arange(sessions), lengths[:sessions])[:rows]
+        position = np.arange(rows) - first[session]
+        user = np.searchsorted(today.user_share, draw.random(sessions))[session]
+        video = np.searchsorted(today.video_share, draw.random(rows))
+        start = np.sort(draw.integers(86_400 - _SLOTS * _GAP, size=sessions))
+        second = start[session] + position * draw.integers(5, _GAP + 1, size=sessions)[session]
+        hour = second // 3600
+
+        response = today.respond(user=user, video=video, position=position, hour=hour)
+        luck = draw.random(rows, dtype=np.float32)  # one draw for all three, as each one implies the next
+        long_view, click, watch = (
+            (luck < chance).view(np.int8) for chance in (response.long_view, response.click, response.watch)
+        )
+        log_seconds = response.mu + world.STATE_MU[2 - click - long_view]
+        seconds = watch * np.exp(log_seconds + world.SIGMA * draw.standard_normal(rows, dtype=np.float32))
+
+        # The microseconds are a permutation of the row numbers: no two rows of a unit share a time.
+        micros = np.arange(rows) * 611_953 % _SECOND_US
+        age = pl.Series((second / 86_400).astype(np.float32))
+        known = pl.Series(draw.random(rows, dtype=np.float32) >= _NO_COUNTRY)
+        raw = pl.concat([today.users[user], today.videos[video]], how="horizontal").with_columns(
+            pl.when(known).then("country"),
+            pl.col("user_age_days", "video_age_days") + age,
+            pl.Series("hour", hour),
+            pl.Series("position", position),
+            pl.Series("click", click),
+            pl.Series("long_view", long_view),
+            pl.Series("watch_seconds", seconds),
+            pl.Series("event_time_us", (day - _EPOCH).days * _DAY_US + second * _SECOND_US + micros),
+        )
+        yield raw.with_columns(content=raw.hash_rows(), dropped=pl.lit(None, pl.String))
+
+    def truth(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """What the labels of `frame` were drawn from, row by row, as float64.
+
+        `click` and `long_view` are probabilities, `watch_seconds` is an expectation in seconds,
+        `watch_log1p` the expectation of log1p(watch seconds). Of the columns of `frame` it reads
+        `user_id`, `video_id`, `position` and `event_time_us`, which says the day.
+
+        Raises UserError for a day before `first_day`, and for an id that is none on that day.
+        """
+        columns = ("user_id", "video_id", "position", "event_time_us")
+        means = ("click", "long_view", "watch_seconds", "watch_log1p")
+        values = {name: np.empty(len(frame)) for name in means}
+        number = frame["event_time_us"].to_numpy() // _DAY_US - (self.first_day - _EPOCH).days
+        if number.min(initial=0) < 0:
+            raise UserError(f"truth: a row is of a day before {self.first_day}, the first; leave it out")
+        for day in np.unique(number).tolist():
+            rows = np.flatnonzero(number == day)
+            user_id, video_id, position, time = (frame[name].to_numpy()[rows] for name in columns)
+            today = _world(self, day)
+            response = today.respond(
+                user=today.find(user_id, world.USER),
+                video=today.find(video_id, world.VIDEO),
+                position=position,
+                hour=time % _DAY_US // _HOUR_US,
+            )
+            for name, mean in response.means().items():
+                values[name][rows] = mean
+        return pl.DataFrame(values)
+
+
+@lru_cache(maxsize=2)  # the parts of a day share it, and a slice that spans midnight has two
+def _world(source: Synthetic, number: int) -> world.World:
+    return world.build(
+        seed=source.seed,
+        day=number,
+        users=source.users,
+        videos=source.videos,
+        new_users=source.new_users_per_day,
+        new_videos=source.new_videos_per_day,
+    )

@@ -1,0 +1,188 @@
+"""A world whose answers are known: users and videos, how they change by the day, how users respond.
+
+All of it is a function of (seed, index, day), so whoever has ids and a day can compute the truth.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tutelage.pipeline.errors import UserError
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+USER, VIDEO, AUTHOR, WORLD, EVENTS = 1, 2, 3, 4, 5  # kinds of ids, and streams of random numbers
+STATE_MU = np.array([1.4, 0, -1.3], np.float32)  # of log(watch seconds): long view, other click, glimpse
+SIGMA = np.float32(0.8)  # of log(watch seconds), in each of these states
+
+_WIDTH = 8  # of a taste, and of what a video is about
+_HIDDEN, _TOPICS = 36, 12  # topics that users care about, and the coarser ones of the column `topic`
+_COUNTRIES = ("ID", "IN", "BR", "US", "NG", "MX", "DE", "JP")
+_SEGMENTS = 24  # groups of users of like tastes; a country has six of them
+_BIAS, _TASTE = np.float32(-0.7), np.float32(1.0)  # such that two of five are clicked, the best AUC is .79
+_GLIMPSE = np.float32(0.15)  # of the exposures without a click
+_BITS, _ODD = 2**63 - 1, (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9)
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
+
+
+def rng(seed: int, stream: int, *key: int) -> np.random.Generator:
+    """Random numbers of their own for each (seed, stream, key)."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream, *key))))
+
+
+def to_id(index: Ints, kind: int) -> Ints:
+    """A bijection of 63 bits: ids look like hashes, are positive, and no two kinds share one."""
+    x = (index + (kind << 40)).astype(np.uint64) * np.uint64(_ODD[0]) & np.uint64(_BITS)
+    x ^= x >> np.uint64(32)
+    return (x * np.uint64(_ODD[1]) & np.uint64(_BITS)).astype(np.int64)
+
+
+def to_index(ids: Ints, kind: int) -> Ints:
+    """The inverse of `to_id`. What is no id of this kind is sent below 0, or to 2**40 or more."""
+    x = ids.astype(np.uint64) * np.uint64(pow(_ODD[1], -1, 2**63)) & np.uint64(_BITS)
+    x ^= x >> np.uint64(32)
+    x = x * np.uint64(pow(_ODD[0], -1, 2**63)) & np.uint64(_BITS)
+    return np.where(ids > 0, x.astype(np.int64) - (kind << 40), -1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Response:
+    """What is to be expected of exposures, float32 [rows] each."""
+
+    long_view: Floats  # P(long view), which takes a click
+    click: Floats  # P(click)
+    watch: Floats  # P(watch seconds > 0): a click, or a glimpse without one
+    mu: Floats  # mean of log(watch seconds), before STATE_MU of what happened is added
+
+    def means(self) -> dict[str, NDArray[np.float64]]:
+        """Expectations of click, long view, watch seconds and log1p of these, float64 [rows] each."""
+        long_view, click, watch, mu = np.array([self.long_view, self.click, self.watch, self.mu], np.float64)
+        seconds, log1p = np.zeros_like(mu), np.zeros_like(mu)
+        for chance, state in zip((long_view, click - long_view, watch - click), STATE_MU, strict=True):
+            seconds += chance * np.exp(mu + state + SIGMA**2 / 2)
+            for node, weight in zip(_NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True):
+                log1p += chance * weight * np.log1p(np.exp(mu + state + SIGMA * node))
+        return {"click": click, "long_view": long_view, "watch_seconds": seconds, "watch_log1p": log1p}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class World:
+    """Who and what there is on one day, each array with a row per user or video, and the columns shown."""
+
+    taste: Floats  # [users, _WIDTH]
+    user_bias: Floats
+    user_share: NDArray[np.float64]  # of the sessions, cumulative
+    users: pl.DataFrame  # user_id, country, user_age_days at midnight
+    about: Floats  # [videos, _WIDTH]
+    video_bias: Floats
+    video_share: NDArray[np.float64]  # of the exposures, cumulative
+    log_length: Floats  # log(duration / median duration)
+    videos: pl.DataFrame  # video_id, author_id, topic, video_seconds, video_age_days at midnight
+
+    def respond(self, *, user: Ints, video: Ints, position: Ints, hour: Ints) -> Response:
+        """How users respond to videos (indices) at a position of the feed and an hour, int64 [rows] each."""
+        match = np.einsum("ij,ij->i", self.taste[user], self.about[video])
+        slot = -0.3 * np.log1p(np.arange(1 + position.max(initial=0))).astype(np.float32)
+        clock = 0.15 * np.cos((np.arange(24) - 21) * (np.pi / 12)).astype(np.float32)
+        length = self.log_length[video]
+        click = _sigmoid(match + self.user_bias[user] + self.video_bias[video] + slot[position] + clock[hour])
+        return Response(
+            long_view=click * _sigmoid(0.1 + 0.7 * match - 0.5 * length),
+            click=click,
+            watch=click + _GLIMPSE * (1 - click),
+            mu=1.6 + 0.25 * match + 0.6 * length,
+        )
+
+    def find(self, ids: Ints, kind: int) -> Ints:
+        """The indices of `ids`. Raises UserError for an id that is none of this world on this day."""
+        index, known = to_index(ids, kind), len(self.users if kind == USER else self.videos)
+        strange = ids[(index < 0) | (index >= known)]
+        if len(strange):
+            name = "user_id" if kind == USER else "video_id"
+            raise UserError(
+                f"{name} {strange[0]} is none of the {known} that this world has on that day"
+                f" ({len(strange)} of {len(ids)} rows are like it); ask the source that made the rows"
+            )
+        return index
+
+
+def build(*, seed: int, day: int, users: int, videos: int, new_users: int, new_videos: int) -> World:
+    """The world on `day`, counted from 0: `users` and `videos`, and the new ones of every day since."""
+    trend = _walk(rng(seed, WORLD, 0).standard_normal((day + 1, _HIDDEN), dtype=np.float32))
+    centres = rng(seed, WORLD, 1).standard_normal((_HIDDEN + _SEGMENTS, _WIDTH), dtype=np.float32)
+    centres *= np.sqrt(_WIDTH / (centres**2).sum(axis=1, keepdims=True))  # so that seeds differ little
+
+    index = np.arange(users + day * new_users)
+    normal, uniform = _traits(seed, USER, len(index), 2 * _WIDTH + 3)
+    country = (len(_COUNTRIES) * uniform[:, 0] ** 2).astype(np.int64)
+    segment = (3 * country + (6 * uniform[:, 1]).astype(np.int64)) % _SEGMENTS
+    taste = 0.85 * centres[_HIDDEN + segment] + 0.5 * normal[:, :_WIDTH]
+    later = normal[:, _WIDTH : 2 * _WIDTH]  # to which the taste turns, each user's at a pace of its own
+    turn = (0.04 * day * normal[:, -1])[:, None]  # radians
+    user_table = {
+        "user_id": to_id(index, USER),
+        "country": pl.Series(_COUNTRIES).gather(country),
+        "user_age_days": (day - _first_day(index, users, new_users) + uniform[:, 2]).astype(np.float32),
+    }
+
+    number = np.arange(videos + day * new_videos)
+    trait, chance = _traits(seed, VIDEO, len(number), _WIDTH + 2)
+    author = (np.maximum(number, videos) // 10 * chance[:, 0] ** 2).astype(np.int64)
+    skill, main_topic = _traits(seed, AUTHOR, int(author.max()) + 1, 1)
+    topic = (_HIDDEN * np.where(chance[:, 1] < 0.8, main_topic[author, 0], chance[:, 2])).astype(np.int64)
+    first_day = _first_day(number, videos, new_videos)
+    fresh = np.exp((first_day - day) / 3).astype(np.float32)
+    quality = 0.6 * skill[author, 0] + 0.8 * trait[:, -1]
+    heat = chance[:, 3] ** np.float32(-0.7)  # Zipf: the k-th of the videos by heat has about k**-0.7
+    log_length = 0.7 * trait[:, -2]
+    video_table = {
+        "video_id": to_id(number, VIDEO),
+        "author_id": to_id(author, AUTHOR),
+        "topic": pl.Series([f"topic_{i * _TOPICS // _HIDDEN:02d}" for i in range(_HIDDEN)]).gather(topic),
+        "video_seconds": 25 * np.exp(log_length),
+        # Uploaded on the eve of its first day, so that no age is negative.
+        "video_age_days": (day - first_day + chance[:, 4]).astype(np.float32),
+    }
+    return World(
+        taste=_TASTE / np.float32(np.sqrt(_WIDTH)) * (np.cos(turn) * taste + np.sin(turn) * later),
+        user_bias=0.6 * normal[:, -2],
+        user_share=_shares(np.exp(normal[:, -3])),
+        users=pl.DataFrame(user_table),
+        about=0.9 * centres[topic] + 0.4 * trait[:, :_WIDTH],
+        video_bias=_BIAS + 0.5 * quality + 0.35 * trend[topic] + 0.5 * fresh,
+        video_share=_shares(heat * (0.02 + fresh) * np.exp(0.3 * quality + 0.5 * trend[topic])),
+        log_length=log_length,
+        videos=pl.DataFrame(video_table),
+    )
+
+
+def _traits(seed: int, kind: int, rows: int, width: int) -> tuple[Floats, Floats]:
+    """Normals [rows, width] and uniforms [rows, 5] in (0, 1); a row is the same whatever comes after it."""
+    normals = rng(seed, kind, 0).standard_normal((rows, width), dtype=np.float32)
+    return normals, rng(seed, kind, 1).random((rows, 5), dtype=np.float32).clip(1e-6, 1 - 1e-6)
+
+
+def _walk(steps: Floats) -> Floats:
+    """Where a mean-reverting walk of unit variance stands after `steps` [days, topics]."""
+    state = steps[0]
+    for step in steps[1:]:
+        state = np.float32(0.95) * state + np.float32(np.sqrt(1 - 0.95**2)) * step
+    return state
+
+
+def _first_day(index: Ints, at_start: int, each_day: int) -> Ints:
+    """1 for the first `each_day` after the `at_start` that day 0 begins with; these came on days up to 0."""
+    return (index - at_start) // each_day + 1
+
+
+def _shares(weights: Floats) -> NDArray[np.float64]:
+    total = np.cumsum(weights, dtype=np.float64)
+    return total / total[-1]
+
+
+def _sigmoid(logit: Floats) -> Floats:
+    odds: Floats = np.exp(-logit)
+    return (1 + odds) ** -1

@@ -1,0 +1,9 @@
+"""The main of every py_test: runs one test file with pytest."""
+
+import sys
+
+import pytest
+
+status = pytest.main(["-q", "-p", "no:cacheprovider", "-m", "not slow and not end_to_end", *sys.argv[1:]])
+# A file that holds only slow tests has nothing to say here.
+sys.exit(0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status)

@@ -1,0 +1,1 @@
+"""One day of learning after another: the feed, the step, checkpoints, metrics."""

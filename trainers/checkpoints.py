@@ -1,0 +1,109 @@
+"""Checkpoints: one folder a day, there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tutelage.pipeline.errors import UserError
+
+if TYPE_CHECKING:  # Where a model stands can be told without TensorFlow.
+    import tensorflow as tf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Where a model stands after a day. Steps are updates, counted from the model's first one."""
+
+    day: date
+    step: int
+    examples: int
+    """Rows learnt since the model's first day."""
+    rows: int
+    """Rows of this day."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Of this attempt at the day: a day learnt again has another."""
+    seconds: float = 0.0
+    """Spent in training on this day."""
+    waited: float = 0.0
+    """Seconds of these spent waiting for the feed, the first batch apart."""
+
+
+class Checkpoints:
+    """The checkpoints of one model, under `folder`/YYYY-MM-DD."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def states(self) -> list[State]:
+        """Of every finished day, in order."""
+        states = []
+        for path in sorted(self.folder.glob("[0-9]*-[0-9]*-[0-9]*/state.json")):
+            values = json.loads(path.read_text())
+            states.append(State(**{**values, "day": date.fromisoformat(values["day"])}))
+        return states
+
+    def save(self, checkpoint: tf.train.Checkpoint, state: State) -> None:
+        """Write under a temporary name, then rename: a killed writer leaves nothing that is read."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(".partial-*"):
+            shutil.rmtree(leftover)
+        partial = self.folder / f".partial-{state.id}"
+        checkpoint.write(str(partial / "variables"))
+        (partial / "state.json").write_text(json.dumps({**asdict(state), "day": str(state.day)}))
+        final = self.folder / str(state.day)
+        os.rename(partial, final)
+
+    def restore(self, checkpoint: tf.train.Checkpoint, day: date) -> None:
+        """Read the variables of a day. Raises UserError where it is not there or not this model's."""
+        path = self.folder / str(day) / "variables"
+        if not path.with_suffix(".index").exists():
+            raise UserError(f"no checkpoint of {day} in {self.folder}; train that day first")
+        status = checkpoint.read(str(path))
+        # The file may hold more (an export reads no optimizer), never less.
+        status.assert_existing_objects_matched().expect_partial()
+
+    def remove(self) -> None:
+        """Forget all days."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def pending(days: Sequence[date], states: Sequence[State], *, slice_days: int, who: str) -> list[date]:
+    """Those of `days` (in order) that are still to be learnt.
+
+    Raises UserError where they do not follow the last finished day: days are learnt in order, each once.
+    """
+    done = {state.day for state in states}
+    left = [day for day in days if day not in done]
+    if not left or not states:
+        return left
+    following = states[-1].day + timedelta(days=slice_days)
+    if left[0] != following:
+        raise UserError(
+            f"{who} has learnt {states[0].day} to {states[-1].day}, so {following} comes next, not {left[0]}; "
+            f"give a range that goes on from there, or another workdir"
+        )
+    return left
+
+
+def step_of_example(states: Sequence[State], examples: int, *, batch_size: int) -> int:
+    """The first step before which a model had learnt at least this many rows.
+
+    Every day's last batch is smaller, so the days are walked. Past the last day it is counted on in
+    full batches: no label of a later day is there yet.
+    """
+    step, learnt = 0, 0
+    for state in states:
+        if state.examples >= examples:
+            break
+        step, learnt = state.step, state.examples
+    last = next((s for s in states if s.examples >= examples), None)
+    steps = -(-max(0, examples - learnt) // batch_size)
+    return min(step + steps, last.step) if last else step + steps

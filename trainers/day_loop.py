@@ -1,0 +1,118 @@
+"""The life of a model: day after day, score it, learn it, report it, commit it."""
+
+from collections.abc import Callable, Sequence
+from datetime import date
+
+from tutelage.models.ranker import Distillation
+from tutelage.trainers.checkpoints import State, pending, step_of_example
+from tutelage.trainers.config import StudentConfig
+from tutelage.trainers.feed import Day, load_day, soft_label_frame
+from tutelage.trainers.learner import Learner, Learnt, Progress
+from tutelage.trainers.metrics import day_metrics, write_metrics
+from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.soft_labels import SoftLabels
+from tutelage.trainers.tensorboard import write_events
+
+PRE_UPDATE = "pre_update"
+
+
+def teach(run: Run, days: Sequence[date], *, progress: Progress = lambda rows: None) -> list[State]:
+    """Let the teacher learn those of `days` that it has not; returns what was learnt now.
+
+    Of each day its forward passes before the updates become `pre_update` soft labels.
+    """
+
+    def publish(learner: Learner, day: Day, learnt: Learnt) -> None:
+        frame = soft_label_frame(
+            day,
+            learnt.outputs,
+            snapshot_day=learner.state.day if learner.state else None,
+            teacher_step=learnt.teacher_step,
+        )
+        run.lake.soft_labels.replace(
+            frame, {"teacher": run.teacher.name, "producer": PRE_UPDATE, "day": day.day}
+        )
+
+    def build() -> Learner:
+        return Learner(
+            run.schema, run.teacher.model, batch_size=run.training.batch_size, seed=run.training.seed
+        )
+
+    return _learn(run, TEACHER, days, build=build, publish=publish, progress=progress)
+
+
+def train_student(
+    run: Run, student: StudentConfig, days: Sequence[date], *, progress: Progress = lambda rows: None
+) -> list[State]:
+    """Let a student learn those of `days`, from its first day on, that it has not."""
+    soft_labels, distillation = None, None
+    if student.distillation != "none":
+        tasks = run.schema.select_tasks(student.distilled_tasks or [task.name for task in run.schema.tasks])
+        distillation = Distillation(
+            auxiliary=student.distillation == "auxiliary", tasks=tasks, alpha=student.alpha
+        )
+        soft_labels = SoftLabels(
+            teacher=run.teacher.name,
+            producer=student.producer,
+            min_step=step_of_example(
+                run.checkpoints(TEACHER).states(),
+                run.teacher.min_examples,
+                batch_size=run.training.batch_size,
+            ),
+        )
+
+    def build() -> Learner:
+        return Learner(
+            run.schema,
+            student.model,
+            batch_size=run.training.batch_size,
+            seed=run.training.seed,
+            distillation=distillation,
+        )
+
+    days = [day for day in days if student.first_day is None or day >= student.first_day]
+    return _learn(run, student.name, days, build=build, soft_labels=soft_labels, progress=progress)
+
+
+def _learn(
+    run: Run,
+    model: str,
+    days: Sequence[date],
+    *,
+    build: Callable[[], Learner],
+    progress: Progress,
+    soft_labels: SoftLabels | None = None,
+    publish: Callable[[Learner, Day, Learnt], None] = lambda learner, day, learnt: None,
+) -> list[State]:
+    """A day's labels and metrics replace their own, then the checkpoint commits it: a day killed
+    anywhere before that is learnt again from the same checkpoint, with the same result."""
+    checkpoints = run.checkpoints(model)
+    states = checkpoints.states()
+    todo = pending(days, states, slice_days=run.schema.slice_days, who=model)
+    if not todo:
+        return []
+    learner = build()
+    if states:
+        learner.restore(checkpoints, states[-1])
+    for date_ in todo:
+        day = load_day(run.lake, date_, run.schema, transform=learner.transform, soft_labels=soft_labels)
+        ahead = learner.score(day)
+        learnt = learner.learn(day, progress=progress)
+        publish(learner, day, learnt)
+        rows = day_metrics(run.schema, day.targets, ahead, basis="day_ahead")
+        rows += day_metrics(run.schema, day.targets, learnt.outputs, basis="pre_update")
+        rows += _label_counts(day)
+        write_metrics(run.lake.metrics, rows, run=run.name, day=date_, model=model)
+        write_events(run.report / "tensorboard" / model, rows, day=date_)
+        learner.finish(date_, learnt, checkpoints)
+    return checkpoints.states()[len(states) :]
+
+
+def _label_counts(day: Day) -> list[dict[str, object]]:
+    values = {name: float(count) for name, count in day.counts.items()}
+    if values:
+        values["label_coverage"] = values["labels_used"] / day.size
+    return [
+        {"task": "", "metric": name, "basis": "pre_update", "value": value, "rows": day.size}
+        for name, value in values.items()
+    ]

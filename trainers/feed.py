@@ -1,0 +1,100 @@
+"""The feed: a day of the lake, in the order in which it happened, as batches of tensors."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import polars as pl
+import tensorflow as tf
+
+from tutelage.models.ranker import Batch
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.schema import Schema
+from tutelage.trainers.soft_labels import SoftLabels
+
+Transform = Callable[[Mapping[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """All rows of a day in the order of event time, ties by example_id. It bounds a trainer's memory."""
+
+    day: date
+    example_id: np.ndarray
+    tensors: Batch
+    """As in `Batch`, with B = the rows of the day."""
+    counts: Mapping[str, int]
+    """Of soft labels: used, and not used by reason. Empty for a model that reads none."""
+
+    @property
+    def size(self) -> int:
+        return len(self.example_id)
+
+    @property
+    def targets(self) -> np.ndarray:
+        return self.tensors.labels.numpy()
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """The day once, in batches of `size` rows, the last one smaller; prefetched."""
+        tensors = self.tensors
+
+        def cut(start: tf.Tensor) -> Batch:
+            return Batch(*(tensor[start : start + size] for tensor in tensors))
+
+        starts = tf.data.Dataset.range(0, self.size, size)
+        return iter(starts.map(cut, num_parallel_calls=2, deterministic=True).prefetch(8))
+
+
+def load_day(
+    lake: Lake, day: date, schema: Schema, *, transform: Transform, soft_labels: SoftLabels | None = None
+) -> Day:
+    """Read a day, turn its features into what the model takes, and join its soft labels.
+
+    Raises UserError where the day is not in the lake, or holds a label that it must not.
+    """
+    frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
+    if not frame.height:
+        raise UserError(
+            f"day {day} is not in {lake.interactions.path}; run tutelage-materialize for it first"
+        )
+    columns = schema.arrays(frame)
+    parts = [
+        transform({name: tf.constant(values[start : start + _CHUNK]) for name, values in columns.items()})
+        for start in range(0, frame.height, _CHUNK)
+    ]
+    targets = np.stack(
+        [
+            np.log1p(frame[task.label].to_numpy()) if task.kind == "log1p" else frame[task.label].to_numpy()
+            for task in schema.tasks
+        ],
+        axis=1,
+    ).astype(np.float32)
+    if soft_labels:
+        soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=schema)
+    else:
+        soft, mask, counts = np.zeros_like(targets), np.zeros(frame.height, np.float32), {}
+    tensors = Batch(
+        rows=tf.concat([rows for rows, _ in parts], axis=0),
+        numbers=tf.concat([numbers for _, numbers in parts], axis=0),
+        labels=tf.constant(targets),
+        soft=tf.constant(soft),
+        mask=tf.constant(mask),
+    )
+    return Day(day=day, example_id=frame["example_id"].to_numpy(), tensors=tensors, counts=counts)
+
+
+def predictions(outputs: list[Mapping[str, tf.Tensor]]) -> dict[str, np.ndarray]:
+    """Outputs of batches by name, as one array [rows] a name."""
+    return {name: np.concatenate([batch[name].numpy() for batch in outputs]) for name in outputs[0]}
+
+
+def soft_label_frame(
+    day: Day, outputs: Mapping[str, np.ndarray], *, snapshot_day: date | None, teacher_step: np.ndarray
+) -> pl.DataFrame:
+    """Rows of `soft_labels` from the raw outputs [rows] of each batch before its update."""
+    return pl.DataFrame({"example_id": day.example_id, **outputs, "teacher_step": teacher_step}).with_columns(
+        snapshot_day=pl.lit(snapshot_day, pl.Date), trained_step=pl.col("teacher_step") + 1
+    )

@@ -1,0 +1,38 @@
+"""What every model of a workdir has in common, and where it keeps what it has learnt."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.schema import Schema
+from tutelage.trainers.checkpoints import Checkpoints
+from tutelage.trainers.config import TeacherConfig, TrainingConfig
+
+TEACHER = "teacher"
+"""The teacher's name in `metrics`, in folders and on command lines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One experiment in one workdir."""
+
+    name: str
+    schema: Schema
+    training: TrainingConfig
+    teacher: TeacherConfig
+    root: Path
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.root / "lake", self.schema)
+
+    def folder(self, model: str) -> Path:
+        """Of `teacher`, or of the student of that name."""
+        return self.root / TEACHER if model == TEACHER else self.root / "students" / model
+
+    def checkpoints(self, model: str) -> Checkpoints:
+        return Checkpoints(self.folder(model) / "checkpoints")
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"

@@ -1,0 +1,17 @@
+"""A day's metrics as TensorBoard scalars."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import tensorflow as tf
+
+
+def write_events(folder: Path, rows: Sequence[Mapping[str, object]], *, day: date) -> None:
+    """One scalar per metric, at the step YYYYMMDD, under `basis/task/metric`."""
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default(step=int(day.strftime("%Y%m%d"))):
+        for row in rows:
+            tag = "/".join(str(row[part]) for part in ("basis", "task", "metric") if row[part])
+            tf.summary.scalar(tag, row["value"])
+    writer.close()
