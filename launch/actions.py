@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 
@@ -124,7 +124,8 @@ def _materialize(session: Session, days: Sequence[date]) -> None:
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(dropped.items())) or "none"
     _console.print(
         f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {kept:,} kept + "
-        f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, {done.rows_in / done.seconds:,.0f} rows/s"
+        f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "
+        f"{done.rows_in / done.seconds:,.0f} rows/s"
     )
 
 
@@ -228,14 +229,14 @@ def _progress() -> Progress:
 
 
 @contextmanager
-def _bar(name: str, total: int) -> Iterator:  # type: ignore[type-arg]
+def _bar(name: str, total: int) -> Iterator[Callable[..., None]]:
     with _progress() as bars:
         task = bars.add_task(name, total=total)
         yield lambda more: bars.advance(task, more)
 
 
 @contextmanager
-def _units(name: str) -> Iterator:  # type: ignore[type-arg]
+def _units(name: str) -> Iterator[Callable[..., None]]:
     with _progress() as bars:
         task = bars.add_task(name, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -167,7 +167,7 @@ def results_table(
     """One row per model: days learnt, and for each task the mean over the last days."""
     results = Results.of(metrics, baselines, students=students, tasks=tasks)
     columns, means = results.columns(brief=True), results.means(last_days)
-    table = _table("model", "days", caption=results.caption(last_days))
+    table = simple_table("model", "days", caption=results.caption(last_days))
     for (task, metric), (before, _) in zip(columns, [("", ""), *columns], strict=False):
         alone = metric == "log_loss_delta" and (task, "log_loss") not in columns
         first = task != before  # names the task and stands a little apart
@@ -212,14 +212,14 @@ def print_summary(
     console.print(reached, soft_wrap=True)
     console.print()
     if throughput:
-        speed = _table("model", "examples", "examples/s", "feed wait")
+        speed = simple_table("model", "examples", "examples/s", "feed wait")
         for row in throughput_rows(throughput):
             speed.add_row(*(Text(cell) for cell in row))
         console.print(speed)
         console.print()
 
 
-def _table(first: str, *others: str, caption: str | None = None) -> Table:
+def simple_table(first: str, *others: str, caption: str | None = None) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left"
     )

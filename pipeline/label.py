@@ -171,4 +171,4 @@ def label(
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
     rows = lake.soft_labels.partitions().filter(teacher=teacher, producer=PRODUCER)
-    return {day: rows.filter(day=day)["rows"].sum() for day in days}
+    return {day: int(rows.filter(day=day)["rows"].sum()) for day in days}

@@ -47,7 +47,8 @@ class Feature:
     @property
     def default(self) -> int | str | float:
         """What models see where the value is missing."""
-        return {"int64": -1, "string": "", "float32": 0.0}[self.dtype]
+        defaults: dict[str, int | str | float] = {"int64": -1, "string": "", "float32": 0.0}
+        return defaults[self.dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,15 @@ MAY_IMPORT = {
     "pipeline": {"pipeline"},
     "models": {"models"} | LEAVES,
     "trainers": {"trainers", "models"} | TABLES,
-    "export": {"export", "models", "trainers.checkpoints", "trainers.metrics", "trainers.config", "trainers.run"} | TABLES,
+    "export": {
+        "export",
+        "models",
+        "trainers.checkpoints",
+        "trainers.metrics",
+        "trainers.config",
+        "trainers.run",
+    }
+    | TABLES,
     "launch": {"pipeline", "models", "trainers", "export", "launch"},
 }
 LIGHT = ("pipeline.schema", "pipeline.errors", "pipeline.days", "pipeline.lake")

@@ -34,7 +34,7 @@ class SoftLabels:
         The counts are `labels_used`, `teacher_too_young` and `labels_missing`; they add up to the rows.
         Raises UserError where a label was made by a teacher that had learnt the row, or a row has two.
         """
-        where = {"teacher": self.teacher, "producer": self.producer, "day": day}
+        where: dict[str, str | date] = {"teacher": self.teacher, "producer": self.producer, "day": day}
         labels = lake.soft_labels.scan(**where).collect()
         path = f"{lake.soft_labels.path}: teacher {self.teacher}, producer {self.producer}, day {day}"
         # A comparison with a null says nothing: a label without its origin is refused too.

@@ -41,7 +41,9 @@ SCHEMA = Schema(
     time_zone="Asia/Shanghai",
 )
 
-TEACHER = ModelConfig(embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.05)
+TEACHER = ModelConfig(
+    embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.1, dense_rate=5e-4
+)
 STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32), embedding_rate=0.1)
 LATE = date(2022, 4, 30)
 
