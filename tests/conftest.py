@@ -6,6 +6,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Before any test imports TensorFlow, which takes up the Keras of this moment.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
 # The same examples on every run, and no deadline: the first call of a tf.function traces for a second.
 hypothesis.settings.register_profile("tutelage", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tutelage")

@@ -1,0 +1,94 @@
+"""The real commands on the smoke size of the synthetic world, and what they leave behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+pytestmark = pytest.mark.end_to_end
+BIN = Path(sys.executable).parent
+
+
+def _run(command: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / f"tutelage-{command}", *flags], capture_output=True, text=True, timeout=600)
+
+
+def _common(workdir: Path) -> list[str]:
+    return ["--config=synthetic", "--smoke", f"--workdir={workdir}"]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run")
+    done = _run("run", *_common(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "15,000 rows in = 15,000 kept" in done.stdout
+    return path
+
+
+def test_a_second_run_does_nothing_and_says_so(workdir: Path) -> None:
+    done = _run("run", *_common(workdir))
+    assert done.returncode == 0
+    assert done.stdout.startswith("Nothing to do")
+
+
+def test_the_tables_open_without_the_project_and_hold_every_row(workdir: Path) -> None:
+    interactions = pl.read_delta(str(workdir / "lake/interactions"))
+    assert interactions.height == 15_000
+    assert interactions["example_id"].n_unique() == 15_000
+    labels = pl.read_delta(str(workdir / "lake/soft_labels"))
+    assert labels.filter(producer="pre_update").height == 15_000
+    assert labels.filter(producer="snapshot").height == 10_000
+    before = labels.filter(producer="pre_update")
+    assert (before["teacher_step"] < before["trained_step"]).all()
+    metrics = pl.read_delta(str(workdir / "lake/metrics"))
+    assert not metrics.select("model", "day", "task", "metric", "basis").is_duplicated().any()
+
+
+def test_a_student_is_served_by_tensorflow_alone(workdir: Path) -> None:
+    version = max((workdir / "export/auxiliary").glob("2*"))
+    code = (
+        "import sys, tensorflow as tf\n"
+        f"model = tf.saved_model.load({str(version)!r})\n"
+        "signature = model.signatures['serving_default']\n"
+        "inputs = {n: tf.zeros([3], s.dtype) if s.dtype != tf.string else tf.constant(['', 'x', 'y'])\n"
+        "          for n, s in signature.structured_input_signature[1].items()}\n"
+        "print(sorted((n, v.shape.as_list()) for n, v in signature(**inputs).items()))\n"
+        "assert not [v.name for v in model.model_variables if 'auxiliary' in v.name]\n"
+        "assert not any(m.startswith('tutelage') for m in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[('click', [3]), ('long_view', [3]), ('watch_log1p', [3])]"
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "says"),
+    [
+        ("run", ["--config=nonesuch"], "unknown; give one of"),
+        ("student", ["--student=nobody"], "unknown student 'nobody'"),
+        ("run", ["--nonesuch=1"], "Unknown command line flag"),
+        ("run", ["--end_day=2020-01-01"], "is before start_day"),
+        ("run", ["--set=teacher.model.embedding_dim=16"], "was made with another config"),
+        ("run", ["--set=students.auxiliary.alpha=3"], "--reset"),
+        ("materialize", ["--start_day=2025-12-31", "--end_day=2025-12-31"], "no rows for 2025-12-31"),
+        ("run", ["--workdir=/proc/nowhere"], "cannot be written to"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_non_zero_exit(
+    workdir: Path, command: str, flags: list[str], says: str
+) -> None:
+    done = _run(command, *_common(workdir), *flags)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_status_tells_what_is_there(workdir: Path) -> None:
+    done = _run("status", *_common(workdir))
+    assert done.returncode == 0, done.stderr
+    assert "late_auxiliary" in done.stdout
+    assert "To materialise: nothing" in done.stdout

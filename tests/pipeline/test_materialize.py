@@ -1,0 +1,100 @@
+"""The materialize job on a small made-up source: every row kept or counted, days replaced whole."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.materialize import Materialized, materialize
+from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.sources.base import Unit
+
+SCHEMA = Schema(
+    features=(Feature(name="user", dtype="int64", rows=10), Feature(name="item", dtype="string", rows=10)),
+    tasks=(Task(name="click", label="click"),),
+    key=("user", "item", "event_time_us"),
+)
+DAY = 86_400_000_000
+DAYS = [date(1970, 1, 1), date(1970, 1, 2)]
+Row = tuple[int | None, int | None, str, int | None, str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source of units of literal rows: event time, user, item, click, other content."""
+
+    parts: tuple[tuple[Row, ...], ...]
+    broken: bool = False
+
+    def columns(self) -> Mapping[str, pl.DataType]:
+        return {"user": pl.Int64(), "item": pl.String(), "click": pl.Int8()}
+
+    def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
+        return [Unit(index=i, where=f"part {i}", args={"rows": rows}) for i, rows in enumerate(self.parts)]
+
+    def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
+        if self.broken:
+            raise UserError("events.csv is truncated; fetch it again")
+        schema = {
+            "event_time_us": pl.Int64,
+            "user": pl.Int64,
+            "item": pl.String,
+            "click": pl.Int8,
+            "other": pl.String,
+        }
+        frame = pl.DataFrame(unit.args["rows"], schema=schema, orient="row")
+        yield frame.with_columns(content=frame.hash_rows(), dropped=pl.lit(None, pl.String)).drop("other")
+
+
+def _run(tmp_path: Path, source: Rows, days: Sequence[date] = DAYS) -> tuple[Lake, Materialized]:
+    lake = Lake(tmp_path / "lake", SCHEMA)
+    lake.create()
+    return lake, materialize(source, SCHEMA, lake, raw_dir="", workdir=str(tmp_path), days=days)
+
+
+def test_every_row_is_kept_or_counted_with_its_reason(tmp_path: Path) -> None:
+    source = Rows(
+        (
+            ((1, 1, "a", 1, ""), (2, None, "a", 0, ""), (3, 2, "b", None, ""), (DAY, 1, "a", 0, "")),
+            ((1, 1, "a", 1, ""), (1, 1, "a", 1, "late"), (None, 1, "a", 0, ""), (9 * DAY, 1, "a", 0, "")),
+        )
+    )
+    lake, done = _run(tmp_path, source)
+    first, second = done.days[DAYS[0]], done.days[DAYS[1]]
+    assert (first.rows_in, first.kept) == (5, 1)
+    assert first.dropped == {"bad_key": 1, "bad_label": 1, "conflicting_duplicate": 1, "duplicate": 1}
+    assert (second.rows_in, second.kept, second.dropped) == (1, 1, {})
+    assert done.elsewhere == {"bad_time": 1, "outside_days": 1}
+    assert done.rows_in == 8
+    assert lake.interactions.scan().select(pl.len()).collect().item() == 2
+
+
+def test_of_repeats_the_first_by_unit_and_row_stays(tmp_path: Path) -> None:
+    lake, _ = _run(tmp_path, Rows((((5, 1, "a", 1, "x"),), ((5, 1, "a", 0, "y"),))), DAYS[:1])
+    assert lake.interactions.scan().collect()["click"].to_list() == [1]
+
+
+def test_a_day_run_again_is_replaced_and_others_stay(tmp_path: Path) -> None:
+    _run(tmp_path, Rows((((1, 1, "a", 1, ""), (DAY, 1, "a", 1, "")),)))
+    lake, _ = _run(tmp_path, Rows((((2, 3, "b", 0, ""), (3, 4, "b", 0, "")),)), DAYS[:1])
+    rows = lake.interactions.scan().collect().sort("event_time_us")
+    assert rows["user"].to_list() == [3, 4, 1]
+    assert rows["day"].to_list() == [DAYS[0], DAYS[0], DAYS[1]]
+
+
+def test_a_broken_unit_commits_nothing_and_its_text_comes_out_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^events\.csv is truncated; fetch it again$"):
+        _run(tmp_path, Rows((((1, 1, "a", 1, ""),),), broken=True))
+    assert Lake(tmp_path / "lake", SCHEMA).interactions.partitions().height == 0
+    assert not list((tmp_path / "lake/.staging").iterdir())
+
+
+def test_a_day_without_rows_is_named_and_the_others_are_committed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no rows for 1970-01-02"):
+        _run(tmp_path, Rows((((1, 1, "a", 1, ""),),)))
+    assert Lake(tmp_path / "lake", SCHEMA).interactions.partitions()["day"].to_list() == DAYS[:1]
