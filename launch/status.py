@@ -37,5 +37,8 @@ def print_status(session: Session, console: Console) -> None:
             f"{len(left)} days" if left else "nothing",
         )
     missing = steps.to_materialize(session)
-    console.print(days, labels, models)
+    for table in (days, labels, models):
+        # A log has no width: a wrapped line is better than a name cut in two.
+        console.width = max(console.width, Console(width=10_000).measure(table).maximum)
+        console.print(table)
     console.print(f"To materialise: {', '.join(map(str, missing)) or 'nothing'}")
