@@ -44,7 +44,7 @@ SCHEMA = Schema(
 TEACHER = ModelConfig(
     embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.1, dense_rate=5e-4
 )
-STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32), embedding_rate=0.1)
+STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32), embedding_rate=0.1, dense_rate=2e-3)
 LATE = date(2022, 4, 30)
 
 
@@ -69,7 +69,7 @@ def experiment(*, smoke: bool) -> Experiment:
             student(
                 "late_auxiliary",
                 distillation="auxiliary",
-                alpha=10.0,
+                alpha=3.0,
                 first_day=late,
                 baseline="late_control",
             ),

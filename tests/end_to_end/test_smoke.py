@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -63,6 +64,18 @@ def test_a_student_is_served_by_tensorflow_alone(workdir: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[('click', [3]), ('long_view', [3]), ('watch_log1p', [3])]"
+
+
+def test_the_published_snapshot_scores_as_the_trainer_did(workdir: Path) -> None:
+    # The trainer scored day 3 ahead of learning it; the labeler did so with the SavedModel of day 2.
+    day = date(2026, 1, 3)
+    labels = pl.read_delta(str(workdir / "lake/soft_labels")).filter(day=day, producer="snapshot")
+    rows = pl.read_delta(str(workdir / "lake/interactions")).filter(day=day).join(labels, on="example_id")
+    logit = rows["click_logit"].cast(pl.Float64)
+    by_labeler = (logit.exp().log1p() - rows["click"] * logit).mean()
+    metrics = pl.read_delta(str(workdir / "lake/metrics"))
+    row = metrics.filter(day=day, model="teacher", task="click", metric="log_loss", basis="day_ahead")
+    assert row["value"].item() == pytest.approx(by_labeler, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""Where a model stands, and what comes next."""
+
+from datetime import date
+
+import pytest
+
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.checkpoints import State, pending, step_of_example
+
+DAYS = [date(2026, 1, n) for n in range(1, 6)]
+
+
+def _states(*days: date) -> list[State]:
+    # 25 rows a day in batches of 10: three updates.
+    return [State(day=day, step=3 * n, examples=25 * n, rows=25) for n, day in enumerate(days, 1)]
+
+
+def test_a_model_goes_on_from_its_last_day() -> None:
+    assert pending(DAYS, [], slice_days=1, who="m") == DAYS
+    assert pending(DAYS, _states(*DAYS[:2]), slice_days=1, who="m") == DAYS[2:]
+    assert pending(DAYS[:2], _states(*DAYS[:2]), slice_days=1, who="m") == []
+
+
+@pytest.mark.parametrize("asked", [DAYS[3:], [date(2025, 12, 31), *DAYS]])
+def test_a_day_out_of_order_is_refused_with_the_day_that_comes_next(asked: list[date]) -> None:
+    with pytest.raises(UserError, match="2026-01-03 comes next"):
+        pending(asked, _states(*DAYS[:2]), slice_days=1, who="teacher")
+
+
+@pytest.mark.parametrize(
+    ("examples", "step"), [(0, 0), (1, 1), (10, 1), (20, 2), (21, 3), (25, 3), (26, 4), (55, 7)]
+)
+def test_the_first_step_that_has_learnt_so_many_rows(examples: int, step: int) -> None:
+    assert step_of_example(_states(*DAYS[:2]), examples, batch_size=10) == step
