@@ -29,7 +29,6 @@ $(READY): pyproject.toml setup.py constraints.txt
 
 demo: $(READY) ## run the synthetic experiment end to end into demo/
 	.venv/bin/tutelage-run --config=synthetic --workdir=demo
-	@find demo -name '*.html' -exec echo 'Report: {}' ';'
 
 test: $(READY) lint types ## lint, types and every test that is not slow
 	$(RUN) pytest -q -n 2 --dist loadfile
