@@ -96,10 +96,11 @@ def _served(experiment: Experiment, folder: Path) -> dict[str, Any]:
     import tensorflow as tf
 
     from tutelage.export.saved_model import Served
-    from tutelage.models.ranker import Distillation, Ranker
+    from tutelage.models.config import distil
+    from tutelage.models.ranker import Ranker
 
     schema, student = experiment.schema, experiment.student(_STUDENT.value).model
-    distillation = Distillation(auxiliary=True, tasks=schema.tasks, alpha=1.0)
+    distillation = distil(*(task.name for task in schema.tasks))
     rankers = {
         "teacher": Ranker(schema, experiment.teacher.model),
         "student": Ranker(schema, student),
@@ -146,7 +147,7 @@ def _with_towers(ranker: Any, module: Any) -> Any:
 
     def both(**columns: Any) -> dict[str, Any]:
         # Both calls share the embeddings and the layers before the towers: TensorFlow merges them.
-        _, auxiliary = ranker(*ranker.transform(columns))
+        _, auxiliary = ranker.forward(*ranker.transform(columns))
         return {**served(**columns), **{f"auxiliary_{name}": value for name, value in auxiliary.items()}}
 
     return by_column(both, ranker.schema.features)

@@ -2,7 +2,7 @@
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
-from tutelage.models.config import ModelConfig
+from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.files import Files
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
@@ -38,7 +38,7 @@ def experiment(*, smoke: bool) -> Experiment:
             StudentConfig(
                 name="auxiliary",
                 model=ModelConfig(embedding_dim=8, hidden=(32, 16)),
-                distillation="auxiliary",
+                distillation=distil("click"),
             ),
         ),
         serving=ServingConfig(score=(("click", 1.0),)),

@@ -24,7 +24,11 @@ from tutelage.trainers.run import Run
 PARITY = 1e-5
 """Largest relative difference between a served score and the trainer's own: float32 has no more to give."""
 # Of the losses those that a day's own base rate and spread are divided out of: days differ in them.
-_QUALITIES = {"binary": ("auc", "normalized_entropy", "calibration"), "log1p": ("relative_squared_error",)}
+_QUALITIES = {
+    "binary": ("auc", "normalized_entropy", "calibration"),
+    "log1p": ("relative_squared_error",),
+    "ziln": ("relative_squared_error", "calibration"),
+}
 _MARGINS = {
     "auc": "auc_drop",
     "normalized_entropy": "entropy_rise",

@@ -18,7 +18,7 @@ from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
-from tutelage.trainers.metrics import sigmoid
+from tutelage.trainers.metrics import served_score
 from tutelage.trainers.run import TEACHER, Run
 
 
@@ -125,13 +125,9 @@ def _trainer_scores(
     ranker: Ranker, serving: ServingConfig, features: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """float64 [rows] by served output, of the model as it was trained: the rest in NumPy."""
-    outputs, _ = ranker(*ranker.transform({name: tf.constant(values) for name, values in features.items()}))
-    scores = {
-        task.score: sigmoid(outputs[task.output].numpy())
-        if task.kind == "binary"
-        else outputs[task.output].numpy().astype(np.float64)
-        for task in ranker.schema.tasks
-    }
+    outputs = ranker(*ranker.transform({name: tf.constant(values) for name, values in features.items()}))
+    raw = {name: values.numpy().astype(np.float64) for name, values in outputs.items()}
+    scores = {task.score: served_score(task, raw) for task in ranker.schema.tasks}
     combined = sum(weight * scores[name] for name, weight in serving.score)
     return {**scores, "score": np.asarray(combined)}
 
@@ -155,7 +151,7 @@ def _facts(
         first_day=states[0].day,
         rows=state.examples,
         config=asdict(student),
-        teacher=None if student.distillation == "none" else run.teacher.name,
+        teacher=run.teacher.name if student.distillation else None,
         label_coverage=coverage["value"].max(),  # type: ignore[arg-type]
         metrics=_by_task(now),
         blessed=None if before is None else _by_task(before),

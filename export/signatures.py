@@ -13,8 +13,9 @@ from typing import Any
 import tensorflow as tf
 
 from tutelage.export.config import ServingConfig
+from tutelage.models import ziln
 from tutelage.models.ranker import Ranker
-from tutelage.pipeline.schema import Feature
+from tutelage.pipeline.schema import Feature, Task
 
 Columns = Mapping[str, tf.Tensor]
 Scores = dict[str, tf.Tensor]
@@ -24,7 +25,7 @@ def teacher_signatures(ranker: Ranker) -> dict[str, Any]:
     """`serving_default`: every task's raw output by its name, what the labeler reads."""
 
     def serving_default(**columns: tf.Tensor) -> Scores:
-        return ranker(*ranker.transform(_complete(ranker.schema.features, columns)))[0]
+        return ranker(*ranker.transform(_complete(ranker.schema.features, columns)))
 
     return {"serving_default": by_column(serving_default, ranker.schema.features)}
 
@@ -32,7 +33,8 @@ def teacher_signatures(ranker: Ranker) -> dict[str, Any]:
 def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]:
     """TensorFlow functions by signature; each gives float32 [batch] by served output, and `score`.
 
-    A binary task's output is a probability, a `log1p` task's is the raw one, `score` is Σ weight · output.
+    A binary task's output is a probability, a `ziln` task's the expected value in its label's unit, a `log1p`
+    task's is the raw one, and `score` is Σ weight · output.
 
     - `serving_default`: a raw tensor [batch] per feature; one of length 1 stands for all rows.
     - `serve_examples`: `examples`, serialised tf.Example, string [batch].
@@ -51,20 +53,17 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
     features = schema.features
 
     def scores(raw: Scores) -> Scores:
-        by_name = {
-            task.score: tf.sigmoid(raw[task.output]) if task.kind == "binary" else raw[task.output]
-            for task in schema.tasks
-        }
+        by_name = {task.score: _served(task, raw) for task in schema.tasks}
         return {**by_name, "score": tf.add_n([weight * by_name[name] for name, weight in serving.score])}
 
     def serving_default(**columns: tf.Tensor) -> Scores:
-        return scores(ranker(*ranker.transform(_complete(features, columns)))[0])
+        return scores(ranker(*ranker.transform(_complete(features, columns))))
 
     def serve_examples(examples: tf.Tensor) -> Scores:
         parsed = tf.io.parse_example(
             examples, {f.name: tf.io.FixedLenFeature([], tf.as_dtype(f.dtype), f.default) for f in features}
         )
-        return scores(ranker(*ranker.transform(_finite(features, parsed)))[0])
+        return scores(ranker(*ranker.transform(_finite(features, parsed))))
 
     def score_list(**columns: tf.Tensor) -> Scores:
         user = {f.name: tf.ensure_shape(columns[f.name], [1], name=f.name) for f in by_scope["user"]}
@@ -74,7 +73,7 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
         )
 
     def serve_ids(**columns: tf.Tensor) -> Scores:
-        return scores(ranker(*ranker.transform(_complete(features, columns)))[0])
+        return scores(ranker(*ranker.transform(_complete(features, columns))))
 
     by_scope = {scope: [f for f in features if f.scope == scope] for scope in ("user", "candidate")}
     ids = {f.name: tf.TensorSpec([None], tf.int64 if f.is_id else tf.float32, f.name) for f in features}
@@ -120,6 +119,14 @@ def _complete(features: Iterable[Feature], columns: Columns) -> Columns:
         name: tf.broadcast_to(vector, [batch], name=f"{name}/repeated") for name, vector in vectors.items()
     }
     return _finite(features, repeated)
+
+
+def _served(task: Task, raw: Scores) -> tf.Tensor:
+    """float32 [batch] of a task's raw outputs [batch] by name."""
+    if task.kind == "ziln":
+        return ziln.expected(tf.stack([raw[name] for name in task.outputs], axis=1))
+    (name,) = task.outputs
+    return tf.sigmoid(raw[name]) if task.kind == "binary" else raw[name]
 
 
 _LARGEST = 1e6

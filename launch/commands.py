@@ -121,7 +121,9 @@ def _days_flags() -> None:
     flags.DEFINE_string("end_day", "", "The same; the last day is included.")
     flags.DEFINE_bool("smoke", False, "The config's smallest size.")
     flags.DEFINE_multi_string(
-        "set", [], "field=value of the config, as in students.auxiliary.alpha=3 (repeatable)."
+        "set",
+        [],
+        "field=value of the config, as in students.auxiliary.distillation.click.alpha=3 (repeatable).",
     )
     flags.DEFINE_multi_string("beam_flag", [], "A flag for Beam, as in --runner=FlinkRunner (repeatable).")
     flags.DEFINE_bool("verbose", False, "Show what TensorFlow and Beam print.")

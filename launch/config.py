@@ -15,10 +15,37 @@ from typing import Any
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch import configs
+from tutelage.models.config import SOFT_LOSSES
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    """What `tutelage-study` varies, and around which students. Its first study takes all students."""
+
+    full: str
+    """A distilled student of the full history, with a baseline."""
+    late: str
+    """A distilled student that starts late, with a baseline; those of the same baseline go along."""
+    judged_days: int = 3
+    """The last days, by whose scores all arms are compared."""
+    teacher_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    """Times the late student's embeddings and hidden units."""
+    label_ages: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    """Days that a label's snapshot is older than the day before."""
+    refresh_days: int = 7
+    """Days between two snapshots of the weekly teacher."""
+    biased_task: str
+    """A binary task whose negatives the biased teacher lacks."""
+    negatives_rate: float = 0.5
+    """The share of them that it learns from."""
+    domain: str
+    """`feature=value`: the only rows that the teacher of another domain learns from."""
+    item: str
+    """The id feature that says what is recommended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +66,7 @@ class Experiment:
     """As `--end_day`."""
     slice_by: tuple[str, ...] = ()
     """Id features by whose values metrics are computed too, as far as a day has 1,000 rows of one."""
+    study: StudyConfig | None = None
 
     def __post_init__(self) -> None:
         names = [student.name for student in self.students]
@@ -50,12 +78,47 @@ class Experiment:
                     f"student {student.name!r}: baseline {student.baseline!r} is no student; "
                     f"the students are {', '.join(names)}"
                 )
-            self.schema.select_tasks(student.distilled_tasks)
+            self._check_distillation(student)
         ids = [feature.name for feature in self.schema.ids]
         for name in self.slice_by:
             if name not in ids:
                 raise UserError(f"slice_by: {name!r} is no id feature; these are {', '.join(ids)}")
         self.serving.check(self.schema)
+        if self.study:
+            self._check_study(self.study, ids)
+
+    def _check_distillation(self, student: StudentConfig) -> None:
+        if student.producer == "leaked":
+            raise UserError(
+                f"student {student.name!r}: producer is 'leaked', which only a study may read; "
+                "expected pre_update or snapshot"
+            )
+        for distillation in student.distillation:
+            (task,) = self.schema.select_tasks([distillation.task])
+            loss, losses = distillation.loss, SOFT_LOSSES[task.kind]
+            if loss and loss not in losses:
+                raise UserError(
+                    f"student {student.name!r}: task {task.name!r} is {task.kind} and cannot learn by {loss!r}; "
+                    f"expected {' or '.join(losses)}"
+                )
+            if loss == "listwise" and self.schema.user is None:
+                raise UserError(
+                    f"student {student.name!r}: a listwise loss needs the schema's `user`, and it names none"
+                )
+
+    def _check_study(self, study: StudyConfig, ids: Sequence[str]) -> None:
+        for name in (study.full, study.late):
+            student = self.student(name)
+            if not student.distillation or student.baseline is None:
+                raise UserError(f"study: student {name!r} must be distilled and have a baseline")
+        (task,) = self.schema.select_tasks([study.biased_task])
+        if task.kind != "binary":
+            raise UserError(f"study: biased_task {task.name!r} is {task.kind}, expected a binary task")
+        for name in (study.item, study.domain.partition("=")[0]):
+            if name not in ids:
+                raise UserError(f"study: {name!r} is no id feature; these are {', '.join(ids)}")
+        if self.schema.user is None:
+            raise UserError("study: its intervals go by user, and the schema names no `user`")
 
     def student(self, name: str) -> StudentConfig:
         """Raises UserError for a name that no student has."""
@@ -112,7 +175,9 @@ def load(config: str, *, smoke: bool = False, overrides: Sequence[str] = ()) -> 
     for override in overrides:
         path_, separator, text = override.partition("=")
         if not separator:
-            raise UserError(f"--set={override}: expected field=value, as in --set=students.auxiliary.alpha=3")
+            raise UserError(
+                f"--set={override}: expected field=value, as in --set=students.auxiliary.distillation.click.alpha=3"
+            )
         experiment = _replace(experiment, path_.split("."), text, f"--set={override}")
     return typing.cast(Experiment, experiment)
 
@@ -174,4 +239,6 @@ def plain(value: Any) -> Any:
         return {"type": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
     return str(value) if isinstance(value, date) else value

@@ -5,11 +5,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from tutelage.launch import steps
 from tutelage.launch.quiet import import_tensorflow, silence
@@ -18,6 +19,8 @@ from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 
 _SEND_SECONDS = 0.2
+
+T = TypeVar("T")
 
 _progress: Any = None  # The queue to the parent, in a child.
 
@@ -41,8 +44,21 @@ def train(
     `progress` is called with a model and the rows it has learnt since the last call.
     Raises the UserError of the first one that fails, when the others have ended.
     """
+    yield from each(
+        partial(_train, settings), {model: (model,) for model in models}, settings, progress=progress
+    )
+
+
+def each(
+    work: Callable[..., T],
+    jobs: Mapping[str, tuple[Any, ...]],
+    settings: Settings,
+    *,
+    progress: Callable[[str, int], None],
+) -> Iterator[T]:
+    """`work(*arguments, progress=)` of each job in a process of its own, else as `train`."""
     cores = len(os.sched_getaffinity(0))
-    workers = min(cores, len(models))
+    workers = min(cores, len(jobs))
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(queue, progress), daemon=True)
@@ -50,13 +66,15 @@ def train(
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start, initargs=(queue, os.getpid()), max_tasks_per_child=1
     ) as pool:
-        jobs: dict[Future[Outcome], str] = {
-            pool.submit(_work, settings, model, threads=max(1, cores // workers)): model for model in models
+        threads = max(1, cores // workers)
+        futures: dict[Future[T], str] = {
+            pool.submit(_work, work, name, arguments, threads=threads, verbose=settings.verbose): name
+            for name, arguments in jobs.items()
         }
-        failures, unfinished = [], list(models)
-        for job in as_completed(jobs):
+        failures, unfinished = [], list(jobs)
+        for future in as_completed(futures):
             try:
-                yield job.result()
+                yield future.result()
             except UserError as error:
                 failures.append(error)
             except BrokenProcessPool:
@@ -64,7 +82,7 @@ def train(
                     f"a process that trained {' or '.join(unfinished)} was killed (is there memory enough "
                     f"for {workers} models at a time?); run again to go on from the last finished day"
                 ) from None
-            unfinished.remove(jobs[job])
+            unfinished.remove(futures[future])
     queue.put(None)
     listener.join()
     if failures:
@@ -91,21 +109,26 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-def _work(settings: Settings, model: str, *, threads: int) -> Outcome:
-    silence(verbose=settings.verbose)
-    import_tensorflow(verbose=settings.verbose, threads=threads)
-    session = Session.open(settings)
+def _work(work: Callable[..., T], name: str, arguments: tuple[Any, ...], *, threads: int, verbose: bool) -> T:
+    silence(verbose=verbose)
+    import_tensorflow(verbose=verbose, threads=threads)
     rows, sent = 0, time.monotonic()
 
     def progress(more: int) -> None:
         nonlocal rows, sent
         rows += more
         if time.monotonic() - sent > _SEND_SECONDS:
-            _progress.put((model, rows))
+            _progress.put((name, rows))
             rows, sent = 0, time.monotonic()
 
+    result = work(*arguments, progress=progress)
+    _progress.put((name, rows))
+    return result
+
+
+def _train(settings: Settings, model: str, *, progress: Callable[[int], None]) -> Outcome:
+    session = Session.open(settings)
     learnt = steps.learn(session, model, progress=progress)
-    _progress.put((model, rows))
     exported = steps.export(session, model)
     return Outcome(
         model=model, learnt=learnt, exported=len(exported), rejected=steps.rejected(model, exported)

@@ -43,7 +43,7 @@ def plan(session: Session, to_day: date) -> list[Step]:
     gone = {TEACHER: [day for day in learnt[TEACHER] if day > to_day]}
     for student in session.experiment.students:
         first = min((day for producer, day in labels if producer == student.producer), default=date.max)
-        if student.distillation != "none":
+        if student.distillation:
             gone[student.name] = [day for day in learnt[student.name] if day >= first]
     steps = []
     for model, days in gone.items():

@@ -138,9 +138,7 @@ def to_label(session: Session) -> dict[date, "Snapshot"]:
     """
     from tutelage.pipeline.label import choose
 
-    readers = [
-        s for s in session.experiment.students if s.producer == "snapshot" and s.distillation != "none"
-    ]
+    readers = [s for s in session.experiment.students if s.producer == "snapshot" and s.distillation]
     if not readers:
         return {}
     wanted = sorted({day for student in readers for day in session.days_of(student.name)})

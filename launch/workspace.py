@@ -82,9 +82,10 @@ def _differences(before: Any, now: Any, where: str) -> Iterable[str]:
 
 
 def _by_name(value: Any) -> dict[str, Any] | None:
-    """Features, tasks: a list of what has a name; None for anything else."""
-    if isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):
-        return {item["name"]: item for item in value}
+    """Features, tasks, distillations: a list of what has a name or a task; None for anything else."""
+    for key in ("name", "task"):
+        if isinstance(value, list) and all(isinstance(item, dict) and key in item for item in value):
+            return {item[key]: item for item in value}
     return None
 
 

@@ -1,17 +1,21 @@
 """The ranking model: teacher and students are this one class, in other sizes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from tutelage.models.config import ModelConfig
+from tutelage.models import ziln
+from tutelage.models.config import SOFT_LOSSES, Distillation, ModelConfig
 from tutelage.models.id_map import HashedIdMap
-from tutelage.models.layers import AuxiliaryTower, SharedTable
+from tutelage.models.layers import AuxiliaryTower, DotInteraction, MultiGate, SharedTable
 from tutelage.models.losses import hard_loss, soft_loss
+from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, Task
+
+Outputs = dict[str, tf.Tensor]
 
 
 class Batch(NamedTuple):
@@ -23,49 +27,50 @@ class Batch(NamedTuple):
     """float32 [B, number features]."""
     labels: tf.Tensor
     """float32 [B, tasks]: the hard targets, log1p taken for a `log1p` task."""
+    weight: tf.Tensor
+    """float32 [B]: of the row in every loss; a row of weight 0 is scored and not learnt."""
     soft: tf.Tensor
-    """float32 [B, tasks]: the teacher's raw outputs; unspecified where `mask` is 0."""
+    """float32 [B, raw outputs]: the teacher's raw outputs; unspecified where `mask` is 0."""
     mask: tf.Tensor
-    """float32 [B]: 1 where there is a soft label."""
+    """float32 [B]: 0 where there is no soft label, else its weight, 1 where nothing says otherwise."""
 
     def cut(self, start: tf.Tensor, size: int) -> "Batch":
         """Rows `start` to `start + size`, fewer where they end before."""
         return Batch(*(tensor[start : start + size] for tensor in self))
 
     @classmethod
-    def spec(cls, *, ids: int, numbers: int, tasks: int) -> "Batch":
+    def spec(cls, *, ids: int, numbers: int, tasks: int, outputs: int) -> "Batch":
         """The shapes and dtypes, for any B."""
         return cls(
             rows=tf.TensorSpec([None, ids], tf.int32),
             numbers=tf.TensorSpec([None, numbers], tf.float32),
             labels=tf.TensorSpec([None, tasks], tf.float32),
-            soft=tf.TensorSpec([None, tasks], tf.float32),
+            weight=tf.TensorSpec([None], tf.float32),
+            soft=tf.TensorSpec([None, outputs], tf.float32),
             mask=tf.TensorSpec([None], tf.float32),
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Distillation:
-    """How a student takes in soft labels: through which output, for which tasks, with what weight."""
-
-    auxiliary: bool
-    """Through a tower of its own for each task, or (direct) through the served output itself."""
-    tasks: tuple[Task, ...]
-    alpha: float
-    """Weight of a task's soft loss; its hard loss weighs 1."""
-
-
 class Ranker(tfrs.Model):
-    """Embeddings and numbers, cross layers, shared layers, one logit per task.
+    """Embeddings and numbers, their interactions, shared layers, a head per task.
 
-    The loss is Σ over tasks of the hard loss, plus alpha · Σ over distilled tasks of the soft loss.
+    The loss is Σ over tasks of the hard loss, plus Σ over distillations of alpha · the soft loss.
     """
 
-    def __init__(self, schema: Schema, config: ModelConfig, *, distillation: Distillation | None = None):
+    def __init__(
+        self,
+        schema: Schema,
+        config: ModelConfig,
+        *,
+        distillation: Sequence[Distillation] = (),
+        offsets: Mapping[str, float] = MappingProxyType({}),
+    ):
+        """`offsets`: of binary tasks by name, added to their logits while they learn from hard labels."""
         super().__init__(name="ranker")
         self.schema = schema
         self.config = config
-        self.distillation = distillation
+        self.distillation = tuple(distillation)
+        self.offsets = dict(offsets)
         self.id_map = HashedIdMap(schema.ids)
         self.embeddings = SharedTable(self.id_map.rows, config.embedding_dim)
         width = len(schema.ids) * config.embedding_dim + len(schema.numbers)
@@ -76,26 +81,79 @@ class Ranker(tfrs.Model):
             if config.cross_layers
             else None
         )
-        self.shared = [tf.keras.layers.Dense(n, activation="relu", name=f"shared_{n}") for n in config.hidden]
-        self.heads = {task.output: tf.keras.layers.Dense(1, name=task.output) for task in schema.tasks}
-        self.hard = {task.output: hard_loss(task) for task in schema.tasks}
-        # The tower leaves after the first shared layer: what the teacher teaches shapes the
-        # embeddings and that layer, and leaves the rest to the hard labels. (Among the last shared
-        # layer, the first and the embeddings it is the best for the value task, and for late students.)
-        self.auxiliary = (
-            {
-                task.output: AuxiliaryTower(config.hidden[1:], f"auxiliary_{task.name}")
-                for task in distillation.tasks
-            }
-            if distillation and distillation.auxiliary
-            else {}
+        self.dot = DotInteraction(config.embedding_dim) if config.dot_interaction else None
+        layers = config.hidden[:-1] if config.experts else config.hidden
+        self.shared = [tf.keras.layers.Dense(n, activation="relu", name=f"shared_{n}") for n in layers]
+        self.gates = (
+            MultiGate(experts=config.experts, units=config.hidden[-1], tasks=len(schema.tasks))
+            if config.experts
+            else None
         )
+        self.heads = {
+            task.name: tf.keras.layers.Dense(len(task.outputs), name=task.name) for task in schema.tasks
+        }
+        # Shared layers below each auxiliary tower. What the teacher teaches shapes them, and no layer above.
+        self.levels = {
+            d.task: len(layers) if d.shared_layers is None else d.shared_layers
+            for d in self.distillation
+            if d.through == "auxiliary"
+        }
+        for task, level in self.levels.items():
+            if level > len(layers):
+                raise UserError(
+                    f"distillation of {task!r}: shared_layers is {level}, "
+                    f"the model has {len(layers)} that its tasks share"
+                )
+        self.auxiliary = {
+            name: AuxiliaryTower(
+                config.hidden[self.levels[d.task] :] if d.hidden is None else d.hidden,
+                outputs=len(self._task(d.task).outputs),
+                scale=d.gradient_scale,
+                name=f"auxiliary_{name}",
+            )
+            for d in self.distillation
+            if d.through == "auxiliary"
+            for name in ([d.task, f"{d.task}_adapted"] if d.adapter else [d.task])
+        }
+        self.adapters = {
+            d.task: AuxiliaryTower(
+                (16,), outputs=len(self._task(d.task).outputs), scale=1.0, name=f"auxiliary_adapter_{d.task}"
+            )
+            for d in self.distillation
+            if d.adapter
+        }
         # Make the variables now: a checkpoint can be read, and a graph traced, only with them there.
         self(tf.zeros([1, len(schema.ids)], tf.int32), tf.zeros([1, len(schema.numbers)]))
+        for name, adapter in self.adapters.items():
+            adapter(tf.zeros([1, len(self._task(name).outputs)]))
+        for d in self.distillation:
+            if d.through == "auxiliary" and d.hidden is None and not config.experts:
+                for name in (d.task, f"{d.task}_adapted"):
+                    if name in self.auxiliary:
+                        self._start_as_served(self.auxiliary[name], d)
 
-    def call(self, rows: tf.Tensor, numbers: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """(served, auxiliary) raw outputs by task output name, each float32 [batch]."""
-        return self._after_first(self.shared[0](self.embed(rows, numbers)))
+    def _start_as_served(self, tower: AuxiliaryTower, d: Distillation) -> None:
+        """Copy the served tower's initial weights into an auxiliary one of the same shape.
+
+        Towers that start apart ask the layers below them for different things, and what the teacher teaches
+        there the served tower cannot read: late students of KuaiRand lost by it (docs/design.md).
+        """
+        served = [*self.shared[self.levels[d.task] :], self.heads[d.task]]
+        for layer, like in zip([*tower.tower, tower.head], served, strict=True):
+            for variable, value in zip(layer.variables, like.variables, strict=True):
+                variable.assign(value)
+
+    def _task(self, name: str) -> Task:
+        return self.schema.select_tasks([name])[0]
+
+    def call(self, rows: tf.Tensor, numbers: tf.Tensor) -> Outputs:
+        """Served raw outputs by name (`Schema.outputs`), each float32 [batch]."""
+        return self._named(self.forward(rows, numbers)[0])
+
+    def forward(self, rows: tf.Tensor, numbers: tf.Tensor) -> tuple[Outputs, Outputs]:
+        """(served, auxiliary) raw outputs by tower, float32 [batch, outputs of its task] each."""
+        x = self.embed(rows, numbers)
+        return self._towers(x, self.shared[0](x))
 
     def call_list(
         self, user: tuple[tf.Tensor, tf.Tensor], candidates: tuple[tf.Tensor, tf.Tensor]
@@ -103,7 +161,7 @@ class Ranker(tfrs.Model):
         """Served raw outputs [N] by task output name, of N candidates for one user.
 
         What hangs on the user alone is computed once: its embeddings, and its share of the first
-        shared layer unless cross layers come before that.
+        shared layer unless interactions come before that.
 
         Args:
             user: (rows, numbers) of the user's features, batch 1.
@@ -111,32 +169,63 @@ class Ranker(tfrs.Model):
         """
         parts = {"user": self._join(*user), "candidate": self._join(*candidates)}
         first = self.shared[0]
-        if self.cross:
+        if self.cross or self.dot:
             count = tf.shape(parts["candidate"])[0]
             x = tf.concat([tf.repeat(parts["user"], count, axis=0), parts["candidate"]], axis=1)
             places = self._places("user") + self._places("candidate")
             x = tf.gather(x, sorted(range(len(places)), key=places.__getitem__), axis=1)
-            return self._after_first(first(self.cross(x)))[0]
+            x = self._interact(x)
+            return self._named(self._towers(x, first(x))[0])
         shares = {
             scope: tf.matmul(x, tf.gather(first.kernel, self._places(scope))) for scope, x in parts.items()
         }
         # As a bias, the user's share is added by the same op that multiplies the candidates' part.
         bias = tf.reshape(shares["user"] + first.bias, [-1])
-        return self._after_first(first.activation(tf.nn.bias_add(shares["candidate"], bias)))[0]
+        out = first.activation(tf.nn.bias_add(shares["candidate"], bias))
+        return self._named(self._towers(None, out)[0])
 
-    def _after_first(self, first: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """(served, auxiliary) as `call`, from the first shared layer's output [batch, units]."""
-        last = first
+    def _towers(self, x: tf.Tensor | None, first: tf.Tensor) -> tuple[Outputs, Outputs]:
+        """(served, auxiliary) as `forward`, from the first shared layer's input and output [batch, units].
+
+        Without the input (None) there is no auxiliary output.
+        """
+        levels = [x, first]
         for layer in self.shared[1:]:
-            last = layer(last)
-        served = {name: tf.squeeze(head(last), axis=1) for name, head in self.heads.items()}
+            levels.append(layer(levels[-1]))
+        tops = self.gates(levels[-1]) if self.gates else [levels[-1]] * len(self.heads)
+        served = {
+            task.name: self._parameters(task, self.heads[task.name](top))
+            for task, top in zip(self.schema.tasks, tops, strict=True)
+        }
+        if x is None:
+            return served, {}
         # Built last, so that the layers before draw the same initial weights with and without towers.
-        auxiliary = {name: tower(first) for name, tower in self.auxiliary.items()}
+        auxiliary = {
+            name: self._parameters(self._task(d.task), self.auxiliary[name](levels[self.levels[d.task]]))
+            for d in self.distillation
+            for name in (d.task, f"{d.task}_adapted")
+            if name in self.auxiliary
+        }
         return served, auxiliary
+
+    @staticmethod
+    def _parameters(task: Task, head: tf.Tensor) -> tf.Tensor:
+        return ziln.parameters(head) if task.kind == "ziln" else head
+
+    def _named(self, served: Outputs) -> Outputs:
+        """A vector [batch] by raw output's name, from a matrix by task."""
+        return {
+            name: served[task.name][:, i] for task in self.schema.tasks for i, name in enumerate(task.outputs)
+        }
 
     def embed(self, rows: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
         """float32 [batch, width]: what the shared layers see."""
-        x = self._join(rows, numbers)
+        return self._interact(self._join(rows, numbers))
+
+    def _interact(self, x: tf.Tensor) -> tf.Tensor:
+        if self.dot:
+            ids = len(self.schema.ids) * self.config.embedding_dim
+            return self.dot(x[:, :ids], x[:, ids:])
         return self.cross(x) if self.cross else x
 
     def _join(self, rows: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
@@ -171,34 +260,70 @@ class Ranker(tfrs.Model):
     def compute_loss(self, batch: Batch, training: bool = False) -> tf.Tensor:
         return self.losses_and_outputs(batch)[0]
 
-    def losses_and_outputs(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def losses_and_outputs(self, batch: Batch) -> tuple[tf.Tensor, Outputs]:
         """The scalar loss of a batch, and the served raw outputs that it was computed from."""
-        served, auxiliary = self(batch.rows, batch.numbers)
+        served, auxiliary = self.forward(batch.rows, batch.numbers)
         loss = tf.add_n(
             [
-                self.hard[task.output](
-                    batch.labels[:, i : i + 1], served[task.output][:, None], compute_metrics=False
+                hard_loss(
+                    task,
+                    batch.labels[:, i],
+                    served[task.name],
+                    batch.weight,
+                    offset=self.offsets.get(task.name, 0.0),
                 )
                 for i, task in enumerate(self.schema.tasks)
             ]
         )
         if self.distillation:
-            outputs = auxiliary or served
-            order = [task.name for task in self.schema.tasks]
-            loss += self.distillation.alpha * tf.add_n(
-                [
-                    soft_loss(
-                        task, batch.soft[:, order.index(task.name)], outputs[task.output], mask=batch.mask
-                    )
-                    for task in self.distillation.tasks
-                ]
+            soft = [
+                term
+                for d in self.distillation
+                for term in self._distillation_losses(d, batch, served, auxiliary)
+            ]
+            loss += tf.add_n(soft)
+        return loss, self._named(served)
+
+    def _distillation_losses(
+        self, d: Distillation, batch: Batch, served: Outputs, auxiliary: Outputs
+    ) -> list[tf.Tensor]:
+        task, outputs = self._task(d.task), self.schema.outputs
+        first = outputs.index(task.outputs[0])
+        teacher = batch.soft[:, first : first + len(task.outputs)]
+
+        def soft(label: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+            return d.alpha * soft_loss(
+                task,
+                label,
+                student,
+                kind=d.loss or SOFT_LOSSES[task.kind][0],
+                weight=batch.weight,
+                mask=batch.mask,
+                temperature=d.temperature,
+                label_scale=d.label_scale,
+                group=batch.rows[:, self._user] if d.loss == "listwise" else None,
             )
-        return loss, served
+
+        losses = [soft(teacher, (auxiliary if d.through == "auxiliary" else served)[task.name])]
+        if d.adapter:
+            # What stands where the mask is 0 may be NaN.
+            present = batch.mask > 0
+            label = tf.where(present[:, None], teacher, tf.ones_like(teacher))
+            start = ziln.unconstrained(label) if task.kind == "ziln" else label
+            adapted = self._parameters(task, start + self.adapters[task.name](label))
+            place = [t.name for t in self.schema.tasks].index(task.name)
+            weight = tf.where(present, batch.weight, tf.zeros_like(batch.weight))
+            losses.append(hard_loss(task, batch.labels[:, place], adapted, weight))
+            losses.append(soft(adapted, auxiliary[f"{task.name}_adapted"]))
+        return losses
+
+    @property
+    def _user(self) -> int:
+        """The user's place among the id features."""
+        return [feature.name for feature in self.schema.ids].index(self.schema.user or "")
 
     @property
     def served_variables(self) -> list[tf.Variable]:
         """Everything that the served outputs are computed from: no auxiliary tower."""
-        layers: Sequence[tf.keras.layers.Layer] = [self.embeddings, *self.shared, *self.heads.values()]
-        return [v for layer in layers for v in layer.variables] + (
-            list(self.cross.variables) if self.cross else []
-        )
+        layers = [self.embeddings, *self.shared, *self.heads.values(), self.cross, self.dot, self.gates]
+        return [v for layer in layers if layer is not None for v in layer.variables]

@@ -71,7 +71,7 @@ def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, 
 
     signature = _load(snapshot.path)
     features = schema.arrays(frame)
-    outputs: dict[str, list[np.ndarray]] = {task.output: [] for task in schema.tasks}
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in schema.outputs}
     for start in range(0, frame.height, BATCH):
         batch = {name: tf.constant(values[start : start + BATCH]) for name, values in features.items()}
         scores = signature(**batch)

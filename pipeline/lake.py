@@ -169,12 +169,15 @@ class Table:
 class Lake:
     """The tables of one workdir."""
 
-    def __init__(self, root: str | Path, schema: Schema):
+    def __init__(self, root: str | Path, schema: Schema, *, interactions: Path | None = None):
+        """`interactions`: the path of a table of another workdir, to be read in the place of its own."""
         # Resolved: workers of a Beam job may run in another folder.
         root = Path(root).resolve()
         day = {"day": pa.date32()}
         text = pa.string()
-        self.interactions = Table(root / "interactions", schema.interactions, partition_by=day)
+        self.interactions = Table(
+            interactions or root / "interactions", schema.interactions, partition_by=day
+        )
         self.soft_labels = Table(
             root / "soft_labels", schema.soft_labels, partition_by={"teacher": text, "producer": text, **day}
         )

@@ -14,6 +14,12 @@ from tutelage.pipeline.errors import UserError
 _ARROW = {"int64": pa.int64(), "string": pa.string(), "float32": pa.float32()}
 DEFAULTS: dict[str, int | str | float] = {"int64": -1, "string": "", "float32": 0.0}
 """What models see where a value is missing, by dtype."""
+_OUTPUTS = {
+    "binary": ("logit",),
+    "log1p": ("log1p",),
+    # The logit of a value above 0; mean and standard deviation of the log of such a value.
+    "ziln": ("logit", "mu", "sigma"),
+}
 _RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped"})
 
 
@@ -65,25 +71,29 @@ class Task:
     `binary`: the label is 0 or 1, the model gives a logit, the served score is a probability.
     `log1p`: the label is a value ≥ 0, the model gives its log1p by squared error. Its expm1 is no
     expectation of the value, so the served score keeps the name of what it is.
+    `ziln`: the label is a value ≥ 0, often 0, the model gives a zero-inflated log-normal of it
+    (arXiv 1912.07753), the served score is its expectation, in the label's unit.
     """
 
     name: str
     label: str
-    kind: Literal["binary", "log1p"] = "binary"
+    kind: Literal["binary", "log1p", "ziln"] = "binary"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("binary", "log1p"):
-            raise UserError(f"task {self.name!r}: kind is {self.kind!r}, expected 'binary' or 'log1p'")
+        if self.kind not in _OUTPUTS:
+            raise UserError(
+                f"task {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(_OUTPUTS)}"
+            )
 
     @property
-    def output(self) -> str:
-        """The model's raw output: a column of `soft_labels`, a name in the scoring signature."""
-        return f"{self.name}_logit" if self.kind == "binary" else f"{self.name}_log1p"
+    def outputs(self) -> tuple[str, ...]:
+        """The model's raw outputs: columns of `soft_labels`, names in the scoring signature."""
+        return tuple(f"{self.name}_{output}" for output in _OUTPUTS[self.kind])
 
     @property
     def score(self) -> str:
-        """The served output's name: the task itself is a probability, `<task>_log1p` is not one."""
-        return self.name if self.kind == "binary" else f"{self.name}_log1p"
+        """The served output's name: the task itself where it is a probability or an expectation."""
+        return f"{self.name}_log1p" if self.kind == "log1p" else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +102,8 @@ class Schema:
 
     `key` names the columns that tell one exposure from another. Days are cut in `time_zone`
     (an IANA name); a slice is `slice_days` days long and carries the date of its first day.
+    `user` names the id feature that says whose a row is: ranking metrics and listwise losses compare
+    the rows of one user within a day.
     """
 
     features: tuple[Feature, ...]
@@ -99,6 +111,7 @@ class Schema:
     key: tuple[str, ...]
     time_zone: str = "UTC"
     slice_days: int = 1
+    user: str | None = None
 
     def __post_init__(self) -> None:
         names = [f.name for f in self.features] + self.labels
@@ -110,7 +123,7 @@ class Schema:
                 raise UserError(
                     f"schema: key column {name!r} is neither a feature, a label nor event_time_us"
                 )
-        outputs = [name for task in self.tasks for name in sorted({task.output, task.score})]
+        outputs = [name for task in self.tasks for name in sorted({*task.outputs, task.score})]
         for name in outputs:
             if outputs.count(name) > 1:
                 raise UserError(f"schema: two tasks have an output {name!r}; rename one of them")
@@ -119,6 +132,9 @@ class Schema:
             raise UserError("schema: features, tasks and key must each name at least one column")
         if self.slice_days < 1:
             raise UserError(f"schema: slice_days is {self.slice_days}, expected at least 1")
+        if self.user is not None and self.user not in [feature.name for feature in self.ids]:
+            have = ", ".join(feature.name for feature in self.ids) or "none"
+            raise UserError(f"schema: user is {self.user!r}, expected an id feature; these are {have}")
 
     @property
     def ids(self) -> tuple[Feature, ...]:
@@ -132,6 +148,11 @@ class Schema:
     def labels(self) -> list[str]:
         """The label columns, each once, in the order of the tasks."""
         return list(dict.fromkeys(task.label for task in self.tasks))
+
+    @property
+    def outputs(self) -> list[str]:
+        """The models' raw outputs, in the order of the tasks."""
+        return [name for task in self.tasks for name in task.outputs]
 
     @property
     def interactions(self) -> pa.Schema:
@@ -148,7 +169,7 @@ class Schema:
         """Columns of a data file of `soft_labels` (partition columns `teacher, producer, day` apart)."""
         return pa.schema(
             [("example_id", pa.int64())]
-            + [(task.output, pa.float32()) for task in self.tasks]
+            + [(name, pa.float32()) for name in self.outputs]
             + [("snapshot_day", pa.date32()), ("teacher_step", pa.int64()), ("trained_step", pa.int64())]
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tutelage.models.config import ModelConfig
+from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
@@ -28,7 +28,7 @@ BATCH = 16
 ROWS = dict(zip(DAYS, (60, 57, 64), strict=True))
 
 MODEL = ModelConfig(embedding_dim=4, hidden=(8, 4))
-AUXILIARY = StudentConfig(name="auxiliary", model=MODEL, distillation="auxiliary")
+AUXILIARY = StudentConfig(name="auxiliary", model=MODEL, distillation=distil("click", "watch"))
 
 
 def frame(day: date, rows: list[tuple[object, ...]] | dict[str, object]) -> pl.DataFrame:

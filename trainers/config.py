@@ -1,11 +1,12 @@
 """How the teacher and the students learn."""
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from tutelage.models.config import ModelConfig
+from tutelage.models.config import Distillation, ModelConfig
 from tutelage.pipeline.errors import UserError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -35,6 +36,41 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Which rows a model learns from; it scores them all."""
+
+    negatives_of: str = ""
+    """A binary task of whose negatives only a share is kept; empty: all rows are."""
+    rate: float = 1.0
+    """The share of them that is kept, by a hash of example_id."""
+    correction: Literal["offset", "weights", "none"] = "offset"
+    """`offset`: the task's logit is learnt with log(1/rate) added, so that the one that is served fits all
+    rows (King and Zeng 2001); `weights`: a kept negative weighs 1/rate; `none`: scores come out too high."""
+    only: str = ""
+    """`feature=value`: only rows with that value of an id feature are learnt from; empty: all."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise UserError(f"sampling: rate is {self.rate}, expected a share above 0, at most 1")
+        if self.correction not in ("offset", "weights", "none"):
+            raise UserError(f"sampling: correction is {self.correction!r}, expected offset, weights or none")
+        if self.only and "=" not in self.only:
+            raise UserError(f"sampling: only is {self.only!r}, expected feature=value, as in tab=1")
+
+    @property
+    def offsets(self) -> dict[str, float]:
+        """Of logits by task, in training."""
+        return (
+            {self.negatives_of: -math.log(self.rate)}
+            if self.negatives_of and self.correction == "offset"
+            else {}
+        )
+
+
+ALL_ROWS = Sampling()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherConfig:
     """The model that labels for all students."""
 
@@ -43,6 +79,7 @@ class TeacherConfig:
     """Partition of `soft_labels`: another name is another teacher's labels."""
     min_examples: int = 0
     """Labels made before the teacher had learnt this many rows are masked: it knew too little."""
+    sampling: Sampling = ALL_ROWS
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -56,14 +93,15 @@ class StudentConfig:
 
     name: str
     model: ModelConfig
-    distillation: Literal["none", "direct", "auxiliary"] = "none"
-    """`direct`: soft labels teach the served output; `auxiliary`: a tower of their own, never that."""
-    distilled_tasks: tuple[str, ...] = ()
-    """Tasks that learn from soft labels too; empty: all of them."""
-    alpha: float = 1.0
-    """Weight of a soft loss; a hard one weighs 1."""
-    producer: Literal["pre_update", "snapshot"] = "pre_update"
-    """Whose labels it reads: the teacher's own forward pass, or the Beam labeler."""
+    distillation: tuple[Distillation, ...] = ()
+    """Of each task that learns from soft labels too; empty: none does."""
+    label_half_life: float | None = None
+    """Days after which a soft label weighs half: days between its snapshot and the day before its own.
+    None: all weigh the same."""
+    sampling: Sampling = ALL_ROWS
+    producer: Literal["pre_update", "snapshot", "leaked"] = "pre_update"
+    """Whose labels it reads: the teacher's own forward pass, or the Beam labeler. (`leaked`: a study's, of a
+    teacher that had learnt the rows, to see what that costs.)"""
     first_day: date | None = None
     """It learns from this day on; None: from the first."""
     baseline: str | None = None
@@ -73,13 +111,15 @@ class StudentConfig:
         _check_name(self.name)
         if self.name == "teacher":
             raise UserError("student 'teacher': that name is the teacher's; choose another")
-        if self.distillation not in ("none", "direct", "auxiliary"):
-            raise UserError(
-                f"student {self.name!r}: distillation is {self.distillation!r}, expected none, direct or auxiliary"
-            )
-        if self.producer not in ("pre_update", "snapshot"):
+        tasks = [distillation.task for distillation in self.distillation]
+        for task in tasks:
+            if tasks.count(task) > 1:
+                raise UserError(f"student {self.name!r}: task {task!r} is distilled twice; give it once")
+        if self.producer not in ("pre_update", "snapshot", "leaked"):
             raise UserError(
                 f"student {self.name!r}: producer is {self.producer!r}, expected pre_update or snapshot"
             )
-        if not 0 <= self.alpha < float("inf"):
-            raise UserError(f"student {self.name!r}: alpha is {self.alpha}, expected a number of at least 0")
+        if self.label_half_life is not None and not 0 < self.label_half_life < math.inf:
+            raise UserError(
+                f"student {self.name!r}: label_half_life is {self.label_half_life}, expected days above 0"
+            )

@@ -4,10 +4,9 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import date
 
-from tutelage.models.ranker import Distillation
 from tutelage.trainers.checkpoints import State, pending, step_of_example
-from tutelage.trainers.config import StudentConfig
-from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame
+from tutelage.trainers.config import Sampling, StudentConfig
+from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, write_predictions
 from tutelage.trainers.learner import Learner, Learnt, Progress
 from tutelage.trainers.metrics import day_metrics, write_metrics
 from tutelage.trainers.run import TEACHER, Run
@@ -37,22 +36,24 @@ def teach(run: Run, days: Sequence[date], *, progress: Progress = lambda rows: N
 
     def build() -> Learner:
         return Learner(
-            run.schema, run.teacher.model, batch_size=run.training.batch_size, seed=run.training.seed
+            run.schema,
+            run.teacher.model,
+            batch_size=run.training.batch_size,
+            seed=run.training.seed,
+            offsets=run.teacher.sampling.offsets,
         )
 
-    return _learn(run, TEACHER, days, build=build, publish=publish, progress=progress)
+    return _learn(
+        run, TEACHER, days, build=build, sampling=run.teacher.sampling, publish=publish, progress=progress
+    )
 
 
 def train_student(
     run: Run, student: StudentConfig, days: Sequence[date], *, progress: Progress = lambda rows: None
 ) -> list[State]:
     """Let a student learn those of `days`, from its first day on, that it has not."""
-    soft_labels, distillation = None, None
-    if student.distillation != "none":
-        tasks = run.schema.select_tasks(student.distilled_tasks or [task.name for task in run.schema.tasks])
-        distillation = Distillation(
-            auxiliary=student.distillation == "auxiliary", tasks=tasks, alpha=student.alpha
-        )
+    soft_labels = None
+    if student.distillation:
         soft_labels = SoftLabels(
             teacher=run.teacher.name,
             producer=student.producer,
@@ -61,6 +62,7 @@ def train_student(
                 run.teacher.min_examples,
                 batch_size=run.training.batch_size,
             ),
+            half_life=student.label_half_life,
         )
 
     def build() -> Learner:
@@ -69,11 +71,20 @@ def train_student(
             student.model,
             batch_size=run.training.batch_size,
             seed=run.training.seed,
-            distillation=distillation,
+            distillation=student.distillation,
+            offsets=student.sampling.offsets,
         )
 
     days = [day for day in days if student.first_day is None or day >= student.first_day]
-    return _learn(run, student.name, days, build=build, soft_labels=soft_labels, progress=progress)
+    return _learn(
+        run,
+        student.name,
+        days,
+        build=build,
+        sampling=student.sampling,
+        soft_labels=soft_labels,
+        progress=progress,
+    )
 
 
 def _learn(
@@ -82,6 +93,7 @@ def _learn(
     days: Sequence[date],
     *,
     build: Callable[[], Learner],
+    sampling: Sampling,
     progress: Progress,
     soft_labels: SoftLabels | None = None,
     publish: Callable[[Learner, Day, Learnt], None] = lambda learner, day, learnt: None,
@@ -106,6 +118,7 @@ def _learn(
             run.schema,
             transform=learner.transform,
             soft_labels=soft_labels,
+            sampling=sampling,
             slice_by=run.slice_by,
         )
 
@@ -113,10 +126,14 @@ def _learn(
         ahead = learner.score(day)
         learnt = learner.learn(day, progress=progress)
         publish(learner, day, learnt)
+        if run.keep_predictions:
+            write_predictions(day.example_id, ahead, run.predictions(model, day.day))
         rows = [
             row
             for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))
-            for row in day_metrics(run.schema, day.targets, outputs, basis=basis, slices=day.slices)
+            for row in day_metrics(
+                run.schema, day.targets, outputs, basis=basis, slices=day.slices, groups=day.users
+            )
         ]
         rows += _label_counts(day)
         write_metrics(run.lake.metrics, rows, run=run.name, day=day.day, model=model)

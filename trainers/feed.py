@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,10 +15,12 @@ from tutelage.models.ranker import Batch
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Schema
+from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.soft_labels import SoftLabels
 
 Transform = Callable[[Mapping[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
 _CHUNK = 65_536
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _SLICE = 1_000
 """Rows of the smallest slice: the AUC of fewer is mostly noise."""
 
@@ -34,6 +37,8 @@ class Day:
     """Of soft labels: used, and not used by reason. Empty for a model that reads none."""
     slices: Mapping[str, np.ndarray]
     """bool [rows] by name, as in `tab=1`."""
+    users: np.ndarray | None
+    """A number [rows] for each user, where the schema names one."""
     waited: float = 0.0
     """Seconds that the trainer waited for it; of the first day, which nothing could hide, 0."""
 
@@ -53,10 +58,12 @@ def load_day(
     *,
     transform: Transform,
     soft_labels: SoftLabels | None = None,
+    sampling: Sampling = ALL_ROWS,
     slice_by: Sequence[str] = (),
 ) -> Day:
     """Read a day, turn its features into what the model takes, and join its soft labels.
 
+    `sampling` decides which rows weigh nothing.
     Of each feature in `slice_by`, the values that 1,000 rows or more have are slices.
 
     Raises UserError where the day is not in the lake, or holds a label that it must not.
@@ -71,21 +78,17 @@ def load_day(
         transform({name: tf.constant(values[start : start + _CHUNK]) for name, values in columns.items()})
         for start in range(0, frame.height, _CHUNK)
     ]
-    targets = np.stack(
-        [
-            np.log1p(frame[task.label].to_numpy()) if task.kind == "log1p" else frame[task.label].to_numpy()
-            for task in schema.tasks
-        ],
-        axis=1,
-    ).astype(np.float32)
+    targets = hard_targets(frame, schema)
     if soft_labels:
         soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=schema)
     else:
-        soft, mask, counts = np.zeros_like(targets), np.zeros(frame.height, np.float32), {}
+        soft = np.zeros([frame.height, len(schema.outputs)], np.float32)
+        mask, counts = np.zeros(frame.height, np.float32), {}
     tensors = Batch(
         rows=tf.concat([rows for rows, _ in parts], axis=0),
         numbers=tf.concat([numbers for _, numbers in parts], axis=0),
         labels=tf.constant(targets),
+        weight=tf.constant(_weights(frame, schema, sampling)),
         soft=tf.constant(soft),
         mask=tf.constant(mask),
     )
@@ -94,6 +97,7 @@ def load_day(
         example_id=frame["example_id"].to_numpy(),
         tensors=tensors,
         counts=counts,
+        users=frame[schema.user].rank("dense").to_numpy() if schema.user else None,
         slices={
             f"{name}={value}": frame[name].eq_missing(value).to_numpy()
             for name in slice_by
@@ -101,6 +105,30 @@ def load_day(
             if rows >= _SLICE
         },
     )
+
+
+def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
+    """float32 [rows, tasks]: what each task learns, log1p of the label for a `log1p` task."""
+    labels = [(task.kind, frame[task.label].to_numpy()) for task in schema.tasks]
+    targets = [np.log1p(label) if kind == "log1p" else label for kind, label in labels]
+    return np.stack(targets, axis=1).astype(np.float32)
+
+
+def _weights(frame: pl.DataFrame, schema: Schema, sampling: Sampling) -> np.ndarray:
+    """float32 [rows]: 0 for a row that is not learnt from."""
+    weight = np.ones(frame.height, np.float32)
+    if sampling.negatives_of:
+        (task,) = schema.select_tasks([sampling.negatives_of])
+        negative = frame[task.label].to_numpy() == 0
+        # By a product of the id, so that a day learnt again keeps the same rows.
+        share = (frame["example_id"].to_numpy().view(np.uint64) * _SPREAD) / np.float64(2**64)
+        weight[negative & (share >= sampling.rate)] = 0
+        if sampling.correction == "weights":
+            weight[negative] /= np.float32(sampling.rate)
+    if sampling.only:
+        name, value = sampling.only.split("=", 1)
+        weight[(frame[name].cast(pl.String) != value).fill_null(True).to_numpy()] = 0
+    return weight
 
 
 def read_ahead(days: Sequence[date], read: Callable[[date], Day]) -> Iterator[Day]:
@@ -129,3 +157,11 @@ def soft_label_frame(
     return pl.DataFrame({"example_id": day.example_id, **outputs, "teacher_step": teacher_step}).with_columns(
         snapshot_day=pl.lit(snapshot_day, pl.Date), trained_step=pl.col("teacher_step") + 1
     )
+
+
+def write_predictions(example_id: np.ndarray, outputs: Mapping[str, np.ndarray], path: Path) -> None:
+    """Raw outputs [rows] by name as Parquet; whoever reads finds all of it or no file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    pl.DataFrame({"example_id": example_id, **outputs}).write_parquet(partial)
+    partial.rename(path)

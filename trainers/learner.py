@@ -1,15 +1,16 @@
 """A model that learns a day: its variables, its optimizers, and the loop over batches."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
 
-from tutelage.models.config import ModelConfig
-from tutelage.models.ranker import Batch, Distillation, Ranker
+from tutelage.models.config import Distillation, ModelConfig
+from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.checkpoints import Checkpoints, State
@@ -51,12 +52,13 @@ class Learner:
         *,
         batch_size: int,
         seed: int,
-        distillation: Distillation | None = None,
+        distillation: Sequence[Distillation] = (),
+        offsets: Mapping[str, float] = MappingProxyType({}),
     ):
         tf.keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
         self.batch_size = batch_size
-        self.ranker = Ranker(schema, model, distillation=distillation)
+        self.ranker = Ranker(schema, model, distillation=distillation, offsets=offsets)
         table = self.ranker.embeddings.table
         self.sparse = [table]
         self.dense = [v for v in self.ranker.trainable_variables if v is not table]
@@ -71,7 +73,12 @@ class Learner:
         self.state: State | None = None
         # Traced once, here, for days of any size: no step waits for it, the day's last one neither.
         self.transform = tf.function(self.ranker.transform).get_concrete_function(self.ranker.signature)
-        day = Batch.spec(ids=len(schema.ids), numbers=len(schema.numbers), tasks=len(schema.tasks))
+        day = Batch.spec(
+            ids=len(schema.ids),
+            numbers=len(schema.numbers),
+            tasks=len(schema.tasks),
+            outputs=len(schema.outputs),
+        )
         start = tf.TensorSpec([], tf.int32)
         self._update = tf.function(self._step).get_concrete_function(day, start)
         self._score = tf.function(self._score_batch).get_concrete_function(day, start)
@@ -89,7 +96,7 @@ class Learner:
 
     def _score_batch(self, day: Batch, start: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = day.cut(start, _SCORE_BATCH)
-        return self.ranker(batch.rows, batch.numbers)[0]
+        return self.ranker(batch.rows, batch.numbers)
 
     def score(self, day: Day) -> dict[str, np.ndarray]:
         """Raw served outputs [rows] by name; nothing is learnt."""

@@ -1,6 +1,7 @@
 """What every model of a workdir has in common, and where it keeps what it has learnt."""
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from tutelage.pipeline.lake import Lake
@@ -23,10 +24,14 @@ class Run:
     root: Path
     slice_by: tuple[str, ...] = ()
     """Features by whose values a day's metrics are computed too."""
+    interactions: Path | None = None
+    """The table that the days are read from; None: the run's own."""
+    keep_predictions: bool = False
+    """Whether the scores of each day, made before it was learnt, stay beside the checkpoints."""
 
     @property
     def lake(self) -> Lake:
-        return Lake(self.root / "lake", self.schema)
+        return Lake(self.root / "lake", self.schema, interactions=self.interactions)
 
     def folder(self, model: str) -> Path:
         """Of `teacher`, or of the student of that name."""
@@ -34,6 +39,10 @@ class Run:
 
     def checkpoints(self, model: str) -> Checkpoints:
         return Checkpoints(self.folder(model) / "checkpoints")
+
+    def predictions(self, model: str, day: date) -> Path:
+        """Parquet: example_id and the raw outputs."""
+        return self.folder(model) / "predictions" / f"{day}.parquet"
 
     @property
     def report(self) -> Path:

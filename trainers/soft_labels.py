@@ -14,6 +14,8 @@ from tutelage.pipeline.schema import Schema
 _LEAKS = {
     "pre_update": ~(pl.col("teacher_step") < pl.col("trained_step")),
     "snapshot": ~(pl.col("snapshot_day") < pl.col("day")),
+    # A study's own: what labels that break the rule are worth.
+    "leaked": pl.lit(False),
 }
 
 
@@ -25,13 +27,16 @@ class SoftLabels:
     producer: str
     min_step: int
     """Labels of a teacher that had made fewer updates are masked."""
+    half_life: float | None = None
+    """Days of age after which a label weighs half."""
 
     def join(
         self, example_id: pl.Series, day: date, *, lake: Lake, schema: Schema
     ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-        """Soft labels float32 [rows, tasks], mask float32 [rows], and the rows counted by what became of them.
+        """Soft labels float32 [rows, raw outputs], their weights float32 [rows], 0 where there is none, and counts.
 
-        The counts are `labels_used`, `teacher_too_young` and `labels_missing`; they add up to the rows.
+        The counts are of rows by what became of them, and add up to all: `labels_used`, `teacher_too_young`
+        and `labels_missing`.
         Raises UserError where a label was made by a teacher that had learnt the row, or a row has two.
         """
         where: dict[str, str | date] = {"teacher": self.teacher, "producer": self.producer, "day": day}
@@ -46,9 +51,9 @@ class SoftLabels:
             )
         if labels["example_id"].n_unique() != labels.height:
             raise UserError(f"{path}: an example_id has more than one label; write that day's labels again")
-        names = [task.output for task in schema.tasks]
+        names = schema.outputs
         joined = pl.DataFrame({"example_id": example_id}).join(
-            labels.select("example_id", "teacher_step", *names),
+            labels.select("example_id", "teacher_step", "snapshot_day", *names),
             on="example_id",
             how="left",
             maintain_order="left",
@@ -62,4 +67,10 @@ class SoftLabels:
             "labels_missing": int(missing.sum()),
         }
         soft = joined.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32)
-        return soft, used.to_numpy().astype(np.float32), counts
+        weight = used.to_numpy().astype(np.float32)
+        if self.half_life:
+            # A label by the snapshot of the day before has age 0; one from before any snapshot, too.
+            age = (pl.lit(day) - pl.col("snapshot_day")).dt.total_days().fill_null(1) - 1
+            days = joined.select(age.fill_null(0)).to_series().to_numpy()
+            weight *= np.power(0.5, days / self.half_life, dtype=np.float32)
+        return soft, weight, counts

@@ -3,8 +3,8 @@
 from datetime import date
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
-from tutelage.models.config import ModelConfig
+from tutelage.launch.config import Experiment, StudyConfig
+from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.kuairand import KuaiRand
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
@@ -42,11 +42,13 @@ SCHEMA = Schema(
         Task(name="watch", label="watch_seconds", kind="log1p"),
     ),
     key=("user_id", "video_id", "event_time_us"),
+    user="user_id",
     time_zone="Asia/Shanghai",
 )
 
+TASKS = [task.name for task in SCHEMA.tasks]
 TEACHER = ModelConfig(
-    embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.1, dense_rate=5e-4
+    embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.05, dense_rate=2e-4
 )
 STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32), embedding_rate=0.1, dense_rate=2e-3)
 LATE = date(2022, 4, 30)
@@ -67,19 +69,27 @@ def experiment(*, smoke: bool) -> Experiment:
         teacher=TeacherConfig(model=TEACHER, min_examples=10_000),
         students=(
             student("control"),
-            student("direct", distillation="direct", alpha=4.0, baseline="control"),
-            student("auxiliary", distillation="auxiliary", alpha=1.0, baseline="control"),
+            student("direct", distillation=distil(*TASKS, through="direct", alpha=4.0), baseline="control"),
+            student("auxiliary", distillation=distil(*TASKS, alpha=4.0), baseline="control"),
             student("late_control", first_day=late),
-            student(
-                "late_auxiliary",
-                distillation="auxiliary",
-                alpha=3.0,
-                first_day=late,
-                baseline="late_control",
+            *(
+                student(
+                    f"late_{through}",
+                    distillation=(
+                        *distil("click", "long_view", through=through, alpha=10.0),
+                        *distil("watch", through=through, alpha=4.0),
+                    ),
+                    first_day=late,
+                    baseline="late_control",
+                )
+                for through in ("direct", "auxiliary")
             ),
         ),
         serving=ServingConfig(score=(("click", 1.0), ("long_view", 1.0), ("watch_log1p", 0.1))),
         slice_by=("tab",),
+        study=StudyConfig(
+            full="auxiliary", late="late_auxiliary", biased_task="click", domain="tab=1", item="video_id"
+        ),
         start_day="2022-04-25",
         end_day="2022-04-27" if smoke else "2022-05-04",
     )

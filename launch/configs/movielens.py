@@ -7,7 +7,7 @@ from datetime import date
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
-from tutelage.models.config import ModelConfig
+from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.movielens import MovieLens
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
@@ -24,9 +24,11 @@ SCHEMA = Schema(
         Task(name="rating", label="rating", kind="log1p"),
     ),
     key=("user_id", "movie_id", "event_time_us"),
+    user="user_id",
     slice_days=30,
 )
 
+TASKS = [task.name for task in SCHEMA.tasks]
 TEACHER = ModelConfig(embedding_dim=32, cross_layers=2, hidden=(128, 64))
 STUDENT = ModelConfig(embedding_dim=8, hidden=(32, 16))
 
@@ -46,13 +48,12 @@ def experiment(*, smoke: bool) -> Experiment:
         teacher=TeacherConfig(model=TEACHER, min_examples=500),
         students=(
             student("control"),
-            student("direct", distillation="direct", baseline="control"),
-            student("auxiliary", distillation="auxiliary", baseline="control"),
+            student("direct", distillation=distil(*TASKS, through="direct"), baseline="control"),
+            student("auxiliary", distillation=distil(*TASKS), baseline="control"),
             student("late_control", first_day=late),
             student(
                 "late_auxiliary",
-                distillation="auxiliary",
-                alpha=10.0,
+                distillation=distil(*TASKS, alpha=10.0),
                 first_day=late,
                 baseline="late_control",
             ),

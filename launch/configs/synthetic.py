@@ -3,8 +3,8 @@
 from datetime import date, timedelta
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
-from tutelage.models.config import ModelConfig
+from tutelage.launch.config import Experiment, StudyConfig
+from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
@@ -28,9 +28,11 @@ SCHEMA = Schema(
         Task(name="watch", label="watch_seconds", kind="log1p"),
     ),
     key=("user_id", "video_id", "event_time_us"),
+    user="user_id",
 )
 
 FIRST_DAY = date(2026, 1, 1)
+TASKS = [task.name for task in SCHEMA.tasks]
 # Rates chosen on a world of another seed.
 TEACHER = ModelConfig(
     embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.1, dense_rate=5e-4
@@ -62,20 +64,22 @@ def experiment(*, smoke: bool) -> Experiment:
         teacher=TeacherConfig(model=TEACHER, min_examples=2_000 if smoke else 50_000),
         students=(
             student("control"),
-            student("direct", distillation="direct", alpha=4.0, baseline="control"),
-            student("auxiliary", distillation="auxiliary", baseline="control"),
-            student("snapshot", distillation="auxiliary", producer="snapshot", baseline="control"),
+            student("direct", distillation=distil(*TASKS, through="direct", alpha=4.0), baseline="control"),
+            student("auxiliary", distillation=distil(*TASKS), baseline="control"),
+            student("snapshot", distillation=distil(*TASKS), producer="snapshot", baseline="control"),
             student("late_control", first_day=late),
             student(
                 "late_auxiliary",
-                distillation="auxiliary",
-                alpha=10.0,
+                distillation=distil(*TASKS, alpha=10.0),
                 first_day=late,
                 baseline="late_control",
             ),
         ),
         serving=ServingConfig(score=(("click", 1.0), ("long_view", 1.0), ("watch_log1p", 0.1))),
         slice_by=("country",),
+        study=StudyConfig(
+            full="auxiliary", late="late_auxiliary", biased_task="click", domain="country=ID", item="video_id"
+        ),
         start_day=str(FIRST_DAY),
         end_day=str(FIRST_DAY + timedelta(days=days - 1)),
     )

@@ -273,7 +273,7 @@ def test_every_row_of_the_table_runs_after_the_demo(demo: Demo) -> None:
 
 def test_the_single_field_that_the_readme_sets_is_set(tmp_path: Path) -> None:
     (flag,) = re.findall(r"`--set=(.*?)`", README)
-    assert flag == "students.auxiliary.alpha=3"
+    assert flag == "students.auxiliary.distillation.click.alpha=3"
     for config in ("synthetic", "kuairand", "movielens"):
-        assert load(config, overrides=[flag]).student("auxiliary").alpha == 3
+        assert load(config, overrides=[flag]).student("auxiliary").distillation[0].alpha == 3
     _shell(f".venv/bin/tutelage-status --config=synthetic --workdir=W --smoke --set={flag}", tmp_path)

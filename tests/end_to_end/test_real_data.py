@@ -73,12 +73,9 @@ def _scored_by_trainer(session: Session) -> tuple[pl.DataFrame, dict[str, np.nda
     learner.restore(checkpoints, checkpoints.states()[-1])
     outputs = learner.score(load_day(run.lake, DAY, run.schema, transform=learner.transform))
     frame = run.lake.interactions.scan(day=DAY).sort("event_time_us", "example_id").collect()
-    scores = {
-        task.score: 1 / (1 + np.exp(-outputs[task.output].astype(np.float64)))
-        if task.kind == "binary"
-        else outputs[task.output].astype(np.float64)
-        for task in run.schema.tasks
-    }
+    raw = {name: values.astype(np.float64) for name, values in outputs.items()}
+    scores = {name: 1 / (1 + np.exp(-raw[f"{name}_logit"])) for name in ("click", "long_view")}
+    scores["watch_log1p"] = raw["watch_log1p"]
     return frame.select(pl.col(f.name).fill_null(f.default) for f in run.schema.features), scores
 
 

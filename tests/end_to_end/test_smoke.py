@@ -95,7 +95,7 @@ def test_the_published_snapshot_scores_as_the_trainer_did(workdir: Path) -> None
         ("run", ["--nonesuch=1"], "Unknown command line flag"),
         ("run", ["--end_day=2020-01-01"], "is before start_day"),
         ("run", ["--set=teacher.model.embedding_dim=16"], "was made with another config"),
-        ("run", ["--set=students.auxiliary.alpha=3"], "--reset"),
+        ("run", ["--set=students.auxiliary.distillation.click.alpha=3"], "--reset"),
         ("materialize", ["--start_day=2025-12-31", "--end_day=2025-12-31"], "no rows for 2025-12-31"),
         ("run", ["--workdir=/proc/nowhere"], "cannot be written to"),
     ],

@@ -54,7 +54,7 @@ def make_rows(n: int, schema: Schema = TWO_SCOPES) -> dict[str, tf.Tensor]:
 
 def trainer_scores(ranker: Ranker, rows: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
     """By the path that the trainer scores with; the rest in float64, apart from the signatures' graph."""
-    raw, _ = ranker(*ranker.transform(rows))
+    raw = ranker(*ranker.transform(rows))
     click = 1 / (1 + np.exp(-raw["click_logit"].numpy().astype(np.float64)))
     watch = raw["watch_log1p"].numpy().astype(np.float64)
     return {"click": click, "watch_log1p": watch, "score": 2.0 * click - 0.5 * watch}

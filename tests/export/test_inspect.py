@@ -14,20 +14,21 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tests.export.serving import MODEL, SERVING, TWO_SCOPES, make_ranker
 from tutelage.export.inspect import check, describe
 from tutelage.export.saved_model import Served
-from tutelage.models.ranker import Distillation, Ranker
+from tutelage.models.config import distil
+from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
 
 # 50 + 40 + 20 + 10 rows of 4; 4 ids of 4 and 3 numbers to 16 to 8 units; a head for each task.
 VARIABLES = (
-    ("ranker/click_logit/bias", (1,)),
-    ("ranker/click_logit/kernel", (8, 1)),
+    ("ranker/click/bias", (1,)),
+    ("ranker/click/kernel", (8, 1)),
     ("ranker/embeddings/table", (120, 4)),
     ("ranker/shared_16/bias", (16,)),
     ("ranker/shared_16/kernel", (19, 16)),
     ("ranker/shared_8/bias", (8,)),
     ("ranker/shared_8/kernel", (16, 8)),
-    ("ranker/watch_log1p/bias", (1,)),
-    ("ranker/watch_log1p/kernel", (8, 1)),
+    ("ranker/watch/bias", (1,)),
+    ("ranker/watch/kernel", (8, 1)),
 )
 
 
@@ -84,15 +85,15 @@ def test_ops_are_those_that_signatures_run_and_a_function_s_count_once(tmp_path:
 
 
 def test_an_auxiliary_tower_s_variable_is_refused(tmp_path: Path) -> None:
-    towers = Distillation(auxiliary=True, tasks=TWO_SCOPES.tasks, alpha=1.0)
+    towers = distil(*(task.name for task in TWO_SCOPES.tasks))
     ranker = Ranker(TWO_SCOPES, MODEL, distillation=towers)
     served = Served(ranker, SERVING)
     served.model_variables = list(ranker.variables)
     path = tmp_path / "m"
     served.save(str(path))
     left = [variable for variable in describe(path).variables if variable not in VARIABLES]
-    # A layer and a logit, each with a bias, for both tasks.
-    assert len(left) == 8
+    # A head with a bias, for both tasks.
+    assert len(left) == 4
     assert all(re.match("ranker/auxiliary_(click|watch)/", name) for name, _ in left)
     _refused(path, f"{path} holds {left[0][0]!r}, an auxiliary tower's; export without auxiliary towers")
 

@@ -14,7 +14,7 @@ from tests.export.lenient import LENIENT
 from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, ROWS, SCHEMA, make_run
 from tutelage.export.publish import export_student, export_teacher
 from tutelage.export.versions import Version, Versions
-from tutelage.models.ranker import Distillation
+from tutelage.models.config import distil
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import teach, train_student
@@ -93,7 +93,7 @@ def served(
 
 def _trained_scores(run: Run, model: str) -> dict[str, np.ndarray]:
     """What the trainer says of the day, from its checkpoint of that day."""
-    towers = Distillation(auxiliary=True, tasks=SCHEMA.tasks, alpha=1.0) if model != TEACHER else None
+    towers = distil("click", "watch") if model != TEACHER else ()
     learner = Learner(SCHEMA, MODEL, batch_size=BATCH, seed=7, distillation=towers)
     learner.restore(run.checkpoints(model), run.checkpoints(model).states()[-1])
     return learner.score(load_day(run.lake, DAY, SCHEMA, transform=learner.transform))

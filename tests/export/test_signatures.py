@@ -138,7 +138,7 @@ def test_the_teacher_gives_raw_outputs_by_column_and_no_more(ranker: Ranker) -> 
     teacher = Served(ranker, None)
     assert list(teacher.functions) == ["serving_default"]
     rows = make_rows(5)
-    raw, _ = ranker(*ranker.transform(rows))
+    raw = ranker(*ranker.transform(rows))
     assert_equal(teacher.serving_default(**rows), {name: output.numpy() for name, output in raw.items()})
 
 

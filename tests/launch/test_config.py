@@ -128,9 +128,10 @@ def test_what_is_no_config_is_refused(
         ("schema.features.video_seconds.log1p", "false", False),
         ("schema.features.video_id.scope", "user", "user"),
         ("schema.time_zone", "Asia/Shanghai", "Asia/Shanghai"),
-        ("students.auxiliary.alpha", "3", 3.0),
-        ("students.control.distillation", "direct", "direct"),
-        ("students.auxiliary.distilled_tasks", "click,watch", ("click", "watch")),
+        ("students.auxiliary.distillation.click.alpha", "3", 3.0),
+        ("students.auxiliary.distillation.click.through", "direct", "direct"),
+        ("students.auxiliary.distillation.watch.hidden", "8,4", (8, 4)),
+        ("students.auxiliary.label_half_life", "2.5", 2.5),
         ("students.control.first_day", "2026-01-03", date(2026, 1, 3)),
         ("students.late_control.first_day", "None", None),
         ("students.late_control.first_day", "", None),
@@ -144,16 +145,22 @@ def test_a_single_field_is_set_and_all_others_stay(field: str, text: str, value:
     at = expected
     *path, last = field.split(".")
     for name in path:
-        at = at[name] if isinstance(at, dict) else next(item for item in at if item["name"] == name)
+        at = (
+            at[name]
+            if isinstance(at, dict)
+            else next(item for item in at if name in (item.get("name"), item.get("task")))
+        )
     assert at[last] != plain(value)
     at[last] = plain(value)
     assert changed == expected
 
 
 def test_a_set_value_has_the_fields_type() -> None:
-    changed = _synthetic("students.auxiliary.alpha=3", "students.auxiliary.first_day=2026-01-03")
+    changed = _synthetic(
+        "students.auxiliary.distillation.click.alpha=3", "students.auxiliary.first_day=2026-01-03"
+    )
     student = changed.student("auxiliary")
-    assert (type(student.alpha), type(student.first_day)) == (float, date)
+    assert (type(student.distillation[0].alpha), type(student.first_day)) == (float, date)
 
 
 def test_of_two_values_for_one_field_the_last_holds() -> None:
@@ -165,7 +172,7 @@ def test_of_two_values_for_one_field_the_last_holds() -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("alpha", "expected field=value, as in --set=students.auxiliary.alpha=3"),
+        ("alpha", "expected field=value, as in --set=students.auxiliary.distillation.click.alpha=3"),
         ("teacher.modl.x=1", "TeacherConfig has no field 'modl'; it has model, name, min_examples"),
         ("source.rows=1", "Synthetic has no field 'rows'; it has seed, first_day, rows_per_day, users, "),
         ("=1", "Experiment has no field ''; it has name, source, schema, training, teacher, students, "),
@@ -176,7 +183,7 @@ def test_of_two_values_for_one_field_the_last_holds() -> None:
         ("training.batch_size=big", "'big' does not fit a field of type int"),
         ("training.batch_size=1.5", "'1.5' does not fit a field of type int"),
         ("training.batch_size=", "'' does not fit a field of type int"),
-        ("students.auxiliary.alpha=much", "'much' does not fit a field of type float"),
+        ("students.auxiliary.distillation.click.alpha=much", "'much' does not fit a field of type float"),
         ("teacher.model.hidden=8,wide", "'wide' does not fit a field of type int"),
         ("source.first_day=2026-13-01", "'2026-13-01' does not fit a field of type date"),
         ("students.late_control.first_day=soon", "'soon' does not fit a field of type date"),
@@ -195,11 +202,14 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("students.direct.distillation=both", "distillation is 'both', expected none, direct or auxiliary"),
+        (
+            "students.direct.distillation.click.through=both",
+            "through is 'both', expected auxiliary or direct",
+        ),
         ("students.direct.baseline=nobody", f"baseline 'nobody' is no student; the students are {STUDENTS}"),
         ("students.direct.name=control", "student 'control' is named twice; give every student its own name"),
         (
-            "students.direct.distilled_tasks=clck",
+            "students.direct.distillation.click.task=clck",
             "unknown task 'clck'; this schema has click, long_view, watch",
         ),
         ("serving.keep=0", "serving: keep is 0, expected at least 1"),
@@ -235,7 +245,12 @@ def test_a_baseline_may_come_after_its_student() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["students.auxiliary.alpha=3", "start_day=2026-01-02", "end_day=yesterday", "serving.max_bytes=1000"],
+    [
+        "students.auxiliary.distillation.click.alpha=3",
+        "start_day=2026-01-02",
+        "end_day=yesterday",
+        "serving.max_bytes=1000",
+    ],
 )
 def test_students_serving_and_days_are_no_part_of_the_identity(override: str) -> None:
     changed = _synthetic(override)

@@ -24,7 +24,7 @@ BEFORE = (
     "teacher.model.hidden=16,8",
     "training.batch_size=32",
     "students.auxiliary.model.hidden=4,2",
-    "students.auxiliary.alpha=1",
+    "students.auxiliary.distillation.click.alpha=1",
 )
 
 
@@ -85,7 +85,9 @@ def test_days_and_students_may_change(tmp_path: Path) -> None:
     new = dataclasses.replace(experiment.students[0], name="new")
     open_workdir(str(tmp_path), dataclasses.replace(experiment, students=(*experiment.students, new)))
     open_workdir(str(tmp_path), dataclasses.replace(experiment, students=()))
-    open_workdir(str(tmp_path), _synthetic("end_day=2026-02-01", "students.control.alpha=2"))
+    open_workdir(
+        str(tmp_path), _synthetic("end_day=2026-02-01", "students.auxiliary.distillation.click.alpha=2")
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,12 +166,14 @@ def test_a_student_is_claimed_as_it_is_and_refused_when_changed(tmp_path: Path) 
     run = open_workdir(str(tmp_path), _synthetic())
     claim_student(run, _synthetic().student("auxiliary"))
     claim_student(run, _synthetic().student("auxiliary"))
-    changed = _synthetic("students.auxiliary.alpha=3", "students.auxiliary.model.hidden=8,4")
+    changed = _synthetic(
+        "students.auxiliary.distillation.click.alpha=3", "students.auxiliary.model.hidden=8,4"
+    )
     with pytest.raises(UserError) as error:
         claim_student(run, changed.student("auxiliary"))
     assert str(error.value) == (
         "student 'auxiliary' was made with another config: "
-        "model.hidden was [4, 2] and is [8, 4]; alpha was 1.0 and is 3.0; "
+        "model.hidden was [4, 2] and is [8, 4]; distillation.click.alpha was 1.0 and is 3.0; "
         "pass --reset to train auxiliary anew, or give the changed one a new name"
     )
 
@@ -200,7 +204,7 @@ def test_a_reset_student_forgets_its_days_and_metrics_and_nothing_else_goes(tmp_
 def test_a_reset_student_may_be_another_one(tmp_path: Path) -> None:
     run = open_workdir(str(tmp_path), _synthetic())
     claim_student(run, _synthetic().student("auxiliary"))
-    changed = _synthetic("students.auxiliary.alpha=3").student("auxiliary")
+    changed = _synthetic("students.auxiliary.distillation.click.alpha=3").student("auxiliary")
     reset_student(run, changed)
     claim_student(run, changed)
     with pytest.raises(UserError, match=r"alpha was 3\.0 and is 1\.0"):

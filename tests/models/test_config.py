@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tutelage.models.config import ModelConfig
+from tutelage.models.config import Distillation, ModelConfig, distil
 from tutelage.pipeline.errors import UserError
 
 
@@ -27,9 +27,46 @@ def test_the_smallest_network_passes() -> None:
             {"embedding_rate": float("nan")},
             "model: embedding_rate nan, dense_rate 0.001: expected two numbers above 0",
         ),
+        (
+            {"dot_interaction": True, "cross_layers": 1},
+            "model: dot_interaction and 1 cross_layers: expected one kind of interaction",
+        ),
+        ({"experts": -1}, "model: experts -1, hidden (8, 4): expected at least 0, and a shared layer below"),
+        ({"experts": 2, "hidden": (8,)}, "model: experts 2, hidden (8,): expected at least 0, and a shared"),
         ({"dense_rate": -0.1}, "model: embedding_rate 0.05, dense_rate -0.1: expected two numbers above 0"),
     ],
 )
 def test_a_size_or_a_rate_that_is_none_is_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=re.escape(says)):
         ModelConfig(**{"embedding_dim": 4, "hidden": (8, 4), **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"through": "both"}, "through is 'both', expected auxiliary or direct"),
+        ({"alpha": -0.5}, "alpha is -0.5, expected a number of at least 0"),
+        ({"alpha": float("inf")}, "alpha is inf, expected a number of at least 0"),
+        ({"alpha": float("nan")}, "alpha is nan, expected a number of at least 0"),
+        (
+            {"loss": "hinge"},
+            "loss is 'hinge', expected one of cross_entropy, logit_mse, listwise, squared_error, kl",
+        ),
+        ({"temperature": 0.0}, "temperature is 0.0 and label_scale 1.0, expected numbers above 0"),
+        ({"label_scale": -1.0}, "temperature is 1.0 and label_scale -1.0, expected numbers above 0"),
+        ({"gradient_scale": -1.0}, "gradient_scale is -1.0, expected a number of at least 0"),
+        ({"shared_layers": -1}, "shared_layers is -1 and hidden None, expected at least 0 and at least 1"),
+        ({"hidden": (4, 0)}, "shared_layers is None and hidden (4, 0), expected at least 0 and at least 1"),
+        ({"adapter": True, "through": "direct"}, "adapter is set with through='direct', expected"),
+    ],
+)
+def test_a_distillation_that_cannot_be_is_refused(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"distillation of 'click': {says}")):
+        distil("click", **fields)
+
+
+def test_the_same_settings_are_given_to_each_task() -> None:
+    assert distil("click", "watch", alpha=2.0) == (
+        Distillation(task="click", alpha=2.0),
+        Distillation(task="watch", alpha=2.0),
+    )

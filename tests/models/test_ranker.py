@@ -1,10 +1,15 @@
 """The ranker: who is taught by what."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from tutelage.models.config import ModelConfig
-from tutelage.models.ranker import Batch, Distillation, Ranker
+from tutelage.models.config import Distillation, ModelConfig, distil
+from tutelage.models.ranker import Batch, Ranker
+from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, Schema, Task
 
 SCHEMA = Schema(
@@ -15,6 +20,7 @@ SCHEMA = Schema(
     ),
     tasks=(Task(name="click", label="click"), Task(name="watch", label="watch_seconds", kind="log1p")),
     key=("user",),
+    user="user",
 )
 CONFIG = ModelConfig(embedding_dim=4, hidden=(8, 4), cross_layers=1)
 
@@ -24,9 +30,15 @@ def _batch(mask: float) -> Batch:
         rows=tf.constant([[1, 52], [2, 53]]),
         numbers=tf.constant([[0.5], [1.0]]),
         labels=tf.constant([[1.0, 2.0], [0.0, 0.0]]),
+        weight=tf.ones([2]),
         soft=tf.constant([[0.3, 1.0], [-0.2, 0.5]]),
         mask=tf.fill([2], mask),
     )
+
+
+def _ranker(distillation: Sequence[Distillation] = (), schema: Schema = SCHEMA, **fields: object) -> Ranker:
+    tf.keras.utils.set_random_seed(1)
+    return Ranker(schema, replace(CONFIG, **fields), distillation=distillation)  # type: ignore[arg-type]
 
 
 def _gradients(ranker: Ranker, batch: Batch, variables: list[tf.Variable]) -> list[np.ndarray]:
@@ -38,8 +50,7 @@ def _gradients(ranker: Ranker, batch: Batch, variables: list[tf.Variable]) -> li
 
 
 def _auxiliary(alpha: float = 1.0) -> Ranker:
-    tf.keras.utils.set_random_seed(1)
-    return Ranker(SCHEMA, CONFIG, distillation=Distillation(auxiliary=True, tasks=SCHEMA.tasks, alpha=alpha))
+    return _ranker(distil("click", "watch", alpha=alpha))
 
 
 def test_soft_labels_give_the_served_heads_exactly_no_gradient() -> None:
@@ -80,6 +91,139 @@ def test_served_variables_hold_no_auxiliary_tower_and_everything_else() -> None:
     assert towers
     assert not served & towers
     assert served | towers == {id(v) for v in ranker.variables}
+
+
+@pytest.mark.parametrize("shared_layers", [0, 1, 2, None])
+def test_an_auxiliary_tower_starts_as_a_copy_of_the_served_one(shared_layers: int | None) -> None:
+    batch = _batch(1.0)
+    served, auxiliary = _ranker(distil("click", "watch", shared_layers=shared_layers)).forward(
+        batch.rows, batch.numbers
+    )
+    for task in ("click", "watch"):
+        np.testing.assert_array_equal(auxiliary[task], served[task])
+        assert np.any(served[task])
+
+
+def test_an_auxiliary_tower_of_another_shape_starts_on_its_own() -> None:
+    batch = _batch(1.0)
+    ranker = _ranker(distil("click", hidden=(4,), shared_layers=0))
+    served, auxiliary = ranker.forward(batch.rows, batch.numbers)
+    assert [tuple(v.shape) for v in ranker.auxiliary["click"].variables] == [(9, 4), (4,), (4, 1), (1,)]
+    assert np.all(auxiliary["click"].numpy() != served["click"].numpy())
+
+
+def test_a_tower_that_leaves_above_the_last_shared_layer_is_refused() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^distillation of 'click': shared_layers is 3, the model has 2 that its tasks share$",
+    ):
+        _ranker(distil("click", shared_layers=3))
+    # The experts are not shared by the tasks.
+    with pytest.raises(UserError, match=r"shared_layers is 2, the model has 1 that"):
+        _ranker(distil("click", shared_layers=2), experts=2)
+
+
+def test_a_row_of_weight_0_teaches_nothing() -> None:
+    ranker = _ranker(distil("click", "watch", adapter=True))
+    batch = _batch(1.0)
+    other = batch._replace(
+        labels=tf.constant([[1.0, 2.0], [1.0, 9.0]]), soft=tf.constant([[0.3, 1.0], [np.nan, 7.0]])
+    )
+    weight = tf.constant([1.0, 0.0])
+    variables = ranker.trainable_variables
+    a = _gradients(ranker, batch._replace(weight=weight), variables)
+    b = _gradients(ranker, other._replace(weight=weight, mask=tf.constant([1.0, 0.0])), variables)
+    for one, two in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert any(np.any(g) for g in a)
+
+
+def test_the_gradient_scale_holds_for_the_layers_below_a_tower_alone() -> None:
+    ranker, halved = (_ranker(distil("click", gradient_scale=scale, shared_layers=1)) for scale in (1.0, 0.5))
+
+    def soft_gradients(ranker: Ranker) -> list[np.ndarray]:
+        """Of the first shared layer and of the tower, with and without soft labels: what these add."""
+        variables = [*ranker.shared[0].variables, *ranker.auxiliary["click"].variables]
+        both = (_gradients(ranker, _batch(mask), variables) for mask in (1.0, 0.0))
+        return [a - b for a, b in zip(*both, strict=True)]
+
+    full, half = soft_gradients(ranker), soft_gradients(halved)
+    for a, b in zip(full[:2], half[:2], strict=True):
+        np.testing.assert_allclose(b, a / 2, rtol=1e-4, atol=1e-6)
+        assert np.any(a)
+    for a, b in zip(full[2:], half[2:], strict=True):
+        np.testing.assert_array_equal(b, a)
+
+
+def test_an_adapter_learns_from_hard_labels_and_its_tower_from_what_it_says() -> None:
+    ranker = _ranker(distil("watch", adapter=True))
+    adapter, tower = ranker.adapters["watch"].variables, ranker.auxiliary["watch_adapted"].variables
+    batch = _batch(1.0)
+    changed = batch._replace(labels=batch.labels + 1.0)
+    # Other hard labels: the adapter's gradient changes, the tower's does not.
+    before, after = (_gradients(ranker, b, adapter) for b in (batch, changed))
+    assert any(np.any(a != b) for a, b in zip(before, after, strict=True))
+    before, after = (_gradients(ranker, b, tower) for b in (batch, changed))
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(np.any(g) for g in before)
+    # Without soft labels neither learns.
+    assert not any(np.any(g) for g in _gradients(ranker, _batch(0.0), adapter + tower))
+
+
+def test_a_listwise_loss_compares_the_rows_of_one_user() -> None:
+    ranker = _ranker(distil("click", loss="listwise"))
+    tower = ranker.auxiliary["click"].variables
+    batch = _batch(1.0)
+    assert not any(np.any(g) for g in _gradients(ranker, batch, tower))
+    one_user = batch._replace(rows=tf.constant([[1, 52], [1, 53]]))
+    assert any(np.any(g) for g in _gradients(ranker, one_user, tower))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"experts": 3}, {"dot_interaction": True, "cross_layers": 0}, {"cross_layers": 0}]
+)
+def test_every_network_scores_a_list_as_it_scores_rows(fields: dict[str, object]) -> None:
+    features = tuple(replace(f, scope="user" if f.name == "user" else "candidate") for f in SCHEMA.features)
+    ranker = _ranker(distil("click"), schema=replace(SCHEMA, features=features), **fields)
+    rows, numbers = tf.constant([[7, 51], [7, 52], [7, 53]]), tf.constant([[0.1], [0.2], [2.0]])
+    listed = ranker.call_list((rows[:1, :1], tf.zeros([1, 0])), (rows[:, 1:], numbers))
+    for name, values in ranker(rows, numbers).items():
+        np.testing.assert_allclose(listed[name], values, rtol=1e-5)
+    assert {id(v) for v in ranker.served_variables} == {id(v) for v in _served(ranker)}
+
+
+def _served(ranker: Ranker) -> list[tf.Variable]:
+    towers = {id(v) for tower in ranker.auxiliary.values() for v in tower.variables}
+    return [v for v in ranker.variables if id(v) not in towers]
+
+
+def test_a_ziln_task_has_three_raw_outputs_and_learns_from_both_kinds_of_labels() -> None:
+    tasks = (Task(name="click", label="click"), Task(name="watch", label="watch_seconds", kind="ziln"))
+    ranker = _ranker(distil("click", "watch"), schema=replace(SCHEMA, tasks=tasks))
+    batch = _batch(1.0)._replace(soft=tf.constant([[0.3, 0.5, 1.0, 0.8], [-0.2, -1.0, 2.0, 0.5]]))
+    outputs = ranker(batch.rows, batch.numbers)
+    assert list(outputs) == ["click_logit", "watch_logit", "watch_mu", "watch_sigma"]
+    assert np.all(outputs["watch_sigma"] > 0)
+    for layer in (ranker.heads["watch"], ranker.auxiliary["watch"]):
+        assert any(np.any(g) for g in _gradients(ranker, batch, layer.variables))
+
+
+def test_an_offset_is_added_to_a_task_s_logit_while_it_learns() -> None:
+    tf.keras.utils.set_random_seed(1)
+    offset = Ranker(SCHEMA, CONFIG, offsets={"click": 0.7})
+    batch = _batch(0.0)
+    logit = offset(batch.rows, batch.numbers)["click_logit"].numpy()
+    plain = _ranker()
+    np.testing.assert_array_equal(plain(batch.rows, batch.numbers)["click_logit"], logit)
+
+    def cross_entropy(z: np.ndarray) -> float:  # Of the labels 1 and 0.
+        return float(np.mean([np.log1p(np.exp(-z[0])), np.log1p(np.exp(z[1]))]))
+
+    difference = cross_entropy(logit + 0.7) - cross_entropy(logit)
+    np.testing.assert_allclose(
+        float(offset.compute_loss(batch)) - float(plain.compute_loss(batch)), difference, rtol=1e-4
+    )
 
 
 def test_ids_stay_in_their_feature_s_range_and_numbers_are_log_scaled() -> None:

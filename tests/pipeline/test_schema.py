@@ -55,14 +55,16 @@ def test_an_id_may_have_as_few_or_many_rows_as_the_text_says(rows: int) -> None:
 
 
 def test_a_task_of_unknown_kind_is_refused() -> None:
-    with _says("task 'x': kind is 'softmax', expected 'binary' or 'log1p'"):
+    with _says("task 'x': kind is 'softmax', expected one of binary, log1p, ziln"):
         Task(name="x", label="x", kind="softmax")  # type: ignore[arg-type]
 
 
 def test_a_served_score_is_named_for_what_it_is() -> None:
-    assert [(t.output, t.score) for t in SCHEMA.tasks[:2]] == [
-        ("click_logit", "click"),
-        ("watch_log1p", "watch_log1p"),
+    value = Task(name="watch", label="watch_seconds", kind="ziln")
+    assert [(t.outputs, t.score) for t in (*SCHEMA.tasks[:2], value)] == [
+        (("click_logit",), "click"),
+        (("watch_log1p",), "watch_log1p"),
+        (("watch_logit", "watch_mu", "watch_sigma"), "watch"),
     ]
 
 
@@ -77,6 +79,7 @@ def test_a_served_score_is_named_for_what_it_is() -> None:
         ({"tasks": (Task(name="t", label="user"),)}, "column 'user' is reserved or named twice; rename it"),
         ({"key": ("item",)}, "key column 'item' is neither a feature, a label nor event_time_us"),
         ({"key": ("day",)}, "key column 'day' is neither a feature, a label nor event_time_us"),
+        ({"user": "click"}, "user is 'click', expected an id feature; these are user"),
         ({"key": ()}, "features, tasks and key must each name at least one column"),
         ({"tasks": ()}, "features, tasks and key must each name at least one column"),
         (

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tutelage.models.config import ModelConfig
+from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
 
@@ -43,13 +43,11 @@ def test_a_plain_name_passes(name: str) -> None:
     [
         ({"name": "teacher"}, "student 'teacher': that name is the teacher's; choose another"),
         (
-            {"distillation": "both"},
-            "student 'wide': distillation is 'both', expected none, direct or auxiliary",
+            {"distillation": distil("click", "click")},
+            "student 'wide': task 'click' is distilled twice; give it once",
         ),
         ({"producer": "post_update"}, "student 'wide': producer is 'post_update', expected pre_update or"),
-        ({"alpha": -0.5}, "student 'wide': alpha is -0.5, expected a number of at least 0"),
-        ({"alpha": float("inf")}, "student 'wide': alpha is inf, expected a number of at least 0"),
-        ({"alpha": float("nan")}, "student 'wide': alpha is nan, expected a number of at least 0"),
+        ({"label_half_life": 0.0}, "student 'wide': label_half_life is 0.0, expected days above 0"),
     ],
 )
 def test_a_student_that_cannot_be_is_refused(fields: dict[str, object], says: str) -> None:

@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, ROWS, commit, interactions, make_run
+from tutelage.models.config import distil
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import StudentConfig
@@ -43,6 +44,9 @@ def distilled(taught: Run) -> Run:
     """The same with an auxiliary student of these three days."""
     train_student(taught, AUXILIARY, DAYS)
     return taught
+
+
+DIRECT = distil("click", "watch", through="direct")
 
 
 def _untrained(run: Run) -> Learner:
@@ -127,8 +131,8 @@ def test_a_day_s_first_labels_are_the_scores_of_the_last_checkpoint(taught: Run,
     ahead = learner.score(day)
     order = pl.DataFrame({"example_id": day.example_id})
     labels = order.join(_labels(taught, DAYS[n]), on="example_id", how="left", maintain_order="left")
-    for task in taught.schema.tasks:
-        label, score = labels[task.output].to_numpy(), ahead[task.output]
+    for name in taught.schema.outputs:
+        label, score = labels[name].to_numpy(), ahead[name]
         np.testing.assert_allclose(label[:BATCH], score[:BATCH], rtol=1e-5, atol=1e-6)
         # And no row's after that: by then it had learnt.
         assert not np.isclose(label[BATCH:], score[BATCH:], rtol=1e-5, atol=1e-6).any()
@@ -144,7 +148,7 @@ def test_the_first_day_s_scores_ahead_are_an_untrained_model_s(taught: Run) -> N
     assert_frame_equal(ahead, pl.DataFrame(expected).select(key), check_row_order=False, check_exact=True)
     # The forward passes of later batches had learnt from the earlier ones.
     before = rows.filter(basis="pre_update").select(key)
-    assert before.height == ahead.height == 6
+    assert before.height == ahead.height == 8
     assert not ahead.equals(before)
 
 
@@ -262,8 +266,8 @@ def test_a_student_whose_labels_are_not_there_learns_from_the_hard_ones_alone(ta
         return name
 
     hard_only = student("hard_only")
-    unlabelled = student("unlabelled", distillation="direct", producer="snapshot")
-    labelled = student("labelled", distillation="direct")
+    unlabelled = student("unlabelled", distillation=DIRECT, producer="snapshot")
+    labelled = student("labelled", distillation=DIRECT)
     assert _counts(taught, hard_only, DAYS[0]) == {}
     assert _counts(taught, unlabelled, DAYS[0]) == {
         "labels_used": 0,
@@ -299,11 +303,13 @@ def test_tensorboard_shows_every_metric_of_every_day(distilled: Run) -> None:
         for basis in ("day_ahead", "pre_update")
         for metric in (
             "click/auc",
+            "click/pr_auc",
             "click/log_loss",
             "click/normalized_entropy",
             "click/calibration",
             "watch/ltv_loss",
             "watch/relative_squared_error",
+            "watch/rmse",
         )
     }
     labels = {"labels_used", "teacher_too_young", "labels_missing", "label_coverage"}

@@ -44,7 +44,7 @@ def test_an_update_is_adagrad_s_for_the_table_and_adam_s_for_the_rest(tmp_path: 
     commit(lake, DAYS[0], pl.DataFrame(rows))
     config = ModelConfig(embedding_dim=2, hidden=(2,), embedding_rate=0.1, dense_rate=0.01)
     learner = Learner(schema, config, batch_size=3, seed=1)
-    first, head = learner.ranker.shared[0], learner.ranker.heads["watch_log1p"]
+    first, head = learner.ranker.shared[0], learner.ranker.heads["watch"]
     table = np.array([[0.1, -0.2], [0.3, 0.1], [0.2, 0.2], [-0.1, 0.4], [0.05, 0.3]], np.float32)
     learner.ranker.embeddings.set_weights([table])
     kernel, bias = np.array([[0.2, -0.1], [0.3, 0.4], [0.1, -0.2]]), np.array([0.1, 0.2])
@@ -108,7 +108,7 @@ def test_scoring_teaches_nothing(tmp_path: Path) -> None:
     before = [v.numpy() for v in variables]
     day = _day(tmp_path, learner)
     scores = learner.score(day)
-    assert all(scores[task.output].shape == (day.size,) for task in SCHEMA.tasks)
+    assert all(scores[name].shape == (day.size,) for name in SCHEMA.outputs)
     assert all((v.numpy() == b).all() for v, b in zip(variables, before, strict=True))
 
 

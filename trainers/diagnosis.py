@@ -1,0 +1,113 @@
+"""What a study asks of scores beyond how good they are: where they are off, and what they have of the teacher."""
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike
+
+from tutelage.trainers.metrics import ranked, sigmoid
+
+
+def buckets(values: np.ndarray, edges: ArrayLike | None = None) -> np.ndarray:
+    """The bucket [rows] of each value [rows]: how many of the ascending `edges` are at or below it.
+
+    Without edges by decile, 0 to 9: equal values share a bucket, so that some may stay empty.
+    A value that is NaN is in bucket −1, and has no part in the deciles.
+    """
+    known = ~np.isnan(values)
+    if edges is None:
+        edges = np.quantile(values[known], np.arange(1, 10) / 10) if known.any() else []
+    return np.where(known, np.searchsorted(np.asarray(edges), values, side="right"), -1)
+
+
+def calibration_by(label: np.ndarray, predicted: np.ndarray, bucket: np.ndarray) -> pl.DataFrame:
+    """`rows`, `predicted` (Σ) and `observed` (Σ) of each `bucket`, ascending.
+
+    Labels and predictions [rows] are in one unit, probability or seconds; calibration is the one sum over
+    the other, and no number where nothing is observed.
+    """
+    rows = pl.DataFrame({"bucket": bucket, "predicted": predicted, "observed": label})
+    sums = pl.col("predicted", "observed").cast(pl.Float64).sum()
+    return rows.group_by("bucket").agg(pl.len().cast(pl.Int64).alias("rows"), sums).sort("bucket")
+
+
+def agreement(teacher: np.ndarray, student: np.ndarray) -> dict[str, float]:
+    """How near a student's logits [rows] are to the teacher's of the same rows; none may be NaN.
+
+    `pearson`, `spearman`: correlation of the logits, and of their ranks, ties at their mean rank; NaN
+    where one side is constant. `probability_difference`: mean absolute, on the probability scale.
+    """
+    return {
+        "pearson": _correlation(teacher, student),
+        "spearman": _correlation(_ranks(teacher), _ranks(student)),
+        "probability_difference": float(np.mean(np.abs(sigmoid(teacher) - sigmoid(student)))),
+    }
+
+
+def transfer_ratio(distilled: ArrayLike, student: ArrayLike, teacher: ArrayLike) -> np.ndarray:
+    """η = (student_KD − student) / (teacher − student), of losses (Rec-Distill, arXiv 2605.29755).
+
+    The share of the teacher's lead that distillation gives to the student: 0 is none, 1 all of it.
+    NaN where the teacher is no better than the student alone.
+    """
+    lead = np.subtract(student, teacher)
+    gain = np.subtract(student, distilled)
+    return np.where(lead > 0, gain / np.where(lead > 0, lead, 1.0), np.nan)
+
+
+def bias_leakage(student: pl.DataFrame, teacher: pl.DataFrame) -> dict[str, float]:
+    """How much of a student's calibration error by bucket the teacher's explains, from `calibration_by` of both.
+
+    Least squares of log(Σp / Σy) of the student on the teacher's, weighted by the buckets' rows, through
+    the origin: a teacher that is off by as much in all buckets leaks too, which an intercept would hide.
+    `slope`: 1 where the student is off as the teacher is; `r2`: 1 − residual / Σ rows · error².
+    Buckets where one of the sums is 0 are left out; NaN where no error is left on either side.
+    A measure of this project's own.
+    """
+    both = student.join(teacher, on="bucket", suffix="_teacher").filter(
+        pl.min_horizontal(pl.col("^(predicted|observed).*$")) > 0
+    )
+    x = np.log((both["predicted_teacher"] / both["observed_teacher"]).to_numpy())
+    y = np.log((both["predicted"] / both["observed"]).to_numpy())
+    rows = both["rows"].to_numpy()
+    xx, xy, yy = (float(np.sum(rows * product)) for product in (x * x, x * y, y * y))
+    if not xx or not yy:
+        return {"slope": float("nan"), "r2": float("nan")}
+    return {"slope": xy / xx, "r2": xy * xy / (xx * yy)}
+
+
+def diversity(
+    score: np.ndarray, user: np.ndarray, item: np.ndarray, popularity: np.ndarray, *, k: int
+) -> dict[str, float]:
+    """How wide the top k of the users' lists are, from rows (exposures); equal scores rank as the rows stand.
+
+    `coverage`: items in a top k / items among the candidates (Ge et al., RecSys 2010).
+    `gini`: of the items' places in a top k, over all candidate items: 0 where all have as many, 1 where
+    one has all (Shani and Gunawardana, Recommender Systems Handbook, 2011); NaN for one item.
+    `popularity_lift`: popularity [rows], in any unit, of a user's top k over that of all the user's
+    candidates, means of the users' means; 1 where the order ignores it, NaN where nothing is popular.
+    """
+    order, number, place = ranked(-score, user)
+    top = place < k
+    items, index = np.unique(item, return_inverse=True)
+    places = np.sort(np.bincount(index[order][top], minlength=len(items)))
+    n = len(items)
+    share = places / places.sum()
+    popularity = popularity[order].astype(np.float64)
+    shown = np.bincount(number[top], popularity[top]) / np.bincount(number[top])
+    there = np.bincount(number, popularity) / np.bincount(number)
+    return {
+        "coverage": float(np.mean(places > 0)),
+        "gini": float(np.sum((2 * np.arange(1, n + 1) - n - 1) * share) / (n - 1)) if n > 1 else float("nan"),
+        "popularity_lift": float(shown.mean() / there.mean()) if there.any() else float("nan"),
+    }
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, tie, rows = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(rows) - (rows - 1) / 2.0)[tie]
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(x.astype(np.float64), y.astype(np.float64))[0, 1])

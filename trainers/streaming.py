@@ -1,0 +1,115 @@
+"""Metrics of what no one process holds: sums that are added up, in any order, and read at the end.
+
+Each class is frozen: `update` returns the sums with some rows more, `+` those of two disjoint sets of rows.
+Without any rows they are zeros, and their results NaN.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Self
+
+import numpy as np
+
+from tutelage.trainers import metrics
+
+_EDGE, _BINS = 16.0, 4096
+"""Logits between ±16 fall in bins of 1/128; those beyond in the outermost, with probabilities within 1.2e-7."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sums:
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BinarySums(_Sums):
+    """Of a binary task. AUC and average precision come from a histogram of the logits by class: see `bounds`."""
+
+    loss: float = 0.0
+    """Σ cross-entropy, in nats."""
+    predicted: float = 0.0
+    """Σ probability."""
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((2, _BINS), np.int64))
+    """Rows of each class (positives, negatives) by bin of the logit, lowest first."""
+
+    def update(self, label: np.ndarray, logit: np.ndarray) -> Self:
+        clipped = np.clip(logit, -_EDGE, _EDGE)
+        counts = [
+            np.histogram(clipped[chosen], _BINS, (-_EDGE, _EDGE))[0] for chosen in (label > 0, label <= 0)
+        ]
+        loss, predicted = metrics.cross_entropy(label, logit).sum(), metrics.sigmoid(logit).sum()
+        return self + type(self)(float(loss), float(predicted), np.stack(counts))
+
+    def result(self) -> dict[str, float]:
+        positives, negatives = self.counts
+        rows, found = int(self.counts.sum()), int(positives.sum())
+        loss = _ratio(self.loss, rows)
+        return {
+            "auc": float(metrics.auc_of_counts(positives, negatives, np.zeros(_BINS, np.int64))[0]),
+            "pr_auc": metrics.pr_auc_of_counts(positives, negatives),
+            "log_loss": loss,
+            "normalized_entropy": loss / metrics.entropy(_ratio(found, rows)),
+            "calibration": _ratio(self.predicted, found),
+        }
+
+    def bounds(self) -> dict[str, float]:
+        """How far from exact `auc` and `pr_auc` are at most, whatever the order within the bins is.
+
+        Of each pair of one bin, half a win may be wrong. A positive's precision lies between that of the
+        first row found of its bin after all its negatives, and that of all its positives before them.
+        """
+        p, n = self.counts[:, ::-1]
+        found, rows = np.cumsum(p) - p, np.cumsum(p + n) - p - n
+        high, low = (found + p) / np.maximum(rows + p, 1), (found + 1) / (rows + n + 1)
+        said = (found + p) / np.maximum(rows + p + n, 1)
+        return {
+            "auc": _ratio(float(np.sum(p * n)) / 2, float(p.sum() * n.sum())),
+            "pr_auc": _ratio(float(np.sum(p * np.maximum(high - said, said - low))), float(p.sum())),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SquaredErrorSums(_Sums):
+    """Of a value and its prediction, in whatever unit the two have."""
+
+    rows: int = 0
+    squared_error: float = 0.0
+
+    def update(self, label: np.ndarray, predicted: np.ndarray) -> Self:
+        error = np.square(label.astype(np.float64) - predicted).sum()
+        return self + type(self)(len(label), float(error))
+
+    def result(self) -> dict[str, float]:
+        loss = _ratio(self.squared_error, self.rows)
+        return {"mean_squared_error": loss, "rmse": float(np.sqrt(loss))}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupSums(_Sums):
+    """Of users. All rows of a user must come in one update: what is cut in two counts as two users."""
+
+    auc: float = 0.0
+    """Σ rows · AUC, of users of both classes."""
+    rows: int = 0
+    """Of those users."""
+    ndcg: float = 0.0
+    """Σ NDCG@10, of users with a positive."""
+    users: int = 0
+    """Those users."""
+
+    def update(self, label: np.ndarray, score: np.ndarray, group: np.ndarray) -> Self:
+        auc, rows = metrics.auc_by_group(label, score, group)
+        ndcg = metrics.ndcg_by_group(label, score, group, 10)
+        return self + type(self)(
+            float(np.nansum(auc * rows)),
+            int(rows[~np.isnan(auc)].sum()),
+            float(np.nansum(ndcg)),
+            int((~np.isnan(ndcg)).sum()),
+        )
+
+    def result(self) -> dict[str, float]:
+        return {"gauc": _ratio(self.auc, self.rows), "ndcg@10": _ratio(self.ndcg, self.users)}
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below else float("nan")
