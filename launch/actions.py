@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -216,6 +217,35 @@ def rollback(settings: Settings, to_day: str, *, dry_run: bool = False) -> None:
                 step.take()
         if not steps_:
             _console.print(f"Nothing to do: the teacher has learnt no day after {day}.")
+
+
+def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
+    """Train what the studies compare and is not there yet, then write what they show."""
+    from tutelage.launch import study as job
+
+    session = Session.open(settings)
+    design = job.design(session.experiment, session.days, studies or job.STUDIES)
+    with _alone(session):
+        started = time.monotonic()
+        missing = steps.to_materialize(session)
+        if missing:
+            _materialize(session, missing)
+        todo = job.undone(session, design, seeds)
+        if todo:
+            units = {f"{setting.name}, seed {seed}": (setting, seed) for setting, seed in todo}
+            _console.print(f"{len(units)} units to train, a teacher and its students each")
+            with _units("units") as update:
+                for done, name in enumerate(
+                    pool.each(
+                        partial(job.run_unit, settings), units, settings, progress=lambda name, rows: None
+                    ),
+                    1,
+                ):
+                    update(done, len(units))
+                    _console.print(f"{done} of {len(units)}: {name}, {time.monotonic() - started:.0f} s")
+        results, facts = job.compare(session, design, seeds)
+        page = job.write(session, results, facts, settings, studies, seeds)
+    _console.print(f"Results: {page.with_suffix('.md')} and {page}", markup=False)
 
 
 def report(settings: Settings) -> None:

@@ -98,6 +98,14 @@ def rollback() -> None:
     _start(rollback, lambda actions: actions.rollback(_settings(), FLAGS.to_day, dry_run=FLAGS.dry_run))
 
 
+def study() -> None:
+    """tutelage-study: train arms against their baselines with several seeds; tables, pictures, sentences."""
+    _days_flags()
+    flags.DEFINE_multi_integer("studies", [], "Numbers of the studies to do (repeatable); else all.")
+    flags.DEFINE_integer("seeds", 5, "How many seeds each arm is trained with.", lower_bound=1)
+    _start(study, lambda actions: actions.study(_settings(), FLAGS.studies, FLAGS.seeds))
+
+
 def report() -> None:
     """tutelage-report: write WORKDIR/report/index.html from the tables, and print the results."""
     _days_flags()

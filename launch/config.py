@@ -19,7 +19,7 @@ from tutelage.models.config import SOFT_LOSSES
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source
-from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
+from tutelage.trainers.config import Sampling, StudentConfig, TeacherConfig, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +83,9 @@ class Experiment:
         for name in self.slice_by:
             if name not in ids:
                 raise UserError(f"slice_by: {name!r} is no id feature; these are {', '.join(ids)}")
+        for sampling in (self.teacher.sampling, *(student.sampling for student in self.students)):
+            self._check_sampling(sampling, ids)
         self.serving.check(self.schema)
-        if self.study:
-            self._check_study(self.study, ids)
 
     def _check_distillation(self, student: StudentConfig) -> None:
         if student.producer == "leaked":
@@ -106,19 +106,14 @@ class Experiment:
                     f"student {student.name!r}: a listwise loss needs the schema's `user`, and it names none"
                 )
 
-    def _check_study(self, study: StudyConfig, ids: Sequence[str]) -> None:
-        for name in (study.full, study.late):
-            student = self.student(name)
-            if not student.distillation or student.baseline is None:
-                raise UserError(f"study: student {name!r} must be distilled and have a baseline")
-        (task,) = self.schema.select_tasks([study.biased_task])
-        if task.kind != "binary":
-            raise UserError(f"study: biased_task {task.name!r} is {task.kind}, expected a binary task")
-        for name in (study.item, study.domain.partition("=")[0]):
-            if name not in ids:
-                raise UserError(f"study: {name!r} is no id feature; these are {', '.join(ids)}")
-        if self.schema.user is None:
-            raise UserError("study: its intervals go by user, and the schema names no `user`")
+    def _check_sampling(self, sampling: Sampling, ids: Sequence[str]) -> None:
+        if sampling.negatives_of and self.schema.select_tasks([sampling.negatives_of])[0].kind != "binary":
+            raise UserError(f"sampling: negatives_of {sampling.negatives_of!r} is no binary task")
+        name = sampling.only.partition("=")[0]
+        if name and name not in ids:
+            raise UserError(
+                f"sampling: only names {name!r}, which is no id feature; these are {', '.join(ids)}"
+            )
 
     def student(self, name: str) -> StudentConfig:
         """Raises UserError for a name that no student has."""

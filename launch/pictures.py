@@ -18,10 +18,10 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 from tutelage.launch.summary import LABELS, Results
 from tutelage.trainers.run import TEACHER
 
-_INK = "#010203"  # becomes currentColor in the page: pictures follow its light or dark scheme
+INK = "#010203"  # becomes currentColor in the page: pictures follow its light or dark scheme
 # Okabe and Ito's colours, told apart by the colour-blind, without black and the pale yellow.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_STYLE: dict[Any, Any] = {
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
     "font.size": 9,
     "axes.spines.top": False,
@@ -32,7 +32,7 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a name is no formula
     "grid.alpha": 0.14,
     **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color", "hatch.color"), _INK
+        ("text.color", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color", "hatch.color"), INK
     ),
 }
 _LINE_AT = {"calibration": 1.0, "log_loss_delta": 0.0, "ltv_loss_delta": 0.0}
@@ -46,7 +46,7 @@ class Picture(NamedTuple):
     """Values that are not in the picture."""
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def lines(results: Results, task: str, metric: str) -> Picture:
     """One line over the days per model, a gap where a value is missing."""
     loss = metric.removesuffix("_delta")
@@ -78,13 +78,13 @@ def lines(results: Results, task: str, metric: str) -> Picture:
     axes.set_ylim(low - pad, high + pad)
     outside = sum(not low - pad <= value <= high + pad for value in values.values())
     if metric in _LINE_AT:
-        axes.axhline(_LINE_AT[metric], color=_INK, linewidth=1, alpha=0.6, zorder=1)
+        axes.axhline(_LINE_AT[metric], color=INK, linewidth=1, alpha=0.6, zorder=1)
     _name_lines(axes, results, ends, gap=0.19 / (figure.get_figheight() - 0.4))
-    svg = _svg(figure, f"{title} by day, one line per model")
+    svg = to_svg(figure, f"{title} by day, one line per model")
     return Picture(title, metric, svg, outside)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def rows_by_reason(days: Sequence[Mapping[str, Any]]) -> Markup:
     """Rows kept above, rows dropped below: on one scale the dropped could not be seen."""
     calendar = _calendar([day["day"] for day in days])
@@ -92,12 +92,12 @@ def rows_by_reason(days: Sequence[Mapping[str, Any]]) -> Markup:
     kept, dropped = figure.axes
     x = [day["day"].toordinal() for day in days]
     width = 0.75 * (calendar[1] - calendar[0]).days if len(calendar) > 1 else 0.5
-    kept.bar(x, [day["kept"] for day in days], width=width, color=_COLOURS[0])
+    kept.bar(x, [day["kept"] for day in days], width=width, color=COLOURS[0])
     base = [0] * len(days)
     for i, reason in enumerate(days[0]["dropped"]):
         rows = [day["dropped"][reason] for day in days]
-        colour, hatch = _COLOURS[(i + 1) % 6], ("", "///", "...")[(i + 1) // 6 % 3]
-        name = _short(reason.replace("_", " "))
+        colour, hatch = COLOURS[(i + 1) % 6], ("", "///", "...")[(i + 1) // 6 % 3]
+        name = short_name(reason.replace("_", " "))
         dropped.bar(x, rows, width=width, bottom=base, label=name, color=colour, hatch=hatch)
         base = [a + b for a, b in zip(base, rows, strict=True)]
     if any(base):
@@ -108,7 +108,7 @@ def rows_by_reason(days: Sequence[Mapping[str, Any]]) -> Markup:
         axes.set_ylim(0, 1.08 * top or 1)
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(axis="x", visible=False)
-    return _svg(figure, "rows kept and rows dropped by reason, by day")
+    return to_svg(figure, "rows kept and rows dropped by reason, by day")
 
 
 def _calendar(days: Sequence[date]) -> list[date]:
@@ -136,13 +136,13 @@ def _figure(days: Sequence[date], *, panels: int = 1, height: float = 2.6) -> Fi
 
 def _style(results: Results, model: str) -> dict[str, Any]:
     if model == TEACHER:
-        return {"color": _INK, "linewidth": 2.6, "marker": "o", "zorder": 3}
+        return {"color": INK, "linewidth": 2.6, "marker": "o", "zorder": 3}
     i = [name for name in results.models if name != TEACHER].index(model)
     dashes = ("-", "--", ":")[i // 6 % 3]
-    return {"color": _COLOURS[i % 6], "linewidth": 1.6, "marker": "os^Dv"[i % 5], "linestyle": dashes}
+    return {"color": COLOURS[i % 6], "linewidth": 1.6, "marker": "os^Dv"[i % 5], "linestyle": dashes}
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     return name if len(name) <= 22 else f"{name[:12]}…{name[-9:]}"
 
 
@@ -160,10 +160,10 @@ def _name_lines(axes: Axes, results: Results, ends: Mapping[str, float], *, gap:
         style = {**_style(results, name), "transform": axes.transAxes, "clip_on": False}
         axes.plot([1.0, 1.035], [end, y], **{**style, "marker": "", "linewidth": 0.8, "linestyle": "-"})
         axes.plot([1.05], [y], **style, markersize=4)
-        axes.text(1.075, y, _short(name), transform=axes.transAxes, va="center", fontsize=8.5)
+        axes.text(1.075, y, short_name(name), transform=axes.transAxes, va="center", fontsize=8.5)
 
 
-def _svg(figure: Figure, label: str) -> Markup:
+def to_svg(figure: Figure, label: str) -> Markup:
     # Ids that are the same every time, and differ from picture to picture.
     matplotlib.rcParams["svg.hashsalt"] = label
     buffer = io.StringIO()
@@ -171,4 +171,4 @@ def _svg(figure: Figure, label: str) -> Markup:
     svg = re.sub(r'<metadata>.*?</metadata>| id="[\w.]+_\d+"', "", buffer.getvalue(), flags=re.DOTALL)
     # Without a width and a height it fills its place in the page.
     body = re.sub(r'^.*?<svg [^>]*(viewBox="[^"]*")[^>]*>', r"\1>", svg, flags=re.DOTALL)
-    return Markup(f'<svg role="img" aria-label="{html.escape(label)}" {body.replace(_INK, "currentColor")}')
+    return Markup(f'<svg role="img" aria-label="{html.escape(label)}" {body.replace(INK, "currentColor")}')

@@ -82,6 +82,10 @@ def each(
                     f"a process that trained {' or '.join(unfinished)} was killed (is there memory enough "
                     f"for {workers} models at a time?); run again to go on from the last finished day"
                 ) from None
+            except BaseException:
+                # A programming error is told now, not when all the others have ended.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
             unfinished.remove(futures[future])
     queue.put(None)
     listener.join()

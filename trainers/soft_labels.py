@@ -15,7 +15,7 @@ _LEAKS = {
     "pre_update": ~(pl.col("teacher_step") < pl.col("trained_step")),
     "snapshot": ~(pl.col("snapshot_day") < pl.col("day")),
     # A study's own: what labels that break the rule are worth.
-    "leaked": pl.lit(False),
+    "leaked": pl.col("teacher_step").is_null(),
 }
 
 

@@ -1,5 +1,6 @@
 """Every command of README.md is run here, on as little data as it takes; one that is not known here fails."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ import polars
 import pytest
 
 from tutelage.launch.config import load
+from tutelage.models.config import Distillation, ModelConfig, distil
+from tutelage.trainers.config import StudentConfig
 
 pytestmark = pytest.mark.end_to_end
 BIN = Path(sys.executable).parent
@@ -108,6 +111,18 @@ def _kuairand(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     assert {"day", "example_id", "event_time_us", "user_id", "click"} < set(interactions.columns)
 
 
+def _study(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    (folder / "KuaiRand-Pure").symlink_to(request.getfixturevalue("shared_data") / "KuaiRand-Pure")
+    # test_study.py has more of it.
+    small = line.replace("--seeds=5", "--seeds=1 --studies=4 --smoke")
+    printed = _shell(small, folder)
+    assert "1 of 1: base-1, " in printed
+    for name in re.findall(
+        r"`S/(study/results.html)`, `(results.md)` and\nthe Delta tables `(\w+)` and `(\w+)`", README
+    )[0]:
+        assert (folder / "S/study" / name.removeprefix("study/")).exists()
+
+
 def _own_events(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     (folder / "examples").symlink_to(ROOT / "examples")
     events = folder / "my_logs/events"
@@ -198,6 +213,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make demo": _demo,
     "make test": partial(_make, runs=("-m ruff check", "-m ruff format .*--check", "-m mypy", "-m pytest")),
     ".venv/bin/tutelage-run --config=kuairand": _kuairand,
+    ".venv/bin/tutelage-study --config=kuairand": _study,
     ".venv/bin/tutelage-run --config=examples/own_events.py": _own_events,
     "0 3 * * * cd": _nightly,
     # In this order: the newest is retired, comes back, and is copied.
@@ -238,13 +254,15 @@ def test_no_command_of_the_readme_is_overlooked() -> None:
     for start in HOW:
         assert any(_begins(line, start) for line in COMMANDS), f"README.md no longer has {start!r}"
     fences = re.findall(r"^```(.*)$", README, re.MULTILINE)
-    assert set(fences[::2]) == {"sh", "cron"}
+    assert set(fences[::2]) == {"sh", "cron", "python"}
     inline = set(re.findall(r"`(make [\w-]+|tutelage-\w+)", README))
     assert inline <= {*HOW, *SCRIPTS}
 
 
 def test_the_table_has_every_console_script_once() -> None:
-    assert sorted(re.findall(r"`(tutelage-\w+)", "".join(ROWS))) == sorted(SCRIPTS) == sorted(AFTER_DEMO)
+    assert sorted(re.findall(r"`(tutelage-\w+)", "".join(ROWS))) == sorted(SCRIPTS)
+    # A study has a workdir of its own.
+    assert SCRIPTS.keys() == {*AFTER_DEMO, "tutelage-study"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -264,11 +282,23 @@ def test_every_row_of_the_table_runs_after_the_demo(demo: Demo) -> None:
     columns = [feature.name for feature in load("synthetic").schema.features]
     interactions = polars.read_delta(str(demo.folder / "demo/lake/interactions"))
     interactions.filter(day=date(2026, 1, 1)).select(columns).write_ndjson(demo.folder / "log.jsonl")
-    for command in re.findall(r"`(tutelage-[^`]*)`", "".join(ROWS)):
+    for command in re.findall(r"`(tutelage-(?!study)[^`]*)`", "".join(ROWS)):
         more, says = AFTER_DEMO[command.split()[0]]
         asked = command.replace("NAME", "auxiliary").replace("FILE", "log.jsonl")
         asked = asked.replace("DAY", "2026-01-01")
         assert says in _shell(f".venv/bin/{asked} {demo.flags} {more}", demo.folder), asked
+
+
+def test_the_student_of_the_readme_is_one_of_the_kuairand_config() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    named = eval(code, {"StudentConfig": StudentConfig, "ModelConfig": ModelConfig, "distil": distil})
+    student = load("kuairand").student("late_auxiliary")
+    assert (named.distillation, named.baseline) == (student.distillation, student.baseline)
+    told = re.findall(
+        r"^\| `(\w+)`(?:, `(\w+)`)? \|", README.partition("| field | says |")[2].partition("\n\n")[0], re.M
+    )
+    fields = {name for names in told for name in names if name}
+    assert fields < {field.name for field in dataclasses.fields(Distillation)}
 
 
 def test_the_single_field_that_the_readme_sets_is_set(tmp_path: Path) -> None:

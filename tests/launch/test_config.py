@@ -14,6 +14,7 @@ from apache_beam.internal import cloudpickle_pickler
 
 from tutelage.launch import configs
 from tutelage.launch.config import Experiment, load, plain
+from tutelage.models.config import distil
 from tutelage.pipeline.days import parse_day, slices_between
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.sources.kuairand import KuaiRand
@@ -214,11 +215,22 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
         ),
         ("serving.keep=0", "serving: keep is 0, expected at least 1"),
         (
-            "schema.tasks.watch.name=seconds",
-            "serving: score names 'watch_log1p'; the served outputs are click, long_view, seconds_log1p",
+            "schema.tasks.watch.kind=ziln",
+            "serving: score names 'watch_log1p'; the served outputs are click, long_view, watch",
         ),
         ("schema.features.user_id.scope=me", "scope is 'me', expected 'user' or 'candidate'"),
         ("training.batch_size=0", "batch_size is 0, expected at least 1"),
+        ("teacher.sampling.negatives_of=watch", "sampling: negatives_of 'watch' is no binary task"),
+        (
+            "students.direct.sampling.only=price=3",
+            "sampling: only names 'price', which is no id feature; these are user_id, video_id, author_id, "
+            "topic, country, position, hour",
+        ),
+        (
+            "students.direct.distillation.watch.loss=listwise",
+            "task 'watch' is log1p and cannot learn by 'listwise'; expected squared_error",
+        ),
+        ("students.direct.producer=leaked", "which only a study may read; expected pre_update or snapshot"),
     ],
 )
 def test_a_set_is_checked_as_the_config_itself_is(override: str, says: str) -> None:
@@ -291,3 +303,15 @@ def test_a_plain_config_comes_back_from_json_as_it_was(name: str) -> None:
     assert json.loads(json.dumps(config, allow_nan=False)) == config
     assert config["type"] == "Experiment"
     assert config["students"][3]["type"] == "StudentConfig"
+
+
+def test_a_listwise_loss_needs_to_know_the_user() -> None:
+    experiment = _synthetic()
+    nameless = dataclasses.replace(experiment.schema, user=None)
+    listwise = dataclasses.replace(
+        experiment.student("auxiliary"), distillation=distil("click", loss="listwise")
+    )
+    with pytest.raises(
+        UserError, match=r"^student 'auxiliary': a listwise loss needs the schema's `user`, and"
+    ):
+        dataclasses.replace(experiment, schema=nameless, students=(experiment.student("control"), listwise))

@@ -1,12 +1,13 @@
 """What the configuration of training refuses, and in what words."""
 
+import math
 import re
 
 import pytest
 
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.errors import UserError
-from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
+from tutelage.trainers.config import Sampling, StudentConfig, TeacherConfig, TrainingConfig
 
 MODEL = ModelConfig(embedding_dim=4, hidden=(8,))
 
@@ -53,3 +54,24 @@ def test_a_plain_name_passes(name: str) -> None:
 def test_a_student_that_cannot_be_is_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=re.escape(says)):
         StudentConfig(**{"name": "wide", "model": MODEL, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"rate": 0.0}, "sampling: rate is 0.0, expected a share above 0, at most 1"),
+        ({"rate": 1.5}, "sampling: rate is 1.5, expected a share above 0, at most 1"),
+        ({"correction": "both"}, "sampling: correction is 'both', expected offset, weights or none"),
+        ({"only": "tab"}, "sampling: only is 'tab', expected feature=value, as in tab=1"),
+    ],
+)
+def test_a_sampling_that_cannot_be_is_refused(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(says)}$"):
+        Sampling(**fields)  # type: ignore[arg-type]
+
+
+def test_the_offset_of_dropped_negatives_is_what_they_add_to_the_odds() -> None:
+    # A third is kept: the odds of the rows that are learnt are three times those of all.
+    assert Sampling(negatives_of="click", rate=1 / 3).offsets == {"click": pytest.approx(math.log(3))}
+    assert Sampling(negatives_of="click", rate=0.5, correction="weights").offsets == {}
+    assert Sampling().offsets == {}

@@ -1,5 +1,6 @@
 """The feed: a day of the lake in its order, as tensors."""
 
+import dataclasses
 from datetime import date
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.trainers import feed
-from tutelage.trainers.feed import load_day, read_ahead, soft_label_frame
+from tutelage.trainers.config import Sampling
+from tutelage.trainers.feed import load_day, read_ahead, soft_label_frame, write_predictions
 from tutelage.trainers.soft_labels import SoftLabels
 
 DAY = DAYS[0]
@@ -165,3 +167,60 @@ def test_a_soft_label_says_which_teacher_made_it_and_that_the_row_was_learnt_nex
     # The store takes it as it is.
     lake.soft_labels.replace(first, {"teacher": "teacher", "producer": "pre_update", "day": DAY})
     assert lake.soft_labels.scan(day=DAY).collect().height == 4
+
+
+def _weights(lake: Lake, ranker: Ranker, sampling: Sampling) -> list[float]:
+    return (
+        load_day(lake, DAY, SCHEMA, transform=ranker.transform, sampling=sampling)
+        .tensors.weight.numpy()
+        .tolist()
+    )
+
+
+def test_only_rows_with_the_value_are_learnt_from_and_a_missing_one_is_another(
+    lake: Lake, ranker: Ranker
+) -> None:
+    # Users in the day's order: -1, 4, 4 and none.
+    assert _weights(lake, ranker, Sampling()) == [1, 1, 1, 1]
+    assert _weights(lake, ranker, Sampling(only="user=4")) == [0, 1, 1, 0]
+    assert _weights(lake, ranker, Sampling(only="topic=")) == [0, 1, 0, 0]
+
+
+def test_a_share_of_the_negatives_is_kept_the_same_every_time_and_all_positives(
+    tmp_path: Path, ranker: Ranker
+) -> None:
+    lake = Lake(tmp_path, SCHEMA)
+    lake.create()
+    n = 4000
+    ids = np.random.default_rng(1).integers(-(2**63), 2**63 - 1, n)
+    click = np.arange(n) % 4 == 0
+    columns = {
+        "example_id": ids,
+        "event_time_us": np.arange(n),
+        "user": np.zeros(n, int),
+        "topic": ["a"] * n,
+        "seconds": np.ones(n),
+        "age": np.ones(n),
+        "click": click,
+        "watch_seconds": click * 1.0,
+    }
+    commit(lake, DAY, frame(DAY, columns))
+    dropped = Sampling(negatives_of="click", rate=0.3, correction="none")
+    weight = np.array(_weights(lake, ranker, dropped))
+    assert weight[click].tolist() == [1.0] * 1000
+    # 3,000 negatives, each kept with probability .3: 900, give or take three times 25.
+    assert 825 < weight[~click].sum() < 975
+    assert set(weight[~click]) == {0.0, 1.0}
+    assert _weights(lake, ranker, dropped) == weight.tolist()
+    weighted = np.array(_weights(lake, ranker, dataclasses.replace(dropped, correction="weights")))
+    np.testing.assert_allclose(weighted[~click], weight[~click] / 0.3, rtol=1e-6)
+    np.testing.assert_array_equal(weighted[click], weight[click])
+
+
+def test_predictions_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "predictions/2026-01-01.parquet"
+    write_predictions(np.array([3, 1]), {"click_logit": np.array([0.5, -1.0], np.float32)}, path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    read = pl.read_parquet(path)
+    assert read.to_dict(as_series=False) == {"example_id": [3, 1], "click_logit": [0.5, -1.0]}
+    assert read.schema == {"example_id": pl.Int64, "click_logit": pl.Float32}

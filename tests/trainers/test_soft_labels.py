@@ -68,3 +68,26 @@ def test_a_snapshot_of_the_same_day_is_refused(tmp_path: Path) -> None:
 def test_two_labels_for_one_row_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than one label"):
         LABELS.join(pl.Series([1]), DAY, lake=_lake(tmp_path, example_id=[1, 1]), schema=SCHEMA)
+
+
+def test_a_study_alone_reads_labels_of_a_teacher_that_had_learnt_the_row(tmp_path: Path) -> None:
+    own = _lake(tmp_path, producer="leaked", snapshot_day=[DAY, DAY], trained_step=[None, None])
+    labels = SoftLabels(teacher="teacher", producer="leaked", min_step=0)
+    soft, weight, _ = labels.join(pl.Series([1, 2]), DAY, lake=own, schema=SCHEMA)
+    assert (soft[:, 0].tolist(), weight.tolist()) == ([0.5, -0.5], [1.0, 1.0])
+
+
+def test_a_label_weighs_half_for_every_half_life_of_its_age(tmp_path: Path) -> None:
+    # Of the snapshot of the day before: age 0. Of three days before that: 3. Before any snapshot: 0.
+    lake = _lake(
+        tmp_path,
+        example_id=[1, 2, 3],
+        click_logit=[0.0, 0.0, 0.0],
+        snapshot_day=[date(2026, 1, 1), date(2025, 12, 29), None],
+        teacher_step=[6, 6, 6],
+        trained_step=[7, 7, 7],
+    )
+    labels = SoftLabels(teacher="teacher", producer="pre_update", min_step=5, half_life=1.5)
+    _, weight, counts = labels.join(pl.Series([1, 2, 3, 4]), DAY, lake=lake, schema=SCHEMA)
+    assert weight.tolist() == [1.0, 0.25, 1.0, 0.0]
+    assert counts["labels_used"] == 3
