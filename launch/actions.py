@@ -222,6 +222,7 @@ def rollback(settings: Settings, to_day: str, *, dry_run: bool = False) -> None:
 def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
     """Train what the studies compare and is not there yet, then write what they show."""
     from tutelage.launch import study as job
+    from tutelage.launch.study_pages import sentences
 
     session = Session.open(settings)
     design = job.design(session.experiment, session.days, studies or job.STUDIES)
@@ -243,8 +244,13 @@ def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
                 ):
                     update(done, len(units))
                     _console.print(f"{done} of {len(units)}: {name}, {time.monotonic() - started:.0f} s")
-        results, facts = job.compare(session, design, seeds)
-        page = job.write(session, results, facts, settings, studies, seeds)
+        found = job.results(session, design, studies, seeds)
+        page = job.write(session, found)
+    for name, rows in found.studies.items():
+        _console.print(f"\n{name}", style="bold", markup=False)
+        for sentence in sentences(name, rows, found.tasks) + found.costs(rows):
+            _console.print(f"- {sentence}", markup=False)
+    _console.print()
     _console.print(f"Results: {page.with_suffix('.md')} and {page}", markup=False)
 
 
@@ -300,7 +306,8 @@ def _train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
         for outcome in pool.train(
             session.settings, busy, progress=lambda model, rows: bars.advance(tasks[model], rows)
         ):
-            bars.remove_task(tasks[outcome.model])
+            # Hidden, not removed: its last rows may be told after its outcome.
+            bars.update(tasks[outcome.model], visible=False)
             served = outcome.exported - len(outcome.rejected)
             _print_learnt(outcome.model, outcome.learnt, published=f"; {served} versions exported")
             yield outcome

@@ -465,19 +465,15 @@ def compare(session: Session, design: Design, seeds: int) -> tuple[pl.DataFrame,
     return pl.concat(comparisons), means
 
 
-def write(
-    session: Session,
-    comparisons: pl.DataFrame,
-    facts: pl.DataFrame,
-    settings: Settings,
-    studies: Sequence[int],
-    seeds: int,
-) -> Path:
-    """Tables as Delta, Markdown and an HTML page; returns the page's path."""
+def results(session: Session, design: Design, studies: Sequence[int], seeds: int) -> study_pages.StudyResults:
+    """What the units that are done show, and the command that shows it again."""
+    settings = session.settings
+    comparisons, facts = compare(session, design, seeds)
     flags = [f"--config={settings.config}", f"--workdir={settings.workdir}", f"--seeds={seeds}"]
+    flags += [f"--raw_dir={settings.raw_dir}"] if settings.raw_dir else []
     flags += ["--smoke"] if settings.smoke else []
     flags += [f"--studies={number}" for number in studies] + [f"--set={text}" for text in settings.overrides]
-    results = study_pages.StudyResults(
+    return study_pages.StudyResults(
         experiment=session.experiment.name,
         comparisons=comparisons,
         facts=facts,
@@ -486,12 +482,16 @@ def write(
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         days=judged_days(session),
     )
+
+
+def write(session: Session, found: study_pages.StudyResults) -> Path:
+    """The tables as Delta, all as Markdown and as an HTML page; returns the page's path."""
     root = session.run.root / "study"
-    for name, frame in (("comparisons", comparisons), ("facts", facts)):
+    for name, frame in (("comparisons", found.comparisons), ("facts", found.facts)):
         frame.write_delta(root / name, mode="overwrite", delta_write_options={"schema_mode": "overwrite"})
     for name, text in (
-        ("results.md", study_pages.results_markdown(results)),
-        ("results.html", study_pages.results_html(results)),
+        ("results.md", study_pages.results_markdown(found)),
+        ("results.html", study_pages.results_html(found)),
     ):
         partial = root / f".{name}"
         partial.write_text(text, "utf-8")

@@ -301,6 +301,12 @@ def test_the_student_of_the_readme_is_one_of_the_kuairand_config() -> None:
     assert fields < {field.name for field in dataclasses.fields(Distillation)}
 
 
+def test_the_results_were_made_by_the_command_that_the_readme_gives() -> None:
+    (command,) = (line for line in COMMANDS if "tutelage-study" in line)
+    lines = (ROOT / "docs/results.md").read_text("utf-8").splitlines()
+    assert f"    {command.removeprefix('.venv/bin/')}" in lines
+
+
 def test_the_single_field_that_the_readme_sets_is_set(tmp_path: Path) -> None:
     (flag,) = re.findall(r"`--set=(.*?)`", README)
     assert flag == "students.auxiliary.distillation.click.alpha=3"
