@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # What `make setup` leaves when it has come to its end.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-training bench-serving lint format types test-bazel clean
+.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-serving lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ golden: $(READY) ## write tests/golden_losses.csv anew; git diff shows what chan
 	rm -rf build/golden
 	.venv/bin/tutelage-run --config=synthetic --smoke --workdir=build/golden
 	$(RUN) tests.golden build/golden
+
+bench-materialize: $(READY) ## rows per second and memory of the data plane, beside Polars and DuckDB
+	$(RUN) benchmarks.materialize
 
 bench-training: $(READY) ## examples per second of each model, at batch 4,096
 	$(RUN) benchmarks.training

@@ -79,14 +79,15 @@ def _calls(experiment: Experiment, folder: Path) -> dict[str, Callable[[int], Ca
 
 
 def _rows(schema: Schema, n: int, *, once: bool) -> dict[str, np.ndarray]:
-    """Random features [n]; a user's are the same in all rows, or given once."""
+    """Random inputs [n]; a user's are the same in all rows, or given once."""
     rng = np.random.default_rng(1)
     columns = {}
-    for f in schema.features:
-        values = rng.integers(0, max(f.rows, 2), n) if f.is_id else rng.exponential(30, n).astype("f4")
+    for f in schema.inputs():
+        size = [n, *f.shape]
+        values = rng.integers(0, max(f.rows, 2), size) if f.is_id else rng.exponential(30, size).astype("f4")
         values = values.astype(str).astype(object) if f.dtype == "string" else values
         if f.scope == "user":
-            values = values[:1] if once else np.repeat(values[:1], n)
+            values = values[:1] if once else np.repeat(values[:1], n, axis=0)
         columns[f.name] = values
     return columns
 

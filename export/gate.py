@@ -1,13 +1,11 @@
 """The gate: what a version must show before it is served, and what it was found to be."""
 
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,66 +17,15 @@ from tutelage.export.versions import Version
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, Task
 from tutelage.trainers.checkpoints import State
+from tutelage.trainers.gate import MARGINS, QUALITIES, Check, Verdict, quality
 from tutelage.trainers.run import Run
 
 PARITY = 1e-5
 """Largest relative difference between a served score and the trainer's own: float32 has no more to give."""
-# Of the losses those that a day's own base rate and spread are divided out of: days differ in them.
-_QUALITIES = {
-    "binary": ("auc", "normalized_entropy", "calibration"),
-    "log1p": ("relative_squared_error",),
-    "ziln": ("relative_squared_error", "calibration"),
-}
-_MARGINS = {
-    "auc": "auc_drop",
-    "normalized_entropy": "entropy_rise",
-    "calibration": "calibration_drift",
-    "relative_squared_error": "squared_error_rise",
-}
 _CALLS, _ROWS = 20, 100
 
 Metrics = Mapping[tuple[str, str, str], float]
 """(task, metric, slice) → value."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    value: float | None
-    """None: it is missing."""
-    reference: float | None = None
-    """The last blessed version's; None: there is none."""
-    bound: float | None = None
-    """The worst value that passes."""
-    detail: str = ""
-    """What was found, where that is no number."""
-    passed: bool
-
-    def say(self) -> str:
-        if self.detail:
-            return f"{self.name}: {self.detail}"
-        bound = "" if self.bound is None else f", {self.bound:.6g} is the bound"
-        return f"{self.name} is {'missing' if self.value is None else format(self.value, '.6g')}{bound}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """`pass`; `first`: as there was no version to compare it with; `fail`; `error`: it could not be judged."""
-
-    verdict: Literal["pass", "first", "fail", "error"]
-    checks: tuple[Check, ...] = ()
-    reason: str = ""
-
-    @property
-    def blessed(self) -> bool:
-        return self.verdict in ("pass", "first")
-
-    def __str__(self) -> str:
-        """In one line, what failed with its values."""
-        failed = [check.say() for check in self.checks if not check.passed]
-        return "; ".join([self.verdict, *failed[:5], *([self.reason] if self.reason else [])])
 
 
 def judge(
@@ -173,61 +120,48 @@ def compare(
     checks = []
     parts = sorted({part for _, _, part in now} & {part for _, _, part in before or {}} | {""})
     for task in tasks:
-        for metric in _QUALITIES[task.kind]:
+        for metric in QUALITIES[task.kind]:
             for part in parts:
                 value = now.get((task.name, metric, part))
                 reference = None if before is None else before.get((task.name, metric, part))
                 if part and (value is None or reference is None):
                     continue
                 name = f"{task.name} {metric}" + (f", {part}" if part else "")
-                margin = getattr(serving, _MARGINS[metric]) * (serving.slice_margin if part else 1)
-                checks.append(_quality(name, metric, value, reference, margin))
+                margin = getattr(serving, MARGINS[metric]) * (serving.slice_margin if part else 1)
+                checks.append(quality(name, metric, value, reference, margin))
     return checks
 
 
 def adversarial(schema: Schema) -> dict[str, np.ndarray]:
-    """Raw rows such as a client gone wrong sends, an array [rows] for each feature."""
+    """Raw rows such as a client gone wrong sends, an array [rows] for each input, of a list [rows, length]."""
     values: dict[str, list[Any]] = {
         "int64": [0, -1, 1, 2**53 + 1, 2**63 - 1, -(2**63), -1],
         "string": ["", " ", "\0", "é" * 1000, "a" * 65_536, "-1", "nan"],
         "float32": [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45, 0.0],
     }
     kinds = {"int64": np.int64, "string": object, "float32": np.float32}
-    # Turned by one for each feature, so that no row is bad in one way alone.
-    return {
-        f.name: np.array(values[f.dtype][i % 7 :] + values[f.dtype][: i % 7], kinds[f.dtype])
-        for i, f in enumerate(schema.features)
+    # Turned by one for each feature and for each item, so that no row is bad in one way alone.
+    turned = {
+        f.name: [np.roll(np.array(values[f.dtype], kinds[f.dtype]), -i - k) for k in range(f.slots)]
+        for i, f in enumerate(schema.inputs())
     }
-
-
-def _quality(name: str, metric: str, value: float | None, reference: float | None, margin: float) -> Check:
-    if value is None or not math.isfinite(value):
-        return Check(name=name, value=value, reference=reference, passed=False)
-    if reference is None or not math.isfinite(reference):
-        return Check(name=name, value=value, passed=True)
-    if metric == "auc":
-        bound = reference - margin
-        passed = value >= bound
-    elif metric == "calibration":
-        away = abs(reference - 1) + margin
-        bound = 1 + math.copysign(away, value - 1)
-        passed = abs(value - 1) <= away
-    else:
-        bound = reference + margin * abs(reference)
-        passed = value <= bound
-    return Check(name=name, value=value, reference=reference, bound=bound, passed=passed)
+    return {f.name: np.stack(turned[f.name], axis=1).reshape([7, *f.shape]) for f in schema.inputs()}
 
 
 def _behaviour(schema: Schema, folder: Path, signature: Any, serving: ServingConfig) -> list[Check]:
     """What the artefact itself holds and does."""
     batch = golden.read_golden(folder / golden.PATH)
-    rows = {name: tf.constant(np.resize(values, _ROWS)) for name, values in batch.features.items()}
+    rows = {
+        name: tf.constant(np.resize(values, [_ROWS, *values.shape[1:]]))
+        for name, values in batch.features.items()
+    }
     seconds = []
     for _ in range(_CALLS):
         started = time.perf_counter()
         signature(**rows)
         seconds.append(time.perf_counter() - started)
-    scores = signature(**{name: tf.constant(values) for name, values in adversarial(schema).items()})
+    absurd = adversarial(schema)
+    scores = signature(**{name: tf.constant(absurd[name]) for name in rows})
     strange = sum(int(np.sum(~np.isfinite(score))) for score in scores.values())
     return [
         _contents(folder),
@@ -248,8 +182,8 @@ def _contents(folder: Path) -> Check:
 def _compatibility(signature: Any, last: Version, *, new_signature: bool) -> list[Check]:
     """The last blessed version's golden requests, sent to the new one."""
     batch = golden.read_golden(last.path / golden.PATH)
-    takes = {name: spec.dtype.name for name, spec in signature.structured_input_signature[1].items()}
-    sent = {name: tf.constant(values[:0]).dtype.name for name, values in batch.features.items()}
+    takes = {name: _kind(spec) for name, spec in signature.structured_input_signature[1].items()}
+    sent = {name: _kind(tf.constant(values[:0])) for name, values in batch.features.items()}
     changes = [
         f"{name} was {sent.get(name, 'not there')} and is {takes.get(name, 'not there')}"
         for name in sorted({*takes, *sent})
@@ -263,6 +197,11 @@ def _compatibility(signature: Any, last: Version, *, new_signature: bool) -> lis
     scores = signature(**{name: tf.constant(batch.features[name]) for name in takes})
     strange = sum(int(np.sum(~np.isfinite(score))) for score in scores.values())
     return [_at_most("scores of the last golden batch that are not finite", strange, 0)]
+
+
+def _kind(tensor: Any) -> str:
+    """Its dtype, as in int64, and of a list its length, as in int64[20]."""
+    return tensor.dtype.name + "".join(f"[{length}]" for length in tensor.shape[1:])
 
 
 def _at_most(name: str, value: float, bound: float) -> Check:

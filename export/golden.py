@@ -15,7 +15,7 @@ PATH = "assets.extra/golden.parquet"
 """Where it lies in the folder of a version."""
 _EXPECTED = "expected_"
 DTYPES = {pl.Int64(): "int64", pl.String(): "string", pl.Float32(): "float32"}
-"""Of a raw feature\'s column → the feature\'s."""
+"""Of a raw feature\'s column, or a list\'s items → the feature\'s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,27 +23,38 @@ class Golden:
     """Rows and their scores."""
 
     frame: pl.DataFrame
-    """Raw features as in `interactions`; a missing value is null."""
+    """Raw features as in `interactions`, a missing value null; lists are filled up, all of one length."""
     expected: dict[str, np.ndarray]
     """Served output → float [rows]."""
 
     @property
     def features(self) -> dict[str, np.ndarray]:
-        """As models take them: one array [rows] a feature, nulls filled.
+        """As models take them: an array a feature, [rows] with nulls filled, or of a list [rows, length].
 
         Of the file alone: a golden batch may be older than the schema.
         """
-        return {
-            name: self.frame[name].fill_null(DEFAULTS[kind]).to_numpy()
-            for name, dtype in self.frame.schema.items()
-            if (kind := DTYPES.get(dtype))
-        }
+        arrays = {}
+        for name, dtype in self.frame.schema.items():
+            if isinstance(dtype, pl.Array):
+                arrays[name] = self.frame[name].to_numpy()
+            elif kind := DTYPES.get(dtype):
+                arrays[name] = self.frame[name].fill_null(DEFAULTS[kind]).to_numpy()
+        return arrays
 
 
 def choose(frame: pl.DataFrame, rows: int = 256) -> pl.DataFrame:
     """`rows` rows of a day (all, where it has fewer), evenly spaced in the order of example_id."""
     count = min(rows, frame.height)
     return frame.sort("example_id")[np.arange(count) * frame.height // max(count, 1)]
+
+
+def filled(frame: pl.DataFrame, arrays: Mapping[str, np.ndarray]) -> pl.DataFrame:
+    """`frame` with its lists as they are in `arrays`, [rows, length]: the file is read without the schema."""
+    return frame.with_columns(
+        pl.Series(name, values.tolist(), dtype=pl.Array(frame.schema[name].inner, values.shape[1]))  # type: ignore[attr-defined]
+        for name, values in arrays.items()
+        if values.ndim > 1
+    )
 
 
 def write_golden(path: Path, frame: pl.DataFrame, expected: Mapping[str, np.ndarray]) -> None:

@@ -11,13 +11,13 @@ import tensorflow as tf
 
 from tutelage.export import card, gate, golden, inspect, warmup
 from tutelage.export.config import ServingConfig
-from tutelage.export.gate import Verdict
 from tutelage.export.saved_model import Served
 from tutelage.export.versions import Version, Versions
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
+from tutelage.trainers.gate import Verdict
 from tutelage.trainers.metrics import served_score
 from tutelage.trainers.run import TEACHER, Run
 
@@ -76,8 +76,9 @@ def export_student(
     for state in _todo(run, student.name, versions, days):
         _restore(run, student.name, ranker, state)
         folder = versions.stage(state, served.save)
-        rows = golden.choose(_features(run, state.day)).drop("example_id")
+        rows = golden.choose(_features(run, ranker, state.day)).drop("example_id")
         features = run.schema.arrays(rows)
+        rows = golden.filled(rows, features)
         golden.write_golden(folder / golden.PATH, rows, _trainer_scores(ranker, serving, features))
         warmup.write_warmup(folder / warmup.PATH, student.name, features)
         last = max(versions.published(), key=lambda version: version.number, default=None)
@@ -116,9 +117,11 @@ def _restore(run: Run, model: str, ranker: Ranker, state: State) -> None:
     run.checkpoints(model).restore(tf.train.Checkpoint(ranker=ranker), state.day)
 
 
-def _features(run: Run, day: date) -> pl.DataFrame:
-    frame = run.lake.interactions.scan(day=day).select("example_id", *(f.name for f in run.schema.features))
-    return frame.collect()
+def _features(run: Run, ranker: Ranker, day: date) -> pl.DataFrame:
+    rows = run.lake.interactions.scan(day=day)
+    if ranker.of:
+        rows = run.lake.with_histories(rows, day)
+    return rows.select("example_id", *(f.name for f in ranker.inputs)).collect()
 
 
 def _trainer_scores(

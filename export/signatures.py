@@ -25,9 +25,9 @@ def teacher_signatures(ranker: Ranker) -> dict[str, Any]:
     """`serving_default`: every task's raw output by its name, what the labeler reads."""
 
     def serving_default(**columns: tf.Tensor) -> Scores:
-        return ranker(*ranker.transform(_complete(ranker.schema.features, columns)))
+        return ranker(*ranker.transform(_complete(ranker.inputs, columns)))
 
-    return {"serving_default": by_column(serving_default, ranker.schema.features)}
+    return {"serving_default": by_column(serving_default, ranker.inputs)}
 
 
 def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]:
@@ -37,20 +37,22 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
     task's is the raw one, and `score` is Σ weight · output.
 
     - `serving_default`: a raw tensor [batch] per feature; one of length 1 stands for all rows.
-    - `serve_examples`: `examples`, serialised tf.Example, string [batch].
+    - `serve_examples`: `examples`, serialised tf.Example, string [batch]; of a list that is longer than the
+      feature's, the first items are read.
     - `score_list`: of one user, features of length 1, with N candidates, features [N]; there only
-      where the schema has features of both scopes.
+      where the model has features of both scopes.
     - `serve_ids`: an int64 [batch] per id feature, a string given as its fingerprint
       (`models.id_map.fingerprint`), and a float32 [batch] per number, none left out: of ops that
       small runtimes have too.
+
+    A list or a history is a tensor [batch, length], filled up with its default after the last item.
 
     NaN or an infinite number counts as missing, one beyond ±1e6 as ±1e6 unless it is log-scaled.
     TensorFlow's error names a feature that does not fit: of another rank, of a length that is neither 1
     nor the others', unknown, or left out where it must not be. It names one of another dtype, too, but
     for Python's `signatures[...]`, which tells its place among the names in alphabetical order.
     """
-    schema = ranker.schema
-    features = schema.features
+    schema, features = ranker.schema, ranker.inputs
 
     def scores(raw: Scores) -> Scores:
         by_name = {task.score: _served(task, raw) for task in schema.tasks}
@@ -60,13 +62,16 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
         return scores(ranker(*ranker.transform(_complete(features, columns))))
 
     def serve_examples(examples: tf.Tensor) -> Scores:
-        parsed = tf.io.parse_example(
-            examples, {f.name: tf.io.FixedLenFeature([], tf.as_dtype(f.dtype), f.default) for f in features}
-        )
+        parsed = tf.io.parse_example(examples, {f.name: _parser(f) for f in features})
+        for f in features:
+            if f.length:
+                parsed[f.name] = parsed[f.name].to_tensor(f.default, shape=[None, f.length])
         return scores(ranker(*ranker.transform(_finite(features, parsed))))
 
     def score_list(**columns: tf.Tensor) -> Scores:
-        user = {f.name: tf.ensure_shape(columns[f.name], [1], name=f.name) for f in by_scope["user"]}
+        user = {
+            f.name: tf.ensure_shape(columns[f.name], [1, *f.shape], name=f.name) for f in by_scope["user"]
+        }
         candidates = _complete(by_scope["candidate"], columns)
         return scores(
             ranker.call_list(ranker.transform(_finite(by_scope["user"], user)), ranker.transform(candidates))
@@ -76,7 +81,9 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
         return scores(ranker(*ranker.transform(_complete(features, columns))))
 
     by_scope = {scope: [f for f in features if f.scope == scope] for scope in ("user", "candidate")}
-    ids = {f.name: tf.TensorSpec([None], tf.int64 if f.is_id else tf.float32, f.name) for f in features}
+    ids = {
+        f.name: tf.TensorSpec([None, *f.shape], tf.int64 if f.is_id else tf.float32, f.name) for f in features
+    }
     signatures = {
         "serving_default": by_column(serving_default, features),
         "serve_examples": tf.function(
@@ -91,8 +98,14 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
 
 def by_column(function: Callable[..., Scores], features: Iterable[Feature]) -> Any:
     """A raw tensor [batch] per feature, by name; one left out is its default."""
-    specs = {f.name: tf.TensorSpec([None], tf.as_dtype(f.dtype), f.name) for f in features}
-    return _function(function, specs, {f.name: tf.constant([f.default], f.dtype) for f in features})
+    specs = {f.name: tf.TensorSpec([None, *f.shape], tf.as_dtype(f.dtype), f.name) for f in features}
+    defaults = {f.name: tf.fill([1, *f.shape], tf.constant(f.default, f.dtype)) for f in features}
+    return _function(function, specs, defaults)
+
+
+def _parser(feature: Feature) -> Any:
+    dtype = tf.as_dtype(feature.dtype)
+    return tf.io.RaggedFeature(dtype) if feature.length else tf.io.FixedLenFeature([], dtype, feature.default)
 
 
 def _function(function: Callable[..., Scores], specs: Mapping[str, tf.TensorSpec], defaults: Columns) -> Any:
@@ -112,11 +125,11 @@ def _function(function: Callable[..., Scores], specs: Mapping[str, tf.TensorSpec
 def _complete(features: Iterable[Feature], columns: Columns) -> Columns:
     """The columns of `features` at one length, those of length 1 repeated."""
     # Sessions check no shape. An op that fails is told by its name, here the feature's.
-    vectors = {f.name: tf.ensure_shape(columns[f.name], [None], name=f.name) for f in features}
-    sizes = tf.stack([tf.size(vector) for vector in vectors.values()])
+    given = {f.name: tf.ensure_shape(columns[f.name], [None, *f.shape], name=f.name) for f in features}
+    sizes = tf.stack([tf.shape(values)[0] for values in given.values()])
     batch = tf.reduce_max(sizes) * tf.sign(tf.reduce_min(sizes))
     repeated = {
-        name: tf.broadcast_to(vector, [batch], name=f"{name}/repeated") for name, vector in vectors.items()
+        f.name: tf.broadcast_to(given[f.name], [batch, *f.shape], name=f"{f.name}/repeated") for f in features
     }
     return _finite(features, repeated)
 
@@ -140,5 +153,6 @@ def _finite(features: Iterable[Feature], columns: Columns) -> Columns:
 def _number(feature: Feature, values: tf.Tensor) -> tf.Tensor:
     default = tf.fill(tf.shape(values), feature.default)
     values = tf.where(tf.abs(values) <= tf.float32.max, values, default)
-    # The products of larger ones could be infinite; a logarithm is never large.
-    return values if feature.log1p else tf.clip_by_value(values, -_LARGEST, _LARGEST)
+    # The products of larger ones could be infinite; a logarithm is never large. Buckets are told apart all the same.
+    largest = max([_LARGEST, *map(abs, feature.buckets)])
+    return values if feature.log1p else tf.clip_by_value(values, -largest, largest)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,7 @@ _BATCH = 8192
 _POLARS = {name: dtype for dtype, name in DTYPES.items()}
 _KINDS = ("string", "float32", "int64")  # of bytes_list, float_list, int64_list
 _SCORES = "scores"
+_LIST = "a list of "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +51,9 @@ class Requests:
     """Logged requests, a row each."""
 
     features: pl.DataFrame
-    """The schema's features in its dtypes; null where missing, and throughout a column of a wrong dtype."""
+    """The schema's inputs in its dtypes; null where missing, and throughout a column of a wrong dtype."""
     wrong: dict[str, str]
-    """Feature → dtype found in place of the schema's."""
+    """Input → dtype found in place of the schema's."""
     scores: pl.DataFrame
     """Logged scores by output, float64, null where not logged; no column where none are."""
 
@@ -64,9 +66,10 @@ class FeatureSkew:
     dtype: str
     """As found."""
     missing: float | None
+    """Share of the rows without a value, or without any item of a list."""
     missing_day: float
     unknown: float | None
-    """Share of the rows that have an id, where the training day has not that id."""
+    """Share of the rows that have an id (of a list, of all items), where the training day has not that id."""
     unknown_day: float | None
     """Of the training day's rows, the same against the day before."""
     drift: float | None
@@ -97,8 +100,8 @@ def read_requests(path: Path, schema: Schema) -> Requests:
         raise UserError(f"{path}: there is no such file; give a log of requests")
     if path.suffix not in (".jsonl", ".tfrecord"):
         raise UserError(f"{path}: unknown format {path.suffix!r}; expected .jsonl or .tfrecord")
-    columns = _read_json_lines(path, schema) if path.suffix == ".jsonl" else _read_examples(path)
-    known = {feature.name: feature for feature in schema.features}
+    known = {feature.name: feature for feature in schema.inputs()}
+    columns = _read_json_lines(path, schema) if path.suffix == ".jsonl" else _read_examples(path, known)
     logged, wrong, features = {}, {}, {}
     for name, (found, values) in columns.items():
         if name.startswith(f"{_SCORES}/"):
@@ -107,7 +110,7 @@ def read_requests(path: Path, schema: Schema) -> Requests:
             logged[name.removeprefix(f"{_SCORES}/")] = values.cast(pl.Float64)
         elif name not in known:
             raise UserError(f"{path}: {name!r} is no feature of the schema; it has {', '.join(known)}")
-        elif found != known[name].dtype:
+        elif found not in _named(known[name]):
             wrong[name] = found
         else:
             features[name] = values
@@ -116,7 +119,7 @@ def read_requests(path: Path, schema: Schema) -> Requests:
         raise UserError(f"{path}: there is no request with a feature in it; give a log of requests")
     frame = pl.DataFrame(
         [
-            features.get(name, pl.repeat(None, rows, eager=True)).cast(_POLARS[feature.dtype]).alias(name)
+            features.get(name, pl.repeat(None, rows, eager=True)).cast(_dtype(feature)).alias(name)
             for name, feature in known.items()
         ]
     )
@@ -136,11 +139,14 @@ def compare(
     the first), and with the scores of the SavedModel at `model`.
 
     An id's default counts as missing, as a client that has no null sends it; so does a number that is not
-    finite. The outputs cannot be told where a feature has a wrong dtype. Raises UserError for a score
-    that is logged and that the model has not.
+    finite. What the model does not take is left out. The outputs cannot be told where a feature has a wrong
+    dtype. Raises UserError for a score that is logged and that the model has not.
     """
-    features = [_feature(feature, requests, day, before, config) for feature in schema.features]
-    return features, _outputs(requests, day, model, schema, config)
+    loaded = tf.saved_model.load(str(model))
+    signature = loaded.signatures["serving_default"]
+    takes = signature.structured_input_signature[1]
+    features = [_feature(f, requests, day, before, config) for f in schema.inputs() if f.name in takes]
+    return features, _outputs(requests, day, model, signature, schema, config)
 
 
 def _feature(
@@ -148,7 +154,7 @@ def _feature(
 ) -> FeatureSkew:
     name, wrong = feature.name, requests.wrong.get(feature.name)
     if wrong:
-        missing_day = 1 - _present(feature, day).len() / day.height
+        missing_day = _missing(feature, day)
         return FeatureSkew(
             name=name,
             dtype=wrong,
@@ -160,7 +166,7 @@ def _feature(
             past=("dtype",),
         )
     here, there = _present(feature, requests.features), _present(feature, day)
-    missing, missing_day = 1 - here.len() / requests.features.height, 1 - there.len() / day.height
+    missing, missing_day = _missing(feature, requests.features), _missing(feature, day)
     unknown = unknown_day = None
     if feature.is_id:
         unknown = _unknown(here, there)
@@ -168,7 +174,7 @@ def _feature(
     drift = (jensen_shannon if feature.is_id else psi)(here, there)
     return FeatureSkew(
         name=name,
-        dtype=feature.dtype,
+        dtype=_named(feature)[0],
         missing=missing,
         missing_day=missing_day,
         unknown=unknown,
@@ -186,20 +192,19 @@ def _feature(
 
 
 def _outputs(
-    requests: Requests, day: pl.DataFrame, model: Path, schema: Schema, config: SkewConfig
+    requests: Requests, day: pl.DataFrame, model: Path, signature: Any, schema: Schema, config: SkewConfig
 ) -> list[OutputSkew]:
-    loaded = tf.saved_model.load(str(model))
-    signature = loaded.signatures["serving_default"]
+    takes = signature.structured_input_signature[1]
     outputs = list(signature.structured_outputs)
     for name in requests.scores.columns:
         if name not in outputs:
             raise UserError(
                 f"{name!r} is a logged score and no output of {model}; it has {', '.join(outputs)}"
             )
-    if requests.wrong:
+    if requests.wrong.keys() & takes:
         return [OutputSkew(name=name, drift=None, difference=None, past=()) for name in outputs]
-    ours = _score(signature, schema.arrays(requests.features))
-    learnt = _score(signature, schema.arrays(choose(day, SCORED)))
+    ours = _score(signature, schema.arrays(requests.features, takes))
+    learnt = _score(signature, schema.arrays(choose(day, SCORED), takes))
     skews = []
     for name in outputs:
         difference = None
@@ -219,9 +224,28 @@ def _past(**values: tuple[float | None, float]) -> tuple[str, ...]:
     return tuple(name for name, (value, limit) in values.items() if value is not None and not value <= limit)
 
 
+def _missing(feature: Feature, frame: pl.DataFrame) -> float:
+    if feature.length:
+        return float(1 - np.mean((feature.array(frame[feature.name]) != feature.default).any(axis=1)))
+    return 1 - _present(feature, frame).len() / frame.height
+
+
 def _present(feature: Feature, frame: pl.DataFrame) -> pl.Series:
-    values = frame[feature.name].drop_nulls()
+    """What is there: the values, or the items of all lists as far as models read them."""
+    values = frame[feature.name]
+    if feature.length:
+        values = values.list.head(feature.length).explode()
+    values = values.drop_nulls()
     return values.filter(values != feature.default) if feature.is_id else values.filter(values.is_finite())
+
+
+def _dtype(feature: Feature) -> pl.DataType:
+    return pl.List(_POLARS[feature.dtype]) if feature.length else _POLARS[feature.dtype]
+
+
+def _named(feature: Feature) -> tuple[str, ...]:
+    """What its dtype is called where it is as it should be; lists that are all empty have none of items."""
+    return (f"{_LIST}{feature.dtype}", f"{_LIST}null") if feature.length else (feature.dtype,)
 
 
 def _unknown(values: pl.Series, known: pl.Series) -> float | None:
@@ -306,6 +330,9 @@ def _read_json_lines(path: Path, schema: Schema) -> dict[str, tuple[str, pl.Seri
     for values in frame:
         if values.name in floats and values.dtype.is_numeric():
             columns[values.name] = ("float32", values)
+        elif values.dtype == pl.List:
+            items = values.dtype.inner  # type: ignore[attr-defined]
+            columns[values.name] = (_LIST + DTYPES.get(items, str(items).lower()), values)
         elif values.dtype != pl.Null:
             columns[values.name] = (DTYPES.get(values.dtype, str(values.dtype)), values)
     return columns
@@ -325,7 +352,7 @@ def _bad_line(path: Path) -> str:
     return ", read as JSON lines"
 
 
-def _read_examples(path: Path) -> dict[str, tuple[str, pl.Series]]:
+def _read_examples(path: Path, known: Mapping[str, Feature]) -> dict[str, tuple[str, pl.Series]]:
     """Column → the dtype found and the values."""
     try:
         batches = list(tf.data.TFRecordDataset(str(path)).batch(_BATCH))
@@ -347,8 +374,11 @@ def _read_examples(path: Path) -> dict[str, tuple[str, pl.Series]]:
             splits, flat = (part.numpy() for part in (parsed[name].row_splits, parsed[name].flat_values))
             lists = pl.Series(pa.LargeListArray.from_arrays(splits, pa.array(flat)))
             values = lists.list.first()
-            if lists.list.len().max() > 1:  # type: ignore[operator]
-                found = f"a list of {found}"
+            if name in known and known[name].length:
+                values = lists.cast(pl.List(_POLARS[found]), strict=False)
+                found = f"{_LIST}{found}"
+            elif lists.list.len().max() > 1:  # type: ignore[operator]
+                found = f"{_LIST}{found}"
             elif found == "string":
                 values = values.cast(pl.String, strict=False)
         columns[name] = (found, values)

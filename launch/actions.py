@@ -44,6 +44,7 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
         missing = steps.to_materialize(session)
         if missing:
             _materialize(session, missing)
+        steps.build_histories(session)
         outcomes = list(_train(session, [TEACHER]))
         unlabelled = steps.to_label(session)
         if unlabelled:
@@ -63,20 +64,28 @@ def materialize(settings: Settings) -> None:
     _materialize(session, session.days)
 
 
-def train(settings: Settings, model: str, *, reset: bool = False) -> None:
+def train(
+    settings: Settings, model: str, *, reset: bool = False, accept_day: str | None = None, reason: str = ""
+) -> None:
+    if bool(accept_day) != bool(reason):
+        raise UserError("--accept_day and --reason go together; give both")
     session = Session.open(settings)
+    day = parse_day(accept_day, time_zone=session.experiment.schema.time_zone) if accept_day else None
     if model != TEACHER:
         student = session.experiment.student(model)
         if reset:
             reset_student(session.run, student)
         claim_student(session.run, student)
-    todo = session.to_learn(model)
-    if not todo:
+    todo = session.to_learn(model, accept=day)
+    if not todo and day is None:
         _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
         return
     import_tensorflow(verbose=settings.verbose)
     with _bar(model, _rows(session, todo)) as advance:
-        states = steps.learn(session, model, progress=advance)
+        from tutelage.trainers.day_loop import Accept
+
+        accept = Accept(day=day, reason=reason) if day else None
+        states = steps.learn(session, model, accept=accept, progress=advance)
     _print_learnt(model, states)
 
 
@@ -183,8 +192,8 @@ def skew(settings: Settings, student: str, requests: str, *, day: str | None = N
     log = read_requests(Path(requests), session.run.schema)
     features, outputs = compare(
         log,
-        table.scan(day=on).collect(),
-        None if before is None else table.scan(day=before).collect(),
+        session.run.lake.with_histories(table.scan(day=on), on).collect(),
+        None if before is None else session.run.lake.with_histories(table.scan(day=before), before).collect(),
         model=served[-1].path,
         schema=session.run.schema,
         config=SkewConfig(),
@@ -364,6 +373,7 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         versions={model: str(versions[-1].number) for model, versions in published.items() if versions},
         students=students,
         tasks=tasks,
+        quarantined=steps.quarantined(session),
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     _console.print(f"Report: {path}")

@@ -1,13 +1,16 @@
 """The console scripts: flags in, one function called, an exit status out."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 
 from tutelage.launch.quiet import silence
 from tutelage.pipeline.errors import UserError
+from tutelage.trainers.preemption import STOPPED, Preempted
 
 FLAGS = flags.FLAGS
 
@@ -28,7 +31,13 @@ def materialize() -> None:
 def teach() -> None:
     """tutelage-teach: let the teacher learn the days asked for that it has not."""
     _days_flags()
-    _start(teach, lambda actions: actions.train(_settings(), "teacher"))
+    _accept_flags()
+    _start(
+        teach,
+        lambda actions: actions.train(
+            _settings(), "teacher", accept_day=FLAGS.accept_day, reason=FLAGS.reason
+        ),
+    )
 
 
 def label() -> None:
@@ -45,7 +54,17 @@ def student() -> None:
     _days_flags()
     flags.DEFINE_string("student", None, "The student's name in the config.", required=True)
     flags.DEFINE_bool("reset", False, "Train it anew from its first day.")
-    _start(student, lambda actions: actions.train(_settings(), FLAGS.student, reset=FLAGS.reset))
+    _accept_flags()
+    _start(
+        student,
+        lambda actions: actions.train(
+            _settings(),
+            FLAGS.student,
+            reset=FLAGS.reset,
+            accept_day=FLAGS.accept_day,
+            reason=FLAGS.reason,
+        ),
+    )
 
 
 def export() -> None:
@@ -118,6 +137,13 @@ def status() -> None:
     _start(status, lambda actions: actions.status(_settings()))
 
 
+def _accept_flags() -> None:
+    flags.DEFINE_string(
+        "accept_day", None, "Keep this day, which did not pass the model's gate, as it is; wants a --reason."
+    )
+    flags.DEFINE_string("reason", "", "Why: written to the model's quarantine/DAY.json.")
+
+
 def _days_flags() -> None:
     """The flags that every command takes."""
     flags.DEFINE_string(
@@ -165,16 +191,34 @@ def _start(command: Callable[[], None], action: Callable[[Any], None]) -> None:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is no flag; flags are written --name=value")
         silence(verbose=FLAGS.verbose)
+        signal.signal(signal.SIGTERM, _stop)
         from tutelage.launch import actions
 
         action(actions)
 
     try:
         app.run(main, flags_parser=_parse)
+    except Preempted as error:
+        # A thread that still reads a day must not be waited for.
+        _end(str(error))
     except UserError as error:
-        program = sys.argv[0].rsplit("/", 1)[-1]
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{_program()}: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _stop(number: int, frame: object) -> None:
+    """SIGTERM where nothing is being learnt: a step that is cut off is done again whole."""
+    _end(STOPPED)
+
+
+def _end(text: str) -> NoReturn:
+    sys.stdout.flush()
+    os.write(2, f"{_program()}: {text}\n".encode())
+    os._exit(128 + signal.SIGTERM)
+
+
+def _program() -> str:
+    return sys.argv[0].rsplit("/", 1)[-1]
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -79,7 +79,9 @@ class Experiment:
                     f"the students are {', '.join(names)}"
                 )
             self._check_distillation(student)
-        ids = [feature.name for feature in self.schema.ids]
+        for model in (self.teacher.model, *(student.model for student in self.students)):
+            self.schema.inputs(model.without)
+        ids = [feature.name for feature in self.schema.single_ids]
         for name in self.slice_by:
             if name not in ids:
                 raise UserError(f"slice_by: {name!r} is no id feature; these are {', '.join(ids)}")
@@ -104,6 +106,10 @@ class Experiment:
             if loss == "listwise" and self.schema.user is None:
                 raise UserError(
                     f"student {student.name!r}: a listwise loss needs the schema's `user`, and it names none"
+                )
+            if loss == "listwise" and self.schema.user in student.model.without:
+                raise UserError(
+                    f"student {student.name!r}: a listwise loss needs {self.schema.user!r}, and the model is without"
                 )
 
     def _check_sampling(self, sampling: Sampling, ids: Sequence[str]) -> None:
@@ -227,10 +233,18 @@ def _parse(kind: Any, text: str, flag: str) -> Any:
     raise UserError(f"{flag}: {text!r} does not fit a field of type {getattr(kind, '__name__', kind)}")
 
 
+# They decide whether a day is kept, and when it is put down, not what is learnt.
+_CHANGEABLE = ("gate", "checkpoint_minutes")
+
+
 def plain(value: Any) -> Any:
-    """A config as JSON takes it; a dataclass carries its class name, for a source is told by it."""
+    """What a config makes, as JSON takes it; a dataclass carries its class name, for a source is told by it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name not in _CHANGEABLE
+        }
         return {"type": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +17,11 @@ from tutelage.launch.quiet import import_tensorflow, silence
 from tutelage.launch.session import Session, Settings
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
+from tutelage.trainers.preemption import STOPPED, Preempted, noted
 
 _SEND_SECONDS = 0.2
+_STOP_SECONDS = 8.0
+"""After which a process that was asked to stop is ended."""
 
 T = TypeVar("T")
 
@@ -60,24 +63,41 @@ def each(
     cores = len(os.sched_getaffinity(0))
     workers = min(cores, len(jobs))
     context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
+    queue, stop = context.SimpleQueue(), context.Event()
     listener = threading.Thread(target=_listen, args=(queue, progress), daemon=True)
     listener.start()
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start, initargs=(queue, os.getpid()), max_tasks_per_child=1
-    ) as pool:
+    with (
+        noted(stop.set) as asked,
+        ProcessPoolExecutor(
+            workers,
+            mp_context=context,
+            initializer=_start,
+            initargs=(queue, stop, os.getpid()),
+            max_tasks_per_child=1,
+        ) as pool,
+    ):
         threads = max(1, cores // workers)
         futures: dict[Future[T], str] = {
             pool.submit(_work, work, name, arguments, threads=threads, verbose=settings.verbose): name
             for name, arguments in jobs.items()
         }
-        failures, unfinished = [], list(jobs)
+        failures: list[UserError] = []
+        unfinished = list(jobs)
         for future in as_completed(futures):
             try:
                 yield future.result()
+            except Preempted as error:
+                for other in futures:
+                    other.cancel()
+                # In this process nothing is being learnt: it ends in the usual way, when the others have.
+                failures.insert(0, UserError(str(error)))
+            except CancelledError:
+                pass
             except UserError as error:
                 failures.append(error)
             except BrokenProcessPool:
+                if asked():
+                    raise (failures[0] if failures else UserError(STOPPED)) from None
                 raise UserError(
                     f"a process that trained {' or '.join(unfinished)} was killed (is there memory enough "
                     f"for {workers} models at a time?); run again to go on from the last finished day"
@@ -91,6 +111,8 @@ def each(
     listener.join()
     if failures:
         raise failures[0]
+    if asked():
+        raise UserError(STOPPED)
 
 
 def _listen(queue: Any, progress: Callable[[str, int], None]) -> None:
@@ -98,18 +120,22 @@ def _listen(queue: Any, progress: Callable[[str, int], None]) -> None:
         progress(*message)
 
 
-def _start(queue: Any, parent: int) -> None:
+def _start(queue: Any, stop: Any, parent: int) -> None:
     global _progress
     _progress = queue
     # Ctrl-C reaches the whole group; the parent alone tells of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_follow, args=(stop, parent), daemon=True).start()
 
 
-def _follow(parent: int) -> None:
-    """End with the parent: a killed run must not leave trainers behind."""
+def _follow(stop: Any, parent: int) -> None:
+    """End with the parent: a killed run must not leave trainers behind, nor one that was asked to stop."""
     while os.getppid() == parent:
-        time.sleep(0.5)
+        if stop.wait(0.5):
+            # A model that is being learnt is put down; whatever else is done here is done again whole.
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_STOP_SECONDS)
+            break
     os._exit(1)
 
 

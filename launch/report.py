@@ -27,6 +27,7 @@ def write_report(
     counts: pl.DataFrame,
     throughput: Sequence[Mapping[str, Any]] = (),
     versions: Mapping[str, str] | None = None,
+    quarantined: Sequence[str] = (),
     students: Sequence[str] = (),
     tasks: Sequence[str] = (),
     last_days: int = 3,
@@ -46,7 +47,7 @@ def write_report(
     page = jinja.from_string(_TEMPLATE.read_text("utf-8")).render(
         experiment=experiment,
         created=created,
-        facts=_facts(results, days, last, versions),
+        facts=_facts(results, days, last, versions, quarantined),
         last=last,
         results=results,
         means=results.means(last_days),
@@ -98,10 +99,12 @@ def _facts(
     days: Sequence[Mapping[str, Any]],
     last: Mapping[str, Any],
     versions: Mapping[str, str],
+    quarantined: Sequence[str],
 ) -> list[tuple[str, str]]:
     """What the person on call asks first, and how it stands: `amiss`, to `look` at, or `sound`, in this order."""
     reached = results.reached(until=last["day"])
     facts = [(reached, "sound" if reached.startswith("All") else "amiss")]
+    facts += [(f"Quarantine: {line}.", "amiss") for line in quarantined]
     noted = [f"{row['name']} ({row['note']})" for row in last["rows"] if row["note"]]
     what = f"Teacher, label coverage and rows of {last['day']}"
     if noted:

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,16 @@ def plan(session: Session, to_day: date) -> list[Step]:
             gone[student.name] = [day for day in learnt[student.name] if day >= first]
     steps = []
     for model, days in gone.items():
+        # A verdict on a day that is to be learnt anew, kept or not, says nothing of it.
+        first = (
+            min(days, default=to_day + timedelta(days=1)) if model != TEACHER else to_day + timedelta(days=1)
+        )
+        judged = [day for day in run.quarantine(model).days() if day >= first]
+        steps += [
+            Step(what=f"quarantine of {model}, {day}", take=partial(run.quarantine(model).remove, day))
+            for day in judged
+        ]
+        days = [*days, *judged]
         versions = session.versions(model)
         numbers = [version.number for version in versions.published() if version.day in days]
         if numbers:

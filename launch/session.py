@@ -62,10 +62,18 @@ class Session:
         first = None if model == TEACHER else self.experiment.student(model).first_day
         return [day for day in self.days if first is None or day >= first]
 
-    def to_learn(self, model: str) -> list[date]:
-        """Raises UserError where they do not follow what the model has learnt."""
-        states = self.run.checkpoints(model).states()
-        return pending(self.days_of(model), states, slice_days=self.experiment.schema.slice_days, who=model)
+    def to_learn(self, model: str, *, accept: date | None = None) -> list[date]:
+        """`accept`: a skipped day that is to be learnt after all.
+
+        Raises UserError where they do not follow what the model has learnt.
+        """
+        return pending(
+            self.days_of(model),
+            self.run.checkpoints(model).states(),
+            slice_days=self.experiment.schema.slice_days,
+            who=model,
+            skipped=[day for day in self.run.quarantine(model).skipped() if day != accept],
+        )
 
     def to_export(self, model: str) -> list[State]:
         """Finished days whose checkpoint was not published."""

@@ -28,7 +28,7 @@ def print_status(session: Session, console: Console) -> None:
     for model in session.models:
         states = session.run.checkpoints(model).states()
         published = session.versions(model).published()
-        done = {state.day for state in states}
+        done = {*(state.day for state in states), *session.run.quarantine(model).skipped()}
         left = [day for day in session.days_of(model) if day not in done]
         models.add_row(
             model,
@@ -41,5 +41,7 @@ def print_status(session: Session, console: Console) -> None:
         )
     for table in (days, models):
         print_table(console, table)
+    for line in steps.quarantined(session):
+        console.print(f"Quarantine: {line}", markup=False)
     missing = steps.to_materialize(session)
     console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")

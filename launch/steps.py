@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tutelage.export.publish import Exported
     from tutelage.pipeline.label import Snapshot
     from tutelage.pipeline.materialize import Materialized
+    from tutelage.trainers.day_loop import Accept
 
 UnitsDone = Callable[[int, int], None]
 
@@ -43,18 +44,33 @@ def materialize(
     )
 
 
+def build_histories(session: Session) -> None:
+    """Make what a job that was killed before it came to them has left of the histories to be made."""
+    lake = session.run.lake
+    stale = lake.stale_histories(lake.interactions.partitions()["day"].to_list())
+    if stale:
+        from tutelage.pipeline import histories as job
+
+        job.build(session.experiment.schema, lake, days=stale, beam_flags=session.settings.beam_flags)
+
+
 def learn(
-    session: Session, model: str, *, progress: Callable[[int], None] = lambda rows: None
+    session: Session,
+    model: str,
+    *,
+    accept: "Accept | None" = None,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> list[State]:
     """Let `teacher` or a student learn the days asked for that it has not; returns what it learnt now."""
     from tutelage.trainers.day_loop import teach, train_student
 
     with _locked(session, model):
         if model == TEACHER:
-            return teach(session.run, session.days_of(model), progress=progress)
+            return teach(session.run, session.days_of(model), accept=accept, progress=progress)
         student = session.experiment.student(model)
         claim_student(session.run, student)
-        return train_student(session.run, student, session.days_of(model), progress=progress)
+        days = session.days_of(model)
+        return train_student(session.run, student, days, accept=accept, progress=progress)
 
 
 def export(
@@ -164,6 +180,11 @@ def day_counts(session: Session) -> pl.DataFrame:
         .filter(pl.col("day").is_in(have))
         .sort("day", "reason")
     )
+
+
+def quarantined(session: Session) -> list[str]:
+    """A line for each day that a model did not keep, or kept against the verdict of its gate."""
+    return [f"{model}: {line}" for model in session.models for line in session.run.quarantine(model).say()]
 
 
 def throughput(states: Mapping[str, Sequence[State]]) -> list[dict[str, object]]:

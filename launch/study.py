@@ -22,7 +22,7 @@ from tutelage.launch.session import Session, Settings
 from tutelage.launch.study_stats import Arm
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
-from tutelage.trainers.config import Sampling, StudentConfig, TeacherConfig
+from tutelage.trainers.config import GateConfig, Sampling, StudentConfig, TeacherConfig
 from tutelage.trainers.run import TEACHER, Run
 
 STUDIES = {
@@ -34,6 +34,9 @@ STUDIES = {
     6: "which tasks to distil",
     7: "students of one teacher",
 }
+
+# A study wants what bad teachers do: their days need only be finite.
+_UNGATED = GateConfig(trailing_days=1_000_000, min_days=1_000_000)
 
 Plan = Mapping[date, date]
 """Day → the day whose snapshot labels it."""
@@ -325,7 +328,7 @@ def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Calla
     run = replace(
         session.run,
         root=unit.scratch,
-        teacher=setting.teacher,
+        teacher=replace(setting.teacher, gate=_UNGATED),
         training=replace(session.run.training, seed=seed),
         interactions=session.run.lake.interactions.path,
         keep_predictions=True,
@@ -335,8 +338,9 @@ def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Calla
     teach(run, session.days, progress=progress)
     _label(run, setting, session.days)
     for trained in setting.students:
-        teacher = replace(setting.teacher, name=trained.labels or setting.teacher.name)
-        train_student(replace(run, teacher=teacher), trained.student, session.days, progress=progress)
+        teacher = replace(run.teacher, name=trained.labels or run.teacher.name)
+        student = replace(trained.student, gate=_UNGATED)
+        train_student(replace(run, teacher=teacher), student, session.days, progress=progress)
     unit.keep(*_judge(session, run, setting, seed))
     return unit.folder.name
 
@@ -354,7 +358,13 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
     checkpoints = run.checkpoints(TEACHER)
     states = {state.day: state for state in checkpoints.states()}
     for day in days:
-        read = load_day(run.lake, day, run.schema, transform=learner.transform)
+        read = load_day(
+            run.lake,
+            day,
+            run.schema,
+            transform=learner.transform,
+            without=learner.ranker.config.without,
+        )
         for snapshot in sorted({plan[day] for plan in setting.plans.values() if day in plan}):
             learner.restore(checkpoints, states[snapshot])
             step = np.full(read.size, states[snapshot].step, np.int64)

@@ -84,6 +84,8 @@ class Results:
         if not twice.is_empty():
             runs = twice["run"].unique().sort().to_list()
             raise UserError(f"metrics hold {twice.row(0, named=True)} twice, in runs {runs}; keep one run")
+        # A day that did not pass its gate has a verdict, and was not learnt.
+        metrics = metrics.filter(pl.col("basis").is_in(["day_ahead", "pre_update"]))
         found = metrics["model"].unique(maintain_order=True).to_list()
         models = dict.fromkeys([*(m for m in found if m == TEACHER), *students, *found])
         values = values.select(*_KEY, "value")

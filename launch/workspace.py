@@ -76,6 +76,8 @@ def _differences(before: Any, now: Any, where: str) -> Iterable[str]:
         before, now = old, new
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
+            if key not in before and not now[key]:
+                continue  # A field that a later version of the code has, and that says nothing here.
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
     elif before != now:
         yield f"{where} was {_short(before)} and is {_short(now)}"

@@ -25,6 +25,8 @@ class ModelConfig:
     """Adagrad's learning rate, for the embeddings."""
     dense_rate: float = 1e-3
     """Adam's learning rate, for everything but the embeddings."""
+    without: tuple[str, ...] = ()
+    """Features and histories that this model does not take: a server need not have them."""
 
     def __post_init__(self) -> None:
         sizes = (self.embedding_dim, *self.hidden)

@@ -10,19 +10,28 @@ import tensorflow_recommenders as tfrs
 from tutelage.models import ziln
 from tutelage.models.config import SOFT_LOSSES, Distillation, ModelConfig
 from tutelage.models.id_map import HashedIdMap
-from tutelage.models.layers import AuxiliaryTower, DotInteraction, MultiGate, SharedTable
+from tutelage.models.layers import (
+    AuxiliaryTower,
+    DotInteraction,
+    MultiGate,
+    SharedTable,
+    TargetAttention,
+    masked_mean,
+)
 from tutelage.models.losses import hard_loss, soft_loss
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Schema, Task
+from tutelage.pipeline.schema import Feature, Schema, Task
 
 Outputs = dict[str, tf.Tensor]
+Block = tuple[list[Feature], tf.Tensor]
+"""Features, and their embeddings side by side, float32 [batch, features * dim]."""
 
 
 class Batch(NamedTuple):
     """B rows to learn: of a whole day, or those of one update."""
 
     rows: tf.Tensor
-    """int32 [B, id features]: rows of the embedding table."""
+    """int32 [B, slots]: rows of the embedding table, -1 where a list is filled up (`HashedIdMap.lookup`)."""
     numbers: tf.Tensor
     """float32 [B, number features]."""
     labels: tf.Tensor
@@ -39,10 +48,10 @@ class Batch(NamedTuple):
         return Batch(*(tensor[start : start + size] for tensor in self))
 
     @classmethod
-    def spec(cls, *, ids: int, numbers: int, tasks: int, outputs: int) -> "Batch":
+    def spec(cls, *, slots: int, numbers: int, tasks: int, outputs: int) -> "Batch":
         """The shapes and dtypes, for any B."""
         return cls(
-            rows=tf.TensorSpec([None, ids], tf.int32),
+            rows=tf.TensorSpec([None, slots], tf.int32),
             numbers=tf.TensorSpec([None, numbers], tf.float32),
             labels=tf.TensorSpec([None, tasks], tf.float32),
             weight=tf.TensorSpec([None], tf.float32),
@@ -71,9 +80,16 @@ class Ranker(tfrs.Model):
         self.config = config
         self.distillation = tuple(distillation)
         self.offsets = dict(offsets)
-        self.id_map = HashedIdMap(schema.ids)
+        self.inputs = schema.inputs(config.without)
+        self.numbers = [f for f in self.inputs if not f.is_id]
+        taken = {f.name for f in self.inputs}
+        self.of = {history.name: history.of for history in schema.histories if history.name in taken}
+        self.id_map = HashedIdMap(self.inputs, shared=self.of)
+        self.embedded = self.id_map.features
+        self.slots = sum(f.slots for f in self.embedded)
         self.embeddings = SharedTable(self.id_map.rows, config.embedding_dim)
-        width = len(schema.ids) * config.embedding_dim + len(schema.numbers)
+        self.attention = {name: TargetAttention(config.embedding_dim) for name in self.of}
+        width = len(self.embedded) * config.embedding_dim + len(self.numbers)
         self.cross = (
             tfrs.layers.feature_interaction.MultiLayerDCN(
                 projection_dim=max(1, width // 4), num_layers=config.cross_layers
@@ -123,7 +139,7 @@ class Ranker(tfrs.Model):
             if d.adapter
         }
         # Make the variables now: a checkpoint can be read, and a graph traced, only with them there.
-        self(tf.zeros([1, len(schema.ids)], tf.int32), tf.zeros([1, len(schema.numbers)]))
+        self(tf.zeros([1, self.slots], tf.int32), tf.zeros([1, len(self.numbers)]))
         for name, adapter in self.adapters.items():
             adapter(tf.zeros([1, len(self._task(name).outputs)]))
         for d in self.distillation:
@@ -161,13 +177,20 @@ class Ranker(tfrs.Model):
         """Served raw outputs [N] by task output name, of N candidates for one user.
 
         What hangs on the user alone is computed once: its embeddings, and its share of the first
-        shared layer unless interactions come before that.
+        shared layer unless interactions come before that. A history hangs on the candidate, too.
 
         Args:
             user: (rows, numbers) of the user's features, batch 1.
             candidates: (rows, numbers) of the candidates' features, batch N.
         """
-        parts = {"user": self._join(*user), "candidate": self._join(*candidates)}
+        given = {"user": user, "candidate": candidates}
+        blocks = self._blocks(
+            *(([f for f in self.embedded if f.scope == scope], rows) for scope, (rows, _) in given.items())
+        )
+        parts = {
+            scope: tf.concat([x for fs, x in blocks if self._scope(fs[0]) == scope] + [numbers], axis=1)
+            for scope, (_, numbers) in given.items()
+        }
         first = self.shared[0]
         if self.cross or self.dot:
             count = tf.shape(parts["candidate"])[0]
@@ -224,35 +247,76 @@ class Ranker(tfrs.Model):
 
     def _interact(self, x: tf.Tensor) -> tf.Tensor:
         if self.dot:
-            ids = len(self.schema.ids) * self.config.embedding_dim
+            ids = len(self.embedded) * self.config.embedding_dim
             return self.dot(x[:, :ids], x[:, ids:])
         return self.cross(x) if self.cross else x
 
     def _join(self, rows: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
         """Embeddings, then numbers, side by side."""
-        parts = ([self.embeddings(rows)] if rows.shape[1] else []) + ([numbers] if numbers.shape[1] else [])
-        return tf.concat(parts, axis=1)
+        blocks = self._blocks((self.embedded, rows))
+        return tf.concat([x for _, x in blocks] + ([numbers] if numbers.shape[1] else []), axis=1)
+
+    def _blocks(self, *groups: tuple[Sequence[Feature], tf.Tensor]) -> list[Block]:
+        """All single values of each group of features, by their rows [batch, slots], then each list's own vector.
+
+        A history is weighed by the embeddings of what it is of; a group of batch 1 is everyone's.
+        """
+        dim = self.config.embedding_dim
+        blocks: list[Block] = []
+        lists: list[tuple[Feature, tf.Tensor, tf.Tensor]] = []
+        single: dict[str, tf.Tensor] = {}
+        for features, rows in groups:
+            if not features:
+                continue
+            alone = [f for f in features if not f.length]
+            sizes = [len(alone), *(f.length for f in features if f.length)]
+            if len(sizes) == 1:
+                blocks.append((alone, self.embeddings(rows)))
+                continue
+            # What stands for no item is looked up too, and weighs nothing.
+            values = tf.split(self.embeddings(tf.maximum(rows, 0)), [n * dim for n in sizes], axis=1)
+            masks = tf.split(tf.cast(rows >= 0, tf.float32), sizes, axis=1)
+            if alone:
+                blocks.append((alone, values[0]))
+            lists += zip((f for f in features if f.length), values[1:], masks[1:], strict=True)
+        for features, x in blocks:
+            for i, f in enumerate(features):
+                if f.name in self.of.values():
+                    single[f.name] = x[:, i * dim : (i + 1) * dim]
+        for f, flat, mask in sorted(lists, key=lambda each: self.embedded.index(each[0])):
+            items = tf.reshape(flat, [-1, f.length, dim])
+            if f.name in self.of:
+                pooled = self.attention[f.name](items, single[self.of[f.name]], mask)
+            else:
+                pooled = masked_mean(items, mask)
+            blocks.append(([f], pooled))
+        return blocks
+
+    def _scope(self, feature: Feature) -> str:
+        """On whom its vector hangs: a history's on what it is weighed by."""
+        of = self.of.get(feature.name, feature.name)
+        return next(f.scope for f in self.inputs if f.name == of)
 
     def _places(self, scope: str) -> list[int]:
         """Where the features of a scope stand in all features joined."""
-        dim, ids = self.config.embedding_dim, self.schema.ids
-        places = [i * dim + k for i, f in enumerate(ids) if f.scope == scope for k in range(dim)]
-        numbers = enumerate(self.schema.numbers, start=len(ids) * dim)
+        dim, ids = self.config.embedding_dim, self.embedded
+        places = [i * dim + k for i, f in enumerate(ids) if self._scope(f) == scope for k in range(dim)]
+        numbers = enumerate(self.numbers, start=len(ids) * dim)
         return places + [place for place, f in numbers if f.scope == scope]
 
     @property
     def signature(self) -> dict[str, tf.TensorSpec]:
-        """What `transform` takes: a raw tensor [batch] per feature, by name."""
+        """What `transform` takes: a raw tensor [batch] per feature, by name, or of a list [batch, length]."""
         return {
-            f.name: tf.TensorSpec([None], tf.as_dtype(f.dtype), name=f.name) for f in self.schema.features
+            f.name: tf.TensorSpec([None, *f.shape], tf.as_dtype(f.dtype), name=f.name) for f in self.inputs
         }
 
     def transform(self, columns: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """(rows, numbers) as in `Batch` of the features that `columns` has, a raw tensor [batch] each."""
+        """(rows, numbers) as in `Batch` of the model's inputs that `columns` has, raw as `signature` says."""
         rows = self.id_map.lookup(columns)
         numbers = [
             tf.math.log1p(tf.maximum(columns[f.name], 0.0)) if f.log1p else columns[f.name]
-            for f in self.schema.numbers
+            for f in self.numbers
             if f.name in columns
         ]
         return rows, tf.stack(numbers, axis=1) if numbers else tf.zeros([tf.shape(rows)[0], 0])
@@ -319,11 +383,12 @@ class Ranker(tfrs.Model):
 
     @property
     def _user(self) -> int:
-        """The user's place among the id features."""
-        return [feature.name for feature in self.schema.ids].index(self.schema.user or "")
+        """The user's place among the slots."""
+        return [feature.name for feature in self.embedded].index(self.schema.user or "")
 
     @property
     def served_variables(self) -> list[tf.Variable]:
         """Everything that the served outputs are computed from: no auxiliary tower."""
-        layers = [self.embeddings, *self.shared, *self.heads.values(), self.cross, self.dot, self.gates]
+        layers = [self.embeddings, *self.attention.values(), *self.shared, *self.heads.values()]
+        layers += [self.cross, self.dot, self.gates]
         return [v for layer in layers if layer is not None for v in layer.variables]

@@ -65,12 +65,17 @@ def _load(path: str) -> Any:
     return signature
 
 
+def takes(snapshot: Snapshot) -> list[str]:
+    """The inputs that the snapshot's scores are of, by name."""
+    return list(_load(snapshot.path).structured_input_signature[1])
+
+
 def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
     """Every task's raw output for the rows of `frame`, each a float32 array [rows]."""
     import tensorflow as tf
 
     signature = _load(snapshot.path)
-    features = schema.arrays(frame)
+    features = schema.arrays(frame, takes(snapshot))
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in schema.outputs}
     for start in range(0, frame.height, BATCH):
         batch = {name: tf.constant(values[start : start + BATCH]) for name, values in features.items()}
@@ -81,7 +86,7 @@ def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, 
 
 
 class ScoreFile(beam.DoFn):
-    """A data file in, a file of soft labels out. Memory: the data file and the model."""
+    """A data file in, a file of soft labels out. Memory: the data file, its day's histories and the model."""
 
     def __init__(self, schema: Schema, teacher: str, lake_root: str, staging: str):
         self.schema = schema
@@ -90,8 +95,12 @@ class ScoreFile(beam.DoFn):
         self.staging = beam_job.Staging(staging)
 
     def process(self, unit: LabelUnit) -> Iterator[tuple[str, tuple[int, DataFile]]]:
-        names = ["example_id", *(feature.name for feature in self.schema.features)]
-        frame = pl.read_parquet(unit.file, columns=names)
+        lake, names = Lake(self.lake_root, self.schema), takes(unit.snapshot)
+        rows = pl.scan_parquet(unit.file)
+        if any(history.name in names for history in self.schema.histories):
+            with self.staging.telling(unit.index):
+                rows = lake.with_histories(rows, unit.day)
+        frame = rows.select("example_id", *names).collect()
         scores = score(unit.snapshot, frame, self.schema)
         labels = frame.select("example_id").with_columns(
             *(pl.Series(name, values) for name, values in scores.items()),
@@ -99,8 +108,9 @@ class ScoreFile(beam.DoFn):
             teacher_step=pl.lit(unit.snapshot.step, pl.Int64),
             trained_step=pl.lit(None, pl.Int64),
         )
-        table = Lake(self.lake_root, self.schema).soft_labels
-        file = table.write_file(labels, partition(self.teacher, unit.day), name=f"part-{unit.index:05d}")
+        file = lake.soft_labels.write_file(
+            labels, partition(self.teacher, unit.day), name=f"part-{unit.index:05d}"
+        )
         self.staging.done(unit.index)
         yield str(unit.day), (unit.index, file)
 

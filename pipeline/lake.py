@@ -1,12 +1,13 @@
-"""The three Delta Lake tables under WORKDIR/lake: replace a partition in one commit, read a snapshot."""
+"""The Delta Lake tables under WORKDIR/lake: replace a partition in one commit, read a snapshot."""
 
+import hashlib
 import json
 import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,11 @@ class Table:
                 f"{self.path.name}, {key}: {expected} rows were committed and {found} are there"
             )
 
+    def attempts(self, days: Sequence[date]) -> dict[date, int | None]:
+        """The attempt that made what there is of each day, of a table by day; None: nothing did."""
+        table = DeltaTable(self.path)
+        return {day: table.transaction_version(str(day)) for day in days}
+
     def counts(self) -> dict[str, dict[str, Any]]:
         """The `metadata` of the newest commit of each partition, by the values of its columns, joined by /."""
         newest: dict[str, dict[str, Any]] = {}
@@ -173,6 +179,7 @@ class Lake:
         """`interactions`: the path of a table of another workdir, to be read in the place of its own."""
         # Resolved: workers of a Beam job may run in another folder.
         root = Path(root).resolve()
+        self.schema = schema
         day = {"day": pa.date32()}
         text = pa.string()
         self.interactions = Table(
@@ -182,7 +189,55 @@ class Lake:
             root / "soft_labels", schema.soft_labels, partition_by={"teacher": text, "producer": text, **day}
         )
         self.metrics = Table(root / "metrics", METRICS, partition_by={"model": text})
+        # They lie beside what they are made of.
+        self.histories = (
+            Table(self.interactions.path.parent / "histories", schema.history_columns, partition_by=day)
+            if schema.histories
+            else None
+        )
 
     def create(self) -> None:
-        for table in (self.interactions, self.soft_labels, self.metrics):
-            table.create()
+        for table in (self.interactions, self.soft_labels, self.metrics, self.histories):
+            if table:
+                table.create()
+
+    def history_days(self, day: date) -> list[date]:
+        """The days before `day` that its histories can be of, the newest first."""
+        longest = max(history.days for history in self.schema.histories)
+        return [day - timedelta(days=back) for back in range(1, longest + 1)]
+
+    def history_attempts(self, days: Sequence[date]) -> dict[date, int]:
+        """The attempt that makes the histories of each of `days` from `interactions` as they are now."""
+        made_of = {day: [day, *self.history_days(day)] for day in days}
+        attempts = self.interactions.attempts(
+            sorted({source for each in made_of.values() for source in each})
+        )
+        found = {
+            day: "/".join(str(attempts[source]) for source in sources) for day, sources in made_of.items()
+        }
+        # A Delta transaction has a number: that of the attempts it is made of is as good as they are.
+        return {
+            day: int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) for day, text in found.items()
+        }
+
+    def stale_histories(self, days: Sequence[date]) -> list[date]:
+        """Those of `days` whose histories are not there, or are of other rows than `interactions` now holds."""
+        if not self.histories:
+            return []
+        expected, found = self.history_attempts(days), self.histories.attempts(days)
+        return [day for day in days if expected[day] != found[day]]
+
+    def with_histories(self, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
+        """Rows of a day of `interactions` with the histories of their users, in the same order.
+
+        Raises UserError where those have not been made from the days before as they are now.
+        """
+        if not self.histories:
+            return rows
+        if self.stale_histories([day]):
+            raise UserError(
+                f"day {day} of {self.histories.path} is not there, or older than the days that it is made of; "
+                "run tutelage-run, or tutelage-materialize for that day"
+            )
+        made = self.histories.scan(day=day).drop("day")
+        return rows.join(made, on=self.schema.user, how="left", maintain_order="left")

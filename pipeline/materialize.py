@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import date
 
 import apache_beam as beam
+import numpy as np
 import polars as pl
 
-from tutelage.pipeline import beam_job
+from tutelage.pipeline import beam_job, histories
 from tutelage.pipeline.days import slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
@@ -17,6 +18,10 @@ from tutelage.pipeline.lake import DataFile, Lake, Table
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source, Unit
 
+_ROWS = 1 << 19
+"""Rows that a worker holds at once, but for a larger frame of the source's."""
+_BUCKET_ROWS = 1 << 22
+"""Rows of a day among which repeats are looked for at once."""
 NO_DAY = ""
 """The group of the rows that belong to none of the days asked for."""
 
@@ -57,7 +62,7 @@ class Materialized:
 
 
 class ReadUnit(beam.DoFn):
-    """A unit in, a data file per day out. Memory: the rows of one frame of the unit."""
+    """A unit in, a data file per day out, or more. Memory: 524,288 rows, and one frame of the unit."""
 
     def __init__(self, source: Source, schema: Schema, days: Sequence[date], lake_root: str, staging: str):
         self.source = source
@@ -68,8 +73,11 @@ class ReadUnit(beam.DoFn):
 
     def process(self, unit: Unit) -> Iterator[tuple[str, Piece]]:
         with self.staging.telling(unit.index):
-            for number, frame in enumerate(self.source.read(unit)):
-                yield from self._pieces(frame, (unit.index, number))
+            if unit.rows_outside:
+                yield NO_DAY, Piece(order=(unit.index, 0), dropped={"outside_days": unit.rows_outside})
+            else:
+                for number, frame in enumerate(_joined(self.source.read(unit))):
+                    yield from self._pieces(frame, (unit.index, number))
         self.staging.done(unit.index)
 
     def _pieces(self, frame: pl.DataFrame, order: tuple[int, int]) -> Iterator[tuple[str, Piece]]:
@@ -89,30 +97,42 @@ class ReadUnit(beam.DoFn):
             .when(pl.any_horizontal(~labels.is_finite().fill_null(False)))
             .then(pl.lit("bad_label"))
         )
-        inside = pl.col("day").is_in(self.days).fill_null(False)
-        elsewhere = _reasons(frame.filter(~inside))
-        if elsewhere:
-            yield NO_DAY, Piece(order=order, dropped=elsewhere)
-        frame = frame.filter(inside)
-        for (value,), rows in frame.partition_by("day", as_dict=True, maintain_order=True).items():
-            kept = rows.filter(pl.col("dropped").is_null())
+        # Rows of no day asked for have a reason too, so that what has none is inside.
+        inside = pl.when(pl.col("day").is_in(self.days)).then("day").alias("day")
+        reasons: dict[date | None, dict[str, int]] = {}
+        for value, reason, rows in (
+            frame.select(inside, "dropped").drop_nulls("dropped").group_by("day", "dropped").len().iter_rows()
+        ):
+            reasons.setdefault(value, {})[reason] = rows
+        if None in reasons:
+            yield NO_DAY, Piece(order=order, dropped=reasons.pop(None))
+        kept = frame.filter(pl.col("dropped").is_null())
+        kept = kept.with_columns(example_id=example_id(schema.key, kept.schema))
+        parts = {day: rows for (day,), rows in kept.partition_by("day", as_dict=True).items()}
+        for value in sorted({*reasons, *parts} - {None}):
             file, content = None, ""
-            if kept.height:
-                kept = kept.with_columns(example_id=example_id(schema.key, kept.schema))
+            if value in parts:
                 name = f"part-{order[0]:05d}-{order[1]:03d}"
-                file = interactions.write_file(kept, {"day": value}, name=name)
+                file = interactions.write_file(parts[value], {"day": value}, name=name)
                 content = str(self.staging.path / f"{value}-{name}.content")
-                kept.select("content").write_parquet(content)
-            yield str(value), Piece(order=order, file=file, content=content, dropped=_reasons(rows))
+                parts[value].select("content").write_ipc(content)
+            yield str(value), Piece(order=order, file=file, content=content, dropped=reasons.get(value, {}))
 
 
-def _reasons(frame: pl.DataFrame) -> dict[str, int]:
-    dropped = frame["dropped"].drop_nulls()
-    return dict(dropped.value_counts().iter_rows()) if dropped.len() else {}
+def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Small frames put together: a data file each would be slow to write and to read."""
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if sum(map(len, held)) >= _ROWS:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
 
 
 class CommitDay(beam.DoFn):
-    """All pieces of a day in, one commit out. Memory: the key columns of the day, and one data file."""
+    """All pieces of a day in, one commit out. Memory: 4,194,304 ids, the keys of those that repeat, one data file."""
 
     def __init__(self, schema: Schema, lake_root: str, staging: str):
         self.schema = schema
@@ -152,20 +172,47 @@ def _without_repeats(
 ) -> tuple[list[DataFile], dict[str, int]]:
     """The day's files without repeated keys, and how many rows were left out by reason.
 
-    The first row by unit and row stays. Equal keys have equal ids, so a day whose ids are all
-    different (nearly every day) is done after one look at one column; else the keys decide.
+    The first row by unit and row stays. Equal keys have equal ids, so that repeats are looked for in
+    one bucket of ids after the other, and keys are read where an id is there more than once.
     """
     files = [piece.file for piece in pieces if piece.file]
-    paths = [table.path / file.path for file in files]
-    if not paths:
-        return [], {}
-    ids = pl.scan_parquet(paths).select(pl.col("example_id").n_unique()).collect().item()
-    if ids == sum(file.rows for file in files):
+    buckets = 1 + sum(file.rows for file in files) // _BUCKET_ROWS
+    found = [_repeats(pieces, table, key, bucket, buckets) for bucket in range(buckets)]
+    repeats = pl.concat(found) if found else pl.DataFrame()
+    if repeats.is_empty():
         return files, {}
+    left: list[DataFile] = []
+    rows = repeats.partition_by("file", as_dict=True)
+    for number, file in enumerate(files):
+        if (number,) in rows:
+            # A new file: a runner may try this bundle again, from the files as they were.
+            good = np.ones(file.rows, bool)
+            good[rows[number,]["row"].to_numpy()] = False
+            path = table.path / file.path
+            name = path.name.rsplit("-", 1)[0]
+            file = table.write_file(pl.read_parquet(path).filter(good), {"day": day}, name=name)
+        if file.rows:
+            left.append(file)
+    return left, dict(repeats["reason"].value_counts().iter_rows())
+
+
+def _repeats(
+    pieces: Sequence[Piece], table: Table, key: Sequence[str], bucket: int, buckets: int
+) -> pl.DataFrame:
+    """The rows to leave out of those whose id is in the bucket: `file` and `row` by number, and the `reason`."""
+    paths = [table.path / piece.file.path for piece in pieces if piece.file]
+    ids = pl.scan_parquet(paths).select("example_id").filter(pl.col("example_id") % buckets == bucket)
+    twice = ids.collect()["example_id"]
+    twice = twice.filter(twice.is_duplicated()).unique()
+    empty = {"file": pl.Int64, "row": pl.UInt32, "reason": pl.String}
+    if twice.is_empty():
+        return pl.DataFrame(schema=empty)
+    columns = list(dict.fromkeys([*key, "example_id"]))
     rows = pl.concat(
-        pl.read_parquet(path, columns=list(dict.fromkeys([*key, "example_id"]))).with_columns(
-            pl.read_parquet(piece.content)["content"], pl.lit(number).alias("file")
-        )
+        pl.read_parquet(path, columns=columns)
+        .with_columns(pl.read_ipc(piece.content)["content"], pl.lit(number, pl.Int64).alias("file"))
+        .with_row_index("row")
+        .filter(pl.col("example_id").is_in(twice.implode()))
         for number, (path, piece) in enumerate(zip(paths, pieces, strict=True))
     )
     same = pl.col("content") == pl.col("content").first().over(key)
@@ -179,17 +226,7 @@ def _without_repeats(
         pl.col("reason").is_null()
     )
     rows = rows.with_columns(reason=pl.when(collision).then(pl.lit("id_collision")).otherwise("reason"))
-    left: list[DataFile] = []
-    for number, (file, path) in enumerate(zip(files, paths, strict=True)):
-        good = rows.filter(file=number)["reason"].is_null()
-        if not good.all():
-            # A new file: a runner may try this bundle again, from the files as they were.
-            name = path.name.rsplit("-", 1)[0]
-            file = table.write_file(pl.read_parquet(path).filter(good), {"day": day}, name=name)
-        if file.rows:
-            left.append(file)
-    repeats = rows["reason"].drop_nulls()
-    return left, dict(repeats.value_counts().iter_rows())
+    return rows.drop_nulls("reason").select(pl.col(name).cast(dtype) for name, dtype in empty.items())
 
 
 def materialize(
@@ -203,7 +240,8 @@ def materialize(
     beam_flags: Sequence[str] = (),
     progress: beam_job.Progress | None = None,
 ) -> Materialized:
-    """Replace `days` of `interactions` by what the source holds of them.
+    """Replace `days` of `interactions` by what the source holds of them, then make the histories that this
+    left behind: of these days, and of later ones.
 
     Every day is committed on its own, last and whole. Raises UserError where the source cannot be
     read (nothing is committed then), or where a day has no rows (the other days are committed).
@@ -232,6 +270,7 @@ def materialize(
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
         done = staging.commits()
+    histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
     missing = [str(day) for day in days if str(day) not in done]
     counts = {date.fromisoformat(day): values for day, values in lake.interactions.counts().items()}
     if missing:

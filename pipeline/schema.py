@@ -1,5 +1,7 @@
-"""What a record is: its features, its tasks and the columns of the three tables."""
+"""What a record is: its features, its tasks and the columns of the tables."""
 
+import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +34,11 @@ class Feature:
     A null is stored as a null; models see `default` in its place.
     A `user` feature is the same for all candidates of a request (who asks, from where); one of a
     `candidate` differs between them.
+
+    An id of `length` n is a list (of tags, say) of which models see the mean of the first n items'
+    embeddings; a null is as good as an empty one, and an item that is null or `default` is none.
+    A number with `buckets`, ascending edges in its own unit, is fed with the embedding of the bucket
+    that it lies in besides; an edge belongs to the bucket above it.
     """
 
     name: str
@@ -39,6 +46,8 @@ class Feature:
     rows: int = 0
     log1p: bool = False
     scope: Literal["user", "candidate"] = "candidate"
+    length: int = 0
+    buckets: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in _ARROW:
@@ -53,6 +62,16 @@ class Feature:
             )
         if self.is_id and self.log1p:
             raise UserError(f"feature {self.name!r}: log1p is for float32 features, this one is {self.dtype}")
+        if self.length < 0 or (self.length and not self.is_id):
+            raise UserError(
+                f"feature {self.name!r}: length is {self.length}, expected at least 0, and 0 for a float32"
+            )
+        ascending = all(a < b for a, b in itertools.pairwise(self.buckets))
+        if not (ascending and all(map(math.isfinite, self.buckets))) or (self.buckets and self.is_id):
+            raise UserError(
+                f"feature {self.name!r}: buckets is {self.buckets}, expected ascending numbers, "
+                "and none for an id"
+            )
 
     @property
     def is_id(self) -> bool:
@@ -60,8 +79,55 @@ class Feature:
 
     @property
     def default(self) -> int | str | float:
-        """What models see where the value is missing."""
+        """What models see where the value is missing, and after the last item of a list."""
         return DEFAULTS[self.dtype]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row's value."""
+        return (self.length,) if self.length else ()
+
+    def array(self, values: pl.Series) -> np.ndarray:
+        """A column as models take it: [rows], nulls filled, or of a list [rows, length], filled up."""
+        if not self.length:
+            return values.fill_null(self.default).to_numpy()
+        lists = values.list.drop_nulls().list.head(self.length)
+        sizes = lists.list.len().fill_null(0)
+        items = lists.filter(sizes > 0).explode().to_numpy()
+        filled = np.full([len(values), self.length], self.default, items.dtype)
+        filled[np.arange(self.length) < sizes.to_numpy()[:, None]] = items
+        return filled
+
+    @property
+    def slots(self) -> int:
+        """How many embeddings one row's value takes."""
+        return max(self.length, 1)
+
+    @property
+    def embeddings(self) -> int:
+        """How many rows of the embedding table are its own."""
+        return self.rows if self.is_id else len(self.buckets) + 1 if self.buckets else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What a row's user met before the row's day: a list of the user's that models weigh by the candidate.
+
+    Of the rows of the `days` days before it, where the label `where` is above 0 (empty: of all), the
+    values of the id feature `of`, the newest `length` of them, newest first. It shares the embeddings of `of`.
+    """
+
+    name: str = "history"
+    of: str
+    length: int = 20
+    days: int = 7
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.days < 1:
+            raise UserError(
+                f"history {self.name!r}: length is {self.length} and days {self.days}, expected at least 1"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +169,7 @@ class Schema:
     `key` names the columns that tell one exposure from another. Days are cut in `time_zone`
     (an IANA name); a slice is `slice_days` days long and carries the date of its first day.
     `user` names the id feature that says whose a row is: ranking metrics and listwise losses compare
-    the rows of one user within a day.
+    the rows of one user within a day, and `histories` are each user's.
     """
 
     features: tuple[Feature, ...]
@@ -112,17 +178,22 @@ class Schema:
     time_zone: str = "UTC"
     slice_days: int = 1
     user: str | None = None
+    histories: tuple[History, ...] = ()
 
     def __post_init__(self) -> None:
         names = [f.name for f in self.features] + self.labels
-        for name in names:
-            if names.count(name) > 1 or name in _RESERVED:
+        made = [history.name for history in self.histories]
+        for name in names + made:
+            if (names + made).count(name) > 1 or name in _RESERVED:
                 raise UserError(f"schema: column {name!r} is reserved or named twice; rename it")
+        lists = [feature.name for feature in self.features if feature.length]
         for name in self.key:
             if name not in (*names, "event_time_us"):
                 raise UserError(
                     f"schema: key column {name!r} is neither a feature, a label nor event_time_us"
                 )
+            if name in lists:
+                raise UserError(f"schema: key column {name!r} is a list; expected columns of single values")
         outputs = [name for task in self.tasks for name in sorted({*task.outputs, task.score})]
         for name in outputs:
             if outputs.count(name) > 1:
@@ -132,17 +203,63 @@ class Schema:
             raise UserError("schema: features, tasks and key must each name at least one column")
         if self.slice_days < 1:
             raise UserError(f"schema: slice_days is {self.slice_days}, expected at least 1")
-        if self.user is not None and self.user not in [feature.name for feature in self.ids]:
-            have = ", ".join(feature.name for feature in self.ids) or "none"
+        single = [feature.name for feature in self.single_ids]
+        have = ", ".join(single) or "none"
+        if self.user is not None and self.user not in single:
             raise UserError(f"schema: user is {self.user!r}, expected an id feature; these are {have}")
+        for history in self.histories:
+            if self.user is None:
+                raise UserError(f"history {history.name!r} is a user's, and the schema names no `user`")
+            if history.of not in single:
+                raise UserError(
+                    f"history {history.name!r}: of is {history.of!r}, expected an id feature; these are {have}"
+                )
+            if history.where and history.where not in self.labels:
+                raise UserError(
+                    f"history {history.name!r}: where is {history.where!r}, expected a label; "
+                    f"these are {', '.join(self.labels)}"
+                )
 
     @property
     def ids(self) -> tuple[Feature, ...]:
         return tuple(f for f in self.features if f.is_id)
 
     @property
+    def single_ids(self) -> tuple[Feature, ...]:
+        """Those that are no lists."""
+        return tuple(f for f in self.ids if not f.length)
+
+    @property
     def numbers(self) -> tuple[Feature, ...]:
         return tuple(f for f in self.features if not f.is_id)
+
+    def inputs(self, without: Iterable[str] = ()) -> tuple[Feature, ...]:
+        """What models take: the features, then each history as a list of the user's; none of `without`.
+
+        Raises UserError for a name that is neither, and where a history would be left without the
+        feature that it is of.
+        """
+        without = list(without)
+        by_name = {feature.name: feature for feature in self.features}
+        for history in self.histories:
+            of = by_name[history.of]
+            by_name[history.name] = Feature(
+                name=history.name, dtype=of.dtype, rows=of.rows, scope="user", length=history.length
+            )
+        for name in without:
+            if name not in by_name:
+                raise UserError(
+                    f"model: without names {name!r}, expected inputs of the schema: {', '.join(by_name)}"
+                )
+        for history in self.histories:
+            if history.of in without and history.name not in without:
+                raise UserError(
+                    f"model: without names {history.of!r}, of which {history.name!r} is; leave that out too"
+                )
+        left = tuple(feature for name, feature in by_name.items() if name not in without)
+        if not left:
+            raise UserError("model: without names every input; leave it at least one")
+        return left
 
     @property
     def labels(self) -> list[str]:
@@ -160,7 +277,7 @@ class Schema:
         binary = {task.label for task in self.tasks if task.kind == "binary"}
         return pa.schema(
             [("example_id", pa.int64()), ("event_time_us", pa.int64())]
-            + [(f.name, _ARROW[f.dtype]) for f in self.features]
+            + [(f.name, _arrow(f)) for f in self.features]
             + [(label, pa.int8() if label in binary else pa.float32()) for label in self.labels]
         )
 
@@ -173,9 +290,16 @@ class Schema:
             + [("snapshot_day", pa.date32()), ("teacher_step", pa.int64()), ("trained_step", pa.int64())]
         )
 
-    def arrays(self, frame: pl.DataFrame) -> dict[str, np.ndarray]:
-        """The features of `frame` as models take them: one array [rows] a feature, nulls filled."""
-        return {f.name: frame[f.name].fill_null(f.default).to_numpy() for f in self.features}
+    @property
+    def history_columns(self) -> pa.Schema:
+        """Columns of a data file of `histories` (the partition column `day` is not in the file)."""
+        names = {self.user, *(history.name for history in self.histories)}
+        return pa.schema([(f.name, _arrow(f)) for f in self.inputs() if f.name in names])
+
+    def arrays(self, frame: pl.DataFrame, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """The inputs that `frame` has, or those of `names`, as models take them (`Feature.array`), by name."""
+        wanted = frame.columns if names is None else list(names)
+        return {f.name: f.array(frame[f.name]) for f in self.inputs() if f.name in wanted}
 
     def select_tasks(self, names: Iterable[str]) -> tuple[Task, ...]:
         """The tasks called `names`, in the schema's order. Raises UserError for a name that is none."""
@@ -184,6 +308,11 @@ class Schema:
             if name not in known:
                 raise UserError(f"unknown task {name!r}; this schema has {', '.join(known)}")
         return tuple(task for task in self.tasks if task.name in wanted)
+
+
+def _arrow(feature: Feature) -> pa.DataType:
+    dtype = _ARROW[feature.dtype]
+    return pa.list_(dtype) if feature.length else dtype
 
 
 def check_time_zone(whose: str, name: str) -> None:

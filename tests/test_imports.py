@@ -23,6 +23,7 @@ MAY_IMPORT = {
         "trainers.checkpoints",
         "trainers.metrics",
         "trainers.config",
+        "trainers.gate",
         "trainers.run",
     }
     | TABLES,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tutelage.pipeline.errors import UserError
 
 if TYPE_CHECKING:  # Where a model stands can be told without TensorFlow.
     import tensorflow as tf
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +44,27 @@ class State:
     """Of the variables' files."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Within:
+    """Where a model stands within a day."""
+
+    day: date
+    after: str
+    """`State.id` of the day before; empty: there is none."""
+    digest: str
+    """Of the day's rows: others are not gone on with."""
+    rows: int
+    """Of the day that are learnt."""
+    rates: float
+    """Times which the config's they are learnt with."""
+    seconds: float
+    """Spent on its updates."""
+    sha256: str = ""
+    """Of the files."""
+
+
 class Checkpoints:
-    """The checkpoints of one model, under `folder`/YYYY-MM-DD."""
+    """The checkpoints of one model, under `folder`/YYYY-MM-DD, and where it stands within the day after them."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -65,9 +89,49 @@ class Checkpoints:
         checkpoint.write(str(partial / "variables"))
         state = replace(state, sha256=_sha256(partial))
         (partial / "state.json").write_text(json.dumps({**asdict(state), "day": str(state.day)}))
-        final = self.folder / str(state.day)
-        os.rename(partial, final)
+        self.forget_within()
+        os.rename(partial, self.folder / str(state.day))
         return state
+
+    def save_within(
+        self, checkpoint: tf.train.Checkpoint, within: Within, arrays: Mapping[str, np.ndarray]
+    ) -> None:
+        """Put a day down where it stands, with `arrays` beside the variables; it takes the place of the one before."""
+        partial = self.folder / ".partial-within"
+        shutil.rmtree(partial, ignore_errors=True)
+        checkpoint.write(str(partial / "variables"))
+        np.savez(partial / "arrays.npz", allow_pickle=False, **arrays)
+        within = replace(within, sha256=_sha256(partial))
+        (partial / "state.json").write_text(json.dumps({**asdict(within), "day": str(within.day)}))
+        # The names are in order, so that of two, where this is killed before the older one goes, the newer is read.
+        final = self.folder / f"within-{1 + max(map(_number, self._within()), default=0):06}"
+        os.rename(partial, final)
+        for path in self._within()[:-1]:
+            shutil.rmtree(path)
+
+    def within(self) -> tuple[Within, Path] | None:
+        """Where the model stands within a day, and its folder. One whose files are not those that were
+        written is told, and removed."""
+        for path in reversed(self._within()):
+            values = json.loads((path / "state.json").read_text())
+            if values["sha256"] == _sha256(path):
+                return Within(**{**values, "day": date.fromisoformat(values["day"])}), path
+            _log.warning("%s: a checkpoint within %s is damaged", self.folder, values["day"])
+            shutil.rmtree(path)
+        return None
+
+    def restore_within(self, checkpoint: tf.train.Checkpoint, path: Path) -> dict[str, np.ndarray]:
+        """Read the variables; returns the arrays that lie beside them."""
+        checkpoint.read(str(path / "variables")).assert_existing_objects_matched().expect_partial()
+        with np.load(path / "arrays.npz") as arrays:
+            return dict(arrays)
+
+    def forget_within(self) -> None:
+        for path in self._within():
+            shutil.rmtree(path)
+
+    def _within(self) -> list[Path]:
+        return sorted(self.folder.glob("within-*"))
 
     def restore(self, checkpoint: tf.train.Checkpoint, day: date) -> None:
         """Read the variables of a day. Raises UserError where it is not there or not this model's."""
@@ -107,28 +171,34 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("within-"))
+
+
 def _sha256(folder: Path) -> str:
     whole = hashlib.sha256()
-    for path in sorted(folder.glob("variables.*")):
+    for path in sorted(path for path in folder.iterdir() if path.name != "state.json"):
         whole.update(path.name.encode())
         with path.open("rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
 
 
-def pending(days: Sequence[date], states: Sequence[State], *, slice_days: int, who: str) -> list[date]:
-    """Those of `days` (in order) that are still to be learnt.
+def pending(
+    days: Sequence[date], states: Sequence[State], *, slice_days: int, who: str, skipped: Sequence[date] = ()
+) -> list[date]:
+    """Those of `days` (in order) that are still to be learnt; `skipped` ones never are.
 
     Raises UserError where they do not follow the last finished day: days are learnt in order, each once.
     """
-    done = {state.day for state in states}
+    done = {*(state.day for state in states), *skipped}
     left = [day for day in days if day not in done]
     if not left or not states:
         return left
-    following = states[-1].day + timedelta(days=slice_days)
+    following = max(done) + timedelta(days=slice_days)
     if left[0] != following:
         raise UserError(
-            f"{who} has learnt {states[0].day} to {states[-1].day}, so {following} comes next, not {left[0]}; "
+            f"{who} has learnt {states[0].day} to {max(done)}, so {following} comes next, not {left[0]}; "
             f"give a range that goes on from there, or another workdir"
         )
     return left

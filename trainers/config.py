@@ -29,10 +29,16 @@ class TrainingConfig:
     KuaiRand: 0.01 of AUC and more)."""
     seed: int = 1
     """Of the initial weights, the same for all models, so that students are compared in pairs."""
+    checkpoint_minutes: float | None = 10.0
+    """Minutes of learning after which a day is put down where it stands; None: only when it is asked to stop."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"training: batch_size is {self.batch_size}, expected at least 1")
+        if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
+            raise UserError(
+                f"training: checkpoint_minutes is {self.checkpoint_minutes}, expected a number above 0, or None"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +77,57 @@ ALL_ROWS = Sampling()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateConfig:
+    """What a day that was learnt must show before it is kept, against the mean of the days before it.
+
+    It may change in a workdir at any time.
+    """
+
+    trailing_days: int = 7
+    """Days kept last that a day is compared with; the model's first one is never among them."""
+    min_days: int = 2
+    """With fewer of them a day need only be finite: loss, outputs and weights."""
+    auc_drop: float = 0.05
+    """A day passes with an AUC lower by up to this, of its scores ahead and of those before each update."""
+    entropy_rise: float = 0.10
+    """... with a normalised entropy higher by up to this share of it."""
+    squared_error_rise: float = 0.25
+    """... with a relative squared error of the value tasks higher by up to this share of it."""
+    calibration_drift: float = 0.25
+    """... with a calibration further from 1 by up to this."""
+    logit_shift: float = 1.0
+    """... with a mean of a raw output that moved by up to this many standard deviations of the output."""
+    logit_spread: float = 2.0
+    """... with a standard deviation of it that is up to so many times as large or as small."""
+    on_failure: Literal["stop", "skip", "retry"] = "stop"
+    """What becomes of a day that fails. `stop`: the model stays at the day before; `skip`: it goes on with
+    the day after; `retry`: the day again with lower rates, then stop."""
+    fallback_rate: float = 0.1
+    """`retry`: times which the rates are."""
+
+    def __post_init__(self) -> None:
+        if self.on_failure not in ("stop", "skip", "retry"):
+            raise UserError(f"gate: on_failure is {self.on_failure!r}, expected stop, skip or retry")
+        for count in ("trailing_days", "min_days"):
+            if (days := getattr(self, count)) < 1:
+                raise UserError(f"gate: {count} is {days}, expected at least 1")
+        if self.min_days > self.trailing_days:
+            raise UserError(
+                f"gate: min_days is {self.min_days}, expected at most trailing_days, {self.trailing_days}"
+            )
+        for margin in ("auc_drop", "entropy_rise", "squared_error_rise", "calibration_drift", "logit_shift"):
+            if not 0 <= (value := getattr(self, margin)) < math.inf:
+                raise UserError(f"gate: {margin} is {value}, expected a number of at least 0")
+        if not 1 < self.logit_spread < math.inf:
+            raise UserError(f"gate: logit_spread is {self.logit_spread}, expected a number above 1")
+        if not 0 < self.fallback_rate < 1:
+            raise UserError(f"gate: fallback_rate is {self.fallback_rate}, expected between 0 and 1")
+
+
+DEFAULT_GATE = GateConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherConfig:
     """The model that labels for all students."""
 
@@ -80,6 +137,7 @@ class TeacherConfig:
     min_examples: int = 0
     """Labels made before the teacher had learnt this many rows are masked: it knew too little."""
     sampling: Sampling = ALL_ROWS
+    gate: GateConfig = DEFAULT_GATE
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -106,6 +164,7 @@ class StudentConfig:
     """It learns from this day on; None: from the first."""
     baseline: str | None = None
     """The student that it is compared with."""
+    gate: GateConfig = DEFAULT_GATE
 
     def __post_init__(self) -> None:
         _check_name(self.name)

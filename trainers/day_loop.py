@@ -1,14 +1,22 @@
 """The life of a model: day after day, score it, learn it, report it, commit it."""
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
 
-from tutelage.trainers.checkpoints import State, pending, step_of_example
-from tutelage.trainers.config import Sampling, StudentConfig
+import numpy as np
+import polars as pl
+
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers import gate
+from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
+from tutelage.trainers.config import GateConfig, Sampling, StudentConfig
 from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, write_predictions
 from tutelage.trainers.learner import Learner, Learnt, Progress
 from tutelage.trainers.metrics import day_metrics, write_metrics
+from tutelage.trainers.preemption import Preempted, noted
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.soft_labels import SoftLabels
 from tutelage.trainers.tensorboard import write_events
@@ -17,11 +25,28 @@ PRE_UPDATE = "pre_update"
 _log = logging.getLogger(__name__)
 
 
-def teach(run: Run, days: Sequence[date], *, progress: Progress = lambda rows: None) -> list[State]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    """A day in quarantine that a person wants kept as it is."""
+
+    day: date
+    reason: str
+
+
+def teach(
+    run: Run,
+    days: Sequence[date],
+    *,
+    accept: Accept | None = None,
+    progress: Progress = lambda rows: None,
+) -> list[State]:
     """Let the teacher learn those of `days` that it has not; returns what was learnt now.
 
     Of each day its forward passes before the updates become `pre_update` soft labels.
+    Raises UserError where a day does not pass its gate and the config does not say how to go on, Preempted
+    after a SIGTERM.
     """
+    labels = {"teacher": run.teacher.name, "producer": PRE_UPDATE}
 
     def publish(learner: Learner, day: Day, learnt: Learnt) -> None:
         frame = soft_label_frame(
@@ -30,9 +55,14 @@ def teach(run: Run, days: Sequence[date], *, progress: Progress = lambda rows: N
             snapshot_day=learner.state.day if learner.state else None,
             teacher_step=learnt.teacher_step,
         )
-        run.lake.soft_labels.replace(
-            frame, {"teacher": run.teacher.name, "producer": PRE_UPDATE, "day": day.day}
-        )
+        run.lake.soft_labels.replace(frame, {**labels, "day": day.day})
+
+    def withdraw(day: date) -> None:
+        # A day may have been labelled before its rows were made anew.
+        if run.lake.soft_labels.partitions().filter(**labels, day=day).height:
+            run.lake.soft_labels.replace(
+                run.lake.soft_labels.scan().limit(0).collect(), {**labels, "day": day}
+            )
 
     def build() -> Learner:
         return Learner(
@@ -44,14 +74,28 @@ def teach(run: Run, days: Sequence[date], *, progress: Progress = lambda rows: N
         )
 
     return _learn(
-        run, TEACHER, days, build=build, sampling=run.teacher.sampling, publish=publish, progress=progress
+        run,
+        TEACHER,
+        days,
+        build=build,
+        sampling=run.teacher.sampling,
+        config=run.teacher.gate,
+        accept=accept,
+        publish=publish,
+        withdraw=withdraw,
+        progress=progress,
     )
 
 
 def train_student(
-    run: Run, student: StudentConfig, days: Sequence[date], *, progress: Progress = lambda rows: None
+    run: Run,
+    student: StudentConfig,
+    days: Sequence[date],
+    *,
+    accept: Accept | None = None,
+    progress: Progress = lambda rows: None,
 ) -> list[State]:
-    """Let a student learn those of `days`, from its first day on, that it has not."""
+    """Let a student learn those of `days`, from its first day on, that it has not. Raises as `teach` does."""
     soft_labels = None
     if student.distillation:
         soft_labels = SoftLabels(
@@ -82,6 +126,8 @@ def train_student(
         days,
         build=build,
         sampling=student.sampling,
+        config=student.gate,
+        accept=accept,
         soft_labels=soft_labels,
         progress=progress,
     )
@@ -94,17 +140,29 @@ def _learn(
     *,
     build: Callable[[], Learner],
     sampling: Sampling,
+    config: GateConfig,
+    accept: Accept | None,
     progress: Progress,
     soft_labels: SoftLabels | None = None,
     publish: Callable[[Learner, Day, Learnt], None] = lambda learner, day, learnt: None,
+    withdraw: Callable[[date], None] = lambda day: None,
 ) -> list[State]:
     """A day's labels and metrics replace their own, then the checkpoint commits it: a day killed
     anywhere before that is learnt again from the same checkpoint, with the same result."""
-    checkpoints = run.checkpoints(model)
+    checkpoints, quarantine = run.checkpoints(model), run.quarantine(model)
     for damaged in checkpoints.set_damaged_aside():
         _log.warning("%s: the checkpoint of %s is damaged; going on from the day before it", model, damaged)
+        for later in quarantine.skipped():
+            if later > damaged:
+                quarantine.remove(later)
     states = checkpoints.states()
-    todo = pending(days, states, slice_days=run.schema.slice_days, who=model)
+    skipped = [day for day in quarantine.skipped() if accept is None or day != accept.day]
+    todo = pending(days, states, slice_days=run.schema.slice_days, who=model, skipped=skipped)
+    if accept and (accept.day not in todo or accept.day not in quarantine.days()):
+        raise UserError(
+            f"--accept_day={accept.day}: {model} has no such day in quarantine that comes next; "
+            "tutelage-status shows its days"
+        )
     if not todo:
         return []
     learner = build()
@@ -120,26 +178,138 @@ def _learn(
             soft_labels=soft_labels,
             sampling=sampling,
             slice_by=run.slice_by,
+            without=learner.ranker.config.without,
         )
 
     for day in read_ahead(todo, read):
-        ahead = learner.score(day)
-        learnt = learner.learn(day, progress=progress)
-        publish(learner, day, learnt)
-        if run.keep_predictions:
-            write_predictions(day.example_id, ahead, run.predictions(model, day.day))
-        rows = [
-            row
-            for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))
-            for row in day_metrics(
-                run.schema, day.targets, outputs, basis=basis, slices=day.slices, groups=day.users
-            )
-        ]
-        rows += _label_counts(day)
-        write_metrics(run.lake.metrics, rows, run=run.name, day=day.day, model=model)
-        write_events(run.report / "tensorboard" / model, rows, day=day.day)
-        learner.finish(day.day, learnt, checkpoints)
+        before = quarantine.days().get(day.day, {"attempts": []})["attempts"]
+        attempts: list[Mapping[str, object]] = []
+        rates = 1.0
+        while True:
+            with noted() as asked:
+                ahead, learnt, rates = _go_through(
+                    run, model, learner, day, checkpoints, rates=rates, asked=asked, progress=progress
+                )
+                rows, verdict = _judge(run, model, learner, day, ahead, learnt, config)
+                # Put down during the second attempt, the day is taken up in it.
+                attempts = attempts or (before[:1] if rates != 1 else [])
+                attempts.append({"rates": rates, "said": str(verdict), **asdict(verdict)})
+                # No rows: what is not finite would be the end of all days after it.
+                accepted = accept is not None and accept.day == day.day and bool(rows)
+                if verdict.blessed or accepted:
+                    learner.scale_rates(1.0)
+                    publish(learner, day, learnt)
+                    if run.keep_predictions:
+                        write_predictions(day.example_id, ahead, run.predictions(model, day.day))
+                    judged = gate.rows(verdict, rates=rates, size=day.size)
+                    write_metrics(run.lake.metrics, rows + judged, run=run.name, day=day.day, model=model)
+                    write_events(run.report / "tensorboard" / model, rows, day=day.day)
+                    if accept and accepted:
+                        quarantine.write(day.day, "accepted", [*before, *attempts], reason=accept.reason)
+                    elif rates != 1:
+                        quarantine.write(day.day, "retried", attempts)
+                    elif before:
+                        quarantine.write(day.day, "passed", [*before, *attempts])
+                    learner.finish(day.day, learnt, checkpoints)
+                    if asked():
+                        raise Preempted(
+                            f"{model}: stopped by SIGTERM after {day.day}; run again to go on from there"
+                        )
+                    break
+            said = f"{model}: {day.day} did not pass its gate and is not kept: {verdict}"
+            withdraw(day.day)
+            judged = gate.rows(verdict, rates=rates, size=day.size)
+            write_metrics(run.lake.metrics, judged, run=run.name, day=day.day, model=model)
+            checkpoints.forget_within()
+            again = config.on_failure == "retry" and rates == 1
+            quarantine.write(day.day, "skipped" if config.on_failure == "skip" else "stopped", attempts)
+            if not again and config.on_failure != "skip":
+                as_it_is = f", or keep it as it is with --accept_day={day.day} --reason=..." if rows else ""
+                raise UserError(
+                    f"{said}. Mend the day and materialise it again, or change the model's gate (its bounds, "
+                    f"or on_failure to skip or retry){as_it_is}"
+                )
+            if learner.state:
+                learner.restore(checkpoints, learner.state)
+            else:
+                learner = build()
+            if not again:
+                _log.warning("%s. It is skipped, as the config says", said)
+                break
+            rates = config.fallback_rate
+            _log.warning("%s. It is learnt again with %g times the rates, as the config says", said, rates)
     return checkpoints.states()[len(states) :]
+
+
+def _go_through(
+    run: Run,
+    model: str,
+    learner: Learner,
+    day: Day,
+    checkpoints: Checkpoints,
+    *,
+    rates: float,
+    asked: Callable[[], bool],
+    progress: Progress,
+) -> tuple[dict[str, np.ndarray], Learnt, float]:
+    """Score the day, then learn it, from where it was put down; the scores, what was learnt, the rates' factor."""
+    begun = None
+    if taken := learner.take_up(day, checkpoints):
+        begun, ahead, rates = taken
+    else:
+        ahead = learner.score(day)
+    learner.scale_rates(rates)
+    minutes, last = run.training.checkpoint_minutes, time.monotonic()
+
+    def pause(so_far: Callable[[], Learnt]) -> None:
+        nonlocal last
+        stop = asked()
+        if stop or (minutes is not None and time.monotonic() - last > 60 * minutes):
+            learnt = so_far()
+            learner.put_down(day, learnt, ahead, checkpoints, rates=rates)
+            last = time.monotonic()
+        if stop:
+            raise Preempted(
+                f"{model}: stopped by SIGTERM after {len(learnt.teacher_step):,} of the {day.size:,} rows of "
+                f"{day.day}; run again to go on from there"
+            )
+
+    return ahead, learner.learn(day, progress=progress, begun=begun, pause=pause), rates
+
+
+def _judge(
+    run: Run,
+    model: str,
+    learner: Learner,
+    day: Day,
+    ahead: Mapping[str, np.ndarray],
+    learnt: Learnt,
+    config: GateConfig,
+) -> tuple[list[dict[str, object]], gate.Verdict]:
+    """The day's rows of `metrics`, none where something is not finite, and the verdict on it."""
+    bad = ~np.isfinite(learnt.losses)
+    step = (learner.state.step if learner.state else 0) + int(np.argmax(bad))
+    strange = sum(int(np.sum(~np.isfinite(output))) for output in learnt.outputs.values())
+    checks = (
+        gate.finite("losses", int(bad.sum()), f"{int(bad.sum())} of {len(bad)}, from step {step} on"),
+        gate.finite("outputs", strange),
+        gate.finite("weights", learner.weights_not_finite(day)),
+    )
+    if not all(check.passed for check in checks):
+        return [], gate.Verdict(verdict="fail", checks=checks)
+    rows = [
+        row
+        for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))
+        for row in day_metrics(
+            run.schema, day.targets, outputs, basis=basis, slices=day.slices, groups=day.users
+        )
+    ]
+    kept = [state.day for state in run.checkpoints(model).states()]
+    metrics = run.lake.metrics.scan(model=model, run=run.name).filter(pl.col("day").is_in(kept)).collect()
+    before = gate.trailing(metrics, config)
+    return rows + _label_counts(day), gate.judge(
+        run.schema, rows, learnt.outputs, before, config, checks=checks
+    )
 
 
 def _label_counts(day: Day) -> list[dict[str, object]]:

@@ -1,7 +1,8 @@
 """The feed: a day of the lake, in the order in which it happened, as tensors."""
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
@@ -14,7 +15,7 @@ import tensorflow as tf
 from tutelage.models.ranker import Batch
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.schema import Feature, Schema
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.soft_labels import SoftLabels
 
@@ -50,6 +51,14 @@ class Day:
     def targets(self) -> np.ndarray:
         return self.tensors.labels.numpy()
 
+    @property
+    def digest(self) -> str:
+        """Of all that is learnt from: two days of one digest are learnt the same."""
+        whole = hashlib.sha256(self.example_id.tobytes())
+        for tensor in self.tensors:
+            whole.update(tensor.numpy().tobytes())
+        return whole.hexdigest()
+
 
 def load_day(
     lake: Lake,
@@ -60,10 +69,11 @@ def load_day(
     soft_labels: SoftLabels | None = None,
     sampling: Sampling = ALL_ROWS,
     slice_by: Sequence[str] = (),
+    without: Iterable[str] = (),
 ) -> Day:
-    """Read a day, turn its features into what the model takes, and join its soft labels.
+    """Read a day, turn its inputs into what the model takes, and join its soft labels.
 
-    `sampling` decides which rows weigh nothing.
+    `sampling` decides which rows weigh nothing; `without`, which histories need not be there.
     Of each feature in `slice_by`, the values that 1,000 rows or more have are slices.
 
     Raises UserError where the day is not in the lake, or holds a label that it must not.
@@ -73,7 +83,10 @@ def load_day(
         raise UserError(
             f"day {day} is not in {lake.interactions.path}; run tutelage-materialize for it first"
         )
-    columns = schema.arrays(frame)
+    inputs = [feature.name for feature in schema.inputs(without)]
+    if any(history.name in inputs for history in schema.histories):
+        frame = lake.with_histories(frame.lazy(), day).collect()
+    columns = schema.arrays(frame, inputs)
     parts = [
         transform({name: tf.constant(values[start : start + _CHUNK]) for name, values in columns.items()})
         for start in range(0, frame.height, _CHUNK)
@@ -97,7 +110,7 @@ def load_day(
         example_id=frame["example_id"].to_numpy(),
         tensors=tensors,
         counts=counts,
-        users=frame[schema.user].rank("dense").to_numpy() if schema.user else None,
+        users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
         slices={
             f"{name}={value}": frame[name].eq_missing(value).to_numpy()
             for name in slice_by
@@ -105,6 +118,11 @@ def load_day(
             if rows >= _SLICE
         },
     )
+
+
+def _numbers(frame: pl.DataFrame, user: Feature) -> np.ndarray:
+    """From 1 on, in the order of the ids; all rows without one are one user's."""
+    return frame[user.name].fill_null(user.default).rank("dense").to_numpy()
 
 
 def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A model that learns a day: its variables, its optimizers, and the loop over batches."""
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,8 @@ import tensorflow as tf
 
 from tutelage.models.config import Distillation, ModelConfig
 from tutelage.models.ranker import Batch, Ranker
-from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema
-from tutelage.trainers.checkpoints import Checkpoints, State
+from tutelage.trainers.checkpoints import Checkpoints, State, Within
 from tutelage.trainers.feed import Day, predictions
 
 _SCORE_BATCH = 4096
@@ -25,6 +25,7 @@ _ADAGRAD_START = 1e-6
 
 Progress = Callable[[int], None]
 """Called with the rows learnt since the last call."""
+Pause = Callable[[Callable[[], "Learnt"]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class Learnt:
 
     outputs: dict[str, np.ndarray]
     """Raw served outputs [rows] of each batch before its update."""
+    losses: np.ndarray
+    """float32 [updates]."""
     teacher_step: np.ndarray
     """int64 [rows]: updates made before the row's batch."""
     seconds: float
@@ -72,16 +75,20 @@ class Learner:
         self.checkpoint = tf.train.Checkpoint(ranker=self.ranker, adagrad=self.adagrad, adam=self.adam)
         self.state: State | None = None
         # Traced once, here, for days of any size: no step waits for it, the day's last one neither.
-        self.transform = tf.function(self.ranker.transform).get_concrete_function(self.ranker.signature)
+        self._transform = tf.function(self.ranker.transform).get_concrete_function(self.ranker.signature)
         day = Batch.spec(
-            ids=len(schema.ids),
-            numbers=len(schema.numbers),
+            slots=self.ranker.slots,
+            numbers=len(self.ranker.numbers),
             tasks=len(schema.tasks),
             outputs=len(schema.outputs),
         )
         start = tf.TensorSpec([], tf.int32)
         self._update = tf.function(self._step).get_concrete_function(day, start)
         self._score = tf.function(self._score_batch).get_concrete_function(day, start)
+
+    def transform(self, columns: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `Ranker.transform`; what is no input of this model is not looked at."""
+        return self._transform({name: columns[name] for name in self.ranker.signature})
 
     def _step(self, day: Batch, start: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         # The batch is cut here, in the graph: a small model would else wait for Python and tf.data
@@ -103,26 +110,118 @@ class Learner:
         starts = range(0, day.size, _SCORE_BATCH)
         return predictions([self._score(day.tensors, tf.constant(start)) for start in starts])
 
-    def learn(self, day: Day, *, progress: Progress = lambda rows: None) -> Learnt:
-        """One pass over the day. Raises UserError where the loss is no number any more."""
+    def learn(
+        self,
+        day: Day,
+        *,
+        progress: Progress = lambda rows: None,
+        begun: Learnt | None = None,
+        pause: Pause = lambda so_far: None,
+    ) -> Learnt:
+        """One pass over the day; `begun`: what was learnt of it before, by the variables as they are.
+
+        `pause` is called after each update with a function that says what was learnt so far.
+        """
         started = time.monotonic()
-        losses, outputs = [], []
-        for start in range(0, day.size, self.batch_size):
+        rows = len(begun.teacher_step) if begun else 0
+        losses: list[tf.Tensor] = []
+        outputs: list[Mapping[str, tf.Tensor]] = []
+        if begun:
+            outputs.append({name: tf.constant(values) for name, values in begun.outputs.items()})
+
+        def so_far() -> Learnt:
+            values = np.array([loss.numpy() for loss in losses], np.float32)
+            if begun:
+                values = np.concatenate([begun.losses, values])
+            return Learnt(
+                outputs=predictions(outputs),
+                losses=values,
+                teacher_step=self._steps(len(values), rows),
+                seconds=time.monotonic() - started + (begun.seconds if begun else 0.0),
+                waited=day.waited,
+            )
+
+        if begun:
+            progress(rows)
+        for start in range(rows, day.size, self.batch_size):
             loss, output = self._update(day.tensors, tf.constant(start))
             losses.append(loss)
             outputs.append(output)
-            progress(min(self.batch_size, day.size - start))
-        values = tf.stack(losses).numpy()
+            rows = min(start + self.batch_size, day.size)
+            progress(rows - start)
+            pause(so_far)
+        return so_far()
+
+    def _steps(self, updates: int, rows: int) -> np.ndarray:
+        """int64 [rows]: updates made before the batch of each row, of a day's first rows."""
         first = self.state.step if self.state else 0
-        if not np.isfinite(values).all():
-            bad = first + int(np.argmin(np.isfinite(values)))
-            raise UserError(
-                f"the loss is not finite from step {bad} on, on {day.day}; that day was not kept. "
-                "Lower the model's embedding_rate or dense_rate, or look for bad values in that day"
-            )
-        step = first + np.arange(len(losses), dtype=np.int64).repeat(self.batch_size)[: day.size]
-        seconds = time.monotonic() - started
-        return Learnt(outputs=predictions(outputs), teacher_step=step, seconds=seconds, waited=day.waited)
+        return first + np.arange(updates, dtype=np.int64).repeat(self.batch_size)[:rows]
+
+    def scale_rates(self, factor: float) -> None:
+        """Learn with `factor` times the config's rates."""
+        self.adagrad.learning_rate = factor * self.ranker.config.embedding_rate
+        self.adam.learning_rate = factor * self.ranker.config.dense_rate
+
+    def weights_not_finite(self, day: Day) -> int:
+        """Of the dense variables and of the rows of the table that the day has; a row counts as often as it is met."""
+        (table,) = self.sparse
+        touched = (
+            tf.gather(table, tf.maximum(day.tensors.rows[start : start + _SCORE_BATCH], 0))
+            for start in range(0, day.size, _SCORE_BATCH)
+        )
+        parts = itertools.chain(self.dense, touched)
+        return sum(int(tf.math.count_nonzero(~tf.math.is_finite(part))) for part in parts)
+
+    def put_down(
+        self,
+        day: Day,
+        learnt: Learnt,
+        ahead: Mapping[str, np.ndarray],
+        checkpoints: Checkpoints,
+        *,
+        rates: float,
+    ) -> None:
+        """Write down where the model stands within the day, with the scores made before it."""
+        arrays = {"losses": learnt.losses}
+        arrays |= {f"outputs {name}": values for name, values in learnt.outputs.items()}
+        arrays |= {f"ahead {name}": values for name, values in ahead.items()}
+        within = Within(
+            day=day.day,
+            after=self.state.id if self.state else "",
+            digest=day.digest,
+            rows=len(learnt.teacher_step),
+            rates=rates,
+            seconds=learnt.seconds,
+        )
+        checkpoints.save_within(self.checkpoint, within, arrays)
+
+    def take_up(
+        self, day: Day, checkpoints: Checkpoints
+    ) -> tuple[Learnt, dict[str, np.ndarray], float] | None:
+        """What was learnt of the day before it was put down, the scores made before it, and the factor of
+        the rates. None where it was not, or where its rows or what came before it have changed since."""
+        found = checkpoints.within()
+        if found is None:
+            return None
+        within, path = found
+        after = self.state.id if self.state else ""
+        if (within.day, within.after, within.digest) != (day.day, after, day.digest):
+            checkpoints.forget_within()
+            return None
+        arrays = checkpoints.restore_within(self.checkpoint, path)
+        named = {
+            kind: {n.removeprefix(kind): a for n, a in arrays.items() if n.startswith(kind)}
+            for kind in ("outputs ", "ahead ")
+        }
+        losses = arrays["losses"]
+        begun = Learnt(
+            outputs=named["outputs "],
+            losses=losses,
+            teacher_step=self._steps(len(losses), within.rows),
+            seconds=within.seconds,
+            waited=day.waited,
+        )
+        return begun, named["ahead "], within.rates
 
     def finish(self, day: date, learnt: Learnt, checkpoints: Checkpoints) -> None:
         """Commit the day: from here on it is learnt."""

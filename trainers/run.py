@@ -8,6 +8,7 @@ from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.checkpoints import Checkpoints
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
+from tutelage.trainers.quarantine import Quarantine
 
 TEACHER = "teacher"
 """The teacher's name in `metrics`, in folders and on command lines."""
@@ -39,6 +40,9 @@ class Run:
 
     def checkpoints(self, model: str) -> Checkpoints:
         return Checkpoints(self.folder(model) / "checkpoints")
+
+    def quarantine(self, model: str) -> Quarantine:
+        return Quarantine(self.folder(model) / "quarantine")
 
     def predictions(self, model: str, day: date) -> Path:
         """Parquet: example_id and the raw outputs."""

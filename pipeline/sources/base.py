@@ -14,11 +14,14 @@ class Unit:
 
     `index` orders the units of a job: of two rows with the same key, the one in the lower unit,
     then in the earlier row, stays. `where` is for people: a file, or a file and a byte range.
+    `rows_outside` is how many rows the unit stands for that are known, unread, to lie outside the days
+    asked for; nothing of such a unit is read.
     """
 
     index: int
     where: str
     args: Mapping[str, Any]
+    rows_outside: int = 0
 
 
 class Source(Protocol):

@@ -65,7 +65,10 @@ class KuaiRand:
             raise UserError(f"KuaiRand: block_bytes is {self.block_bytes}, expected at least 1")
 
     def columns(self) -> Mapping[str, pl.DataType]:
-        """Ids are Int64 or String, numbers Float32 (seconds, days, counts), labels Int8 and Float32."""
+        """Ids are Int64 or String, numbers Float32 (seconds, days, counts), labels Int8 and Float32.
+
+        `tag` is a video's tags as they are written, separated by commas, `tags` the list of them.
+        """
         ints = ("user_id", "video_id", "tab", "hour", *_USER_INTS, *_VIDEO_INTS)
         numbers = (*_USER_NUMBERS, "video_seconds", "video_age_days", "watch_seconds")
         return (
@@ -73,6 +76,7 @@ class KuaiRand:
             | dict.fromkeys((*_USER_TEXTS, *_VIDEO_TEXTS), pl.String())
             | dict.fromkeys(numbers, pl.Float32())
             | dict.fromkeys(_LABELS, pl.Int8())
+            | {"tags": pl.List(pl.String)}
         )
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
@@ -185,7 +189,8 @@ def _cached_side_table(path: str, key: str, mtime_ns: int, size: int) -> pl.Data
     else:
         upload = pl.col("upload_dt").str.to_date("%Y-%m-%d", strict=False)
         seconds = _seconds("video_duration").alias("video_seconds")
-        columns = [*map(_int, _VIDEO_INTS), *map(_words, _VIDEO_TEXTS), upload, seconds]
+        tags = _words("tag").str.split(",").alias("tags")
+        columns = [*map(_int, _VIDEO_INTS), *map(_words, _VIDEO_TEXTS), tags, upload, seconds]
     return rows.select(_int(key), *columns).drop_nulls(key).unique(key, keep="first", maintain_order=True)
 
 

@@ -16,11 +16,12 @@ from tests.export.lenient import LENIENT
 from tests.tiny import AUXILIARY, DAYS, MODEL, SCHEMA, commit, interactions, make_run
 from tutelage.export import golden
 from tutelage.export.config import ServingConfig
-from tutelage.export.gate import Check, Verdict, adversarial, compare, record_override
+from tutelage.export.gate import adversarial, compare, record_override
 from tutelage.export.publish import Exported, export_student
 from tutelage.export.versions import Versions
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.gate import Check, Verdict
 from tutelage.trainers.run import Run
 
 STRICT = ServingConfig(

@@ -219,6 +219,11 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
             "serving: score names 'watch_log1p'; the served outputs are click, long_view, watch",
         ),
         ("schema.features.user_id.scope=me", "scope is 'me', expected 'user' or 'candidate'"),
+        (
+            "teacher.model.without=user_id,hour,day",
+            "without names 'day', expected inputs of the schema: user_id, video_id, author_id, topic, country, "
+            "position, hour, video_seconds, video_age_days, user_age_days",
+        ),
         ("training.batch_size=0", "batch_size is 0, expected at least 1"),
         ("teacher.sampling.negatives_of=watch", "sampling: negatives_of 'watch' is no binary task"),
         (
@@ -303,6 +308,30 @@ def test_a_plain_config_comes_back_from_json_as_it_was(name: str) -> None:
     assert json.loads(json.dumps(config, allow_nan=False)) == config
     assert config["type"] == "Experiment"
     assert config["students"][3]["type"] == "StudentConfig"
+
+
+def test_a_student_that_is_without_an_input_is_another_and_the_identity_is_not() -> None:
+    changed = _synthetic("students.control.model.without=hour,position")
+    assert changed.student("control").model.without == ("hour", "position")
+    assert changed.identity == _synthetic().identity
+
+
+def test_metrics_go_by_no_list() -> None:
+    experiment = _synthetic("schema.features.topic.length=3")
+    with pytest.raises(
+        UserError, match=r"^slice_by: 'topic' is no id feature; these are user_id, video_id, "
+    ):
+        dataclasses.replace(experiment, slice_by=("topic",))
+
+
+def test_a_listwise_loss_without_the_user_is_refused() -> None:
+    with pytest.raises(UserError) as error:
+        _synthetic(
+            "students.auxiliary.model.without=user_id", "students.auxiliary.distillation.click.loss=listwise"
+        )
+    assert str(error.value) == (
+        "student 'auxiliary': a listwise loss needs 'user_id', and the model is without"
+    )
 
 
 def test_a_listwise_loss_needs_to_know_the_user() -> None:

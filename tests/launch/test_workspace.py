@@ -116,6 +116,21 @@ def test_another_experiment_is_refused_with_what_was_and_what_is(
     assert _contents(tmp_path) == before
 
 
+def test_a_workdir_made_before_a_field_was_there_is_opened_while_the_field_says_nothing(
+    tmp_path: Path,
+) -> None:
+    open_workdir(str(tmp_path), _synthetic())
+    path = tmp_path / "config.json"
+    made = json.loads(path.read_text())
+    del made["schema"]["histories"], made["teacher"]["model"]["without"]
+    for feature in made["schema"]["features"]:
+        del feature["length"], feature["buckets"]
+    path.write_text(json.dumps(made))
+    open_workdir(str(tmp_path), _synthetic())
+    with pytest.raises(UserError, match=r"without was null and is \[.hour.\]; give another"):
+        open_workdir(str(tmp_path), _synthetic("teacher.model.without=hour"))
+
+
 def test_a_feature_more_or_less_is_told_by_its_name(tmp_path: Path) -> None:
     experiment = _synthetic()
     open_workdir(str(tmp_path), experiment)

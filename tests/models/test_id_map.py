@@ -117,3 +117,44 @@ def test_the_lookup_is_a_graph_of_stateless_ops_and_captures_nothing() -> None:
     assert [op.type for op in ops if op.op_def.is_stateful] == []
     assert function.captured_inputs == []
     assert id_map.variables == ()
+
+
+LISTS = HashedIdMap(
+    [
+        Feature(name="tags", dtype="string", rows=100, length=3),
+        Feature(name="item", dtype="int64", rows=1000),
+        Feature(name="seconds", dtype="float32", buckets=(0.0, 10.0, 60.0)),
+        Feature(name="seen", dtype="int64", rows=1000, length=2),
+    ],
+    shared={"seen": "item"},
+)
+
+
+def test_a_list_takes_a_slot_an_item_and_minus_one_where_it_is_filled_up() -> None:
+    single = LISTS.lookup({"item": tf.constant([7, 8, -1], tf.int64)}).numpy()[:, 0]
+    seen = LISTS.lookup({"seen": tf.constant([[8, 7], [7, -1], [-1, 8]], tf.int64)}).numpy()
+    # It shares the rows of `item`, whose own -1 is an id as any other.
+    assert seen.tolist() == [[single[1], single[0]], [single[0], -1], [-1, single[1]]]
+    assert single[2] >= 0
+
+
+def test_strings_of_a_list_and_their_fingerprints_are_the_same_rows() -> None:
+    tags = tf.constant([["a", "日本", ""], ["", "", "a"]])
+    prints = tf.reshape(fingerprint(tf.reshape(tags, [-1])), [2, 3])
+    rows = LISTS.lookup({"tags": tags}).numpy()
+    assert rows.tolist() == LISTS.lookup({"tags": prints}).numpy().tolist()
+    assert (rows == -1).tolist() == [[False, False, True], [True, True, False]]
+    assert rows[0, 0] == rows[1, 2] != rows[0, 1]
+
+
+def test_a_number_s_bucket_is_that_above_the_edges_it_reaches_and_nan_is_in_the_default_s() -> None:
+    seconds = tf.constant([-1.0, 0.0, 9.9, 10.0, 59.0, 1e9, float("nan"), float("-inf")])
+    rows = LISTS.lookup({"seconds": seconds}).numpy()[:, 0] - LISTS.offsets["seconds"]
+    assert rows.tolist() == [0, 1, 1, 2, 2, 3, 1, 0]
+
+
+def test_single_values_come_first_then_buckets_then_lists_and_no_two_share_a_row() -> None:
+    assert [f.name for f in LISTS.features] == ["item", "seconds", "tags", "seen"]
+    # 1000 items, 3 + 1 buckets, 100 tags, and the items again.
+    assert LISTS.offsets == {"item": 0, "seconds": 1000, "tags": 1004, "seen": 0}
+    assert LISTS.rows == 1104

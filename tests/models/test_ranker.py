@@ -1,5 +1,6 @@
 """The ranker: who is taught by what."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 from tutelage.models.config import Distillation, ModelConfig, distil
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.schema import Feature, History, Schema, Task
 
 SCHEMA = Schema(
     features=(
@@ -245,3 +246,138 @@ def test_the_embedding_gradient_is_sparse() -> None:
     with tf.GradientTape() as tape:
         loss = ranker.compute_loss(_batch(1.0))
     assert isinstance(tape.gradient(loss, ranker.embeddings.table), tf.IndexedSlices)
+
+
+LISTS = Schema(
+    features=(
+        Feature(name="user", dtype="int64", rows=1, scope="user"),
+        Feature(name="item", dtype="int64", rows=3),
+        Feature(name="tags", dtype="int64", rows=2, length=3),
+        Feature(name="seconds", dtype="float32", buckets=(10.0,)),
+    ),
+    tasks=(Task(name="click", label="click"),),
+    key=("user",),
+    user="user",
+    histories=(History(of="item", length=2),),
+)
+
+
+def _lists(**fields: object) -> Ranker:
+    """Rows 0: user; 1 to 3: items; 4 and 5: seconds below and from 10; 6 and 7: tags."""
+    ranker = _ranker(schema=LISTS, **{"embedding_dim": 2, "cross_layers": 0, **fields})
+    table = [[1, 1], [2, 0], [0, 2], [3, 3], [5, 6], [7, 8], [4, 0], [0, 4]]
+    ranker.embeddings.table.assign(tf.constant(table, tf.float32))
+    # A candidate asks for items like itself: over √2, the products are the scores.
+    ranker.attention["history"].query.kernel.assign(math.sqrt(2) * np.eye(2))
+    return ranker
+
+
+# user, item 2, second bucket; tags 6, none, 7; history: items 1 and 2.
+ROWS = [[0, 2, 5, 6, -1, 7, 1, 2], [0, 2, 4, -1, -1, -1, -1, -1]]
+
+
+def test_a_list_is_the_mean_of_its_items_and_a_history_weighs_them_by_the_candidate() -> None:
+    x = _lists().embed(tf.constant(ROWS), tf.constant([[12.0], [0.5]]))
+    # Tags: the mean of (4, 0) and (0, 4). History: item 2 is (0, 2), items 1 and 2 are (2, 0) and (0, 2), so they
+    # score 0 and 4 and weigh 1/(1 + e⁴) and e⁴/(1 + e⁴). An empty one is zeros.
+    low = 1 / (1 + math.exp(4))
+    expected = [
+        [1, 1, 0, 2, 7, 8, 2, 2, 2 * low, 2 * (1 - low), 12],
+        [1, 1, 0, 2, 5, 6, 0, 0, 0, 0, 0.5],
+    ]
+    np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_raw_lists_and_buckets_become_the_slots_of_a_batch() -> None:
+    ranker = _lists()
+    rows, numbers = ranker.transform(
+        {
+            "user": tf.constant([1, 1], tf.int64),
+            "item": tf.constant([5, 5], tf.int64),
+            "tags": tf.constant([[3, -1, 3], [-1, -1, -1]], tf.int64),
+            "seconds": tf.constant([10.0, 9.0]),
+            "history": tf.constant([[5, -1], [-1, -1]], tf.int64),
+        }
+    )
+    rows = rows.numpy()
+    assert rows.shape == (2, ranker.slots) == (2, 8)
+    assert rows[:, 2].tolist() == [5, 4]
+    assert (rows[:, 3:6] >= 0).tolist() == [[True, False, True], [False] * 3]
+    assert rows[0, 6] == rows[0, 1]  # the history's item is the candidate
+    assert numbers.numpy().tolist() == [[10.0], [9.0]]
+
+
+def test_what_fills_a_list_up_gets_exactly_no_gradient() -> None:
+    ranker = _lists()
+    batch = Batch(
+        rows=tf.constant(ROWS[1:]),
+        numbers=tf.constant([[0.5]]),
+        labels=tf.constant([[1.0]]),
+        weight=tf.ones([1]),
+        soft=tf.zeros([1, 1]),
+        mask=tf.zeros([1]),
+    )
+    (gradient,) = _gradients(ranker, batch, [ranker.embeddings.table])
+    # The looked up rows are the user's, the item's and the bucket's; the five empty slots point at row 0.
+    full = batch._replace(rows=tf.constant([[0, 2, 4, 6, -1, -1, 1, -1]]))
+    (with_items,) = _gradients(ranker, full, [ranker.embeddings.table])
+    assert np.flatnonzero(gradient.any(axis=1)).tolist() == [0, 2, 4]
+    assert np.flatnonzero(with_items.any(axis=1)).tolist() == [0, 1, 2, 4, 6]
+    alone = _ranker(schema=LISTS, embedding_dim=2, cross_layers=0, without=("tags", "history"))
+    alone.embeddings.table.assign(ranker.embeddings.table[:6])
+    for layer, like in zip([*alone.shared, *alone.heads.values()], _tops(ranker), strict=True):
+        kernel = like.kernel.numpy()
+        layer.kernel.assign(np.delete(kernel, [6, 7, 8, 9], axis=0) if len(kernel) == 11 else kernel)
+        layer.bias.assign(like.bias)
+    (same,) = _gradients(alone, batch._replace(rows=batch.rows[:, :3]), [alone.embeddings.table])
+    np.testing.assert_allclose(gradient[:6], same, rtol=1e-5)
+
+
+def _tops(ranker: Ranker) -> list[tf.keras.layers.Layer]:
+    return [*ranker.shared, *ranker.heads.values()]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"cross_layers": 1}, {"dot_interaction": True}, {"experts": 2}, {"without": ("tags",)}]
+)
+@pytest.mark.parametrize("of", ["item", "user"])
+def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, object], of: str) -> None:
+    schema = replace(LISTS, histories=(History(of=of, length=2), History(name="more", of="item", length=1)))
+    ranker = _ranker(schema=schema, **{"cross_layers": 0, **fields})
+    rng = np.random.default_rng(1)
+    for variable in ranker.variables:
+        variable.assign(rng.normal(scale=0.5, size=variable.shape))
+    columns = {
+        "user": tf.constant([1], tf.int64),
+        "item": tf.constant([5, 6, 7], tf.int64),
+        "tags": tf.constant([[3, 4, -1], [-1, -1, -1], [4, -1, -1]], tf.int64),
+        "seconds": tf.constant([1.0, 10.0, 5.0]),
+        "history": tf.constant([[5, 6]], tf.int64),
+        "more": tf.constant([[7]], tf.int64),
+    }
+    user = {name: columns[name] for name in ("user", "history", "more")}
+    others = {name: columns[name] for name in columns if name not in user}
+    listed = ranker.call_list(ranker.transform(user), ranker.transform(others))
+    rows = others | {name: tf.repeat(values, 3, axis=0) for name, values in user.items()}
+    for name, values in ranker(*ranker.transform(rows)).items():
+        assert len(np.unique(values)) == 3
+        np.testing.assert_allclose(listed[name], values, rtol=1e-5, atol=1e-5)
+    assert {id(v) for v in ranker.served_variables} == {id(v) for v in ranker.variables}
+
+
+def test_a_model_is_without_what_its_config_says() -> None:
+    ranker = _lists_without("tags", "history", "seconds")
+    assert list(ranker.signature) == ["user", "item"]
+    assert (ranker.slots, ranker.numbers, ranker.id_map.rows) == (2, [], 4)
+    with pytest.raises(
+        UserError, match=r"^model: without names 'tag', expected inputs of the schema: user, "
+    ):
+        _lists_without("tag")
+    with pytest.raises(
+        UserError, match=r"^model: without names 'item', of which 'history' is; leave that out too$"
+    ):
+        _lists_without("item")
+
+
+def _lists_without(*names: str) -> Ranker:
+    return _ranker(schema=LISTS, without=names)

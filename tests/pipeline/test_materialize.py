@@ -51,6 +51,14 @@ class Rows:
         yield frame.with_columns(content=frame.hash_rows(), dropped=pl.lit(None, pl.String)).drop("other")
 
 
+class InFrames(Rows):
+    """The same, a frame for each row."""
+
+    def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
+        for frame in super().read(unit):
+            yield from frame.iter_slices(1)
+
+
 def _run(tmp_path: Path, source: Rows, days: Sequence[date] = DAYS) -> tuple[Lake, Materialized]:
     lake = Lake(tmp_path / "lake", SCHEMA)
     lake.create()
@@ -98,3 +106,29 @@ def test_a_day_without_rows_is_named_and_the_others_are_committed(tmp_path: Path
     with pytest.raises(UserError, match="no rows for 1970-01-02"):
         _run(tmp_path, Rows((((1, 1, "a", 1, ""),),)))
     assert Lake(tmp_path / "lake", SCHEMA).interactions.partitions()["day"].to_list() == DAYS[:1]
+
+
+@pytest.mark.parametrize("bucket_rows", [1, 1 << 22])
+def test_repeats_are_found_in_buckets_as_in_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket_rows: int
+) -> None:
+    monkeypatch.setattr("tutelage.pipeline.materialize._BUCKET_ROWS", bucket_rows)
+    parts = tuple(tuple((i, i % 7, "a", part % 2, "") for i in range(50)) for part in range(3))
+    lake, done = _run(tmp_path, Rows(parts), DAYS[:1])
+    # Part 1 has other clicks than part 0, part 2 the same.
+    assert done.days[DAYS[0]].dropped == {"conflicting_duplicate": 50, "duplicate": 50}
+    rows = lake.interactions.scan().collect().sort("event_time_us")
+    assert rows.select("event_time_us", "user", "click").rows() == [(i, i % 7, 0) for i in range(50)]
+
+
+def test_small_frames_become_one_file_of_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.pipeline.materialize._ROWS", 4)
+    parts = (tuple((i, i, "a", 1, "") for i in range(10)),)
+    lake, _ = _run(tmp_path, InFrames(parts), DAYS[:1])
+    # Frames of 1 row: files of 4, 4 and 2.
+    files = lake.interactions.files(day=DAYS[0])
+    assert [pl.read_parquet(file)["event_time_us"].to_list() for file in files] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]

@@ -1,6 +1,7 @@
 """What a record is: mistakes in a schema are named, tables have exactly the declared columns."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.schema import Feature, History, Schema, Task
 
 USER = Feature(name="user", dtype="int64", rows=10)
 CLICK = Task(name="click", label="click")
@@ -42,6 +43,23 @@ def _says(text: str) -> Any:
         ({"dtype": "string", "rows": 2**31}, "rows is 2147483648, an id needs between 1 and 2**31 - 1"),
         ({"dtype": "string", "rows": 1, "log1p": True}, "log1p is for float32 features, this one is string"),
         ({"dtype": "float32", "scope": "item"}, "scope is 'item', expected 'user' or 'candidate'"),
+        ({"dtype": "float32", "length": 2}, "length is 2, expected at least 0, and 0 for a float32"),
+        (
+            {"dtype": "int64", "rows": 1, "length": -1},
+            "length is -1, expected at least 0, and 0 for a float32",
+        ),
+        (
+            {"dtype": "float32", "buckets": (1.0, 1.0)},
+            "buckets is (1.0, 1.0), expected ascending numbers, and none for an id",
+        ),
+        (
+            {"dtype": "float32", "buckets": (1.0, float("inf"))},
+            "buckets is (1.0, inf), expected ascending numbers, and none for an id",
+        ),
+        (
+            {"dtype": "int64", "rows": 1, "buckets": (1.0,)},
+            "buckets is (1.0,), expected ascending numbers, and none for an id",
+        ),
     ],
 )
 def test_a_feature_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
@@ -167,3 +185,94 @@ def test_tasks_are_selected_in_the_order_of_the_schema() -> None:
 def test_a_task_that_is_none_is_named_with_those_there_are() -> None:
     with _says("unknown task 'share'; this schema has click, watch, like, click_again"):
         SCHEMA.select_tasks(["click", "share"])
+
+
+LISTS = Schema(
+    features=(USER, Feature(name="tags", dtype="string", rows=5, length=2)),
+    tasks=(CLICK,),
+    key=("user",),
+    user="user",
+    histories=(History(of="user", length=3, where="click"),),
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"length": 0}, "length is 0 and days 7, expected at least 1"),
+        ({"days": -1}, "length is 20 and days -1, expected at least 1"),
+    ],
+)
+def test_a_history_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
+    with _says(f"history 'seen': {text}"):
+        History(name="seen", of="user", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"user": None}, "history 'history' is a user's, and the schema names no `user`"),
+        ({"user": "tags"}, "schema: user is 'tags', expected an id feature; these are user"),
+        ({"key": ("tags",)}, "schema: key column 'tags' is a list; expected columns of single values"),
+        (
+            {"histories": (History(of="tags"),)},
+            "history 'history': of is 'tags', expected an id feature; these are user",
+        ),
+        (
+            {"histories": (History(of="user", where="like"),)},
+            "history 'history': where is 'like', expected a label; these are click",
+        ),
+        (
+            {"histories": (History(name="tags", of="user"),)},
+            "schema: column 'tags' is reserved or named twice; rename it",
+        ),
+    ],
+)
+def test_a_schema_whose_lists_do_not_fit_is_refused(fields: dict[str, Any], text: str) -> None:
+    with _says(text):
+        replace(LISTS, **fields)
+
+
+def test_a_list_is_a_column_of_lists_and_a_history_is_in_a_table_of_its_own() -> None:
+    assert LISTS.interactions.field("tags").type == pa.list_(pa.string())
+    assert "history" not in LISTS.interactions.names
+    assert LISTS.history_columns == pa.schema([("user", pa.int64()), ("history", pa.list_(pa.int64()))])
+
+
+def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
+    assert LISTS.inputs() == (
+        *LISTS.features,
+        Feature(name="history", dtype="int64", rows=10, length=3, scope="user"),
+    )
+    assert [f.name for f in LISTS.inputs(["history", "tags"])] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("without", "text"),
+    [
+        (["tag"], "model: without names 'tag', expected inputs of the schema: user, tags, history"),
+        (["user"], "model: without names 'user', of which 'history' is; leave that out too"),
+        (["user", "tags", "history"], "model: without names every input; leave it at least one"),
+    ],
+)
+def test_what_a_model_cannot_be_without_is_refused(without: list[str], text: str) -> None:
+    with _says(text):
+        LISTS.inputs(without)
+
+
+def test_models_see_the_first_items_of_a_list_and_the_default_after_the_last() -> None:
+    frame = pl.DataFrame(
+        {"history": [[1, None, 2], None, [3, 4, 5, 6], []], "tags": [["a", "b", "c"], [], None, ["é"]]},
+        schema={"history": pl.List(pl.Int64), "tags": pl.List(pl.String)},
+    )
+    arrays = LISTS.arrays(frame)
+    assert {name: values.tolist() for name, values in arrays.items()} == {
+        "tags": [["a", "b"], ["", ""], ["", ""], ["é", ""]],
+        "history": [[1, 2, -1], [-1, -1, -1], [3, 4, 5], [-1, -1, -1]],
+    }
+    assert [values.dtype for values in arrays.values()] == [np.object_, np.int64]
+    assert LISTS.arrays(frame, ["history"]).keys() == {"history"}
+    assert {name: values.shape for name, values in LISTS.arrays(frame[:0]).items()} == {
+        "tags": (0, 2),
+        "history": (0, 3),
+    }

@@ -27,6 +27,14 @@ def test_a_day_out_of_order_is_refused_with_the_day_that_comes_next(asked: list[
         pending(asked, _states(*DAYS[:2]), slice_days=1, who="teacher")
 
 
+def test_a_skipped_day_is_never_learnt_and_the_day_after_it_follows() -> None:
+    states = _states(*DAYS[:2])
+    assert pending(DAYS, states, slice_days=1, who="m", skipped=[DAYS[2]]) == DAYS[3:]
+    assert pending(DAYS, [], slice_days=1, who="m", skipped=[DAYS[0]]) == DAYS[1:]
+    with pytest.raises(UserError, match="m has learnt 2026-01-01 to 2026-01-03, so 2026-01-04 comes next"):
+        pending(DAYS[4:], states, slice_days=1, who="m", skipped=[DAYS[2]])
+
+
 @pytest.mark.parametrize(
     ("examples", "step"), [(0, 0), (1, 1), (10, 1), (20, 2), (21, 3), (25, 3), (26, 4), (55, 7)]
 )

@@ -61,6 +61,11 @@ def _metrics(run: Run, model: str) -> pl.DataFrame:
     return run.lake.metrics.scan(model=model).sort("day", "basis", "task", "metric").collect()
 
 
+def _qualities(run: Run, model: str) -> pl.DataFrame:
+    """Without the verdicts of the gate."""
+    return _metrics(run, model).filter(pl.col("basis").is_in(["day_ahead", "pre_update"]))
+
+
 def _counts(run: Run, model: str, day: date) -> dict[str, float]:
     """What the student reported of its soft labels on a day."""
     rows = _metrics(run, model).filter(day=day, task="", basis="pre_update")
@@ -286,15 +291,17 @@ def test_a_day_whose_loss_is_no_number_is_refused_and_not_kept(tmp_path: Path) -
     seconds = pl.when(pl.col("index") == 40).then(float("inf")).otherwise(pl.col("seconds"))
     commit(run.lake, DAYS[1], rows.with_columns(seconds=seconds.cast(pl.Float32)).drop("index"), attempt=2)
     says = (
-        r"^the loss is not finite from step 6 on, on 2026-01-02; that day was not kept\. Lower the model's "
+        r"^teacher: 2026-01-02 did not pass its gate and is not kept: fail; losses that are not finite: 2 of 4, "
+        r"from step 6 on; outputs .* Mend the day and materialise it again, or change the model's gate \(its "
+        r"bounds, or on_failure to skip or retry\)$"
     )
-    with pytest.raises(
-        UserError, match=says + "embedding_rate or dense_rate, or look for bad values in that"
-    ):
+    with pytest.raises(UserError, match=says):
         teach(run, DAYS)
     assert [path.name for path in run.checkpoints(TEACHER).folder.iterdir()] == ["2026-01-01"]
     assert _labels(run, DAYS[1]).is_empty()
-    assert _metrics(run, TEACHER)["day"].unique().to_list() == DAYS[:1]
+    verdict = _metrics(run, TEACHER).filter(day=DAYS[1])
+    assert verdict["basis"].unique().to_list() == ["day_gate"]
+    assert verdict.filter(metric="blessed")["value"].to_list() == [0]
 
 
 def test_tensorboard_shows_every_metric_of_every_day(distilled: Run) -> None:
@@ -317,7 +324,7 @@ def test_tensorboard_shows_every_metric_of_every_day(distilled: Run) -> None:
     for model, names in expected.items():
         events = EventAccumulator(str(distilled.report / "tensorboard" / model)).Reload()
         assert set(events.Tags()["tensors"]) == names
-        metrics = _metrics(distilled, model)
+        metrics = _qualities(distilled, model)
         assert metrics.height == 3 * len(names)
         for name in names:
             basis, *task, metric = name.split("/")

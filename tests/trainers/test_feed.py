@@ -1,6 +1,7 @@
 """The feed: a day of the lake in its order, as tensors."""
 
 import dataclasses
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.tiny import DAYS, MODEL, ROWS, SCHEMA, commit, frame, interactions, m
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.schema import History
 from tutelage.trainers import feed
 from tutelage.trainers.config import Sampling
 from tutelage.trainers.feed import load_day, read_ahead, soft_label_frame, write_predictions
@@ -70,6 +72,41 @@ def test_features_are_what_the_model_makes_of_them_and_a_missing_one_is_its_defa
     numbers = [[np.log(4), 2.5], [0, 0], [0, -3.5], [0, 0]]
     assert tensors.numbers.dtype == tf.float32
     np.testing.assert_allclose(tensors.numbers, numbers, rtol=1e-6)
+
+
+def test_a_day_s_rows_have_the_histories_of_their_users_and_none_without_one(tmp_path: Path) -> None:
+    schema = replace(SCHEMA, user="user", histories=(History(of="topic", length=2),))
+    lake = Lake(tmp_path, schema)
+    lake.create()
+    rows = [
+        (21, 1, 4, "b", 0.0, 0.0, 0, 0.0),
+        (22, 2, None, "a", 0.0, 0.0, 0, 0.0),
+        (23, 0, 5, "a", 0.0, 0.0, 0, 0.0),
+    ]
+    commit(lake, DAYS[1], frame(DAYS[1], rows))
+    ranker = Ranker(schema, MODEL)
+    with pytest.raises(
+        UserError, match=r"^day 2026-01-02 of .*/histories is not there, or older than the days"
+    ):
+        load_day(lake, DAYS[1], schema, transform=ranker.transform)
+    # A model that is without it needs none.
+    alone = Ranker(schema, replace(MODEL, without=("history",)))
+    day = load_day(lake, DAYS[1], schema, transform=alone.transform, without=("history",))
+    assert day.tensors.rows.shape == (3, 2)
+    assert lake.histories
+    made = pl.DataFrame(
+        {"user": [4, 5], "history": [["c", "a"], []]}, schema_overrides={"history": pl.List(pl.String)}
+    )
+    (attempt,) = lake.history_attempts([DAYS[1]]).values()
+    file = lake.histories.write_file(made, {"day": DAYS[1]}, name="part")
+    lake.histories.commit([file], {"day": DAYS[1]}, attempt=attempt, metadata={})
+    day = load_day(lake, DAYS[1], schema, transform=ranker.transform)
+    # In the order of time: 23, 21, 22. Slots: user, topic, and two of the history, which shares the topics' rows.
+    of_topics = ranker.id_map.lookup({"topic": tf.constant(["c", "a"])}).numpy()[:, 0].tolist()
+    assert day.tensors.rows.numpy()[:, 2:].tolist() == [[-1, -1], of_topics, [-1, -1]]
+    # Users 5, 4 and none, which is -1, the first.
+    assert day.users is not None
+    assert day.users.tolist() == [3, 2, 1]
 
 
 def test_targets_are_labels_and_log1p_of_a_log1p_task_s(lake: Lake, ranker: Ranker) -> None:

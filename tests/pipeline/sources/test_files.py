@@ -1,9 +1,12 @@
 """Logs of a user's own, as real files of each format: each row read right or counted, each bad file named."""
 
 import gzip
+import itertools
 import json
 import pickle
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +16,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,7 +50,7 @@ EVENT: dict[str, Any] = {
 US = 1_767_225_600_123_000
 READ = {"event_time_us": US, "user": ID, "topic": '日本, "news"', "age": 2.5, "click": 1, "seconds": 61.5}
 TEXT = ("csv", "csv.gz", "csv.zst", "jsonl", "jsonl.gz", "jsonl.zst")
-FORMATS = ("parquet", *TEXT)
+FORMATS = ("parquet", "tfrecord", "tfrecord.gz", *TEXT)
 
 
 def _files(kind: str = "csv", **fields: Any) -> Files:
@@ -72,10 +77,31 @@ def _jsonl(rows: Sequence[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
+def _example(row: dict[str, Any]) -> bytes:
+    def feature(value: Any) -> tf.train.Feature:
+        if isinstance(value, str):
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+        if isinstance(value, float):
+            return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+        values = [] if value is None else [value]
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    features = {name: feature(value) for name, value in row.items()}
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def _write_records(path: Path, records: Sequence[bytes]) -> None:
+    with tf.io.TFRecordWriter(str(path), "GZIP" if path.suffix == ".gz" else "") as writer:
+        for record in records:
+            writer.write(record)
+
+
 def _write(folder: Path, kind: str, rows: Sequence[dict[str, Any]], name: str = "a") -> Path:
     path = folder / f"{name}.{kind}"
     if kind == "parquet":
         pl.DataFrame(rows).write_parquet(path)
+    elif kind.startswith("tfrecord"):
+        _write_records(path, [_example(row) for row in rows])
     else:
         path.write_bytes(_packed(kind, (_csv if kind.startswith("csv") else _jsonl)(rows)))
     return path
@@ -99,6 +125,57 @@ def _refused(folder: Path, kind: str, **fields: Any) -> str:
         _read(folder, kind, **fields)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+LISTS = replace(
+    SCHEMA,
+    features=(
+        *SCHEMA.features,
+        Feature(name="tags", dtype="int64", rows=9, length=2),
+        Feature(name="words", dtype="string", rows=9, length=2),
+    ),
+)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_a_list_is_parquets_own_or_a_json_array(tmp_path: Path, kind: str) -> None:
+    found: list[tuple[Any, Any]] = [([ID, None, 3], ["a,b", "日本"]), ([], []), (None, None)]
+    as_raw = json.dumps if kind == "csv" else lambda items: items
+    rows = [EVENT | {"tags": tags, "words": words} for tags, words in found]
+    _write(
+        tmp_path,
+        kind,
+        [r | {k: None if r[k] is None else as_raw(r[k]) for k in ("tags", "words")} for r in rows],
+    )
+    frame = _read(tmp_path, kind, schema=LISTS)
+    assert frame.schema["tags"] == pl.List(pl.Int64)
+    # All items are kept: how many a model reads is its feature's `length`.
+    assert frame["tags"].to_list() == [[ID, 3], [], None]
+    assert frame["words"].to_list() == [["a,b", "日本"], [], None]
+    assert frame["dropped"].to_list() == [None] * 3
+
+
+@pytest.mark.parametrize("tags", ["x", 7, {"a": 1}, ["x"], [1, [2]], [1.5]])
+def test_a_row_with_a_list_that_is_none_or_with_an_item_that_does_not_fit_is_dropped(
+    tmp_path: Path, tags: Any
+) -> None:
+    _write(tmp_path, "jsonl", [EVENT | {"tags": tags, "words": []}, EVENT | {"tags": [1], "words": [""]}])
+    frame = _read(tmp_path, "jsonl", schema=LISTS)
+    assert frame["dropped"].to_list() == ["bad_tags", None]
+    assert frame["tags"].to_list() == [None, [1]]
+    assert frame["words"].to_list() == [[], []]  # An empty text is a null.
+
+
+def test_a_parquet_column_that_is_no_list_of_the_feature_s_type_is_named(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([EVENT | {"tags": 7, "words": ["a"]}])
+    pq.write_table(table, tmp_path / "a.parquet")
+    says = r"column 'tags' is Int64, expected List(Int64)"
+    assert says in _refused(tmp_path, "parquet", schema=LISTS)
+    bad = pa.array([[b"a", b"\xff"]], pa.list_(pa.binary())).cast(pa.list_(pa.string()), safe=False)
+    pq.write_table(
+        table.set_column(8, "words", bad).set_column(7, "tags", pa.array([[7]])), tmp_path / "a.parquet"
+    )
+    assert _read(tmp_path, "parquet", schema=LISTS)["dropped"].to_list() == ["bad_words"]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -407,7 +484,7 @@ def test_damaged_bytes_are_refused_in_one_line_or_read_as_rows(
 def test_a_truncated_file_is_named(tmp_path: Path, kind: str) -> None:
     path = _write(tmp_path, kind, [EVENT] * 3)
     path.write_bytes(path.read_bytes()[:-15])
-    packed = "." in kind or kind == "parquet"
+    packed = "." in kind or kind in ("parquet", "tfrecord")
     says = _refused(tmp_path, kind)
     assert says.startswith(
         f"cannot read {path}: " if packed else f"{path} is truncated: its last line ends within"
@@ -429,7 +506,7 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, kind: str) -> None:
     path.write_bytes(b"PK\3\4\0\xff" * 20 + b"\n")
     assert str(path) in _refused(tmp_path, kind)
     path.write_bytes(b"")
-    if not kind.startswith("jsonl"):  # an empty one has no events, and no header to miss
+    if not kind.startswith(("jsonl", "tfrecord")):  # an empty one has no events, and no header to miss
         assert str(path) in _refused(tmp_path, kind)
 
 
@@ -507,6 +584,142 @@ def test_units_are_the_files_by_name_and_travel(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps((source, units))) == (source, units)
 
 
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize("typed", ["ms", "timestamp", "local"])
+def test_a_parquet_file_of_other_days_is_counted_and_not_read(tmp_path: Path, typed: str) -> None:
+    for name, offsets in {"a": [-2, -1], "b": [-1, 0], "c": [1, 3], "d": [3]}.items():
+        times = pl.Series([EVENT["ts"] + offset * DAY_MS for offset in offsets])
+        if typed != "ms":
+            times = pl.from_epoch(times, time_unit="ms").dt.replace_time_zone("UTC")
+        if typed == "local":
+            times = times.dt.convert_time_zone("Europe/Berlin").dt.replace_time_zone(None)
+        rows = pl.DataFrame([EVENT] * len(offsets)).with_columns(ts=times)
+        rows.write_parquet(tmp_path / f"{name}.parquet", row_group_size=1)
+    source = _files("parquet", time_zone="Europe/Berlin" if typed == "local" else "UTC")
+    days = [date(2026, 1, 1), date(2026, 1, 3)]  # the second lies within c's range, though no row of c does
+    units = source.units(str(tmp_path), workdir="", days=days)
+    assert [(unit.index, unit.where, unit.rows_outside) for unit in units] == [
+        (0, f"{tmp_path}/b.parquet", 0),
+        (1, f"{tmp_path}/c.parquet", 0),
+        (2, "2 files of other days", 2 + 1),
+    ]
+    lake = Lake(tmp_path / "lake", SCHEMA)
+    lake.create()
+    done = materialize(source, SCHEMA, lake, raw_dir=str(tmp_path), workdir=str(tmp_path), days=days[:1])
+    # a, c and d: 2 + 2 + 1 rows unread; of b's two rows, one is of the day before.
+    assert done.elsewhere == {"outside_days": 6}
+    assert (done.days[days[0]].kept, done.rows_in) == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        ([EVENT["ts"] - 9 * DAY_MS, None], "ms"),
+        ([EVENT["ts"] - 9 * DAY_MS, -1], "ms"),
+        (pl.Series([EVENT["ts"] - 9 * DAY_MS, 2**63], dtype=pl.UInt64), "ms"),
+        (pl.Series([EVENT["ts"] - 9 * DAY_MS, 2**62]).cast(pl.Datetime("ms")), "iso8601"),
+        ([float(EVENT["ts"] - 9 * DAY_MS), float("nan")], "ms"),
+        (["2025-01-01T00:00:00", "soon"], "iso8601"),
+    ],
+)
+def test_a_parquet_file_that_may_hold_a_bad_time_is_read(tmp_path: Path, times: list[Any], unit: str) -> None:
+    rows = pl.DataFrame([EVENT] * 2).with_columns(ts=pl.Series(times))
+    rows.write_parquet(tmp_path / "a.parquet")
+    source = _files("parquet", time_unit=unit)
+    (only,) = source.units(str(tmp_path), workdir="", days=[date(2026, 1, 1)])
+    assert only.rows_outside == 0
+    assert pl.concat(source.read(only))["dropped"].to_list() == [None, "bad_time"]
+
+
+def test_a_record_that_is_no_event_is_dropped(tmp_path: Path) -> None:
+    good = _example(EVENT)
+    lists = tf.train.Example.FromString(good)
+    lists.features.feature["uid"].int64_list.value.append(7)
+    text = tf.train.Example.FromString(good)
+    text.features.feature["topic"].bytes_list.value[0] = b"\xff"
+    huge = _example(EVENT | {"age": float("inf")})
+    records = {
+        good: None,
+        b"\xff\xff": "bad_row",
+        lists.SerializeToString(): "bad_user",
+        text.SerializeToString(): "bad_topic",
+        huge: "bad_age",
+        b"": "bad_time",
+    }
+    _write_records(tmp_path / "a.tfrecord", list(records))
+    frame = _read(tmp_path, "tfrecord")
+    assert frame["dropped"].to_list() == list(records.values())
+    assert frame["content"].n_unique() == len(records)
+
+
+def test_a_file_without_one_tf_example_is_named(tmp_path: Path) -> None:
+    _write_records(tmp_path / "a.tfrecord", [b"\xff"])
+    assert _refused(tmp_path, "tfrecord") == (
+        f"{tmp_path}/a.tfrecord has no tf.Example in its first 1 rows; expected each record to be one"
+    )
+
+
+def test_a_delta_table_is_read_as_it_is_now(tmp_path: Path) -> None:
+    # A partition's name that is escaped in the path, and a row that was there before.
+    old, new = pl.DataFrame([EVENT | {"topic": "a b:c", "uid": 1}]), pl.DataFrame([EVENT, EVENT | {"uid": 2}])
+    write_deltalake(tmp_path / "events", old, partition_by=["topic"])
+    write_deltalake(tmp_path / "events", new.with_columns(topic=pl.lit("a b:c")), mode="overwrite")
+    write_deltalake(tmp_path / "events", new.with_columns(topic=pl.lit("d"), uid=3), mode="append")
+    frame = _read(tmp_path, pattern="events/").sort("user", "topic")
+    assert frame.select("user", "topic", "dropped").rows() == [
+        (2, "a b:c", None),
+        (3, "d", None),
+        (3, "d", None),
+        (ID, "a b:c", None),
+    ]
+
+
+def test_days_of_a_delta_table_that_are_not_asked_for_are_not_read(tmp_path: Path) -> None:
+    for day in range(3):
+        frame = pl.DataFrame([EVENT | {"ts": EVENT["ts"] + day * DAY_MS}])
+        write_deltalake(tmp_path / "events", frame, mode="append")
+    source = _files(pattern="events/")
+    units = source.units(str(tmp_path), workdir="", days=[date(2026, 1, 2)])
+    assert [unit.rows_outside for unit in units] == [0, 2]
+    (frame,) = source.read(units[0])
+    assert frame["event_time_us"].to_list() == [US + DAY_MS * 1000]
+
+
+def test_a_delta_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "events", pl.DataFrame([EVENT]))
+    (log,) = (tmp_path / "events" / "_delta_log").glob("*.json")
+    whole = log.read_text()
+    log.write_text(whole[:100])
+    with pytest.raises(UserError, match=f"^cannot read {tmp_path}/events: "):
+        _read(tmp_path, pattern="events/")
+    log.write_text(whole)
+    Path(DeltaTable(tmp_path / "events").file_uris()[0]).unlink()
+    with pytest.raises(UserError, match=r"^cannot read .*\.parquet: .*; expected a whole .* file; fetch it"):
+        _read(tmp_path, pattern="events/")
+
+
+def test_a_delta_table_whose_files_hold_deleted_rows_is_refused(tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "events", pl.DataFrame([EVENT]))
+    (log,) = (tmp_path / "events" / "_delta_log").glob("*.json")
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    for entry in entries:
+        if "protocol" in entry:
+            features = ["deletionVectors"]
+            entry["protocol"] = {
+                "minReaderVersion": 3,
+                "minWriterVersion": 7,
+                "readerFeatures": features,
+                "writerFeatures": features,
+            }
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    says = f"{tmp_path}/events has Delta's deletionVectors, which is not supported; write it without"
+    with pytest.raises(UserError) as error:
+        _read(tmp_path, pattern="events/")
+    assert str(error.value) == says
+
+
 def test_a_folder_without_files_is_named(tmp_path: Path) -> None:
     assert _refused(tmp_path, "csv") == (
         f"no files *.csv in {str(tmp_path)!r}; see --raw_dir and the config's pattern"
@@ -572,3 +785,82 @@ def test_the_job_keeps_or_counts_every_row(tmp_path: Path) -> None:
     kept = lake.interactions.scan().collect().sort("user")
     assert kept["user"].to_list() == [ID + i for i in range(5)]
     assert kept["event_time_us"].to_list() == [(start + i) * 1000 for i in range(5)]
+
+
+DAMAGED_FILES = 1_800
+ZONED = [
+    ("2026-01-01T00:00:00.123Z", US),
+    ("2026-01-01T01:00:00.123+01:00", US),
+    ("2025-12-31 22:30:00.123-0130", US),
+    ("2026-01-01T00:00:00.123", US),  # of the config's zone, UTC
+    ("1969-12-31T23:59:59Z", "bad_time"),
+    ("2026-01-01T25:00:00Z", "bad_time"),
+]
+
+
+def _damaged(rng: random.Random, data: bytes) -> bytes:
+    """The bytes of a file cut, changed, or with a part of it taken out or there twice."""
+    at, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+    way = rng.randrange(4)
+    if way == 0:
+        return data[:at]
+    if way == 1:
+        return data[:at] + rng.choice([b"\xff", b'"', b"\n", b"\0", b"9" * 30]) + data[at + 1 :]
+    return data[:at] + data[end:] if way == 2 else data[:end] + data[at:]
+
+
+@pytest.mark.slow
+def test_damaged_files_are_refused_in_one_line_or_every_row_is_counted(tmp_path: Path) -> None:
+    rng, refused, damaged = random.Random(1), 0, 0
+    for group, (kind, zoned) in enumerate(itertools.product(FORMATS, [False, True])):
+        values = VALUES | {"ts": ZONED} if zoned else VALUES
+        fields = {"time_unit": "iso8601"} if zoned else {}
+        folder = tmp_path / str(group)
+        folder.mkdir()
+        good = EVENT | ({"ts": ZONED[0][0]} if zoned else {})
+        _write(folder, kind, [{name: str(good[name]) for name in VALUES}], name="good")
+        read = [_read(folder, kind, **fields)]
+        for number in range(DAMAGED_FILES // (2 * len(FORMATS))):
+            rows = [{name: rng.choice(those) for name, those in values.items()} for _ in range(4)]
+            rows.append(rows[0])
+            path = _write(
+                folder, kind, [{n: raw for n, (raw, _) in row.items()} for row in rows], f"f{number}"
+            )
+            broken = rng.random() < 0.5
+            if broken:
+                path.write_bytes(_damaged(rng, path.read_bytes()))
+            source = _files(kind, pattern=path.name, **fields)
+            says = None
+            try:
+                (unit,) = source.units(str(folder), workdir="", days=[])
+                frames = list(source.read(unit))
+            except UserError as error:
+                says = str(error)
+            if says is not None:
+                assert (str(path) in says, "\n" in says, broken) == (True, False, True)
+                refused += 1
+                path.unlink()
+                continue
+            damaged += broken
+            read += frames
+            if not broken:
+                (frame,) = frames
+                assert [row["dropped"] for row in frame.to_dicts()] == [_reason(row) for row in rows]
+        lake = Lake(folder / "lake", SCHEMA)
+        lake.create()
+        source = _files(kind, **fields)
+        day = date(2026, 1, 1)
+        done = materialize(source, SCHEMA, lake, raw_dir=str(folder), workdir=str(folder), days=[day])
+        counts = done.days[day]
+        assert done.rows_in == sum(len(frame) for frame in read)
+        assert done.rows_in == counts.kept + sum(counts.dropped.values()) + sum(done.elsewhere.values())
+        kept = lake.interactions.scan().collect()
+        assert (len(kept), kept["example_id"].n_unique()) == (counts.kept, counts.kept)
+    assert refused > DAMAGED_FILES // 10
+    assert damaged > DAMAGED_FILES // 10
+
+
+def _reason(row: dict[str, tuple[str, Any]]) -> str | None:
+    """The time is the first to be looked at, then the schema's columns in their order."""
+    bad = [value for _, value in row.values() if str(value).startswith("bad_")]
+    return "bad_time" if "bad_time" in bad else bad[0] if bad else None

@@ -112,6 +112,7 @@ def test_one_exposure(tmp_path: Path) -> None:
         "friend_user_num_range": "[30,60)",
         "register_days_range": "730+",
         "tag": "39,43",
+        "tags": ["39", "43"],
         "upload_type": "LongImport",
         "video_type": "NORMAL",
         "follow_user_num": 514.0,

@@ -1,0 +1,358 @@
+"""Rows/s and peak memory of `tutelage-materialize`'s job and of the same job in plain Polars, DuckDB and row-wise Beam.
+
+Raw: Parquet event files of 250,000 rows × 15 columns, 8 days; of each 1,000 rows, 10 repeat one of the file
+before, 5 have a bad label, 5 lie outside the days, and 20 come with the next day's files. Each engine writes the
+rows that are good, each key once, with `example_id` (of DuckDB its own hash), as Parquet by day; only tutelage
+counts what it drops and commits the days. Each runs in a process of its own, in turn; the best counts. Also the
+join of a day's labels by `example_id`, and the labeler against its own function over batches in memory.
+"""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+_ROWS = flags.DEFINE_integer("rows", 2_000_000, "Rows of raw events; the target is met at 20,000,000 too.")
+_SAMPLE = flags.DEFINE_integer("sample", 100_000, "Rows that the row-wise job is timed with.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of each; the best counts. Row-wise Beam runs once.")
+_ENGINE = flags.DEFINE_string("engine", None, "Runs one of them in this process, for the parent.")
+_FOLDER = flags.DEFINE_string("folder", None, "Where the parent put the raw events.")
+_FILE_ROWS = 250_000
+_FIRST = date(2026, 1, 1)
+_DAYS = [_FIRST + timedelta(days=i) for i in range(8)]
+_START = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1_000_000)
+_DAY_US = 86_400_000_000
+_KEY = ("user_id", "video_id", "event_time_us")
+_FEATURES = ("user_id", "video_id", "author_id", "tab", "hour", "position", "country", "topic")
+_NUMBERS = ("video_seconds", "user_age_days", "video_age_days")
+_BINARY = ("click", "long_view")
+_COLUMNS = (*_FEATURES, *_NUMBERS, *_BINARY, "watch_seconds", "event_time_us")
+
+
+def _schema() -> Any:
+    from tutelage.pipeline.schema import Feature, Schema, Task
+
+    texts = ("country", "topic")
+    return Schema(
+        features=(
+            *(Feature(name=n, dtype="string" if n in texts else "int64", rows=100_000) for n in _FEATURES),
+            *(Feature(name=name, dtype="float32", log1p=True) for name in _NUMBERS),
+        ),
+        tasks=(
+            *(Task(name=name, label=name) for name in _BINARY),
+            Task(name="watch", label="watch_seconds", kind="log1p"),
+        ),
+        key=_KEY,
+    )
+
+
+def generate(folder: Path, rows: int) -> None:
+    import numpy as np
+    import polars as pl
+
+    rng, before = np.random.default_rng(1), None
+    files = max(rows // _FILE_ROWS, 8)
+    for number in range(files):
+        n = rows // files
+        span = 8 * _DAY_US // files
+        late = rng.random(n) < 0.02
+        time_us = _START + number * span + np.sort(rng.integers(0, span, n)) - late * _DAY_US
+        time_us = np.where(rng.random(n) < 0.005, time_us + 30 * _DAY_US, time_us)
+        click = rng.random(n) < 0.4
+        frame = pl.DataFrame(
+            {
+                "user_id": rng.integers(1 << 40, (1 << 40) + 1_000_000, n),
+                "video_id": (rng.pareto(1.0, n) * 1_000).astype("i8") % 500_000,
+                "author_id": rng.integers(0, 50_000, n),
+                "tab": rng.integers(0, 12, n),
+                "hour": time_us // 3_600_000_000 % 24,
+                "position": rng.integers(0, 20, n),
+                "country": np.array(["DE", "FR", "JP", "BR", "IN"])[rng.integers(0, 5, n)],
+                "topic": np.array([f"topic {i}" for i in range(200)])[rng.integers(0, 200, n)],
+                "video_seconds": rng.exponential(30, n).astype("f4"),
+                "user_age_days": rng.exponential(300, n).astype("f4"),
+                "video_age_days": rng.exponential(30, n).astype("f4"),
+                "click": click.astype("i1") + 2 * (rng.random(n) < 0.005).astype("i1"),
+                "long_view": (click & (rng.random(n) < 0.5)).astype("i1"),
+                "watch_seconds": np.where(click, rng.exponential(20, n), 0).astype("f4"),
+                "event_time_us": time_us,
+            }
+        ).with_columns(country=pl.when(pl.col("user_id") % 50 != 0).then("country"))
+        if before is not None:
+            frame = pl.concat([frame[: n - n // 100], before.sample(n // 100, seed=number)])
+        frame.write_parquet(folder / f"events-{number:04d}.parquet")
+        before = frame
+
+
+def _tutelage(raw: Path, out: Path) -> int:
+    from tutelage.pipeline.lake import Lake
+    from tutelage.pipeline.materialize import materialize
+    from tutelage.pipeline.sources.files import Files
+
+    schema = _schema()
+    lake = Lake(out, schema)
+    lake.create()
+    source = Files(pattern="*.parquet", schema=schema, event_time="event_time_us", time_unit="us")
+    done = materialize(source, schema, lake, raw_dir=str(raw), workdir=str(out), days=_DAYS)
+    kept = sum(counts.kept for counts in done.days.values())
+    dropped = sum(sum(c.dropped.values()) for c in done.days.values()) + sum(done.elsewhere.values())
+    if done.rows_in != kept + dropped:
+        raise RuntimeError(f"{done.rows_in} rows came in, {kept} were kept and {dropped} dropped")
+    return kept
+
+
+def _polars(raw: Path, out: Path) -> int:
+    import polars as pl
+
+    from tutelage.pipeline.ids import example_id
+
+    rows = pl.scan_parquet(raw / "*.parquet")
+    end = _START + 8 * _DAY_US
+    frame = (
+        rows.filter(
+            pl.col("event_time_us").is_between(_START, end, closed="left"),
+            pl.all_horizontal(pl.col(_KEY).is_not_null()),
+            pl.all_horizontal(pl.col(_BINARY).is_in([0, 1])),
+            pl.col("watch_seconds").is_finite() & (pl.col("watch_seconds") >= 0),
+        )
+        .unique(_KEY, keep="first", maintain_order=True)
+        .with_columns(
+            day=pl.from_epoch("event_time_us", time_unit="us").dt.date(),
+            example_id=example_id(_KEY, rows.collect_schema()),
+        )
+        .collect()
+    )
+    for (day,), part in frame.partition_by("day", as_dict=True, include_key=False).items():
+        (out / f"day={day}").mkdir(parents=True)
+        part.write_parquet(out / f"day={day}" / "part.parquet")
+    return frame.height
+
+
+def _duckdb(raw: Path, out: Path) -> int:
+    import duckdb
+
+    end = _START + 8 * _DAY_US
+    with duckdb.connect() as db:
+        db.sql(
+            f"""copy (
+                select *, hash({", ".join(_KEY)}) as example_id, make_timestamp(event_time_us)::date as day
+                from read_parquet('{raw}/*.parquet', filename = true, file_row_number = true)
+                where event_time_us >= {_START} and event_time_us < {end} and click in (0, 1)
+                    and long_view in (0, 1) and isfinite(watch_seconds) and watch_seconds >= 0
+                    and user_id is not null and video_id is not null
+                qualify row_number() over (
+                    partition by {", ".join(_KEY)} order by filename, file_row_number) = 1
+            ) to '{out}' (format parquet, partition_by (day), compression zstd, overwrite_or_ignore)"""
+        )
+        return int(db.sql(f"select count(*) from read_parquet('{out}/*/*.parquet')").fetchall()[0][0])
+
+
+def _good(row: dict[str, Any]) -> bool:
+    return (
+        _START <= row["event_time_us"] < _START + 8 * _DAY_US
+        and row["click"] in (0, 1)
+        and row["long_view"] in (0, 1)
+        and 0 <= row["watch_seconds"] < float("inf")
+    )
+
+
+def _beam_rows(raw: Path, out: Path) -> int:
+    import apache_beam as beam
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tutelage.pipeline import beam_job
+
+    def write(group: tuple[int, Any]) -> int:
+        rows = [row | {"example_id": hash(tuple(row[name] for name in _KEY))} for row in group[1]]
+        pq.write_table(pa.Table.from_pylist(rows), out / f"{group[0]}.parquet", compression="zstd")
+        return len(rows)
+
+    with beam.Pipeline(runner=beam_job.DEFAULT_RUNNER) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([str(path) for path in sorted(raw.glob("*.parquet"))], reshuffle=False)
+            | beam.FlatMap(lambda path: pq.read_table(path).to_pylist())
+            | beam.Filter(_good)
+            | beam.Map(lambda row: (tuple(row[name] for name in _KEY), row))
+            | "ByKey" >> beam.GroupByKey()
+            | beam.Map(lambda group: next(iter(group[1])))
+            | beam.Map(lambda row: ((row["event_time_us"] - _START) // _DAY_US, row))
+            | "ByDay" >> beam.GroupByKey()
+            | beam.Map(write)
+        )
+    return sum(pq.read_metadata(path).num_rows for path in out.glob("*.parquet"))
+
+
+_JOBS: dict[str, Callable[[Path, Path], int]] = {
+    "tutelage": _tutelage,
+    "Polars": _polars,
+    "DuckDB": _duckdb,
+    "Beam by row": _beam_rows,
+}
+
+
+def _join(table: Any, folder: Path) -> dict[str, float]:
+    """Rows/s of a day's labels beside its examples, in the examples' order, as a feed takes them."""
+    import duckdb
+    import polars as pl
+
+    files = table.files(day=_DAYS[1])
+    examples = pl.read_parquet(files)
+    labels = examples.select("example_id", click_logit="watch_seconds", watch_log1p="user_age_days")
+    labels.sample(fraction=1, shuffle=True, seed=1).write_parquet(folder / "labels.parquet")
+
+    def polars() -> int:
+        return (
+            pl.scan_parquet(files)
+            .join(pl.scan_parquet(folder / "labels.parquet"), on="example_id", maintain_order="left")
+            .collect()
+            .height
+        )
+
+    def duck() -> int:
+        with duckdb.connect() as db:
+            sql = f"from read_parquet({files}) join '{folder}/labels.parquet' using (example_id)"
+            return db.sql(sql).to_arrow_table().num_rows
+
+    return {name: examples.height / _best(job) for name, job in (("Polars", polars), ("DuckDB", duck))}
+
+
+def _labeler(lake: Any, folder: Path) -> dict[str, float]:
+    """Rows/s of the Beam job over days of the table, and of its function over the same rows in memory."""
+    import tensorflow as tf
+
+    from tutelage.export.saved_model import Served
+    from tutelage.models.config import ModelConfig
+    from tutelage.models.ranker import Ranker
+    from tutelage.pipeline.label import BATCH, Snapshot, label
+
+    schema = _schema()
+    ranker = Ranker(schema, ModelConfig(embedding_dim=16, cross_layers=2, hidden=(256, 128)))
+    Served(ranker, None).save(str(folder / "1"))
+    snapshot = Snapshot(path=str(folder / "1"), day=_FIRST - timedelta(days=1), step=1)
+    rows = schema.arrays(lake.interactions.scan().collect())
+    function = tf.saved_model.load(snapshot.path).signatures["serving_default"]
+    n = len(rows["user_id"])
+    batches = [
+        {name: tf.constant(values[at : at + BATCH]) for name, values in rows.items()}
+        for at in range(0, n, BATCH)
+    ]
+
+    def bare() -> None:
+        for batch in batches:
+            function(**batch)["click_logit"].numpy()
+
+    def job() -> None:
+        label(schema, lake, teacher="teacher", days=dict.fromkeys(_DAYS, snapshot))
+
+    function(**batches[0])
+    return {name: n / _best(run) for name, run in (("function", bare), ("job", job))}
+
+
+def _best(run: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(_REPEATS.value):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _labels(folder: Path) -> dict[str, Any]:
+    from tutelage.launch.quiet import import_tensorflow, silence
+    from tutelage.pipeline.lake import Lake
+
+    silence(verbose=False)
+    import_tensorflow(verbose=False)
+    schema = _schema()
+    lake = Lake(folder / "lake", schema)
+    lake.create()
+    _tutelage(folder / "sample", folder / "lake")
+    return {"join": _join(lake.interactions, folder), "labeler": _labeler(lake, folder)}
+
+
+def _run(engine: str, folder: Path) -> dict[str, Any]:
+    if engine == "labels":
+        return _labels(folder)
+    if engine == "generate":
+        for name, rows in (("raw", _ROWS.value), ("sample", _SAMPLE.value)):
+            (folder / name).mkdir()
+            generate(folder / name, rows)
+        return {}
+    out = folder / "out"
+    out.mkdir()
+    # Not the time that Python takes to start and to import.
+    import apache_beam
+    import duckdb
+    import polars
+
+    del apache_beam, duckdb, polars
+    started = time.perf_counter()
+    kept = _JOBS[engine](folder / ("sample" if engine == "Beam by row" else "raw"), out)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(out)
+    peak = sum(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {"seconds": seconds, "kept": kept, "peak_gb": peak * 1024 / 1e9}
+
+
+def _in_a_process(engine: str, folder: Path) -> dict[str, Any]:
+    asked = [f"--{f.name}={f.value}" for f in (_ROWS, _SAMPLE, _REPEATS)]
+    command = [sys.executable, "-m", "benchmarks.materialize", f"--engine={engine}", f"--folder={folder}"]
+    done = subprocess.run([*command, *asked], stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _all(folder: Path) -> Iterator[str]:
+    _in_a_process("generate", folder)
+    rows = dict.fromkeys(_JOBS, _ROWS.value) | {"Beam by row": _SAMPLE.value}
+    runs: dict[str, list[dict[str, Any]]] = {engine: [] for engine in _JOBS}
+    for i in range(_REPEATS.value):
+        for engine in _JOBS:
+            if i == 0 or engine != "Beam by row":
+                runs[engine].append(_in_a_process(engine, folder))
+    kept = {engine: r[0]["kept"] for engine, r in runs.items() if engine != "Beam by row"}
+    if len(set(kept.values())) > 1:
+        raise RuntimeError(f"the engines kept different rows: {kept}")
+    speed = {engine: rows[engine] / min(run["seconds"] for run in r) for engine, r in runs.items()}
+    yield f"{_ROWS.value:,} rows, {kept['Polars']:,} kept; Beam by row: {_SAMPLE.value:,}, its speed taken as the same"
+    for engine, rate in speed.items():
+        memory = max(run["peak_gb"] for run in runs[engine])
+        yield (
+            f"{engine:>12}: {rate:11,.0f} rows/s, {rate / speed['Polars']:.2f} × Polars, "
+            f"{rate / speed['DuckDB']:.2f} × DuckDB, {memory:.2f} GB at most"
+        )
+    shutil.rmtree(folder / "sample")
+    (folder / "raw").rename(folder / "sample")
+    labels = _in_a_process("labels", folder)
+    join, labeler = labels["join"], labels["labeler"]
+    yield f"join of labels: Polars {join['Polars']:,.0f} rows/s, DuckDB {join['DuckDB']:,.0f}"
+    yield (
+        f"labeler: {labeler['job']:,.0f} rows/s, {labeler['job'] / labeler['function']:.2f} × its function "
+        f"over batches in memory ({labeler['function']:,.0f})"
+    )
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if _ENGINE.value:
+        print(json.dumps(_run(_ENGINE.value, Path(_FOLDER.value))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for line in _all(Path(folder)):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

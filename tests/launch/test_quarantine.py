@@ -1,0 +1,132 @@
+"""Days that did not pass a gate: what comes next, who is told, what goes with a rollback."""
+
+import dataclasses
+import io
+import json
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from tutelage.launch import actions, steps
+from tutelage.launch.report import write_report
+from tutelage.launch.rollback import plan
+from tutelage.launch.session import Session, Settings
+from tutelage.launch.status import print_status
+from tutelage.launch.summary import Results
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.checkpoints import State
+from tutelage.trainers.run import TEACHER
+
+DAYS = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
+ATTEMPT = {"rates": 1.0, "said": "fail; click auc is 0.5, 0.6 is the bound"}
+
+
+def _settings(workdir: Path, *overrides: str) -> Settings:
+    return Settings(
+        config="synthetic",
+        workdir=str(workdir),
+        overrides=(f"start_day={DAYS[0]}", f"end_day={DAYS[2]}", *overrides),
+    )
+
+
+def _learn(session: Session, *days: date) -> None:
+    """Leave the states of finished days of the teacher, as a trainer does; their variables apart."""
+    for n, day in enumerate(days, 1):
+        folder = session.run.checkpoints(TEACHER).folder / str(day)
+        folder.mkdir(parents=True)
+        state = dataclasses.asdict(State(day=day, step=10 * n, examples=5_000 * n, rows=5_000))
+        (folder / "state.json").write_text(json.dumps({**state, "day": str(day)}))
+
+
+@pytest.fixture
+def skipped(tmp_path: Path) -> Session:
+    """The teacher has learnt the first day and skipped the second."""
+    session = Session.open(_settings(tmp_path))
+    _learn(session, DAYS[0])
+    session.run.quarantine(TEACHER).write(DAYS[1], "skipped", [ATTEMPT])
+    return session
+
+
+def test_after_a_skipped_day_the_next_one_comes(skipped: Session) -> None:
+    assert skipped.to_learn(TEACHER) == DAYS[2:]
+    assert skipped.to_learn(TEACHER, accept=DAYS[1]) == DAYS[1:]
+    # A day that stopped the teacher is still to be learnt.
+    skipped.run.quarantine(TEACHER).write(DAYS[1], "stopped", [ATTEMPT])
+    assert skipped.to_learn(TEACHER) == DAYS[1:]
+
+
+def test_a_skipped_day_that_later_ones_followed_is_not_accepted(skipped: Session) -> None:
+    _learn(skipped, DAYS[2])
+    with pytest.raises(UserError, match="so 2026-01-04 comes next, not 2026-01-02"):
+        skipped.to_learn(TEACHER, accept=DAYS[1])
+
+
+def test_a_day_is_accepted_for_a_reason(tmp_path: Path) -> None:
+    for given in ({"accept_day": "2026-01-02"}, {"reason": "a holiday"}):
+        with pytest.raises(UserError, match=r"^--accept_day and --reason go together; give both$"):
+            actions.train(_settings(tmp_path), TEACHER, **given)
+
+
+def test_status_and_report_say_which_days_are_in_quarantine(skipped: Session, tmp_path: Path) -> None:
+    line = "teacher: 2026-01-02 skipped (fail; click auc is 0.5, 0.6 is the bound)"
+    console = Console(file=io.StringIO(), width=200)
+    print_status(skipped, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"Quarantine: {line}\n" in text
+    (teacher,) = (row for row in text.splitlines() if row.startswith("teacher "))
+    assert teacher.split()[-1] == "1"  # The third day is to be learnt.
+    page = tmp_path / "index.html"
+    write_report(
+        page,
+        experiment="x",
+        metrics=skipped.run.lake.metrics.scan().collect(),
+        baselines={},
+        counts=steps.day_counts(skipped),
+        quarantined=steps.quarantined(skipped),
+    )
+    assert f'<li class="amiss">Quarantine: {line}.</li>' in page.read_text().replace("\n", "")
+    skipped.run.quarantine(TEACHER).write(DAYS[1], "passed", [ATTEMPT])
+    assert steps.quarantined(skipped) == []
+
+
+def test_a_day_of_which_there_is_only_a_verdict_was_not_learnt() -> None:
+    row = {
+        "run": "r",
+        "task": "",
+        "metric": "blessed",
+        "slice": "",
+        "value": 1.0,
+        "rows": 9,
+        "model": TEACHER,
+    }
+    rows = [
+        {**row, "day": DAYS[0], "basis": "day_gate"},
+        {**row, "day": DAYS[0], "basis": "day_ahead", "task": "click", "metric": "auc"},
+        {**row, "day": DAYS[1], "basis": "day_gate", "value": 0.0},
+    ]
+    assert Results.of(pl.DataFrame(rows), {}).learnt == {TEACHER: DAYS[:1]}
+
+
+def test_a_rollback_takes_the_verdicts_on_later_days_along(skipped: Session) -> None:
+    quarantine = skipped.run.quarantine(TEACHER)
+    quarantine.write(DAYS[0], "accepted", [ATTEMPT], reason="a holiday")
+    (step,) = plan(skipped, DAYS[0])
+    assert step.what == "quarantine of teacher, 2026-01-02"
+    step.take()
+    assert list(quarantine.days()) == DAYS[:1]
+    assert skipped.to_learn(TEACHER) == DAYS[1:]
+
+
+def test_a_gate_may_change_in_a_workdir(tmp_path: Path) -> None:
+    Session.open(_settings(tmp_path))
+    changed = (
+        "teacher.gate.on_failure=skip",
+        "teacher.gate.auc_drop=0.2",
+        "training.checkpoint_minutes=None",
+    )
+    session = Session.open(_settings(tmp_path, *changed))
+    assert session.run.teacher.gate.on_failure == "skip"
+    assert session.run.training.checkpoint_minutes is None

@@ -1,0 +1,153 @@
+"""A trainer that is asked to stop within a day puts it down, and goes on from there to the same end."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.same import assert_same
+from tests.tiny import AUXILIARY, BATCH, DAYS, ROWS, commit, interactions, make_run
+from tutelage.trainers.checkpoints import Checkpoints
+from tutelage.trainers.config import TrainingConfig
+from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.preemption import Preempted
+from tutelage.trainers.run import TEACHER, Run
+
+
+def _at(rows: int, act: Callable[[], object]) -> Callable[[int], None]:
+    """A progress that acts once so many rows are learnt."""
+    learnt = 0
+
+    def progress(more: int) -> None:
+        nonlocal learnt
+        before, learnt = learnt, learnt + more
+        if before < rows <= learnt:
+            act()
+
+    return progress
+
+
+def _sigterm() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _within(run: Run, model: str = TEACHER) -> list[str]:
+    return [path.name for path in run.checkpoints(model).folder.glob("within-*")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = make_run(tmp_path_factory.mktemp("undisturbed"))
+    teach(run, DAYS)
+    train_student(run, AUXILIARY, DAYS)
+    return run
+
+
+# The second day is 57 rows, after 60: within its second batch, its third, and after its last.
+@pytest.mark.parametrize(("rows", "learnt"), [(60 + 17, 32), (60 + 48, 48), (60 + 57, 57)])
+def test_a_run_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
+    undisturbed: Run, tmp_path: Path, rows: int, learnt: int
+) -> None:
+    run = make_run(tmp_path)
+    says = f"^teacher: stopped by SIGTERM after {learnt} of the 57 rows of 2026-01-02; run again to go on from there$"
+    with pytest.raises(Preempted, match=says):
+        teach(run, DAYS, progress=_at(rows, _sigterm))
+    assert _within(run) == ["within-000001"]
+    again: list[int] = []
+    assert [state.day for state in teach(run, DAYS, progress=again.append)] == DAYS[1:]
+    # What was learnt before is told at once, for the bar.
+    assert again[0] == learnt
+    assert sum(again) == 57 + 64
+    with pytest.raises(
+        Preempted, match=r"^auxiliary: stopped by SIGTERM after 16 of the 57 rows of 2026-01-02"
+    ):
+        train_student(run, AUXILIARY, DAYS, progress=_at(61, _sigterm))
+    train_student(run, AUXILIARY, DAYS)
+    assert _within(run) == _within(run, "auxiliary") == []
+    assert_same(undisturbed.root, tmp_path)
+
+
+class Killed(Exception):
+    pass
+
+
+def _kill() -> None:
+    raise Killed
+
+
+def test_a_day_is_put_down_every_so_often_and_a_killed_trainer_goes_on_from_there(
+    undisturbed: Run, tmp_path: Path
+) -> None:
+    # After every update.
+    run = dataclasses.replace(
+        make_run(tmp_path), training=TrainingConfig(batch_size=BATCH, checkpoint_minutes=1e-9)
+    )
+    with pytest.raises(Killed):
+        teach(run, DAYS, progress=_at(60 + 48, _kill))
+    # Killed in the third batch, of which nothing is left; of the two before the newer is.
+    assert _within(run) == ["within-000002"]
+    again: list[int] = []
+    teach(run, DAYS, progress=again.append)
+    assert again[:3] == [32, 16, 9]
+    train_student(run, AUXILIARY, DAYS)
+    assert_same(undisturbed.root, tmp_path)
+
+
+def _stop(root: Path) -> Run:
+    run = make_run(root)
+    with pytest.raises(Preempted):
+        teach(run, DAYS, progress=_at(60 + 17, _sigterm))
+    return run
+
+
+@pytest.mark.parametrize("file", ["variables.index", "arrays.npz"])
+def test_a_damaged_one_is_told_and_the_day_learnt_from_its_start_with_the_same_result(
+    undisturbed: Run, tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = _stop(tmp_path)
+    path = run.checkpoints(TEACHER).folder / "within-000001" / file
+    path.write_bytes(path.read_bytes()[:-1])
+    again: list[int] = []
+    teach(run, DAYS, progress=again.append)
+    assert again[:4] == [16, 16, 16, 9]
+    assert caplog.messages == [
+        f"{run.checkpoints(TEACHER).folder}: a checkpoint within 2026-01-02 is damaged"
+    ]
+    train_student(run, AUXILIARY, DAYS)
+    assert_same(undisturbed.root, tmp_path)
+
+
+def test_a_day_whose_rows_were_made_anew_is_learnt_from_its_start(tmp_path: Path) -> None:
+    run = _stop(tmp_path)
+    # The same rows in another file are the same day.
+    found = run.checkpoints(TEACHER).within()
+    assert found is not None
+    commit(run.lake, DAYS[1], interactions(DAYS[1]).with_columns(age=pl.lit(0.5, pl.Float32)), attempt=2)
+    again: list[int] = []
+    teach(run, DAYS[:2], progress=again.append)
+    assert again == [16, 16, 16, 9]
+    assert _within(run) == []
+
+
+def test_what_is_half_written_is_not_read(tmp_path: Path) -> None:
+    run = _stop(tmp_path)
+    folder = run.checkpoints(TEACHER).folder
+    (folder / "within-000001").rename(folder / ".partial-within")
+    assert Checkpoints(folder).within() is None
+    assert [state.day for state in teach(run, DAYS)] == DAYS[1:]
+
+
+def test_another_day_than_the_one_put_down_is_learnt_from_its_start(tmp_path: Path) -> None:
+    run = _stop(tmp_path)
+    # As after a rollback to before the first day.
+    for path in run.checkpoints(TEACHER).folder.glob("2026-*"):
+        path.rename(tmp_path / path.name)
+    again: list[int] = []
+    teach(run, DAYS[:1], progress=again.append)
+    assert sum(again) == ROWS[date(2026, 1, 1)]
+    assert len(again) == 4

@@ -1,0 +1,213 @@
+"""The gate of a day that was learnt: what it must show before it is kept, and what it was found to be."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from tutelage.pipeline.schema import Schema
+from tutelage.trainers.config import GateConfig
+
+BASIS = "day_gate"
+"""Of its values in `metrics`; what they are compared with is under `day_gate_reference`."""
+# Of the losses those that a day's own base rate and spread are divided out of: days differ in them.
+QUALITIES = {
+    "binary": ("auc", "normalized_entropy", "calibration"),
+    "log1p": ("relative_squared_error",),
+    "ziln": ("relative_squared_error", "calibration"),
+}
+MARGINS = {
+    "auc": "auc_drop",
+    "normalized_entropy": "entropy_rise",
+    "calibration": "calibration_drift",
+    "relative_squared_error": "squared_error_rise",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    value: float | None
+    """None: it is missing."""
+    reference: float | None = None
+    """What it is compared with; None: there is none."""
+    bound: float | None = None
+    """The worst value that passes."""
+    detail: str = ""
+    """What was found, where that is no number."""
+    passed: bool
+
+    def say(self) -> str:
+        if self.detail:
+            return f"{self.name}: {self.detail}"
+        bound = "" if self.bound is None else f", {self.bound:.6g} is the bound"
+        return f"{self.name} is {'missing' if self.value is None else format(self.value, '.6g')}{bound}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`pass`; `first`: as there was nothing to compare it with; `fail`; `error`: it could not be judged."""
+
+    verdict: Literal["pass", "first", "fail", "error"]
+    checks: tuple[Check, ...] = ()
+    reason: str = ""
+
+    @property
+    def blessed(self) -> bool:
+        return self.verdict in ("pass", "first")
+
+    def __str__(self) -> str:
+        """In one line, what failed with its values."""
+        failed = [check.say() for check in self.checks if not check.passed]
+        return "; ".join([self.verdict, *failed[:5], *([self.reason] if self.reason else [])])
+
+
+def quality(name: str, metric: str, value: float | None, reference: float | None, margin: float) -> Check:
+    """A metric against its reference; one that is missing or no number fails."""
+    if value is None or not math.isfinite(value):
+        return Check(name=name, value=value, reference=reference, passed=False)
+    if reference is None or not math.isfinite(reference):
+        return Check(name=name, value=value, passed=True)
+    if metric == "auc":
+        bound = reference - margin
+        passed = value >= bound
+    elif metric == "calibration":
+        away = abs(reference - 1) + margin
+        bound = 1 + math.copysign(away, value - 1)
+        passed = abs(value - 1) <= away
+    else:
+        bound = reference + margin * abs(reference)
+        passed = value <= bound
+    return Check(name=name, value=value, reference=reference, bound=bound, passed=passed)
+
+
+def finite(name: str, bad: int, detail: str = "") -> Check:
+    return Check(
+        name=f"{name} that are not finite",
+        value=float(bad),
+        bound=0.0,
+        detail=detail if bad else "",
+        passed=not bad,
+    )
+
+
+def judge(
+    schema: Schema,
+    metrics: Sequence[Mapping[str, object]],
+    outputs: Mapping[str, np.ndarray],
+    before: Sequence[Mapping[str, float]],
+    config: GateConfig,
+    *,
+    checks: Sequence[Check] = (),
+) -> Verdict:
+    """Judge a day by its rows of `metrics` and its raw outputs [rows] of each batch before its update.
+
+    `before`: what this found on the days that it is compared with, value by name (see `values`). What
+    goes wrong in here is a verdict too: no day is kept because its judge fell over. `checks` come before this one's.
+    """
+    try:
+        now = values(metrics, outputs)
+        compared = len(before) >= config.min_days
+        checks = list(checks)
+        for basis in ("day_ahead", "pre_update"):
+            for task in schema.tasks:
+                for metric in QUALITIES[task.kind]:
+                    name = f"{basis} {task.name} {metric}"
+                    margin = getattr(config, MARGINS[metric])
+                    checks.append(
+                        quality(name, metric, now.get(name), _mean(before, name, metric), margin)
+                        if compared
+                        else Check(name=name, value=now.get(name), passed=True)
+                    )
+        for name in outputs:
+            checks += _drift(name, now, before if compared else (), config)
+    except Exception as error:
+        return Verdict(
+            verdict="error", reason=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        )
+    if not all(check.passed for check in checks):
+        return Verdict(verdict="fail", checks=tuple(checks))
+    return Verdict(verdict="pass" if compared else "first", checks=tuple(checks))
+
+
+def values(metrics: Sequence[Mapping[str, object]], outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """What a day is judged by: its metrics of all rows, and mean and standard deviation of its outputs."""
+    found = {
+        f"{row['basis']} {row['task']} {row['metric']}": float(row["value"])  # type: ignore[arg-type]
+        for row in metrics
+        if not row["slice"]
+    }
+    for name, output in outputs.items():
+        found[f"{name} mean"] = float(np.mean(output, dtype=np.float64))
+        found[f"{name} sd"] = float(np.std(output, dtype=np.float64))
+    return found
+
+
+def rows(verdict: Verdict, *, rates: float, size: int) -> list[dict[str, object]]:
+    """Rows of the `metrics` table: the values, what they are compared with, the factor of the rates, and
+    `blessed`, 1 or 0."""
+    found = {
+        BASIS: {"blessed": float(verdict.blessed), "rates": rates}
+        | {c.name: c.value for c in verdict.checks if c.value is not None},
+        f"{BASIS}_reference": {c.name: c.reference for c in verdict.checks if c.reference is not None},
+    }
+    return [
+        {"task": "", "metric": name, "slice": "", "basis": basis, "value": value, "rows": size}
+        for basis, metrics in found.items()
+        for name, value in metrics.items()
+    ]
+
+
+def trailing(metrics: pl.DataFrame, config: GateConfig) -> list[dict[str, float]]:
+    """Value by name of each of the last days that were kept, from a model's rows of `metrics`.
+
+    Its first day is not among them: an untrained model made its scores.
+    """
+    judged = metrics.filter(basis=BASIS)
+    days = judged["day"].unique().sort().to_list()[1:][-config.trailing_days :]
+    return [dict(judged.filter(day=day).select("metric", "value").iter_rows()) for day in days]
+
+
+def _mean(before: Sequence[Mapping[str, float]], name: str, metric: str = "") -> float | None:
+    """The mean over the days; of calibration, as far above 1 as the days were from 1."""
+    found = [day[name] for day in before if math.isfinite(day.get(name, math.nan))]
+    if not found:
+        return None
+    if metric == "calibration":
+        return 1 + float(np.mean(np.abs(np.subtract(found, 1))))
+    return float(np.mean(found))
+
+
+def _drift(
+    name: str, now: Mapping[str, float], before: Sequence[Mapping[str, float]], config: GateConfig
+) -> list[Check]:
+    mean, sd = now[f"{name} mean"], now[f"{name} sd"]
+    center, spread = _mean(before, f"{name} mean"), _mean(before, f"{name} sd")
+    if center is None or not spread:
+        return [
+            Check(name=f"{name} mean", value=mean, passed=True),
+            Check(name=f"{name} sd", value=sd, passed=True),
+        ]
+    far = config.logit_shift * spread
+    bound = spread * config.logit_spread if sd > spread else spread / config.logit_spread
+    return [
+        Check(
+            name=f"{name} mean",
+            value=mean,
+            reference=center,
+            bound=center + math.copysign(far, mean - center),
+            passed=abs(mean - center) <= far,
+        ),
+        Check(
+            name=f"{name} sd",
+            value=sd,
+            reference=spread,
+            bound=bound,
+            passed=spread / config.logit_spread <= sd <= spread * config.logit_spread,
+        ),
+    ]

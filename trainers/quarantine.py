@@ -1,0 +1,61 @@
+"""Days that a model learnt and that did not pass its gate: one file a day, for people and for the next run."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+Outcome = Literal["stopped", "skipped", "retried", "accepted", "passed"]
+"""`stopped`: the day is still to be learnt; `skipped`: it never was; `retried`: kept, learnt with the
+fallback; `accepted`: kept as it was, by a person; `passed`: kept, learnt anew later."""
+_OPEN = ("stopped", "skipped", "accepted")
+
+
+class Quarantine:
+    """The records of one model, under `folder`/YYYY-MM-DD.json."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def days(self) -> dict[date, dict[str, Any]]:
+        return {
+            date.fromisoformat(path.stem): json.loads(path.read_text())
+            for path in sorted(self.folder.glob("[0-9]*.json"))
+        }
+
+    def skipped(self) -> list[date]:
+        return [day for day, record in self.days().items() if record["outcome"] == "skipped"]
+
+    def write(
+        self, day: date, outcome: Outcome, attempts: list[Mapping[str, Any]], *, reason: str = ""
+    ) -> None:
+        """`attempts`: what was found each time that the day was learnt, with the factor of its rates."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"day": str(day), "outcome": outcome, "reason": reason, "attempts": attempts}
+        path = self.folder / f"{day}.json"
+        partial = path.with_name(f".{path.name}")
+        partial.write_text(json.dumps(_finite(record), indent=1) + "\n")
+        os.replace(partial, path)
+
+    def remove(self, day: date) -> None:
+        (self.folder / f"{day}.json").unlink(missing_ok=True)
+
+    def say(self) -> list[str]:
+        """A line for each day that was not kept, or was kept against its verdict."""
+        return [
+            f"{day} {record['outcome']} ({record['attempts'][-1]['said']})"
+            for day, record in self.days().items()
+            if record["outcome"] in _OPEN
+        ]
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity as text: JSON has none of them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
