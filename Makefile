@@ -8,7 +8,7 @@ READY := .venv/ready
 .PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-serving lint format types test-bazel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## install the project and its tools into .venv, at the versions of constraints.txt
 

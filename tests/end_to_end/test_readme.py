@@ -220,6 +220,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     f"{_EXPORT} --rollback": partial(_decide, says="retired/auxiliary/2026010201"),
     f"{_EXPORT} --promote=2026010801": partial(_decide, says="export/auxiliary/2026010201"),
     f"{_EXPORT} --mirror=file:///tmp/served/auxiliary": partial(_decide, says="shows 2026010101, 2026010201"),
+    "make bench-materialize": partial(_make, runs=("-m benchmarks.materialize",)),  # takes minutes
     "make bench-training": _bench_training,
     "make bench-serving": _bench_serving,
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
