@@ -120,6 +120,13 @@ class Ranker(tfrs.Model):
                     f"distillation of {task!r}: shared_layers is {level}, "
                     f"the model has {len(layers)} that its tasks share"
                 )
+        # By name: an adapter has a second tower of its task.
+        self.taught = {
+            name: d
+            for d in self.distillation
+            if d.through == "auxiliary"
+            for name in ([d.task, f"{d.task}_adapted"] if d.adapter else [d.task])
+        }
         self.auxiliary = {
             name: AuxiliaryTower(
                 config.hidden[self.levels[d.task] :] if d.hidden is None else d.hidden,
@@ -127,9 +134,7 @@ class Ranker(tfrs.Model):
                 scale=d.gradient_scale,
                 name=f"auxiliary_{name}",
             )
-            for d in self.distillation
-            if d.through == "auxiliary"
-            for name in ([d.task, f"{d.task}_adapted"] if d.adapter else [d.task])
+            for name, d in self.taught.items()
         }
         self.adapters = {
             d.task: AuxiliaryTower(
@@ -142,11 +147,9 @@ class Ranker(tfrs.Model):
         self(tf.zeros([1, self.slots], tf.int32), tf.zeros([1, len(self.numbers)]))
         for name, adapter in self.adapters.items():
             adapter(tf.zeros([1, len(self._task(name).outputs)]))
-        for d in self.distillation:
-            if d.through == "auxiliary" and d.hidden is None and not config.experts:
-                for name in (d.task, f"{d.task}_adapted"):
-                    if name in self.auxiliary:
-                        self._start_as_served(self.auxiliary[name], d)
+        for name, d in self.taught.items():
+            if d.hidden is None and not config.experts:
+                self._start_as_served(self.auxiliary[name], d)
 
     def _start_as_served(self, tower: AuxiliaryTower, d: Distillation) -> None:
         """Copy the served tower's initial weights into an auxiliary one of the same shape.
@@ -225,9 +228,7 @@ class Ranker(tfrs.Model):
         # Built last, so that the layers before draw the same initial weights with and without towers.
         auxiliary = {
             name: self._parameters(self._task(d.task), self.auxiliary[name](levels[self.levels[d.task]]))
-            for d in self.distillation
-            for name in (d.task, f"{d.task}_adapted")
-            if name in self.auxiliary
+            for name, d in self.taught.items()
         }
         return served, auxiliary
 
