@@ -96,7 +96,10 @@ class Learner:
         batch = day.cut(start, self.batch_size)
         with tf.GradientTape() as tape:
             loss, outputs = self.ranker.losses_and_outputs(batch)
-        gradients = tape.gradient(loss, self.sparse + self.dense)
+            # A row weighs the same in a day's last, short batch as in any other: Adam's step follows a
+            # few rows' mean as far as that of many, and would leave the day with their noise.
+            whole = loss * (tf.cast(tf.shape(batch.rows)[0], loss.dtype) / self.batch_size)
+        gradients = tape.gradient(whole, self.sparse + self.dense)
         self.adagrad.apply_gradients(zip(gradients[:1], self.sparse, strict=True))
         self.adam.apply_gradients(zip(gradients[1:], self.dense, strict=True))
         return loss, outputs

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.pipeline.test_materialize import DAY, Row, Rows
+from tests.pipeline.rows import DAY, Row, Rows
 from tutelage.pipeline import histories, materialize
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake

@@ -1,13 +1,13 @@
 """The materialize job on a small made-up source: every row kept or counted, days replaced whole."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from tests.pipeline.rows import DAY, Rows
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import Materialized, materialize
@@ -19,36 +19,7 @@ SCHEMA = Schema(
     tasks=(Task(name="click", label="click"),),
     key=("user", "item", "event_time_us"),
 )
-DAY = 86_400_000_000
 DAYS = [date(1970, 1, 1), date(1970, 1, 2)]
-Row = tuple[int | None, int | None, str, int | None, str]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A source of units of literal rows: event time, user, item, click, other content."""
-
-    parts: tuple[tuple[Row, ...], ...]
-    broken: bool = False
-
-    def columns(self) -> Mapping[str, pl.DataType]:
-        return {"user": pl.Int64(), "item": pl.String(), "click": pl.Int8()}
-
-    def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
-        return [Unit(index=i, where=f"part {i}", args={"rows": rows}) for i, rows in enumerate(self.parts)]
-
-    def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
-        if self.broken:
-            raise UserError("events.csv is truncated; fetch it again")
-        schema = {
-            "event_time_us": pl.Int64,
-            "user": pl.Int64,
-            "item": pl.String,
-            "click": pl.Int8,
-            "other": pl.String,
-        }
-        frame = pl.DataFrame(unit.args["rows"], schema=schema, orient="row")
-        yield frame.with_columns(content=frame.hash_rows(), dropped=pl.lit(None, pl.String)).drop("other")
 
 
 class InFrames(Rows):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 import tensorflow as tf
 
 from tests.tiny import DAYS, MODEL, SCHEMA, commit, make_run
@@ -24,7 +25,10 @@ def _learner(*, seed: int = 1, batch_size: int = 25) -> Learner:
     return Learner(SCHEMA, MODEL, batch_size=batch_size, seed=seed)
 
 
-def test_an_update_is_adagrad_s_for_the_table_and_adam_s_for_the_rest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_size", [3, 5])
+def test_an_update_is_adagrad_s_for_the_table_and_adam_s_for_the_rest(
+    tmp_path: Path, batch_size: int
+) -> None:
     # Two of three rows have the same user. Small weights make small gradients, for which it matters
     # what Adagrad starts from and what Adam adds below the line.
     schema = Schema(
@@ -43,7 +47,7 @@ def test_an_update_is_adagrad_s_for_the_table_and_adam_s_for_the_rest(tmp_path: 
     }
     commit(lake, DAYS[0], pl.DataFrame(rows))
     config = ModelConfig(embedding_dim=2, hidden=(2,), embedding_rate=0.1, dense_rate=0.01)
-    learner = Learner(schema, config, batch_size=3, seed=1)
+    learner = Learner(schema, config, batch_size=batch_size, seed=1)
     first, head = learner.ranker.shared[0], learner.ranker.heads["watch"]
     table = np.array([[0.1, -0.2], [0.3, 0.1], [0.2, 0.2], [-0.1, 0.4], [0.05, 0.3]], np.float32)
     learner.ranker.embeddings.set_weights([table])
@@ -61,8 +65,10 @@ def test_an_update_is_adagrad_s_for_the_table_and_adam_s_for_the_rest(tmp_path: 
     hidden = np.maximum(x @ kernel + bias, 0)
     output = hidden @ v + c
     np.testing.assert_allclose(learnt.outputs["watch_log1p"], output[:, 0], rtol=1e-5)
-    # Back from the mean over three rows of (output - target)².
-    d_output = 2 * (output - target) / 3
+    assert learnt.losses == pytest.approx([np.mean((output - target) ** 2)], rel=1e-5)
+    # Back from the sum over three rows of (output - target)², divided by a whole batch: rows of a day's
+    # last, short one weigh no more than others.
+    d_output = 2 * (output - target) / batch_size
     d_hidden = (d_output @ v.T) * (hidden > 0)
     d_table = np.zeros([5, 2])
     np.add.at(d_table, users, (d_hidden @ kernel.T)[:, :2])
