@@ -50,7 +50,7 @@ TASKS = [task.name for task in SCHEMA.tasks]
 TEACHER = ModelConfig(
     embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.05, dense_rate=2e-4
 )
-STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32), embedding_rate=0.1, dense_rate=2e-3)
+STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32), embedding_rate=0.2, dense_rate=2e-3)
 LATE = date(2022, 4, 30)
 
 
