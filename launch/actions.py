@@ -375,6 +375,7 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         tasks=tasks,
         quarantined=steps.quarantined(session),
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        study=session.run.root / "study" / "results.html",
     )
     _console.print(f"Report: {path}")
 

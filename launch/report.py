@@ -32,12 +32,13 @@ def write_report(
     tasks: Sequence[str] = (),
     last_days: int = 3,
     created: str = "",
+    study: Path | None = None,
 ) -> None:
     """Writes the report to the file `path`, whole or not at all; the same input gives the same bytes.
 
     `metrics` are those of one run. `counts` has one row per day and reason: day, rows_in, kept, reason,
     dropped (for a day that dropped nothing, one with reason null). `students` and `tasks` set an order.
-    `created` is shown as it is.
+    `created` is shown as it is. `study`: a page that is linked to where it is there.
     """
     results = Results.of(metrics, baselines, students=students, tasks=tasks)
     days = _per_day(counts)
@@ -47,6 +48,7 @@ def write_report(
     page = jinja.from_string(_TEMPLATE.read_text("utf-8")).render(
         experiment=experiment,
         created=created,
+        study=os.path.relpath(study, path.parent) if study and study.exists() else None,
         facts=_facts(results, days, last, versions, quarantined),
         last=last,
         results=results,
