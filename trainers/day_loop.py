@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers import gate
 from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
 from tutelage.trainers.config import GateConfig, Sampling, StudentConfig
@@ -285,7 +286,7 @@ def _judge(
     ahead: Mapping[str, np.ndarray],
     learnt: Learnt,
     config: GateConfig,
-) -> tuple[list[dict[str, object]], gate.Verdict]:
+) -> tuple[list[dict[str, object]], Verdict]:
     """The day's rows of `metrics`, none where something is not finite, and the verdict on it."""
     bad = ~np.isfinite(learnt.losses)
     step = (learner.state.step if learner.state else 0) + int(np.argmax(bad))
@@ -296,7 +297,7 @@ def _judge(
         gate.finite("weights", learner.weights_not_finite(day)),
     )
     if not all(check.passed for check in checks):
-        return [], gate.Verdict(verdict="fail", checks=checks)
+        return [], Verdict(verdict="fail", checks=checks)
     rows = [
         row
         for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))

@@ -5,10 +5,10 @@ from datetime import date
 from pathlib import Path
 
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.quarantine import Quarantine
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.checkpoints import Checkpoints
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
-from tutelage.trainers.quarantine import Quarantine
 
 TEACHER = "teacher"
 """The teacher's name in `metrics`, in folders and on command lines."""
