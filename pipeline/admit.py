@@ -3,7 +3,7 @@
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -73,17 +73,17 @@ class Admission:
         days = sorted(other for other in self.have if other < day)[-self.config.trailing_days :]
         left = [other for other in days if other not in self.window]
         self.window = {other: self.window[other] for other in days if other in self.window}
-        stale = _stale(self.lake, left)
+        found = stale(self.lake, left)
         for other in left:
             self.window[other] = (
-                _measure(self.lake, other, stale[other])
-                if other in stale
+                _measure(self.lake, other, found[other])
+                if other in found
                 else self.lake.statistics.scan(day=other).drop("day").collect()
             )
         return [self.window[other] for other in days]
 
 
-def _stale(lake: Lake, days: list[date]) -> dict[date, int | None]:
+def stale(lake: Lake, days: Sequence[date]) -> dict[date, int | None]:
     """Those of `days` whose statistics are not there, or of other rows, with the attempt that made the rows."""
     attempts, found = lake.interactions.attempts(days), lake.statistics.attempts(days)
     return {day: attempts[day] for day in days if attempts[day] is None or attempts[day] != found[day]}
@@ -182,10 +182,17 @@ def accept(lake: Lake, day: date, reason: str) -> int:
     return sum(file.rows for file in files)
 
 
-def quarantined_statistics(lake: Lake) -> dict[date, pl.DataFrame]:
-    """The statistics of the days that are in quarantine."""
-    return {
-        day: pl.read_parquet(_statistics(lake, day))
-        for day in lake.quarantine.skipped()
-        if _statistics(lake, day).exists()
-    }
+def statistics(lake: Lake) -> pl.DataFrame:
+    """The numbers of `statistics` of all days of the table and, `quarantined`, of those that were kept out of it."""
+    days = lake.interactions.partitions()["day"].to_list()
+    numbers = [
+        name for name, dtype in lake.statistics.scan().collect_schema().items() if not dtype.is_nested()
+    ]
+    kept = lake.statistics.scan().select(numbers).drop("seen").collect()
+    known = [day for day in days if day not in stale(lake, days)]
+    frames = [kept.filter(pl.col("day").is_in(known)).with_columns(quarantined=False)]
+    for day in lake.kept_out():
+        if (path := _statistics(lake, day)).exists():
+            columns = pl.read_parquet(path).with_columns(day=pl.lit(day), quarantined=True)
+            frames.append(columns.select(frames[0].columns))
+    return pl.concat(frames).sort("day", maintain_order=True)

@@ -23,7 +23,7 @@ class QualityConfig:
     """Days of the table, or slices, that a day is compared with: the last ones before it."""
     min_days: int = 3
     """With fewer of them a day need only have the columns of the schema, none of them all null, and finite numbers."""
-    rows_ratio: float = 3.0
+    rows_ratio: float = 2.0
     """A day passes with up to so many times the most rows of these days, and as many times fewer than the fewest."""
     nulls_rise: float = 0.1
     """... with a share of nulls in a column higher by up to this."""
@@ -33,7 +33,7 @@ class QualityConfig:
     """... with a share of rows with an id that none of these days has higher by up to this."""
     id_drift: float = 0.3
     """... with a Jensen–Shannon distance (0 to 1) of an id column's values from these days' up to this."""
-    number_drift: float = 0.5
+    number_drift: float = 0.25
     """... with a population stability index of a number, a value label's too, up to this."""
     drift_ratio: float = 2.0
     """... or with a drift up to so many times the largest that these days had: few rows drift far by chance."""

@@ -157,7 +157,7 @@ def _learn(
             if later > damaged:
                 quarantine.remove(later)
     states = checkpoints.states()
-    skipped = [day for day in quarantine.skipped() if accept is None or day != accept.day]
+    skipped = [day for day in run.skipped(model) if accept is None or day != accept.day]
     todo = pending(days, states, slice_days=run.schema.slice_days, who=model, skipped=skipped)
     if accept and (accept.day not in todo or accept.day not in quarantine.days()):
         raise UserError(
@@ -169,6 +169,7 @@ def _learn(
     learner = build()
     if states:
         learner.restore(checkpoints, states[-1])
+    kept_out = [day for day in run.lake.kept_out() if day in days and day not in quarantine.days()]
 
     def read(day: date) -> Day:
         return load_day(
@@ -211,6 +212,10 @@ def _learn(
                         quarantine.write(day.day, "retried", attempts)
                     elif before:
                         quarantine.write(day.day, "passed", [*before, *attempts])
+                    # From here on the model has gone past them, whatever becomes of their data.
+                    for missed in kept_out:
+                        if missed < day.day:
+                            quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
                     learner.finish(day.day, learnt, checkpoints)
                     if asked():
                         raise Preempted(

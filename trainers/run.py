@@ -44,6 +44,10 @@ class Run:
     def quarantine(self, model: str) -> Quarantine:
         return Quarantine(self.folder(model) / "quarantine")
 
+    def skipped(self, model: str) -> list[date]:
+        """The days that a model goes on without: its own gate, or that of the data, did not let them pass."""
+        return sorted({*self.quarantine(model).skipped(), *self.lake.kept_out()})
+
     def predictions(self, model: str, day: date) -> Path:
         """Parquet: example_id and the raw outputs."""
         return self.folder(model) / "predictions" / f"{day}.parquet"
