@@ -11,7 +11,6 @@ import polars as pl
 from markupsafe import Markup
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
 from tutelage.launch.pictures import COLOURS, INK, STYLE, short_name, to_svg
 
@@ -59,7 +58,7 @@ def pictures(statistics: pl.DataFrame, labels: Sequence[str]) -> list[Drawn]:
                 "share of rows with a new id, by column and day",
                 top=1.0,
             ),
-            f"Share of a day's rows with an id that none of the days before it had, of the columns that had some.{marked}",
+            f"Share of rows with an id that none of the days before had; columns without are left out.{marked}",
         ),
         Drawn(
             "Nulls",
@@ -133,7 +132,6 @@ def means(rows: pl.DataFrame) -> Markup:
             axes.plot(_ordinals(part["day"].to_list()), part["mean"], style, color=colour, markersize=4)
         axes.set_title(short_name(name), loc="left", fontsize=9)
         axes.set_ylim(0, 1.15 * max(of["mean"].drop_nulls().to_list(), default=0.0) or 1.0)
-        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         _calendar(axes, days, width)
         _mark(axes, rows, width)
     return to_svg(figure, "mean of each label, by day")
