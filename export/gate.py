@@ -16,8 +16,9 @@ from tutelage.export.config import ServingConfig
 from tutelage.export.versions import Version
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, Task
+from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.checkpoints import State
-from tutelage.trainers.gate import MARGINS, QUALITIES, Check, Verdict, quality
+from tutelage.trainers.gate import MARGINS, QUALITIES, quality
 from tutelage.trainers.run import Run
 
 PARITY = 1e-5

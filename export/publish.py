@@ -15,9 +15,9 @@ from tutelage.export.saved_model import Served
 from tutelage.export.versions import Version, Versions
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
-from tutelage.trainers.gate import Verdict
 from tutelage.trainers.metrics import served_score
 from tutelage.trainers.run import TEACHER, Run
 

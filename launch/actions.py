@@ -42,8 +42,7 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
             claim_student(session.run, student)
         started = time.monotonic()
         missing = steps.to_materialize(session)
-        if missing:
-            _materialize(session, missing)
+        failed = _materialize(session, missing) if missing else []
         steps.build_histories(session)
         outcomes = list(_train(session, [TEACHER]))
         unlabelled = steps.to_label(session)
@@ -53,24 +52,33 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
         if not (missing or outcomes or unlabelled):
             days = f"{session.days[0]} to {session.days[-1]}"
             _console.print(f"Nothing to do: {days} are learnt by all models, labelled and exported.")
+            for day in session.run.lake.kept_out():
+                if day in session.days:
+                    _console.print(f"Without {day}: its data is in quarantine; see tutelage-status.")
             return
         _report(session, {outcome.model: outcome.learnt for outcome in outcomes if outcome.learnt})
         _console.print(f"Done in {time.monotonic() - started:.0f} s.")
-        _raise_rejected(session, [line for outcome in outcomes for line in outcome.rejected])
+        _raise_rejected(session, [line for outcome in outcomes for line in outcome.rejected], failed)
 
 
-def materialize(settings: Settings) -> None:
-    session = Session.open(settings)
-    _materialize(session, session.days)
+def materialize(settings: Settings, *, accept_day: str | None = None, reason: str = "") -> None:
+    session, day = _open_to_accept(settings, accept_day, reason)
+    if day:
+        rows, past = steps.accept(session, day, reason)
+        _console.print(f"{day}: {rows:,} rows are in interactions now, accepted: {reason}", markup=False)
+        if past:
+            _console.print(
+                f"{', '.join(past)} went past it and will not learn it, unless tutelage-rollback takes the teacher "
+                "back to the day before (and tutelage-student --reset a student without distillation)"
+            )
+        return
+    _raise_rejected(session, [], _materialize(session, session.days))
 
 
 def train(
     settings: Settings, model: str, *, reset: bool = False, accept_day: str | None = None, reason: str = ""
 ) -> None:
-    if bool(accept_day) != bool(reason):
-        raise UserError("--accept_day and --reason go together; give both")
-    session = Session.open(settings)
-    day = parse_day(accept_day, time_zone=session.experiment.schema.time_zone) if accept_day else None
+    session, day = _open_to_accept(settings, accept_day, reason)
     if model != TEACHER:
         student = session.experiment.student(model)
         if reset:
@@ -87,6 +95,14 @@ def train(
         accept = Accept(day=day, reason=reason) if day else None
         states = steps.learn(session, model, accept=accept, progress=advance)
     _print_learnt(model, states)
+
+
+def _open_to_accept(settings: Settings, day: str | None, reason: str) -> tuple[Session, date | None]:
+    """The session, and the day that is to be kept as it is."""
+    if bool(day) != bool(reason):
+        raise UserError("--accept_day and --reason go together; give both")
+    session = Session.open(settings)
+    return session, parse_day(day, time_zone=session.experiment.schema.time_zone) if day else None
 
 
 def export(
@@ -239,7 +255,7 @@ def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
         started = time.monotonic()
         missing = steps.to_materialize(session)
         if missing:
-            _materialize(session, missing)
+            _raise_rejected(session, [], _materialize(session, missing))
         todo = job.undone(session, design, seeds)
         if todo:
             units = {f"{setting.name}, seed {seed}": (setting, seed) for setting, seed in todo}
@@ -273,7 +289,8 @@ def status(settings: Settings) -> None:
     print_status(Session.open(settings), _console)
 
 
-def _materialize(session: Session, days: Sequence[date]) -> None:
+def _materialize(session: Session, days: Sequence[date]) -> list[date]:
+    """Returns the days that did not pass the quality gate."""
     # TensorFlow Datasets, a source's, brings TensorFlow along.
     with quiet_stderr(verbose=session.settings.verbose), _units("materialize") as progress:
         done = steps.materialize(session, days, progress=progress)
@@ -289,6 +306,9 @@ def _materialize(session: Session, days: Sequence[date]) -> None:
         f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "
         f"{done.rows_in / done.seconds:,.0f} rows/s"
     )
+    for day, said in done.quarantined.items():
+        _console.print(f"quarantine: {day} {said}", markup=False)
+    return list(done.quarantined)
 
 
 def _label(session: Session, days: Mapping[date, object]) -> None:
@@ -322,13 +342,23 @@ def _train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
             yield outcome
 
 
-def _raise_rejected(session: Session, lines: Sequence[str]) -> None:
-    """The night's job must not look sound when a model that it made is not fit to be served."""
+def _raise_rejected(session: Session, lines: Sequence[str], days: Sequence[date] = ()) -> None:
+    """The night's job must not look sound when a model that it made is not fit to be served, or a day of data
+    did not pass."""
+    said = []
+    if days:
+        said.append(
+            f"in quarantine, so all goes on without: {', '.join(map(str, days))}; look into "
+            f"{session.run.lake.quarantine.folder}, then mend the day and run tutelage-materialize for it, change the "
+            "config's quality, or keep it as it is with tutelage-materialize --accept_day=DAY --reason=..."
+        )
     if lines:
-        raise UserError(
+        said.append(
             f"not blessed, so the version before stays served: {' | '.join(lines)}; look into "
             f"{session.run.root / 'rejected'}, or serve one all the same with tutelage-export --promote"
         )
+    if said:
+        raise UserError(". ".join(said))
 
 
 def _print_learnt(model: str, states: Sequence[State], *, published: str = "") -> None:
@@ -374,6 +404,8 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         students=students,
         tasks=tasks,
         quarantined=steps.quarantined(session),
+        statistics=steps.statistics(session),
+        labels=experiment.schema.labels,
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         study=session.run.root / "study" / "results.html",
     )

@@ -25,7 +25,11 @@ def run() -> None:
 def materialize() -> None:
     """tutelage-materialize: make the days asked for anew from the raw data."""
     _days_flags()
-    _start(materialize, lambda actions: actions.materialize(_settings()))
+    _accept_flags()
+    _start(
+        materialize,
+        lambda actions: actions.materialize(_settings(), accept_day=FLAGS.accept_day, reason=FLAGS.reason),
+    )
 
 
 def teach() -> None:
@@ -139,9 +143,9 @@ def status() -> None:
 
 def _accept_flags() -> None:
     flags.DEFINE_string(
-        "accept_day", None, "Keep this day, which did not pass the model's gate, as it is; wants a --reason."
+        "accept_day", None, "Keep this day, which did not pass its gate, as it is; wants a --reason."
     )
-    flags.DEFINE_string("reason", "", "Why: written to the model's quarantine/DAY.json.")
+    flags.DEFINE_string("reason", "", "Why: written to its quarantine/DAY.json.")
 
 
 def _days_flags() -> None:

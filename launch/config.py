@@ -17,6 +17,7 @@ from tutelage.export.config import ServingConfig
 from tutelage.launch import configs
 from tutelage.models.config import SOFT_LOSSES
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source
 from tutelage.trainers.config import Sampling, StudentConfig, TeacherConfig, TrainingConfig
@@ -66,6 +67,7 @@ class Experiment:
     """As `--end_day`."""
     slice_by: tuple[str, ...] = ()
     """Id features by whose values metrics are computed too, as far as a day has 1,000 rows of one."""
+    quality: QualityConfig = DEFAULT_QUALITY
     study: StudyConfig | None = None
 
     def __post_init__(self) -> None:

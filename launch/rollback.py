@@ -51,6 +51,10 @@ def plan(session: Session, to_day: date) -> list[Step]:
         first = (
             min(days, default=to_day + timedelta(days=1)) if model != TEACHER else to_day + timedelta(days=1)
         )
+        # A day that had no labels, as its data was in quarantine, may be there now.
+        skipped = run.quarantine(model).skipped()
+        while (before := first - timedelta(days=run.schema.slice_days)) in skipped and before > to_day:
+            first = before
         judged = [day for day in run.quarantine(model).days() if day >= first]
         steps += [
             Step(what=f"quarantine of {model}, {day}", take=partial(run.quarantine(model).remove, day))

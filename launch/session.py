@@ -72,7 +72,7 @@ class Session:
             self.run.checkpoints(model).states(),
             slice_days=self.experiment.schema.slice_days,
             who=model,
-            skipped=[day for day in self.run.quarantine(model).skipped() if day != accept],
+            skipped=[day for day in self.run.skipped(model) if day != accept],
         )
 
     def to_export(self, model: str) -> list[State]:

@@ -23,12 +23,21 @@ def print_status(session: Session, console: Console) -> None:
         dropped = ", ".join(f"{number:,} {reason}" for reason, number in reasons) or "none"
         numbers = [rows["rows_in"][0], rows["kept"][0], *(labelled.get((p, day)) for p in producers)]
         days.add_row(str(day), *(DASH if n is None else f"{n:,}" for n in numbers), dropped)
-    heads = ["days learnt", "last day", "updates", "examples", "newest version", "days to learn"]
+    heads = [
+        "days learnt",
+        "last day",
+        "updates",
+        "examples",
+        "newest version",
+        "days skipped",
+        "days to learn",
+    ]
     models = simple_table("model", *heads, title="Models")
     for model in session.models:
         states = session.run.checkpoints(model).states()
         published = session.versions(model).published()
-        done = {*(state.day for state in states), *session.run.quarantine(model).skipped()}
+        skipped = set(session.run.skipped(model))
+        done = {*(state.day for state in states), *skipped}
         left = [day for day in session.days_of(model) if day not in done]
         models.add_row(
             model,
@@ -37,6 +46,7 @@ def print_status(session: Session, console: Console) -> None:
             f"{states[-1].step:,}" if states else DASH,
             f"{states[-1].examples:,}" if states else DASH,
             str(published[-1].number) if published else DASH,
+            str(len(skipped & set(session.days_of(model)))),
             str(len(left)),
         )
     for table in (days, models):

@@ -39,9 +39,19 @@ def materialize(
         raw_dir=settings.raw_dir,
         workdir=str(session.run.root),
         days=days,
+        quality=session.experiment.quality,
         beam_flags=settings.beam_flags,
         progress=progress,
     )
+
+
+def accept(session: Session, day: date, reason: str) -> tuple[int, list[str]]:
+    """Commit a day of data that is in quarantine; returns its rows, and the models that have gone past it."""
+    from tutelage.pipeline import admit
+
+    rows = admit.accept(session.run.lake, day, reason)
+    build_histories(session)
+    return rows, [model for model in session.models if day in session.run.quarantine(model).skipped()]
 
 
 def build_histories(session: Session) -> None:
@@ -142,8 +152,9 @@ def label(
 
 
 def to_materialize(session: Session) -> list[date]:
-    """Days asked for that are not in `interactions`."""
-    have = set(session.run.lake.interactions.partitions()["day"])
+    """Days asked for that are not in `interactions`, but for those in quarantine."""
+    lake = session.run.lake
+    have = {*lake.interactions.partitions()["day"], *lake.kept_out()}
     return [day for day in session.days if day not in have]
 
 
@@ -160,6 +171,7 @@ def to_label(session: Session) -> dict[date, "Snapshot"]:
     wanted = sorted({day for student in readers for day in session.days_of(student.name)})
     rows = session.run.lake.soft_labels.partitions()
     have = set(rows.filter(teacher=session.run.teacher.name, producer="snapshot")["day"])
+    have.update(session.run.lake.kept_out())
     published = snapshots(session)
     first = min((snapshot.day for snapshot in published), default=date.max)
     return {day: choose(published, day) for day in wanted if day not in have and day > first}
@@ -182,9 +194,21 @@ def day_counts(session: Session) -> pl.DataFrame:
     )
 
 
+def statistics(session: Session) -> pl.DataFrame:
+    """A row per day and column, of the days in quarantine too."""
+    from tutelage.pipeline import admit
+
+    return admit.statistics(session.run.lake)
+
+
 def quarantined(session: Session) -> list[str]:
-    """A line for each day that a model did not keep, or kept against the verdict of its gate."""
-    return [f"{model}: {line}" for model in session.models for line in session.run.quarantine(model).say()]
+    """A line for each day of data, or of models, that was not kept, or was against the verdict of its gate."""
+    of = {"data": session.run.lake.quarantine} | {m: session.run.quarantine(m) for m in session.models}
+    who: dict[str, list[str]] = {}
+    for name, quarantine in of.items():
+        for line in quarantine.say():
+            who.setdefault(line, []).append(name)
+    return [f"{', '.join(names)}: {line}" for line, names in who.items()]
 
 
 def throughput(states: Mapping[str, Sequence[State]]) -> list[dict[str, object]]:

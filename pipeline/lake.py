@@ -18,7 +18,8 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import METRICS, Schema
+from tutelage.pipeline.quarantine import Quarantine
+from tutelage.pipeline.schema import METRICS, STATISTICS, Schema
 
 Partition = Mapping[str, str | date]
 
@@ -190,16 +191,30 @@ class Lake:
         )
         self.metrics = Table(root / "metrics", METRICS, partition_by={"model": text})
         # They lie beside what they are made of.
+        beside = self.interactions.path.parent
+        self.statistics = Table(beside / "statistics", STATISTICS, partition_by=day)
+        self.quarantine = Quarantine(beside / "quarantine")
         self.histories = (
-            Table(self.interactions.path.parent / "histories", schema.history_columns, partition_by=day)
+            Table(beside / "histories", schema.history_columns, partition_by=day)
             if schema.histories
             else None
         )
 
     def create(self) -> None:
-        for table in (self.interactions, self.soft_labels, self.metrics, self.histories):
+        for table in (
+            self.interactions,
+            self.statistics,
+            self.soft_labels,
+            self.metrics,
+            self.histories,
+        ):
             if table:
                 table.create()
+
+    def kept_out(self) -> list[date]:
+        """The days that did not pass the quality gate and are not in `interactions`: all others go on without them."""
+        have = set(self.interactions.partitions()["day"])
+        return [day for day in self.quarantine.skipped() if day not in have]
 
     def history_days(self, day: date) -> list[date]:
         """The days before `day` that its histories can be of, the newest first."""

@@ -195,10 +195,12 @@ def pending(
     left = [day for day in days if day not in done]
     if not left or not states:
         return left
-    following = max(done) + timedelta(days=slice_days)
+    last = states[-1].day
+    while (following := last + timedelta(days=slice_days)) in skipped:
+        last = following
     if left[0] != following:
         raise UserError(
-            f"{who} has learnt {states[0].day} to {max(done)}, so {following} comes next, not {left[0]}; "
+            f"{who} has learnt {states[0].day} to {last}, so {following} comes next, not {left[0]}; "
             f"give a range that goes on from there, or another workdir"
         )
     return left

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers import gate
 from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
 from tutelage.trainers.config import GateConfig, Sampling, StudentConfig
@@ -156,7 +157,7 @@ def _learn(
             if later > damaged:
                 quarantine.remove(later)
     states = checkpoints.states()
-    skipped = [day for day in quarantine.skipped() if accept is None or day != accept.day]
+    skipped = [day for day in run.skipped(model) if accept is None or day != accept.day]
     todo = pending(days, states, slice_days=run.schema.slice_days, who=model, skipped=skipped)
     if accept and (accept.day not in todo or accept.day not in quarantine.days()):
         raise UserError(
@@ -168,6 +169,7 @@ def _learn(
     learner = build()
     if states:
         learner.restore(checkpoints, states[-1])
+    kept_out = [day for day in run.lake.kept_out() if day in days and day not in quarantine.days()]
 
     def read(day: date) -> Day:
         return load_day(
@@ -210,6 +212,10 @@ def _learn(
                         quarantine.write(day.day, "retried", attempts)
                     elif before:
                         quarantine.write(day.day, "passed", [*before, *attempts])
+                    # From here on the model has gone past them, whatever becomes of their data.
+                    for missed in kept_out:
+                        if missed < day.day:
+                            quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
                     learner.finish(day.day, learnt, checkpoints)
                     if asked():
                         raise Preempted(
@@ -285,7 +291,7 @@ def _judge(
     ahead: Mapping[str, np.ndarray],
     learnt: Learnt,
     config: GateConfig,
-) -> tuple[list[dict[str, object]], gate.Verdict]:
+) -> tuple[list[dict[str, object]], Verdict]:
     """The day's rows of `metrics`, none where something is not finite, and the verdict on it."""
     bad = ~np.isfinite(learnt.losses)
     step = (learner.state.step if learner.state else 0) + int(np.argmax(bad))
@@ -296,7 +302,7 @@ def _judge(
         gate.finite("weights", learner.weights_not_finite(day)),
     )
     if not all(check.passed for check in checks):
-        return [], gate.Verdict(verdict="fail", checks=checks)
+        return [], Verdict(verdict="fail", checks=checks)
     rows = [
         row
         for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))

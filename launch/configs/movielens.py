@@ -8,6 +8,7 @@ from datetime import date
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
 from tutelage.models.config import ModelConfig, distil
+from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.movielens import MovieLens
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
@@ -59,6 +60,8 @@ def experiment(*, smoke: bool) -> Experiment:
             ),
         ),
         serving=ServingConfig(score=(("click", 1.0), ("rating_log1p", 0.5))),
+        # A slice is the ratings of some five users.
+        quality=QualityConfig(rows_ratio=10.0, number_drift=2.0),
         start_day="2016-01-01",
         end_day="2016-06-30" if smoke else "2018-09-24",
     )
