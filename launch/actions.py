@@ -45,12 +45,13 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
         if missing:
             _materialize(session, missing)
         steps.build_histories(session)
+        mended = _take_back_stale(session)
         outcomes = list(_train(session, [TEACHER]))
         unlabelled = steps.to_label(session)
         if unlabelled:
             _label(session, unlabelled)
         outcomes += _train(session, session.models[1:])
-        if not (missing or outcomes or unlabelled):
+        if not (missing or mended or outcomes or unlabelled):
             days = f"{session.days[0]} to {session.days[-1]}"
             _console.print(f"Nothing to do: {days} are learnt by all models, labelled and exported.")
             return
@@ -289,6 +290,26 @@ def _materialize(session: Session, days: Sequence[date]) -> None:
         f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "
         f"{done.rows_in / done.seconds:,.0f} rows/s"
     )
+
+
+def _take_back_stale(session: Session) -> bool:
+    """Let go what was made from rows or labels that are others now, so that it is made again."""
+    from tutelage.launch import stale
+
+    found = stale.find(session)
+    if not found:
+        return False
+    if found.lost:
+        _console.print(
+            f"stale: {found.say(session)}; left as it is, as {', '.join(map(str, found.lost))} would have to be "
+            "learnt again, and is not asked for",
+            markup=False,
+        )
+        return False
+    _console.print(f"stale: {found.say(session)}; it is made again", markup=False)
+    for step in found.steps(session):
+        step.take()
+    return True
 
 
 def _label(session: Session, days: Mapping[date, object]) -> None:

@@ -3,7 +3,7 @@
 import polars as pl
 from rich.console import Console
 
-from tutelage.launch import steps
+from tutelage.launch import stale, steps
 from tutelage.launch.session import Session
 from tutelage.launch.summary import DASH, print_table, simple_table
 
@@ -43,5 +43,7 @@ def print_status(session: Session, console: Console) -> None:
         print_table(console, table)
     for line in steps.quarantined(session):
         console.print(f"Quarantine: {line}", markup=False)
+    if found := stale.find(session):
+        console.print(f"Stale: {found.say(session)}", markup=False)
     missing = steps.to_materialize(session)
     console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")

@@ -17,6 +17,7 @@ from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, 
 from tutelage.trainers.learner import Learner, Learnt, Progress
 from tutelage.trainers.metrics import day_metrics, write_metrics
 from tutelage.trainers.preemption import Preempted, noted
+from tutelage.trainers.quarantine import Outcome
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.soft_labels import SoftLabels
 from tutelage.trainers.tensorboard import write_events
@@ -210,7 +211,7 @@ def _learn(
                         quarantine.write(day.day, "retried", attempts)
                     elif before:
                         quarantine.write(day.day, "passed", [*before, *attempts])
-                    learner.finish(day.day, learnt, checkpoints)
+                    learner.finish(day.day, learnt, checkpoints, made_of=day.made_of)
                     if asked():
                         raise Preempted(
                             f"{model}: stopped by SIGTERM after {day.day}; run again to go on from there"
@@ -222,7 +223,8 @@ def _learn(
             write_metrics(run.lake.metrics, judged, run=run.name, day=day.day, model=model)
             checkpoints.forget_within()
             again = config.on_failure == "retry" and rates == 1
-            quarantine.write(day.day, "skipped" if config.on_failure == "skip" else "stopped", attempts)
+            outcome: Outcome = "skipped" if config.on_failure == "skip" else "stopped"
+            quarantine.write(day.day, outcome, attempts, made_of=day.made_of)
             if not again and config.on_failure != "skip":
                 as_it_is = f", or keep it as it is with --accept_day={day.day} --reason=..." if rows else ""
                 raise UserError(
