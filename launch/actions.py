@@ -36,6 +36,7 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
     """Do what the days asked for still need. Run again, it goes on from where it was, or does nothing."""
     session = Session.open(settings)
     with _alone(session):
+        _print_waits(session)
         for name in reset:
             reset_student(session.run, session.experiment.student(name))
         for student in session.experiment.students:
@@ -52,8 +53,8 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
             _label(session, unlabelled)
         outcomes += _train(session, session.models[1:])
         if not (missing or mended or outcomes or unlabelled):
-            days = f"{session.days[0]} to {session.days[-1]}"
-            _console.print(f"Nothing to do: {days} are learnt by all models, labelled and exported.")
+            days = f"{session.days[0]} to {session.days[-1]} are" if session.days else "the released days are"
+            _console.print(f"Nothing to do: {days} learnt by all models, labelled and exported.")
             return
         _report(session, {outcome.model: outcome.learnt for outcome in outcomes if outcome.learnt})
         _console.print(f"Done in {time.monotonic() - started:.0f} s.")
@@ -62,6 +63,7 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
 
 def materialize(settings: Settings) -> None:
     session = Session.open(settings)
+    _print_waits(session, needed=True)
     _materialize(session, session.days)
 
 
@@ -77,6 +79,7 @@ def train(
         if reset:
             reset_student(session.run, student)
         claim_student(session.run, student)
+    _print_waits(session)
     todo = session.to_learn(model, accept=day)
     if not todo and day is None:
         _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
@@ -158,6 +161,7 @@ def label(settings: Settings, *, snapshot_day: str | None = None) -> None:
     from tutelage.pipeline.label import choose
 
     session = Session.open(settings)
+    _print_waits(session, needed=True)
     published = steps.snapshots(session)
     if snapshot_day:
         day = parse_day(snapshot_day, time_zone=session.experiment.schema.time_zone)
@@ -235,6 +239,7 @@ def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
     from tutelage.launch.study_pages import sentences
 
     session = Session.open(settings)
+    _print_waits(session, needed=True)
     design = job.design(session.experiment, session.days, studies or job.STUDIES)
     with _alone(session):
         started = time.monotonic()
@@ -274,6 +279,14 @@ def status(settings: Settings) -> None:
     print_status(Session.open(settings), _console)
 
 
+def _print_waits(session: Session, *, needed: bool = False) -> None:
+    """Say which days are not released. Raises UserError where released ones are `needed` and there is none."""
+    if needed and not session.days:
+        raise UserError(f"no day asked for is released: {session.waits()}; ask for earlier days")
+    if waits := session.waits():
+        _console.print(f"waits: {waits}", markup=False)
+
+
 def _materialize(session: Session, days: Sequence[date]) -> None:
     # TensorFlow Datasets, a source's, brings TensorFlow along.
     with quiet_stderr(verbose=session.settings.verbose), _units("materialize") as progress:
@@ -285,8 +298,12 @@ def _materialize(session: Session, days: Sequence[date]) -> None:
         for reason, rows in c.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + rows
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(dropped.items())) or "none"
+    late, masked = sum(c.late for c in counts), sum(sum(c.masked.values()) for c in counts)
+    found = ((late, "late"), (masked, "labels not mature"))
+    notes = ", ".join(f"{n:,} {what}" for n, what in found if n)
+    notes = f" ({notes})" if notes else ""
     _console.print(
-        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {kept:,} kept + "
+        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {kept:,} kept{notes} + "
         f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "
         f"{done.rows_in / done.seconds:,.0f} rows/s"
     )

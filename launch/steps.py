@@ -39,6 +39,7 @@ def materialize(
         raw_dir=settings.raw_dir,
         workdir=str(session.run.root),
         days=days,
+        now=settings.now,
         beam_flags=settings.beam_flags,
         progress=progress,
     )

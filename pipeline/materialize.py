@@ -3,8 +3,8 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass, field, fields
+from datetime import UTC, date, datetime, timedelta
 
 import apache_beam as beam
 import numpy as np
@@ -28,7 +28,8 @@ NO_DAY = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one unit holds of one day: a data file (none where all its rows were dropped) and counts.
+    """What one unit holds of one day: a data file (none where all its rows were dropped), whether it came after the
+    day, and counts.
 
     `content` names a file of the fingerprints of the raw rows, in the order of the data file's rows.
     """
@@ -36,16 +37,20 @@ class Piece:
     order: tuple[int, int]
     file: DataFile | None = None
     content: str = ""
+    late: bool = False
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """rows_in = kept + the sum of `dropped`."""
+    """rows_in = kept + the sum of `dropped`. Of what was kept, `late` rows came after their day, and `masked`
+    counts the nulls of each label that was not mature."""
 
     rows_in: int
     kept: int
     dropped: Mapping[str, int]
+    late: int = 0
+    masked: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +69,20 @@ class Materialized:
 class ReadUnit(beam.DoFn):
     """A unit in, a data file per day out, or more. Memory: 524,288 rows, and one frame of the unit."""
 
-    def __init__(self, source: Source, schema: Schema, days: Sequence[date], lake_root: str, staging: str):
+    def __init__(
+        self,
+        source: Source,
+        schema: Schema,
+        days: Sequence[date],
+        now: datetime,
+        lake_root: str,
+        staging: str,
+    ):
         self.source = source
         self.schema = schema
         self.lake_root = lake_root
         self.days = list(days)
+        self.now = now
         self.staging = beam_job.Staging(staging)
 
     def process(self, unit: Unit) -> Iterator[tuple[str, Piece]]:
@@ -77,15 +91,27 @@ class ReadUnit(beam.DoFn):
                 yield NO_DAY, Piece(order=(unit.index, 0), dropped={"outside_days": unit.rows_outside})
             else:
                 for number, frame in enumerate(_joined(self.source.read(unit))):
-                    yield from self._pieces(frame, (unit.index, number))
+                    yield from self._pieces(frame, (unit.index, number), unit.day)
         self.staging.done(unit.index)
 
-    def _pieces(self, frame: pl.DataFrame, order: tuple[int, int]) -> Iterator[tuple[str, Piece]]:
+    def _pieces(
+        self, frame: pl.DataFrame, order: tuple[int, int], unit_day: date | None
+    ) -> Iterator[tuple[str, Piece]]:
         schema = self.schema
         interactions = Lake(self.lake_root, schema).interactions
         day = slice_expr("event_time_us", time_zone=schema.time_zone, slice_days=schema.slice_days)
-        labels = pl.col(schema.labels).cast(pl.Float64)
+        now = int(self.now.timestamp() * 1_000_000)
+        # What is not final yet says nothing, be it there or not.
+        immature = {
+            name: pl.col("event_time_us") > now - after // timedelta(microseconds=1)
+            for name, after in schema.maturity.items()
+        }
+        bad_label = [
+            ~pl.col(name).cast(pl.Float64).is_finite().fill_null(False) & ~immature.get(name, pl.lit(False))
+            for name in schema.labels
+        ]
         frame = frame.with_columns(day=day).with_columns(
+            *(pl.when(~there).then(name).alias(name) for name, there in immature.items()),
             dropped=pl.when(pl.col("dropped").is_not_null())
             .then("dropped")
             .when(pl.col("event_time_us").is_null())
@@ -94,8 +120,8 @@ class ReadUnit(beam.DoFn):
             .then(pl.lit("outside_days"))
             .when(pl.any_horizontal(pl.col(schema.key).is_null()))
             .then(pl.lit("bad_key"))
-            .when(pl.any_horizontal(~labels.is_finite().fill_null(False)))
-            .then(pl.lit("bad_label"))
+            .when(pl.any_horizontal(bad_label))
+            .then(pl.lit("bad_label")),
         )
         # Rows of no day asked for have a reason too, so that what has none is inside.
         inside = pl.when(pl.col("day").is_in(self.days)).then("day").alias("day")
@@ -111,12 +137,16 @@ class ReadUnit(beam.DoFn):
         parts = {day: rows for (day,), rows in kept.partition_by("day", as_dict=True).items()}
         for value in sorted({*reasons, *parts} - {None}):
             file, content = None, ""
+            late = unit_day is not None and value + timedelta(days=schema.slice_days) <= unit_day
             if value in parts:
                 name = f"part-{order[0]:05d}-{order[1]:03d}"
                 file = interactions.write_file(parts[value], {"day": value}, name=name)
                 content = str(self.staging.path / f"{value}-{name}.content")
                 parts[value].select("content").write_ipc(content)
-            yield str(value), Piece(order=order, file=file, content=content, dropped=reasons.get(value, {}))
+            yield (
+                str(value),
+                Piece(order=order, file=file, content=content, late=late, dropped=reasons.get(value, {})),
+            )
 
 
 def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -150,6 +180,8 @@ class CommitDay(beam.DoFn):
         rows_in = sum(piece.file.rows for piece in written if piece.file) + dropped.total()
         table = Lake(self.lake_root, self.schema).interactions
         files, repeats = _without_repeats(written, table, day, self.schema.key)
+        late = sum(file.rows for file, piece in zip(files, written, strict=True) if piece.late)
+        files = [file for file in files if file.rows]
         dropped.update(repeats)
         if not files:
             return
@@ -160,6 +192,8 @@ class CommitDay(beam.DoFn):
             "rows_in": rows_in,
             "kept": sum(file.rows for file in files),
             "dropped": dict(sorted(dropped.items())),
+            "late": late,
+            "masked": _masked(files, table, list(self.schema.maturity)),
             "job": {"attempt": self.staging.attempt, "elsewhere": dict(sorted(unplaced.items()))},
         }
         with self.staging.telling(text):
@@ -170,7 +204,7 @@ class CommitDay(beam.DoFn):
 def _without_repeats(
     pieces: Sequence[Piece], table: Table, day: date, key: Sequence[str]
 ) -> tuple[list[DataFile], dict[str, int]]:
-    """The day's files without repeated keys, and how many rows were left out by reason.
+    """The pieces' files without repeated keys, some without rows, and how many rows were left out by reason.
 
     The first row by unit and row stays. Equal keys have equal ids, so that repeats are looked for in
     one bucket of ids after the other, and keys are read where an id is there more than once.
@@ -191,9 +225,16 @@ def _without_repeats(
             path = table.path / file.path
             name = path.name.rsplit("-", 1)[0]
             file = table.write_file(pl.read_parquet(path).filter(good), {"day": day}, name=name)
-        if file.rows:
-            left.append(file)
+        left.append(file)
     return left, dict(repeats["reason"].value_counts().iter_rows())
+
+
+def _masked(files: Sequence[DataFile], table: Table, labels: Sequence[str]) -> dict[str, int]:
+    """The nulls of each of `labels` that has any."""
+    if not labels:
+        return {}
+    nulls = pl.scan_parquet([table.path / file.path for file in files]).select(pl.col(labels).null_count())
+    return {name: int(rows) for name, rows in nulls.collect().row(0, named=True).items() if rows}
 
 
 def _repeats(
@@ -237,11 +278,14 @@ def materialize(
     raw_dir: str,
     workdir: str,
     days: Sequence[date],
+    now: datetime | None = None,
     beam_flags: Sequence[str] = (),
     progress: beam_job.Progress | None = None,
 ) -> Materialized:
     """Replace `days` of `interactions` by what the source holds of them, then make the histories that this
     left behind: of these days, and of later ones.
+
+    Labels that are not mature `now` (None: at this moment) are nulls.
 
     Every day is committed on its own, last and whole. Raises UserError where the source cannot be
     read (nothing is committed then), or where a day has no rows (the other days are committed).
@@ -258,7 +302,7 @@ def materialize(
                 pipeline
                 | "Units" >> beam.Create(units, reshuffle=False)
                 | "Spread" >> beam.Reshuffle()
-                | "Read" >> beam.ParDo(ReadUnit(source, schema, days, *where))
+                | "Read" >> beam.ParDo(ReadUnit(source, schema, days, now or datetime.now(UTC), *where))
             )
             elsewhere = pieces | "Elsewhere" >> beam.Filter(_is_elsewhere) | "Counts" >> beam.Values()
             _ = (
@@ -279,7 +323,7 @@ def materialize(
             f"of the other days, {len(done)} were committed. Ask for days that the data has"
         )
     return Materialized(
-        days={day: Counts(**{k: counts[day][k] for k in ("rows_in", "kept", "dropped")}) for day in days},
+        days={day: Counts(**{f.name: counts[day][f.name] for f in fields(Counts)}) for day in days},
         elsewhere=counts[days[0]]["job"]["elsewhere"],
         seconds=time.monotonic() - started,
     )

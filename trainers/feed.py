@@ -132,7 +132,7 @@ def _numbers(frame: pl.DataFrame, user: Feature) -> np.ndarray:
 
 
 def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
-    """float32 [rows, tasks]: what each task learns, log1p of the label for a `log1p` task."""
+    """float32 [rows, tasks]: what each task learns, log1p of the label for a `log1p` task; NaN for a null."""
     labels = [(task.kind, frame[task.label].to_numpy()) for task in schema.tasks]
     targets = [np.log1p(label) if kind == "log1p" else label for kind, label in labels]
     return np.stack(targets, axis=1).astype(np.float32)
