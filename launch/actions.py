@@ -36,6 +36,7 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
     """Do what the days asked for still need. Run again, it goes on from where it was, or does nothing."""
     session = Session.open(settings)
     with _alone(session):
+        _print_waits(session)
         for name in reset:
             reset_student(session.run, session.experiment.student(name))
         for student in session.experiment.students:
@@ -44,14 +45,15 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
         missing = steps.to_materialize(session)
         failed = _materialize(session, missing) if missing else []
         steps.build_histories(session)
+        mended = _take_back_stale(session)
         outcomes = list(_train(session, [TEACHER]))
         unlabelled = steps.to_label(session)
         if unlabelled:
             _label(session, unlabelled)
         outcomes += _train(session, session.models[1:])
-        if not (missing or outcomes or unlabelled):
-            days = f"{session.days[0]} to {session.days[-1]}"
-            _console.print(f"Nothing to do: {days} are learnt by all models, labelled and exported.")
+        if not (missing or mended or outcomes or unlabelled):
+            days = f"{session.days[0]} to {session.days[-1]} are" if session.days else "the released days are"
+            _console.print(f"Nothing to do: {days} learnt by all models, labelled and exported.")
             for day in session.run.lake.kept_out():
                 if day in session.days:
                     _console.print(f"Without {day}: its data is in quarantine; see tutelage-status.")
@@ -72,6 +74,7 @@ def materialize(settings: Settings, *, accept_day: str | None = None, reason: st
                 "back to the day before (and tutelage-student --reset a student without distillation)"
             )
         return
+    _print_waits(session, needed=True)
     _raise_rejected(session, [], _materialize(session, session.days))
 
 
@@ -84,6 +87,7 @@ def train(
         if reset:
             reset_student(session.run, student)
         claim_student(session.run, student)
+    _print_waits(session)
     todo = session.to_learn(model, accept=day)
     if not todo and day is None:
         _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
@@ -173,6 +177,7 @@ def label(settings: Settings, *, snapshot_day: str | None = None) -> None:
     from tutelage.pipeline.label import choose
 
     session = Session.open(settings)
+    _print_waits(session, needed=True)
     published = steps.snapshots(session)
     if snapshot_day:
         day = parse_day(snapshot_day, time_zone=session.experiment.schema.time_zone)
@@ -250,6 +255,7 @@ def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
     from tutelage.launch.study_pages import sentences
 
     session = Session.open(settings)
+    _print_waits(session, needed=True)
     design = job.design(session.experiment, session.days, studies or job.STUDIES)
     with _alone(session):
         started = time.monotonic()
@@ -289,6 +295,14 @@ def status(settings: Settings) -> None:
     print_status(Session.open(settings), _console)
 
 
+def _print_waits(session: Session, *, needed: bool = False) -> None:
+    """Say which days are not released. Raises UserError where released ones are `needed` and there is none."""
+    if needed and not session.days:
+        raise UserError(f"no day asked for is released: {session.waits()}; ask for earlier days")
+    if waits := session.waits():
+        _console.print(f"waits: {waits}", markup=False)
+
+
 def _materialize(session: Session, days: Sequence[date]) -> list[date]:
     """Returns the days that did not pass the quality gate."""
     # TensorFlow Datasets, a source's, brings TensorFlow along.
@@ -301,14 +315,38 @@ def _materialize(session: Session, days: Sequence[date]) -> list[date]:
         for reason, rows in c.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + rows
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(dropped.items())) or "none"
+    late, masked = sum(c.late for c in counts), sum(sum(c.masked.values()) for c in counts)
+    found = ((late, "late"), (masked, "labels not mature"))
+    notes = ", ".join(f"{n:,} {what}" for n, what in found if n)
+    notes = f" ({notes})" if notes else ""
     _console.print(
-        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {kept:,} kept + "
+        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {kept:,} kept{notes} + "
         f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "
         f"{done.rows_in / done.seconds:,.0f} rows/s"
     )
     for day, said in done.quarantined.items():
         _console.print(f"quarantine: {day} {said}", markup=False)
     return list(done.quarantined)
+
+
+def _take_back_stale(session: Session) -> bool:
+    """Let go what was made from rows or labels that are others now, so that it is made again."""
+    from tutelage.launch import stale
+
+    found = stale.find(session)
+    if not found:
+        return False
+    if found.lost:
+        _console.print(
+            f"stale: {found.say(session)}; left as it is, as {', '.join(map(str, found.lost))} would have to be "
+            "learnt again, and is not asked for",
+            markup=False,
+        )
+        return False
+    _console.print(f"stale: {found.say(session)}; it is made again", markup=False)
+    for step in found.steps(session):
+        step.take()
+    return True
 
 
 def _label(session: Session, days: Mapping[date, object]) -> None:

@@ -1,8 +1,8 @@
-"""Take the teacher back to a day, and everything along that was built on its later days."""
+"""Take models back to a day, and everything along that was built on their later days."""
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
@@ -25,96 +25,141 @@ class Step:
 
 
 def plan(session: Session, to_day: date) -> list[Step]:
-    """What goes so that the teacher has learnt `to_day` last, in the order in which it has to go.
+    """What goes so that the teacher has learnt `to_day` last, with all that was built on its later days.
 
-    Besides its later days these are the labels that it made in them or after them, the days in which a
-    student learnt from such labels and those after them, and the versions and metrics of all these days.
-    Students without distillation stay as they are.
-
-    What is made of something goes before that: a rollback that was killed finds, when it is run again,
-    what is left of the same plan. Raises UserError where the teacher has not learnt `to_day`.
+    Raises UserError where the teacher has not learnt `to_day`.
     """
-    run = session.run
-    learnt = {model: [state.day for state in run.checkpoints(model).states()] for model in session.models}
-    if to_day not in learnt[TEACHER]:
-        have = f"{learnt[TEACHER][0]} to {learnt[TEACHER][-1]}" if learnt[TEACHER] else "no day"
+    learnt = [state.day for state in session.run.checkpoints(TEACHER).states()]
+    if to_day not in learnt:
+        have = f"{learnt[0]} to {learnt[-1]}" if learnt else "no day"
         raise UserError(f"--to_day={to_day}: the teacher has learnt {have}; give one of its days")
-    labels = _labels(session, to_day)
-    gone = {TEACHER: [day for day in learnt[TEACHER] if day > to_day]}
-    for student in session.experiment.students:
-        first = min((day for producer, day in labels if producer == student.producer), default=date.max)
-        if student.distillation:
-            gone[student.name] = [day for day in learnt[student.name] if day >= first]
-    steps = []
-    for model, days in gone.items():
-        # A verdict on a day that is to be learnt anew, kept or not, says nothing of it.
-        first = (
-            min(days, default=to_day + timedelta(days=1)) if model != TEACHER else to_day + timedelta(days=1)
-        )
-        # A day that had no labels, as its data was in quarantine, may be there now.
-        skipped = run.quarantine(model).skipped()
-        while (before := first - timedelta(days=run.schema.slice_days)) in skipped and before > to_day:
-            first = before
-        judged = [day for day in run.quarantine(model).days() if day >= first]
-        steps += [
-            Step(what=f"quarantine of {model}, {day}", take=partial(run.quarantine(model).remove, day))
-            for day in judged
-        ]
-        days = [*days, *judged]
-        versions = session.versions(model)
-        numbers = [version.number for version in versions.published() if version.day in days]
-        if numbers:
-            reason = f"the teacher was taken back to {to_day}"
-            steps.append(
-                Step(
-                    what=f"versions {', '.join(map(str, numbers))} of {model}",
-                    take=partial(versions.withdraw, numbers, reason),
+    return Fall.of(session, {TEACHER: to_day + timedelta(days=1)}).steps(
+        session, reason=f"the teacher was taken back to {to_day}"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fall:
+    """All that falls with some days of some models."""
+
+    since: Mapping[str, date]
+    """The first day that goes, of each model that loses any."""
+    labels: Sequence[tuple[str, date]]
+    """(producer, day) of the teacher's soft labels."""
+
+    @classmethod
+    def of(
+        cls, session: Session, since: Mapping[str, date], labels: Iterable[tuple[str, date]] = ()
+    ) -> "Fall":
+        """What goes with each model's days from the one in `since` on, and with `labels`.
+
+        Of the teacher these are the labels that it made in them or after them; of labels, the days in which
+        a student learnt from them and those after. Other students stay as they are.
+        """
+        since, gone = dict(since), set(labels)
+        if TEACHER in since:
+            gone |= _labels(session, since[TEACHER])
+        for student in session.experiment.students:
+            if student.distillation:
+                read = [day for producer, day in gone if producer == student.producer]
+                start = min([*read, *filter(None, [since.get(student.name)])], default=None)
+                if TEACHER in since:
+                    start = _with_skipped(session, student.name, start, since[TEACHER])
+                if start:
+                    since[student.name] = start
+        return cls(since=since, labels=sorted(gone))
+
+    def days(self, session: Session, model: str) -> list[date]:
+        """Those that the model has learnt."""
+        learnt = [state.day for state in session.run.checkpoints(model).states()]
+        return [day for day in learnt if day >= self.since.get(model, date.max)]
+
+    def steps(self, session: Session, *, reason: str) -> list[Step]:
+        """In the order in which it has to go, with the versions and metrics of these days.
+
+        What is made of something goes before that: a job that was killed finds, when it is run again, what is
+        left of the same plan.
+        """
+        run = session.run
+        steps = []
+        for model in self.since:
+            verdicts = self.verdicts(session, model)
+            days = [*self.days(session, model), *verdicts]
+            versions = session.versions(model)
+            numbers = [version.number for version in versions.published() if version.day in days]
+            if numbers:
+                steps.append(
+                    Step(
+                        what=f"versions {', '.join(map(str, numbers))} of {model}",
+                        take=partial(versions.withdraw, numbers, reason),
+                    )
                 )
+            rows = run.lake.metrics.scan(model=model, run=run.name)
+            steps += [
+                Step(
+                    what=f"metrics of {model}, {day}",
+                    take=partial(_forget, run.lake.metrics, {"model": model}, day=day, run=run.name),
+                )
+                for day in rows.select("day").unique().collect()["day"].sort()
+                if day in days
+            ]
+        for model in self.since:
+            if model != TEACHER:
+                steps += self._learnt(session, model)
+        for producer, day in self.labels:
+            where: dict[str, str | date] = {"teacher": run.teacher.name, "producer": producer, "day": day}
+            steps.append(
+                Step(what=f"{producer} labels of {day}", take=partial(_forget, run.lake.soft_labels, where))
             )
-        rows = run.lake.metrics.scan(model=model, run=run.name).select("day").unique().collect()["day"].sort()
-        steps += [
-            Step(
-                what=f"metrics of {model}, {day}",
-                take=partial(_forget, run.lake.metrics, {"model": model}, day=day, run=run.name),
-            )
-            for day in rows
-            if day in days
+        return steps + self._learnt(session, TEACHER)
+
+    def verdicts(self, session: Session, model: str) -> list[date]:
+        """Days whose verdict says nothing any more, be they kept or not: they are to be learnt anew."""
+        first = self.since.get(model, date.max)
+        return [day for day in session.run.quarantine(model).days() if day >= first]
+
+    def _learnt(self, session: Session, model: str) -> list[Step]:
+        """The newest first: the days that are left have no gap. A day that was skipped tells, until it goes, what
+        the days after it lack."""
+        folder, quarantine = session.run.checkpoints(model).folder, session.run.quarantine(model)
+        return [
+            Step(what=f"checkpoint {folder / str(day)}", take=partial(_remove, folder, day))
+            for day in reversed(self.days(session, model))
+        ] + [
+            Step(what=f"quarantine of {model}, {day}", take=partial(quarantine.remove, day))
+            for day in reversed(self.verdicts(session, model))
         ]
-    students = [name for name in gone if name != TEACHER]
-    steps += [step for name in students for step in _checkpoints(run.checkpoints(name).folder, gone[name])]
-    for producer, day in labels:
-        where: dict[str, str | date] = {"teacher": run.teacher.name, "producer": producer, "day": day}
-        steps.append(
-            Step(what=f"{producer} labels of {day}", take=partial(_forget, run.lake.soft_labels, where))
-        )
-    return steps + _checkpoints(run.checkpoints(TEACHER).folder, gone[TEACHER])
 
 
-def _labels(session: Session, to_day: date) -> list[tuple[str, date]]:
-    """(producer, day) of the teacher's labels that come from what it learnt after `to_day`."""
+def _with_skipped(session: Session, model: str, start: date | None, teacher: date) -> date | None:
+    """`start`, or the first of the days right before it (None: at the end of all), and not before `teacher`, that the
+    model skipped: one that had no labels, as its data was in quarantine, may be there now."""
+    run = session.run
+    learnt = [state.day for state in run.checkpoints(model).states()]
+    for day in reversed(run.quarantine(model).skipped()):
+        if teacher <= day < (start or date.max) and not any(
+            day < other < (start or date.max) for other in learnt
+        ):
+            start = day
+    return start
+
+
+def _labels(session: Session, since: date) -> set[tuple[str, date]]:
+    """(producer, day) of the teacher's labels that come from what it learnt on `since` or later."""
     table = session.run.lake.soft_labels
     newest = (
         table.scan(teacher=session.run.teacher.name)
-        .filter(pl.col("day") > to_day)
+        .filter(pl.col("day") >= since)
         .group_by("producer", "day")
         .agg(pl.col("snapshot_day").max())
-        .sort("producer", "day")
         .collect()
     )
     # The forward passes of a day have learnt the batches before them.
-    return [
+    return {
         (producer, day)
         for producer, day, snapshot in newest.iter_rows()
-        if (day if producer == "pre_update" else snapshot) > to_day
-    ]
-
-
-def _checkpoints(folder: Path, days: Sequence[date]) -> list[Step]:
-    """The newest first: the days that are left have no gap."""
-    return [
-        Step(what=f"checkpoint {folder / str(day)}", take=partial(_remove, folder, day))
-        for day in reversed(days)
-    ]
+        if (day if producer == "pre_update" else snapshot) >= since
+    }
 
 
 def _remove(folder: Path, day: date) -> None:

@@ -1,8 +1,8 @@
 """What a command was asked for, resolved: the experiment, the workdir, the days."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 
 from tutelage.export.versions import Versions
 from tutelage.launch.config import Experiment, load
@@ -26,6 +26,8 @@ class Settings:
     overrides: Sequence[str] = ()
     beam_flags: Sequence[str] = ()
     verbose: bool = False
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """The moment of the command, the same for all its processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,17 +38,41 @@ class Session:
     experiment: Experiment
     run: Run
     days: list[date]
+    """Those that are released."""
+    waiting: Mapping[date, datetime] = field(default_factory=dict)
+    """Those that are not, and when they will be."""
 
     @classmethod
     def open(cls, settings: Settings) -> "Session":
         """Raises UserError for a config, a day or a workdir that will not do."""
         experiment = load(settings.config, smoke=settings.smoke, overrides=settings.overrides)
         zone, length = experiment.schema.time_zone, experiment.schema.slice_days
-        start = parse_day(settings.start_day or experiment.start_day, time_zone=zone)
-        end = parse_day(settings.end_day or experiment.end_day, time_zone=zone)
-        days = slices_between(start, end, slice_days=length)
-        run = open_workdir(settings.workdir, experiment)
-        return cls(settings=settings, experiment=experiment, run=run, days=days)
+        now = settings.now.astimezone
+        start = parse_day(settings.start_day or experiment.start_day, time_zone=zone, now=now)
+        end = parse_day(settings.end_day or experiment.end_day, time_zone=zone, now=now)
+        asked = slices_between(start, end, slice_days=length)
+        until = {day: experiment.schema.waits_until(day, now=settings.now) for day in asked}
+        return cls(
+            settings=settings,
+            experiment=experiment,
+            run=open_workdir(settings.workdir, experiment),
+            days=[day for day, at in until.items() if at is None],
+            waiting={day: at for day, at in until.items() if at is not None},
+        )
+
+    @property
+    def asked(self) -> str:
+        """The days that were asked for, released or not."""
+        days = sorted([*self.days, *self.waiting])
+        return f"{days[0]} to {days[-1]}"
+
+    def waits(self) -> str:
+        """In one line, which of the days asked for are not released, and until when; empty: all are."""
+        if not self.waiting:
+            return ""
+        day, at = min(self.waiting.items())
+        more = f", and {len(self.waiting) - 1} later days" if len(self.waiting) > 1 else ""
+        return f"{day} until {at:%Y-%m-%d %H:%M %Z}{more}"
 
     @property
     def models(self) -> list[str]:

@@ -1,27 +1,36 @@
 """Where a workdir stands: for the person on call."""
 
+from datetime import date
+
 import polars as pl
 from rich.console import Console
 
-from tutelage.launch import steps
+from tutelage.launch import stale, steps
 from tutelage.launch.session import Session
 from tutelage.launch.summary import DASH, print_table, simple_table
 
 
 def print_status(session: Session, console: Console) -> None:
     """Print what there is of each day and model, and what is still to be done of the days asked for."""
-    asked = f"{session.days[0]} to {session.days[-1]}"
-    console.print(f"{session.experiment.name} in {session.run.root}; asked for: {asked}", markup=False)
+    where = f"{session.experiment.name} in {session.run.root}"
+    console.print(f"{where}; asked for: {session.asked}", markup=False)
     counts = steps.day_counts(session)
     labels = session.run.lake.soft_labels.partitions().filter(teacher=session.run.teacher.name)
     labelled = {(producer, day): rows for _, producer, day, rows in labels.iter_rows()}
     producers = sorted({producer for producer, _ in labelled})
     heads = [f"{producer} labels" for producer in producers]
+    noted = {
+        date.fromisoformat(day): (c.get("late", 0), sum(c.get("masked", {}).values()))
+        for day, c in session.run.lake.interactions.counts().items()
+    }
+    notes = [i for i in (0, 1) if any(numbers[i] for numbers in noted.values())]
+    heads += [("late", "labels not mature")[i] for i in notes]
     days = simple_table("day", "rows in", "kept", *heads, "dropped", title="Days")
     for (day,), rows in counts.partition_by("day", as_dict=True, maintain_order=True).items():
         reasons = rows.filter(pl.col("dropped") > 0).select("reason", "dropped").iter_rows()
         dropped = ", ".join(f"{number:,} {reason}" for reason, number in reasons) or "none"
         numbers = [rows["rows_in"][0], rows["kept"][0], *(labelled.get((p, day)) for p in producers)]
+        numbers += [noted[day][i] for i in notes]
         days.add_row(str(day), *(DASH if n is None else f"{n:,}" for n in numbers), dropped)
     heads = [
         "days learnt",
@@ -53,5 +62,9 @@ def print_status(session: Session, console: Console) -> None:
         print_table(console, table)
     for line in steps.quarantined(session):
         console.print(f"Quarantine: {line}", markup=False)
+    if waits := session.waits():
+        console.print(f"Waits: {waits}", markup=False)
+    if found := stale.find(session):
+        console.print(f"Stale: {found.say(session)}", markup=False)
     missing = steps.to_materialize(session)
     console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")

@@ -40,6 +40,7 @@ def materialize(
         workdir=str(session.run.root),
         days=days,
         quality=session.experiment.quality,
+        now=settings.now,
         beam_flags=settings.beam_flags,
         progress=progress,
     )

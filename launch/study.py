@@ -422,6 +422,11 @@ class _Unit:
 def judged_days(session: Session) -> list[date]:
     """By whose scores the arms are compared: the last ones, of those that every student had learnt a day before."""
     assert session.experiment.study
+    if masked := session.experiment.schema.masked:
+        raise UserError(
+            f"a study judges every task by all rows, and days are released before {', '.join(masked)} is mature; "
+            "leave out the schema's release_after"
+        )
     first = max(student.first_day or session.days[0] for student in session.experiment.students)
     judged = [day for day in session.days[-session.experiment.study.judged_days :] if day > first]
     if not judged:

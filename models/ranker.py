@@ -35,7 +35,8 @@ class Batch(NamedTuple):
     numbers: tf.Tensor
     """float32 [B, number features]."""
     labels: tf.Tensor
-    """float32 [B, tasks]: the hard targets, log1p taken for a `log1p` task."""
+    """float32 [B, tasks]: the hard targets, log1p taken for a `log1p` task; NaN where one of `Schema.masked` has no
+    label, which it then does not learn."""
     weight: tf.Tensor
     """float32 [B]: of the row in every loss; a row of weight 0 is scored and not learnt."""
     soft: tf.Tensor
@@ -330,14 +331,10 @@ class Ranker(tfrs.Model):
         served, auxiliary = self.forward(batch.rows, batch.numbers)
         loss = tf.add_n(
             [
-                hard_loss(
-                    task,
-                    batch.labels[:, i],
-                    served[task.name],
-                    batch.weight,
-                    offset=self.offsets.get(task.name, 0.0),
+                self._hard_loss(
+                    task, batch, served[task.name], batch.weight, offset=self.offsets.get(task.name, 0.0)
                 )
-                for i, task in enumerate(self.schema.tasks)
+                for task in self.schema.tasks
             ]
         )
         if self.distillation:
@@ -348,6 +345,17 @@ class Ranker(tfrs.Model):
             ]
             loss += tf.add_n(soft)
         return loss, self._named(served)
+
+    def _hard_loss(
+        self, task: Task, batch: Batch, raw: tf.Tensor, weight: tf.Tensor, *, offset: float = 0.0
+    ) -> tf.Tensor:
+        labels = batch.labels[:, [t.name for t in self.schema.tasks].index(task.name)]
+        if task.name in self.schema.masked:
+            # 0 · NaN is NaN: what is not there must not enter the sum at all, nor its gradient.
+            there = ~tf.math.is_nan(labels)
+            labels = tf.where(there, labels, tf.zeros_like(labels))
+            weight = tf.where(there, weight, tf.zeros_like(weight))
+        return hard_loss(task, labels, raw, weight, offset=offset)
 
     def _distillation_losses(
         self, d: Distillation, batch: Batch, served: Outputs, auxiliary: Outputs
@@ -376,9 +384,8 @@ class Ranker(tfrs.Model):
             label = tf.where(present[:, None], teacher, tf.ones_like(teacher))
             start = ziln.unconstrained(label) if task.kind == "ziln" else label
             adapted = self._parameters(task, start + self.adapters[task.name](label))
-            place = [t.name for t in self.schema.tasks].index(task.name)
             weight = tf.where(present, batch.weight, tf.zeros_like(batch.weight))
-            losses.append(hard_loss(task, batch.labels[:, place], adapted, weight))
+            losses.append(self._hard_loss(task, batch, adapted, weight))
             losses.append(soft(adapted, auxiliary[f"{task.name}_adapted"]))
         return losses
 

@@ -118,20 +118,29 @@ class ScoreFile(beam.DoFn):
 class CommitLabels(beam.DoFn):
     """All files of a day in, one commit out."""
 
-    def __init__(self, schema: Schema, teacher: str, lake_root: str, staging: str):
+    def __init__(
+        self, schema: Schema, teacher: str, sources: Mapping[date, int], lake_root: str, staging: str
+    ):
         self.schema = schema
         self.teacher = teacher
+        self.sources = sources
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
     def process(self, group: tuple[str, Iterable[tuple[int, DataFile]]]) -> None:
-        day, numbered = group
+        text, numbered = group
+        day = date.fromisoformat(text)
         files = [file for _, file in sorted(numbered, key=lambda item: item[0])]
         table = Lake(self.lake_root, self.schema).soft_labels
         metadata = {"labelled": sum(file.rows for file in files)}
-        values = partition(self.teacher, date.fromisoformat(day))
-        with self.staging.telling(day):
-            table.commit(files, values, attempt=self.staging.attempt, metadata=metadata)
+        with self.staging.telling(text):
+            table.commit(
+                files,
+                partition(self.teacher, day),
+                attempt=self.staging.attempt,
+                metadata=metadata,
+                source=self.sources[day],
+            )
 
 
 def partition(teacher: str, day: date, producer: str = PRODUCER) -> dict[str, str | date]:
@@ -151,6 +160,7 @@ def label(
 
     Raises UserError where a day was not materialised, or its snapshot has seen it.
     """
+    sources = lake.label_sources(list(days))  # before the files are listed, as they may be replaced
     units: list[LabelUnit] = []
     for day, snapshot in days.items():
         if snapshot.day >= day:
@@ -177,7 +187,7 @@ def label(
                 | "Spread" >> beam.Reshuffle()
                 | "Score" >> beam.ParDo(ScoreFile(schema, teacher, *where))
                 | "ByDay" >> beam.GroupByKey()
-                | "Commit" >> beam.ParDo(CommitLabels(schema, teacher, *where))
+                | "Commit" >> beam.ParDo(CommitLabels(schema, teacher, sources, *where))
             )
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)

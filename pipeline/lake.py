@@ -5,12 +5,13 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -33,6 +34,8 @@ class DataFile:
 
     path: str
     rows: int
+    digest: int
+    """Of its rows, in any order: those of some files are added up."""
 
 
 class Table:
@@ -85,12 +88,15 @@ class Table:
         """Put `frame` in the place of the rows of `partition` (where the columns `where` match)."""
         values = {**partition, **where}
         full = frame.with_columns(pl.lit(value).alias(name) for name, value in partition.items())
+        full = full.select(self.schema.names)
         predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
+        content = [] if where else [_content(_key(partition, self.partition_by), _digest(full))]
         write_deltalake(
             self.path,
-            full.select(self.schema.names).to_arrow().cast(self.schema),
+            full.to_arrow().cast(self.schema),
             mode="overwrite",
             predicate=predicate,
+            commit_properties=CommitProperties(app_transactions=content),
         )
 
     def write_file(self, frame: pl.DataFrame, partition: Partition, *, name: str) -> DataFile:
@@ -100,12 +106,20 @@ class Table:
         (self.path / folder).mkdir(parents=True, exist_ok=True)
         data = frame.select(name for name in self.schema.names if name not in self.partition_by)
         data.write_parquet(self.path / path)
-        return DataFile(path=path, rows=frame.height)
+        return DataFile(path=path, rows=frame.height, digest=_digest(data))
 
     def commit(
-        self, files: Sequence[DataFile], partition: Partition, *, attempt: int, metadata: Mapping[str, Any]
+        self,
+        files: Sequence[DataFile],
+        partition: Partition,
+        *,
+        attempt: int,
+        metadata: Mapping[str, Any],
+        source: int | None = None,
     ) -> None:
         """Put `files` in the place of what `partition` held, in one commit that carries `metadata`.
+
+        `source` is a number for what the rows are made of, which `sources` gives back.
 
         `attempt` is one number per job: a runner that repeats a commit it already made changes
         nothing (Delta records the number but does not look at it, so this does).
@@ -113,7 +127,10 @@ class Table:
         table does not hold the rows that were committed.
         """
         values = {name: str(partition[name]) for name in self.partition_by}
-        key = "/".join(values.values())
+        key = _key(values, self.partition_by)
+        numbers = [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
+        if source is not None:
+            numbers.append(Transaction(f"{key}#source", source))
         table = DeltaTable(self.path)
         if table.transaction_version(key) == attempt:
             return
@@ -139,7 +156,7 @@ class Table:
                     partition_filters=[(name, "=", value) for name, value in values.items()],
                     commit_properties=CommitProperties(
                         custom_metadata={"partition": key, "counts": json.dumps(metadata)},
-                        app_transactions=[Transaction(key, attempt)],
+                        app_transactions=numbers,
                     ),
                 )
                 break
@@ -164,6 +181,24 @@ class Table:
         table = DeltaTable(self.path)
         return {day: table.transaction_version(str(day)) for day in days}
 
+    def versions(self, keys: Sequence[str]) -> dict[str, int]:
+        """A number for the rows of each partition that has any, by the values of its columns, joined by /.
+
+        It is of what the rows are, in any order, and not of when they were written; where they were written
+        before this was recorded, it is the attempt.
+        """
+        table = DeltaTable(self.path)
+        # An empty partition's is 0.
+        found = {key: table.transaction_version(f"{key}#content") for key in keys}
+        found = {key: table.transaction_version(key) if n is None else n for key, n in found.items()}
+        return {key: number for key, number in found.items() if number}
+
+    def sources(self, keys: Sequence[str]) -> dict[str, int]:
+        """The `source` of the commit of each partition that was given one."""
+        table = DeltaTable(self.path)
+        found = {key: table.transaction_version(f"{key}#source") for key in keys}
+        return {key: number for key, number in found.items() if number is not None}
+
     def counts(self) -> dict[str, dict[str, Any]]:
         """The `metadata` of the newest commit of each partition, by the values of its columns, joined by /."""
         newest: dict[str, dict[str, Any]] = {}
@@ -171,6 +206,25 @@ class Table:
             if "counts" in entry:
                 newest.setdefault(entry["partition"], json.loads(entry["counts"]))
         return newest
+
+
+def _key(partition: Partition, by: Sequence[str]) -> str:
+    return "/".join(str(partition[name]) for name in by)
+
+
+def _digest(rows: pl.DataFrame) -> int:
+    """Of the rows in any order. Another version of Polars may give another one."""
+    return int(rows.hash_rows().to_numpy().sum(dtype=np.uint64))
+
+
+def _content(key: str, digest: int) -> Transaction:
+    # A Delta transaction has a number, of 63 bits.
+    return Transaction(f"{key}#content", digest % 2**63)
+
+
+def _number(parts: Iterable[object]) -> int:
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
 
 
 class Lake:
@@ -223,17 +277,10 @@ class Lake:
 
     def history_attempts(self, days: Sequence[date]) -> dict[date, int]:
         """The attempt that makes the histories of each of `days` from `interactions` as they are now."""
-        made_of = {day: [day, *self.history_days(day)] for day in days}
-        attempts = self.interactions.attempts(
-            sorted({source for each in made_of.values() for source in each})
-        )
-        found = {
-            day: "/".join(str(attempts[source]) for source in sources) for day, sources in made_of.items()
-        }
-        # A Delta transaction has a number: that of the attempts it is made of is as good as they are.
-        return {
-            day: int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) for day, text in found.items()
-        }
+        made_of = {day: [str(day), *map(str, self.history_days(day))] for day in days}
+        versions = self.interactions.versions(sorted({key for keys in made_of.values() for key in keys}))
+        # That of the versions it is made of is as good as they are.
+        return {day: _number(map(versions.get, keys)) for day, keys in made_of.items()}
 
     def stale_histories(self, days: Sequence[date]) -> list[date]:
         """Those of `days` whose histories are not there, or are of other rows than `interactions` now holds."""
@@ -241,6 +288,35 @@ class Lake:
             return []
         expected, found = self.history_attempts(days), self.histories.attempts(days)
         return [day for day in days if expected[day] != found[day]]
+
+    def made_of(
+        self, days: Sequence[date], *, histories: bool, labels: Partition | None = None
+    ) -> dict[date, dict[str, int]]:
+        """The versions (`Table.versions`) of what a model learns each of `days` from, by table, of those that
+        are there: the rows, `histories` of their users, and the soft `labels` of this teacher and producer."""
+        read: dict[str, tuple[Table, dict[date, str]]] = {}
+        read["interactions"] = self.interactions, {day: str(day) for day in days}
+        if histories and self.histories:
+            read["histories"] = self.histories, {day: str(day) for day in days}
+        if labels:
+            keys = {day: _key({**labels, "day": day}, self.soft_labels.partition_by) for day in days}
+            read["soft_labels"] = self.soft_labels, keys
+        found: dict[date, dict[str, int]] = {day: {} for day in days}
+        for name, (table, keys) in read.items():
+            versions = table.versions(list(keys.values()))
+            for day, key in keys.items():
+                if key in versions:
+                    found[day][name] = versions[key]
+        return found
+
+    def label_sources(self, days: Sequence[date]) -> dict[date, int]:
+        """A number for the rows that a labeler scores, with their histories, of each of `days` that is there."""
+        made_of = self.made_of(days, histories=True)
+        return {
+            day: _number(versions.get(name) for name in ("interactions", "histories"))
+            for day, versions in made_of.items()
+            if "interactions" in versions
+        }
 
     def with_histories(self, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
         """Rows of a day of `interactions` with the histories of their users, in the same order.

@@ -4,8 +4,8 @@ import pickle
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import date
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, date, datetime, timedelta
 
 import apache_beam as beam
 import numpy as np
@@ -33,7 +33,8 @@ NO_DAY = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one unit holds of one day: a data file (none where all its rows were dropped) and counts.
+    """What one unit holds of one day: a data file (none where all its rows were dropped), whether it came after the
+    day, and counts.
 
     `content` names a file of the fingerprints of the raw rows, in the order of the data file's rows.
     `differences` are of the unit's columns from what the source offers.
@@ -42,17 +43,21 @@ class Piece:
     order: tuple[int, int]
     file: DataFile | None = None
     content: str = ""
+    late: bool = False
     dropped: Mapping[str, int] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """rows_in = kept + the sum of `dropped`."""
+    """rows_in = kept + the sum of `dropped`. Of what was kept, `late` rows came after their day, and `masked`
+    counts the nulls of each label that was not mature."""
 
     rows_in: int
     kept: int
     dropped: Mapping[str, int]
+    late: int = 0
+    masked: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +78,20 @@ class Materialized:
 class ReadUnit(beam.DoFn):
     """A unit in, a data file per day out, or more. Memory: 524,288 rows, and one frame of the unit."""
 
-    def __init__(self, source: Source, schema: Schema, days: Sequence[date], lake_root: str, staging: str):
+    def __init__(
+        self,
+        source: Source,
+        schema: Schema,
+        days: Sequence[date],
+        now: datetime,
+        lake_root: str,
+        staging: str,
+    ):
         self.source = source
         self.schema = schema
         self.lake_root = lake_root
         self.days = list(days)
+        self.now = now
         self.staging = beam_job.Staging(staging)
 
     def process(self, unit: Unit) -> Iterator[tuple[str, Piece]]:
@@ -88,7 +102,7 @@ class ReadUnit(beam.DoFn):
                 differences: dict[str, None] = {}
                 frames = (self._conform(frame, unit, differences) for frame in self.source.read(unit))
                 for number, frame in enumerate(_joined(frames)):
-                    yield from self._pieces(frame, (unit.index, number), tuple(differences))
+                    yield from self._pieces(frame, (unit.index, number), unit.day, tuple(differences))
         self.staging.done(unit.index)
 
     def _conform(self, frame: pl.DataFrame, unit: Unit, differences: dict[str, None]) -> pl.DataFrame:
@@ -111,13 +125,23 @@ class ReadUnit(beam.DoFn):
         return frame.with_columns(changed)
 
     def _pieces(
-        self, frame: pl.DataFrame, order: tuple[int, int], differences: tuple[str, ...]
+        self, frame: pl.DataFrame, order: tuple[int, int], unit_day: date | None, differences: tuple[str, ...]
     ) -> Iterator[tuple[str, Piece]]:
         schema = self.schema
         interactions = Lake(self.lake_root, schema).interactions
         day = slice_expr("event_time_us", time_zone=schema.time_zone, slice_days=schema.slice_days)
-        labels = pl.col(schema.labels).cast(pl.Float64)
+        now = int(self.now.timestamp() * 1_000_000)
+        # What is not final yet says nothing, be it there or not.
+        immature = {
+            name: pl.col("event_time_us") > now - after // timedelta(microseconds=1)
+            for name, after in schema.maturity.items()
+        }
+        bad_label = [
+            ~pl.col(name).cast(pl.Float64).is_finite().fill_null(False) & ~immature.get(name, pl.lit(False))
+            for name in schema.labels
+        ]
         frame = frame.with_columns(day=day).with_columns(
+            *(pl.when(~there).then(name).alias(name) for name, there in immature.items()),
             dropped=pl.when(pl.col("dropped").is_not_null())
             .then("dropped")
             .when(pl.col("event_time_us").is_null())
@@ -126,8 +150,8 @@ class ReadUnit(beam.DoFn):
             .then(pl.lit("outside_days"))
             .when(pl.any_horizontal(pl.col(schema.key).is_null()))
             .then(pl.lit("bad_key"))
-            .when(pl.any_horizontal(~labels.is_finite().fill_null(False)))
-            .then(pl.lit("bad_label"))
+            .when(pl.any_horizontal(bad_label))
+            .then(pl.lit("bad_label")),
         )
         # Rows of no day asked for have a reason too, so that what has none is inside.
         inside = pl.when(pl.col("day").is_in(self.days)).then("day").alias("day")
@@ -143,6 +167,7 @@ class ReadUnit(beam.DoFn):
         parts = {day: rows for (day,), rows in kept.partition_by("day", as_dict=True).items()}
         for value in sorted({*reasons, *parts} - {None}):
             file, content = None, ""
+            late = unit_day is not None and value + timedelta(days=schema.slice_days) <= unit_day
             if value in parts:
                 name = f"part-{order[0]:05d}-{order[1]:03d}"
                 file = interactions.write_file(parts[value], {"day": value}, name=name)
@@ -154,6 +179,7 @@ class ReadUnit(beam.DoFn):
                     order=order,
                     file=file,
                     content=content,
+                    late=late,
                     dropped=reasons.get(value, {}),
                     differences=differences,
                 ),
@@ -193,9 +219,12 @@ class MakeDay(beam.DoFn):
         repeats = _find_repeats(written, table, self.schema.key)
         dropped.update(dict(repeats["reason"].value_counts().iter_rows()))
         sketches, files = Sketches(self.schema), []
-        for file, frame in _without(repeats, written, table, date.fromisoformat(text)):
+        late, masked = 0, Counter[str]()
+        for piece, file, frame in _without(repeats, written, table, date.fromisoformat(text)):
             sketches.add(frame)
             files.append(file)
+            late += file.rows * piece.late
+            masked.update({name: frame[name].null_count() for name in self.schema.maturity})
         if not files:
             return
         statistics = self.staging.path / f"{text}.statistics"
@@ -211,6 +240,8 @@ class MakeDay(beam.DoFn):
                     "rows_in": rows_in,
                     "kept": sum(file.rows for file in files),
                     "dropped": dict(sorted(dropped.items())),
+                    "late": late,
+                    "masked": {name: rows for name, rows in masked.items() if rows},
                 },
             ),
         )
@@ -253,11 +284,12 @@ def _find_repeats(pieces: Sequence[Piece], table: Table, key: Sequence[str]) -> 
 
 def _without(
     repeats: pl.DataFrame, pieces: Sequence[Piece], table: Table, day: date
-) -> Iterator[tuple[DataFile, pl.DataFrame]]:
-    """The day's files without these rows, and what is in them."""
+) -> Iterator[tuple[Piece, DataFile, pl.DataFrame]]:
+    """The pieces' files without these rows, and what is in them."""
     rows = repeats.partition_by("file", as_dict=True)
-    for number, file in enumerate(piece.file for piece in pieces if piece.file):
-        path = table.path / file.path
+    for number, piece in enumerate(pieces):
+        assert piece.file
+        file, path = piece.file, table.path / piece.file.path
         frame = pl.read_parquet(path)
         if (number,) in rows:
             # A new file: a runner may try this bundle again, from the files as they were.
@@ -266,7 +298,7 @@ def _without(
             frame = frame.filter(good)
             file = table.write_file(frame, {"day": day}, name=path.name.rsplit("-", 1)[0])
         if file.rows:
-            yield file, frame
+            yield piece, file, frame
 
 
 def _repeats(
@@ -310,11 +342,14 @@ def materialize(
     workdir: str,
     days: Sequence[date],
     quality: QualityConfig = DEFAULT_QUALITY,
+    now: datetime | None = None,
     beam_flags: Sequence[str] = (),
     progress: beam_job.Progress | None = None,
 ) -> Materialized:
     """Replace `days` of `interactions` by what the source holds of them, then make the histories that this
     left behind: of these days, and of later ones.
+
+    Labels that are not mature `now` (None: at this moment) are nulls.
 
     Every day is committed on its own, last and whole; one that does not pass `quality` goes into quarantine, and
     what the table held of it stays. Raises UserError where the source cannot be read (nothing is committed then), or
@@ -332,7 +367,7 @@ def materialize(
                 pipeline
                 | "Units" >> beam.Create(units, reshuffle=False)
                 | "Spread" >> beam.Reshuffle()
-                | "Read" >> beam.ParDo(ReadUnit(source, schema, days, *where))
+                | "Read" >> beam.ParDo(ReadUnit(source, schema, days, now or datetime.now(UTC), *where))
             )
             elsewhere = pieces | "Elsewhere" >> beam.Filter(_is_elsewhere) | "Counts" >> beam.Values()
             _ = (
@@ -358,7 +393,7 @@ def materialize(
         )
     made = {day: counts[day] for day in days if str(day) in done}
     return Materialized(
-        days={day: Counts(**{k: of[k] for k in ("rows_in", "kept", "dropped")}) for day, of in made.items()},
+        days={day: Counts(**{f.name: of[f.name] for f in fields(Counts)}) for day, of in made.items()},
         quarantined={day: record["said"] for day, record in quarantined.items()},
         elsewhere=next(iter([*made.values(), *(r["counts"] for r in quarantined.values())]))["job"][
             "elsewhere"

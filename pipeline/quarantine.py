@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 Outcome = Literal["stopped", "skipped", "retried", "accepted", "passed"]
@@ -36,11 +37,24 @@ class Quarantine:
         return [day for day, record in self.days().items() if record["outcome"] == "skipped"]
 
     def write(
-        self, day: date, outcome: Outcome, attempts: list[Mapping[str, Any]], *, reason: str = ""
+        self,
+        day: date,
+        outcome: Outcome,
+        attempts: list[Mapping[str, Any]],
+        *,
+        reason: str = "",
+        made_of: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """`attempts`: what was found each time that the day was made, or learnt: `said`, and what else is known."""
+        """`attempts`: what was found each time that the day was made, or learnt: `said`, and what else is known.
+        `made_of`: the versions of what it was learnt from."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"day": str(day), "outcome": outcome, "reason": reason, "attempts": attempts}
+        record = {
+            "day": str(day),
+            "outcome": outcome,
+            "reason": reason,
+            "made_of": made_of,
+            "attempts": attempts,
+        }
         path = self.folder / f"{day}.json"
         partial = path.with_name(f".{path.name}")
         partial.write_text(json.dumps(_finite(record), indent=1) + "\n")

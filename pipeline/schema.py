@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tutelage.pipeline.days import duration, released_at
 from tutelage.pipeline.errors import UserError
 
 _ARROW = {"int64": pa.int64(), "string": pa.string(), "float32": pa.float32()}
@@ -139,13 +141,18 @@ class Task:
     expectation of the value, so the served score keeps the name of what it is.
     `ziln`: the label is a value ≥ 0, often 0, the model gives a zero-inflated log-normal of it
     (arXiv 1912.07753), the served score is its expectation, in the label's unit.
+
+    A label is final `matures_after` its event (`6h`, `3d`; empty: at once): a purchase may come days later,
+    and no purchase yet is no negative (arXiv 1907.06558).
     """
 
     name: str
     label: str
     kind: Literal["binary", "log1p", "ziln"] = "binary"
+    matures_after: str = ""
 
     def __post_init__(self) -> None:
+        duration(self.matures_after, f"task {self.name!r}: matures_after")
         if self.kind not in _OUTPUTS:
             raise UserError(
                 f"task {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(_OUTPUTS)}"
@@ -170,6 +177,11 @@ class Schema:
     (an IANA name); a slice is `slice_days` days long and carries the date of its first day.
     `user` names the id feature that says whose a row is: ranking metrics and listwise losses compare
     the rows of one user within a day, and `histories` are each user's.
+
+    A day is released, to be materialised and learnt, when the labels of all its events are mature, or
+    `release_after` its end (`6h`, `3d`) where that is given: of tasks that mature later, the labels that are not
+    mature by then are nulls and are not learnt. Events may come up to `late_days` days after the day that they
+    are of, which postpones its release too. Without any of these, a day is released when it is asked for.
     """
 
     features: tuple[Feature, ...]
@@ -179,8 +191,19 @@ class Schema:
     slice_days: int = 1
     user: str | None = None
     histories: tuple[History, ...] = ()
+    release_after: str = ""
+    late_days: int = 0
 
     def __post_init__(self) -> None:
+        duration(self.release_after, "schema: release_after")
+        if self.late_days < 0:
+            raise UserError(f"schema: late_days is {self.late_days}, expected at least 0")
+        for name in self.key:
+            if name in self.maturity:
+                raise UserError(
+                    f"schema: key column {name!r} is a label that matures later; expected columns that are "
+                    "there from the start"
+                )
         names = [f.name for f in self.features] + self.labels
         made = [history.name for history in self.histories]
         for name in names + made:
@@ -265,6 +288,40 @@ class Schema:
     def labels(self) -> list[str]:
         """The label columns, each once, in the order of the tasks."""
         return list(dict.fromkeys(task.label for task in self.tasks))
+
+    @property
+    def maturity(self) -> dict[str, timedelta]:
+        """How long after its event a label is final, of each label that is not at once."""
+        longest: dict[str, timedelta] = {}
+        for task in self.tasks:
+            if after := duration(task.matures_after, ""):
+                longest[task.label] = max(after, longest.get(task.label, after))
+        return longest
+
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """Tasks that a day may be released without, or with some of its labels only."""
+        maturity = self.maturity
+        return tuple(task.name for task in self.tasks if maturity.get(task.label, timedelta()) > self._wait)
+
+    @property
+    def _wait(self) -> timedelta:
+        if self.release_after:
+            return duration(self.release_after, "")
+        return max(self.maturity.values(), default=timedelta())
+
+    def waits_until(self, day: date, *, now: datetime) -> datetime | None:
+        """When a day that is not released `now` will be; None: it is."""
+        if not (self.release_after or self._wait or self.late_days):
+            return None
+        at = released_at(
+            day,
+            time_zone=self.time_zone,
+            slice_days=self.slice_days,
+            wait=self._wait,
+            late_days=self.late_days,
+        )
+        return at if now < at else None
 
     @property
     def outputs(self) -> list[str]:

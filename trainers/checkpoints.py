@@ -42,6 +42,8 @@ class State:
     """Seconds before these, spent waiting until the day was read."""
     sha256: str = ""
     """Of the variables' files."""
+    made_of: Mapping[str, int] = field(default_factory=dict)
+    """What the day was learnt from (`Lake.made_of`); empty: it was learnt before this was recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.quarantine import Outcome
 from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers import gate
 from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
@@ -216,7 +217,7 @@ def _learn(
                     for missed in kept_out:
                         if missed < day.day:
                             quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
-                    learner.finish(day.day, learnt, checkpoints)
+                    learner.finish(day.day, learnt, checkpoints, made_of=day.made_of)
                     if asked():
                         raise Preempted(
                             f"{model}: stopped by SIGTERM after {day.day}; run again to go on from there"
@@ -228,7 +229,8 @@ def _learn(
             write_metrics(run.lake.metrics, judged, run=run.name, day=day.day, model=model)
             checkpoints.forget_within()
             again = config.on_failure == "retry" and rates == 1
-            quarantine.write(day.day, "skipped" if config.on_failure == "skip" else "stopped", attempts)
+            outcome: Outcome = "skipped" if config.on_failure == "skip" else "stopped"
+            quarantine.write(day.day, outcome, attempts, made_of=day.made_of)
             if not again and config.on_failure != "skip":
                 as_it_is = f", or keep it as it is with --accept_day={day.day} --reason=..." if rows else ""
                 raise UserError(

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Day:
     """bool [rows] by name, as in `tab=1`."""
     users: np.ndarray | None
     """A number [rows] for each user, where the schema names one."""
+    made_of: Mapping[str, int] = field(default_factory=dict)
+    """The versions of what it was read from (`Lake.made_of`)."""
     waited: float = 0.0
     """Seconds that the trainer waited for it; of the first day, which nothing could hide, 0."""
 
@@ -78,13 +80,16 @@ def load_day(
 
     Raises UserError where the day is not in the lake, or holds a label that it must not.
     """
+    inputs = [feature.name for feature in schema.inputs(without)]
+    histories = any(history.name in inputs for history in schema.histories)
+    # Looked at first: where the day is replaced meanwhile, it counts as stale, not as what it was not read from.
+    made_of = lake.made_of([day], histories=histories, labels=soft_labels.partition if soft_labels else None)
     frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
     if not frame.height:
         raise UserError(
             f"day {day} is not in {lake.interactions.path}; run tutelage-materialize for it first"
         )
-    inputs = [feature.name for feature in schema.inputs(without)]
-    if any(history.name in inputs for history in schema.histories):
+    if histories:
         frame = lake.with_histories(frame.lazy(), day).collect()
     columns = schema.arrays(frame, inputs)
     parts = [
@@ -110,6 +115,7 @@ def load_day(
         example_id=frame["example_id"].to_numpy(),
         tensors=tensors,
         counts=counts,
+        made_of=made_of[day],
         users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
         slices={
             f"{name}={value}": frame[name].eq_missing(value).to_numpy()
@@ -126,7 +132,7 @@ def _numbers(frame: pl.DataFrame, user: Feature) -> np.ndarray:
 
 
 def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
-    """float32 [rows, tasks]: what each task learns, log1p of the label for a `log1p` task."""
+    """float32 [rows, tasks]: what each task learns, log1p of the label for a `log1p` task; NaN for a null."""
     labels = [(task.kind, frame[task.label].to_numpy()) for task in schema.tasks]
     targets = [np.log1p(label) if kind == "log1p" else label for kind, label in labels]
     return np.stack(targets, axis=1).astype(np.float32)

@@ -226,7 +226,14 @@ class Learner:
         )
         return begun, named["ahead "], within.rates
 
-    def finish(self, day: date, learnt: Learnt, checkpoints: Checkpoints) -> None:
+    def finish(
+        self,
+        day: date,
+        learnt: Learnt,
+        checkpoints: Checkpoints,
+        *,
+        made_of: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         """Commit the day: from here on it is learnt."""
         step, examples = (self.state.step, self.state.examples) if self.state else (0, 0)
         state = State(
@@ -236,6 +243,7 @@ class Learner:
             rows=len(learnt.teacher_step),
             seconds=learnt.seconds,
             waited=learnt.waited,
+            made_of=dict(made_of),
         )
         self.state = checkpoints.save(self.checkpoint, state)
 

@@ -250,6 +250,8 @@ def day_metrics(
 ) -> list[dict[str, object]]:
     """Rows of the `metrics` table from targets [rows, tasks] and raw outputs [rows] by name.
 
+    Rows whose target is NaN are left out of their task; a task that none is left of has no metrics.
+
     `slices`: bool [rows] by name; each is judged on its own, after all rows (slice '').
     `groups`: the users' ids [rows], for the metrics that compare the rows of one user.
     """
@@ -263,8 +265,9 @@ def day_metrics(
             "value": value,
             "rows": int(inside.sum()),
         }
-        for name, inside in everything.items()
+        for name, chosen in everything.items()
         for i, task in enumerate(schema.tasks)
+        if (inside := chosen & ~np.isnan(targets[:, i])).any()
         for metric, value in task_metrics(
             task,
             targets[inside, i],

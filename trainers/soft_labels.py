@@ -30,6 +30,11 @@ class SoftLabels:
     half_life: float | None = None
     """Days of age after which a label weighs half."""
 
+    @property
+    def partition(self) -> dict[str, str | date]:
+        """Of `soft_labels`, but for the day."""
+        return {"teacher": self.teacher, "producer": self.producer}
+
     def join(
         self, example_id: pl.Series, day: date, *, lake: Lake, schema: Schema
     ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
@@ -39,7 +44,7 @@ class SoftLabels:
         and `labels_missing`.
         Raises UserError where a label was made by a teacher that had learnt the row, or a row has two.
         """
-        where: dict[str, str | date] = {"teacher": self.teacher, "producer": self.producer, "day": day}
+        where = {**self.partition, "day": day}
         labels = lake.soft_labels.scan(**where).collect()
         path = f"{lake.soft_labels.path}: teacher {self.teacher}, producer {self.producer}, day {day}"
         # A comparison with a null says nothing: a label without its origin is refused too.

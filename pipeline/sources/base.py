@@ -14,6 +14,7 @@ class Unit:
 
     `index` orders the units of a job: of two rows with the same key, the one in the lower unit,
     then in the earlier row, stays. `where` is for people: a file, or a file and a byte range.
+    `day` is the one that the unit is of, where that is known: rows of slices that were over before it came late.
     `rows_outside` is how many rows the unit stands for that are known, unread, to lie outside the days
     asked for; nothing of such a unit is read.
     """
@@ -21,6 +22,7 @@ class Unit:
     index: int
     where: str
     args: Mapping[str, Any]
+    day: date | None = None
     rows_outside: int = 0
 
 

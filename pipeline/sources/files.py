@@ -4,15 +4,17 @@ import csv
 import glob
 import io
 import json
+import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pyarrow as pa
@@ -28,6 +30,8 @@ from tutelage.pipeline.sources.base import Unit
 
 _TEXT = (".csv", ".csv.gz", ".csv.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 _RECORDS = (".tfrecord", ".tfrecord.gz")
+_DAY_PARTS = {"%Y": 4, "%m": 2, "%d": 2}
+_MICROSECOND = timedelta(microseconds=1)
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _YEAR_2100 = 4_102_444_800  # in seconds
 _ROWS = 1 << 16  # of a frame
@@ -58,6 +62,10 @@ class Files:
     in the years 1970 to 2099) and `bad_<column>` (not of the schema's dtype, infinite, not UTF-8, a list of many, a
     binary label that is not 0 or 1, a `log1p` label below 0).
 
+    With `day_in_path` only files are opened that can hold rows of the days asked for: those of these days, and of the
+    schema's `late_days` after them. A row of an earlier day than its file's is kept up to so many days later; beyond
+    that it is dropped as `too_late`, and a row of a later day as `early`, whatever days are asked for.
+
     A unit is a file, of a Delta table one of its data files; a worker holds 65,536 rows of it at a time, of Parquet
     also one row group as it is on disk.
     """
@@ -74,6 +82,9 @@ class Files:
     """Of times that name none (an IANA name); of two that are the same on the clock, the earlier is meant."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Pairs of a feature or label and the raw column it is read from, where the names differ."""
+    day_in_path: str = ""
+    """What tells a file's day in its path below the raw folder, as day=%Y-%m-%d or %Y/%m/%d; it begins and ends by the
+    clock of `time_zone`. Empty: a file may be of any day."""
 
     def __post_init__(self) -> None:
         if (
@@ -87,6 +98,10 @@ class Files:
         if self.time_unit not in (*_PER_SECOND, "iso8601"):
             raise UserError(f"Files: time_unit is {self.time_unit!r}, expected 's', 'ms', 'us' or 'iso8601'")
         check_time_zone("Files", self.time_zone)
+        if self.day_in_path and not all(self.day_in_path.count(part) == 1 for part in _DAY_PARTS):
+            raise UserError(
+                f"Files: day_in_path is {self.day_in_path!r}, expected each of %Y, %m and %d once, as in day=%Y-%m-%d"
+            )
         ours = [name for name, _ in self.renamed]
         for name in ours:
             if name not in self.columns() or ours.count(name) > 1:
@@ -101,9 +116,10 @@ class Files:
         return {name: empty.schema[name] for name in empty.columns[2:]}  # the first two are no raw columns
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
-        """A file each, in the order of their paths; then one of all files that hold no row of `days`, if any.
+        """A file each, in the order of their paths; then one of all files that hold no row of `days`, if any. Files
+        that `day_in_path` tells to be of other days are left out.
 
-        Raises UserError where there is none, and where a Parquet or CSV file lacks a column.
+        Raises UserError where there is none, where a path names no day, and where a Parquet or CSV file lacks a column.
         """
         found = glob.glob(self.pattern, root_dir=raw_dir, recursive=True)
         paths = [Path(raw_dir, name) for name in sorted(found)]
@@ -119,6 +135,13 @@ class Files:
             raise UserError(
                 f"no files {self.pattern} in {raw_dir!r}{why}; see --raw_dir and the config's pattern"
             )
+        spans = {path: self._span(path.relative_to(raw_dir).as_posix()) for path, _ in files}
+        files = [each for each in files if not days or self._may_hold(spans[each[0]], days)]
+        if not files:
+            raise UserError(
+                f"no files {self.pattern} in {raw_dir!r} are of {min(days)} to {max(days)} by day_in_path, "
+                f"{self.day_in_path!r}; ask for days that the data has"
+            )
         inside: list[tuple[Path, Row]] = []
         outside = 0
         for path, partition in files:
@@ -129,7 +152,12 @@ class Files:
             if not rows:
                 inside.append((path, partition))
         units = [
-            Unit(index=i, where=str(path), args={"path": str(path), "partition": partition})
+            Unit(
+                index=i,
+                where=str(path),
+                args={"path": str(path), "partition": partition, "span": spans[path]},
+                day=min(spans[path], default=None),
+            )
             for i, (path, partition) in enumerate(inside)
         ]
         if outside:
@@ -143,7 +171,7 @@ class Files:
         Raises UserError for a file that is truncated or of another format, and for a column that is missing (of
         JSON lines and tf.Example: that none of the first 65,536 has) or of a type that can never fit.
         """
-        path, partition = Path(unit.args["path"]), unit.args["partition"]
+        path, partition, span = Path(unit.args["path"]), unit.args["partition"], unit.args["span"]
         with _readable(path):
             self._check(path, partition)
             if path.suffix == ".parquet":
@@ -156,8 +184,59 @@ class Files:
                 yield (
                     self._fit(raw, path)
                     .with_columns(content=content, dropped=dropped)
+                    .with_columns(self._in_time(span))
                     .select("event_time_us", *self.columns(), "content", "dropped")
                 )
+
+    def _span(self, path: str) -> tuple[date, ...]:
+        """The first and the last day, by the schema's clock, of the day that a file's path names; none without
+        `day_in_path`."""
+        if not self.day_in_path:
+            return ()
+        pattern = re.escape(self.day_in_path)
+        for part, digits in _DAY_PARTS.items():
+            pattern = pattern.replace(re.escape(part), rf"(?P<{part[1]}>\d{{{digits}}})")
+        try:
+            found = re.search(pattern, path)
+            year, month, day = (int(found[part[1]]) for part in _DAY_PARTS) if found else (0, 0, 0)
+            start = datetime(year, month, day, tzinfo=ZoneInfo(self.time_zone))
+        except ValueError:
+            raise UserError(
+                f"{path} names no day as day_in_path, {self.day_in_path!r}, says; see the config's pattern and "
+                "day_in_path"
+            ) from None
+        end = start + timedelta(days=1)
+        zone = ZoneInfo(self.schema.time_zone)
+        return start.astimezone(zone).date(), (end.astimezone(UTC) - _MICROSECOND).astimezone(zone).date()
+
+    def _may_hold(self, span: tuple[date, ...], days: Sequence[date]) -> bool:
+        """Whether a file of these days may hold rows of one of the slices `days`."""
+        if not span:
+            return True
+        first, last = span
+        return any(day <= last and first <= day + self._kept_for for day in days)
+
+    @property
+    def _kept_for(self) -> timedelta:
+        """From the first day of a slice to the last one whose files may hold rows of it."""
+        return timedelta(days=self.schema.slice_days - 1 + self.schema.late_days)
+
+    def _in_time(self, span: tuple[date, ...]) -> pl.Expr:
+        """`dropped`, with the rows that are not of a file of these days."""
+        dropped = pl.col("dropped")
+        if not span:
+            return dropped
+        first, last = span
+        day = slice_expr("event_time_us", time_zone=self.schema.time_zone, slice_days=self.schema.slice_days)
+        return (
+            pl.when(dropped.is_not_null())
+            .then(dropped)
+            .when(day > last)
+            .then(pl.lit("early"))
+            .when(day < first - self._kept_for)
+            .then(pl.lit("too_late"))
+            .alias("dropped")
+        )
 
     def _outside(self, path: Path, days: Sequence[date]) -> int:
         """The rows of a Parquet file that can hold none of `days`; 0 where it may hold one."""

@@ -136,7 +136,9 @@ def test_a_file_that_lacks_rows_is_told_of(lake: Lake) -> None:
     (file,) = _write(table, FIRST, [1, 2])
     text = "interactions, 2026-01-01: 5 rows were committed and 2 are there"
     with pytest.raises(RuntimeError, match=f"^{text}$"):
-        table.commit([DataFile(path=file.path, rows=5)], {"day": FIRST}, attempt=1, metadata={})
+        table.commit(
+            [DataFile(path=file.path, rows=5, digest=file.digest)], {"day": FIRST}, attempt=1, metadata={}
+        )
 
 
 def test_counts_are_those_of_the_newest_commit_of_each_day(lake: Lake) -> None:

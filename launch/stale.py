@@ -1,0 +1,88 @@
+"""What was built on rows or labels that have been made anew since, and what falls with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+
+from tutelage.launch.rollback import Fall, Step
+from tutelage.launch.session import Session
+from tutelage.trainers.run import TEACHER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """What is to be made again."""
+
+    why: list[str]
+    """What is another one than it was learnt from, as in `interactions of 2026-01-02`."""
+    fall: Fall
+    lost: list[date]
+    """Days that would have to be learnt again, and are not asked for or no longer in `interactions`."""
+
+    def say(self, session: Session) -> str:
+        """In one line, what is stale and why."""
+        parts = []
+        for model, since in self.fall.since.items():
+            if days := self.fall.days(session, model):
+                parts.append(f"{model} from {days[0]} on ({len(days)} days)")
+            elif self.fall.verdicts(session, model):
+                parts.append(f"the verdict on {model}, {since}")
+        parts += [
+            f"{producer} labels of {day}" for producer, day in self.fall.labels if producer == "snapshot"
+        ]
+        others = f"{', '.join(self.why[:3])}{f' and {len(self.why) - 3} more' if self.why[3:] else ''}"
+        return f"{', '.join(parts)}: made from other {others}"
+
+    def steps(self, session: Session) -> list[Step]:
+        return self.fall.steps(session, reason=f"made from other {self.why[0]}")
+
+
+def find(session: Session) -> Stale | None:
+    """None: whatever is there was made from what is there.
+
+    A day that is no longer there, or was learnt before its versions were recorded, makes nothing stale.
+    """
+    recorded = {model: _recorded(session, model) for model in session.models}
+    days = sorted({day for made_of in recorded.values() for day in made_of})
+    now: dict[str | None, dict[date, dict[str, int]]] = {}
+    since: dict[str, date] = {}
+    why: set[tuple[date, str]] = set()
+    for model, made_of in recorded.items():
+        producer = None if model == TEACHER else session.experiment.student(model).producer
+        if producer not in now:
+            read = {"teacher": session.run.teacher.name, "producer": producer} if producer else None
+            now[producer] = session.run.lake.made_of(days, histories=True, labels=read)
+        others = {
+            (day, name)
+            for day, versions in made_of.items()
+            for name, version in versions.items()
+            if now[producer][day].get(name, version) != version
+        }
+        if others:
+            since[model] = min(others)[0]
+            why |= others
+    labels = _labels(session)
+    if not since and not labels:
+        return None
+    why |= {(day, "interactions") for _, day in labels}
+    fall = Fall.of(session, since, labels)
+    again = {day for model in fall.since for day in fall.days(session, model)}
+    there = set(session.days) & set(session.run.lake.interactions.partitions()["day"])
+    return Stale(why=[f"{name} of {day}" for day, name in sorted(why)], fall=fall, lost=sorted(again - there))
+
+
+def _recorded(session: Session, model: str) -> dict[date, Mapping[str, int]]:
+    """What each day was learnt from, be it kept or skipped."""
+    verdicts = session.run.quarantine(model).days().items()
+    skipped = {day: record.get("made_of", {}) for day, record in verdicts if record["outcome"] == "skipped"}
+    return skipped | {state.day: state.made_of for state in session.run.checkpoints(model).states()}
+
+
+def _labels(session: Session) -> list[tuple[str, date]]:
+    """(producer, day) of the labels of rows, or histories, that are others now."""
+    lake, teacher = session.run.lake, session.run.teacher.name
+    rows = lake.soft_labels.partitions().filter(teacher=teacher).select("producer", "day").rows()
+    keys = {f"{teacher}/{producer}/{day}": (producer, day) for producer, day in rows}
+    recorded = lake.soft_labels.sources(list(keys))
+    now = lake.label_sources([keys[key][1] for key in recorded])
+    return [keys[key] for key, source in recorded.items() if now.get(keys[key][1], source) != source]
