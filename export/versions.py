@@ -59,13 +59,13 @@ class Versions:
         self.ledger = folder / "numbers.txt"
 
     def published(self) -> list[Version]:
-        """Those that are served, in the order of their numbers. What no export made is left out."""
-        return _versions(self.folder)
+        """Those that are served, as in `versions_in`."""
+        return versions_in(self.folder)
 
     def unpublished(self, states: Sequence[State]) -> list[State]:
         """Those that no version was made from, be it served, rejected or retired."""
         folders = (self.folder, self.rejected, self.retired)
-        made = {version.checkpoint for folder in folders for version in _versions(folder)}
+        made = {version.checkpoint for folder in folders for version in versions_in(folder)}
         return [state for state in states if state.id not in made]
 
     def used(self) -> set[str]:
@@ -273,7 +273,8 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if _VERSION.fullmatch(path.name))
 
 
-def _versions(folder: Path) -> list[Version]:
+def versions_in(folder: Path) -> list[Version]:
+    """Those in a folder, in the order of their numbers. What no export made is left out."""
     found = []
     for path in _numbered(folder):
         with contextlib.suppress(UserError):

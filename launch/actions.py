@@ -27,6 +27,7 @@ from tutelage.trainers.run import TEACHER
 
 if TYPE_CHECKING:
     from tutelage.export.skew import FeatureSkew, OutputSkew
+    from tutelage.launch.rollback import Step
 
 # Soft wrap: a log has no width, and a line that is cut in two cannot be searched for.
 _console = Console(soft_wrap=True, highlight=False)
@@ -220,12 +221,29 @@ def rollback(settings: Settings, to_day: str, *, dry_run: bool = False) -> None:
     with _alone(session):
         day = parse_day(to_day, time_zone=session.experiment.schema.time_zone)
         steps_ = plan(session, day)
-        for step in steps_:
-            _console.print(f"{'would go' if dry_run else 'goes'}: {step.what}", markup=False)
-            if not dry_run:
-                step.take()
+        _take(steps_, dry_run=dry_run)
         if not steps_:
             _console.print(f"Nothing to do: the teacher has learnt no day after {day}.")
+
+
+def forget(settings: Settings, user_id: str, *, dry_run: bool = False) -> None:
+    """Print what goes and what learnt from it, then let it go."""
+    from tutelage.launch import forget as job
+
+    session = Session.open(settings)
+    user = job.parse_user(session.run.schema, user_id)
+    with _alone(session), steps.all_locked(session):
+        found = job.plan(session, user)
+        _console.print(
+            f"{found.rows:,} rows of {len(found.days)} days are of {session.run.schema.user} {user_id}"
+        )
+        # Before anything goes: afterwards it can no longer be told.
+        for line in found.trained:
+            _console.print(f"trained with it: {line}", markup=False)
+        _take(found.steps, dry_run=dry_run)
+        if found.trained:
+            _console.print(job.unlearn(session, found.days))
+        _console.print(job.ELSEWHERE)
 
 
 def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
@@ -271,6 +289,13 @@ def status(settings: Settings) -> None:
     from tutelage.launch.status import print_status
 
     print_status(Session.open(settings), _console)
+
+
+def _take(steps_: "Sequence[Step]", *, dry_run: bool) -> None:
+    for step in steps_:
+        _console.print(f"{'would go' if dry_run else 'goes'}: {step.what}", markup=False)
+        if not dry_run:
+            step.take()
 
 
 def _materialize(session: Session, days: Sequence[date]) -> None:

@@ -117,6 +117,14 @@ def rollback() -> None:
     _start(rollback, lambda actions: actions.rollback(_settings(), FLAGS.to_day, dry_run=FLAGS.dry_run))
 
 
+def forget() -> None:
+    """tutelage-forget: delete a user from the workdir, and list the models that were trained with it."""
+    _days_flags()
+    flags.DEFINE_string("user_id", None, "The value of the schema's user.", required=True)
+    flags.DEFINE_bool("dry_run", False, "Only print what would go.")
+    _start(forget, lambda actions: actions.forget(_settings(), FLAGS.user_id, dry_run=FLAGS.dry_run))
+
+
 def study() -> None:
     """tutelage-study: train arms against their baselines with several seeds; tables, pictures, sentences."""
     _days_flags()

@@ -53,6 +53,12 @@ class Session:
         """The teacher, then the students in the config's order."""
         return [TEACHER, *(student.name for student in self.experiment.students)]
 
+    @property
+    def all_models(self) -> list[str]:
+        """Those, and the students that are in the workdir and no longer in the config."""
+        found = sorted(path.name for path in (self.run.root / "students").glob("*") if path.is_dir())
+        return list(dict.fromkeys([*self.models, *found]))
+
     def model(self, name: str) -> ModelConfig:
         """Raises UserError for a name that is neither `teacher` nor a student's."""
         return self.experiment.teacher.model if name == TEACHER else self.experiment.student(name).model

@@ -25,6 +25,9 @@ Partition = Mapping[str, str | date]
 # What was counted for a day is read from its commit, so the log is kept for as long as the table.
 _CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
 
+LOCK = ".lock"
+"""The file beside the tables that a job which writes data files holds, and who removes some holds alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
@@ -41,6 +44,14 @@ class Table:
         self.path = path
         self.partition_by = list(partition_by)
         self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
+
+    @classmethod
+    def at(cls, path: Path) -> "Table":
+        """A table that is there, with the columns that it has."""
+        table = DeltaTable(path)
+        columns = pa.schema(table.schema().to_arrow())
+        by = {name: columns.field(name).type for name in table.metadata().partition_columns}
+        return cls(path, pa.schema([f for f in columns if f.name not in by]), partition_by=by)
 
     def create(self) -> None:
         """Make an empty table where there is none."""
@@ -101,6 +112,60 @@ class Table:
         data.write_parquet(self.path / path)
         return DataFile(path=path, rows=frame.height)
 
+    def leave_out(
+        self, partition: Partition, gone: pl.Expr | None, *, metadata: Mapping[str, Any] | None
+    ) -> None:
+        """Take the rows for which `gone` holds (None: all) out of `partition`, in one commit.
+
+        Only the files that have such rows are written anew, one in memory at a time. The partition's attempt
+        stays what it was: nothing that was made of its other rows becomes stale. `metadata` is as in `commit`;
+        None: what its last commit says still holds.
+        """
+        table = DeltaTable(self.path)
+        values = {name: str(partition[name]) for name in self.partition_by}
+        now = int(time.time() * 1000)
+        actions: list[AddAction | RemoveAction] = []
+        for path in self.files(**partition):
+            name = os.path.relpath(path, self.path)
+            if gone is not None:
+                rows = self.read_file(path).collect()
+                left = rows.filter(~gone.fill_null(False))
+                if left.height == rows.height:
+                    continue
+                if left.height:
+                    part = Path(path).name.rsplit("-", 1)[0]
+                    actions.append(self._add(self.write_file(left, partition, name=part), values, now))
+            size = os.path.getsize(path)
+            actions.append(RemoveAction(name, True, now, size, values))  # type: ignore[arg-type]
+        if not actions:
+            return
+        custom = {} if metadata is None else self._custom(values, metadata)
+        table.create_write_transaction(
+            actions,
+            "append",
+            table.schema(),
+            self.partition_by,
+            commit_properties=CommitProperties(custom_metadata=custom),
+        )
+
+    def read_file(self, path: str) -> pl.LazyFrame:
+        """A data file's rows; a column that was added to the table after it is null."""
+        columns = {name: t for name, t in pl.Schema(self.schema).items() if name not in self.partition_by}
+        return pl.scan_parquet(path, schema=columns, missing_columns="insert", extra_columns="ignore")
+
+    def vacuum(self) -> None:
+        """Remove every file that is not in the newest snapshot: no one else may be at work on the table."""
+        DeltaTable(self.path).vacuum(
+            retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True
+        )
+
+    def _add(self, file: DataFile, values: Mapping[str, str], now: int) -> AddAction:
+        stats = json.dumps({"numRecords": file.rows})
+        return AddAction(file.path, os.path.getsize(self.path / file.path), values, now, True, stats)
+
+    def _custom(self, values: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str, str]:
+        return {"partition": "/".join(values.values()), "counts": json.dumps(metadata)}
+
     def commit(
         self, files: Sequence[DataFile], partition: Partition, *, attempt: int, metadata: Mapping[str, Any]
     ) -> None:
@@ -117,17 +182,7 @@ class Table:
         if table.transaction_version(key) == attempt:
             return
         now = int(time.time() * 1000)
-        adds: list[AddAction | RemoveAction] = [
-            AddAction(
-                file.path,
-                os.path.getsize(self.path / file.path),
-                values,
-                now,
-                True,
-                json.dumps({"numRecords": file.rows}),
-            )
-            for file in files
-        ]
+        adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
         while True:
             try:
                 table.create_write_transaction(
@@ -137,7 +192,7 @@ class Table:
                     self.partition_by,
                     partition_filters=[(name, "=", value) for name, value in values.items()],
                     commit_properties=CommitProperties(
-                        custom_metadata={"partition": key, "counts": json.dumps(metadata)},
+                        custom_metadata=self._custom(values, metadata),
                         app_transactions=[Transaction(key, attempt)],
                     ),
                 )
