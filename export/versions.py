@@ -63,10 +63,10 @@ class Versions:
         return versions_in(self.folder)
 
     def unpublished(self, states: Sequence[State]) -> list[State]:
-        """Those that no version was made from, be it served, rejected or retired."""
+        """Those that no version was made from, be it served, rejected or retired, and that one can be made from."""
         folders = (self.folder, self.rejected, self.retired)
         made = {version.checkpoint for folder in folders for version in versions_in(folder)}
-        return [state for state in states if state.id not in made]
+        return [state for state in states if state.id not in made and not state.pruned]
 
     def used(self) -> set[str]:
         """The numbers that were ever given."""
@@ -149,6 +149,17 @@ class Versions:
                 self._move(number, self.retired)
             return old
 
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Delete these; their numbers stay used."""
+        with self._alone():
+            self._write_ledger()
+            aside = self.staging.with_name("removed")
+            for number in numbers:
+                # Renamed first: half a version must not look like one.
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(self._find(number).path, aside)
+                shutil.rmtree(aside)
+
     def pin(self, number: int, reason: str = "") -> None:
         """Keep a served version from being retired. Raises UserError where it is not among the served ones."""
         with self._alone():
@@ -182,8 +193,11 @@ class Versions:
             folder.mkdir(parents=True, exist_ok=True)
             os.rename(staging, path)
             # Written down after the rename, so that a killed process uses no number up.
-            _replace(self.ledger, "\n".join(sorted(self.used())) + "\n")
+            self._write_ledger()
             return Version(path=path, number=number, **card)
+
+    def _write_ledger(self) -> None:
+        _replace(self.ledger, "\n".join(sorted(self.used())) + "\n")
 
     def _next(self, day: date) -> int:
         prefix = f"{day:%Y%m%d}"

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from functools import partial
@@ -20,7 +20,7 @@ from tutelage.launch.quiet import import_tensorflow, quiet_stderr
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.summary import DASH, print_table, simple_table
 from tutelage.launch.workspace import claim_student, reset_student
-from tutelage.pipeline.days import parse_day
+from tutelage.pipeline.days import parse_day, spans
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
@@ -62,7 +62,10 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
 
 def materialize(settings: Settings) -> None:
     session = Session.open(settings)
-    _materialize(session, session.days)
+    days = [day for day in session.days if day not in session.pruned]
+    if days and session.pruned:
+        _console.print(f"{_pruned(session, session.pruned)} and are left out; {_ANEW}")
+    _materialize(session, days or session.days)
 
 
 def train(
@@ -77,6 +80,7 @@ def train(
         if reset:
             reset_student(session.run, student)
         claim_student(session.run, student)
+    _tell_left_out(session, model)
     todo = session.to_learn(model, accept=day)
     if not todo and day is None:
         _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
@@ -162,11 +166,12 @@ def label(settings: Settings, *, snapshot_day: str | None = None) -> None:
     if snapshot_day:
         day = parse_day(snapshot_day, time_zone=session.experiment.schema.time_zone)
         published = [snapshot for snapshot in published if snapshot.day == day]
-    labelled = [day for day in session.days if any(snapshot.day < day for snapshot in published)]
-    for day in session.days:
+    days = [day for day in session.days if day not in session.pruned]
+    labelled = [day for day in days if any(snapshot.day < day for snapshot in published)]
+    for day in days:
         if day not in labelled and labelled:
             _console.print(f"{day}: left out, there is no snapshot of an earlier day")
-    _label(session, {day: choose(published, day) for day in labelled or session.days[-1:]})
+    _label(session, {day: choose(published, day) for day in labelled or days[-1:]})
 
 
 def skew(settings: Settings, student: str, requests: str, *, day: str | None = None) -> None:
@@ -246,6 +251,18 @@ def forget(settings: Settings, user_id: str, *, dry_run: bool = False) -> None:
         _console.print(job.ELSEWHERE)
 
 
+def prune(settings: Settings, keep_days: int, *, dry_run: bool = False) -> None:
+    """Print what goes, and which old days stay for whom; then let it go."""
+    from tutelage.launch import prune as job
+
+    session = Session.open(settings)
+    with _alone(session), steps.all_locked(session):
+        found = job.plan(session, keep_days)
+        for line in found.kept:
+            _console.print(f"kept: {line}", markup=False)
+        _take(found.steps, dry_run=dry_run)
+
+
 def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
     """Train what the studies compare and is not there yet, then write what they show."""
     from tutelage.launch import study as job
@@ -291,6 +308,18 @@ def status(settings: Settings) -> None:
     print_status(Session.open(settings), _console)
 
 
+_ANEW = "tutelage-materialize for these days alone makes them anew"
+
+
+def _pruned(session: Session, days: Iterable[date]) -> str:
+    return f"{spans(sorted(days), slice_days=session.run.schema.slice_days)} were pruned"
+
+
+def _tell_left_out(session: Session, model: str) -> None:
+    if left := session.left_out(model):
+        _console.print(f"{model}: {_pruned(session, left)}, so it begins without them; {_ANEW}")
+
+
 def _take(steps_: "Sequence[Step]", *, dry_run: bool) -> None:
     for step in steps_:
         _console.print(f"{'would go' if dry_run else 'goes'}: {step.what}", markup=False)
@@ -331,6 +360,8 @@ def _label(session: Session, days: Mapping[date, object]) -> None:
 
 def _train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
     """Train and export those of `models` that have something to do, each in a process of its own."""
+    for model in models:
+        _tell_left_out(session, model)
     todo = {model: session.to_learn(model) for model in models}
     busy = [model for model in models if todo[model] or session.to_export(model)]
     if not busy:

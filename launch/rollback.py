@@ -39,12 +39,28 @@ def plan(session: Session, to_day: date) -> list[Step]:
     if to_day not in learnt[TEACHER]:
         have = f"{learnt[TEACHER][0]} to {learnt[TEACHER][-1]}" if learnt[TEACHER] else "no day"
         raise UserError(f"--to_day={to_day}: the teacher has learnt {have}; give one of its days")
+    pruned = {
+        model: [state.day for state in run.checkpoints(model).states() if state.pruned]
+        for model in session.models
+    }
+    if to_day in pruned[TEACHER]:
+        left = next(day for day in learnt[TEACHER] if day not in pruned[TEACHER])
+        raise UserError(
+            f"--to_day={to_day}: the teacher's checkpoint of it was pruned; give {left} or a later day"
+        )
     labels = _labels(session, to_day)
     gone = {TEACHER: [day for day in learnt[TEACHER] if day > to_day]}
     for student in session.experiment.students:
         first = min((day for producer, day in labels if producer == student.producer), default=date.max)
         if student.distillation:
             gone[student.name] = [day for day in learnt[student.name] if day >= first]
+    for model, days in gone.items():
+        last = max((day for day in learnt[model] if day not in days), default=None)
+        if days and last in pruned[model]:
+            raise UserError(
+                f"--to_day={to_day}: {model} would stand at {last}, and its checkpoint of that day was pruned; "
+                f"give a later day, or train it anew with tutelage-student --student={model} --reset"
+            )
     steps = []
     for model, days in gone.items():
         # A verdict on a day that is to be learnt anew, kept or not, says nothing of it.

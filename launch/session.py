@@ -36,6 +36,8 @@ class Session:
     experiment: Experiment
     run: Run
     days: list[date]
+    pruned: frozenset[date] = frozenset()
+    """Of these, those that were removed from the tables and are to stay so."""
 
     @classmethod
     def open(cls, settings: Settings) -> "Session":
@@ -46,7 +48,8 @@ class Session:
         end = parse_day(settings.end_day or experiment.end_day, time_zone=zone)
         days = slices_between(start, end, slice_days=length)
         run = open_workdir(settings.workdir, experiment)
-        return cls(settings=settings, experiment=experiment, run=run, days=days)
+        pruned = frozenset(days) & run.lake.pruned_days()
+        return cls(settings=settings, experiment=experiment, run=run, days=days, pruned=pruned)
 
     @property
     def models(self) -> list[str]:
@@ -64,7 +67,15 @@ class Session:
         return self.experiment.teacher.model if name == TEACHER else self.experiment.student(name).model
 
     def days_of(self, model: str) -> list[date]:
-        """Those of the days asked for that are the model's: a student's begin with its first day."""
+        """Those of the days asked for that are the model's: a student's begin with its first day. None is pruned."""
+        return [day for day in self._own_days(model) if day not in self.pruned]
+
+    def left_out(self, model: str) -> list[date]:
+        """Days that a model which has learnt nothing yet would have begun with, and that were pruned."""
+        learnt = self.run.checkpoints(model).states()
+        return [] if learnt else [day for day in self._own_days(model) if day in self.pruned]
+
+    def _own_days(self, model: str) -> list[date]:
         first = None if model == TEACHER else self.experiment.student(model).first_day
         return [day for day in self.days if first is None or day >= first]
 

@@ -6,6 +6,7 @@ from rich.console import Console
 from tutelage.launch import steps
 from tutelage.launch.session import Session
 from tutelage.launch.summary import DASH, print_table, simple_table
+from tutelage.pipeline.days import spans
 
 
 def print_status(session: Session, console: Console) -> None:
@@ -43,5 +44,8 @@ def print_status(session: Session, console: Console) -> None:
         print_table(console, table)
     for line in steps.quarantined(session):
         console.print(f"Quarantine: {line}", markup=False)
+    if session.pruned:
+        gone = spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)
+        console.print(f"Pruned: {gone}", markup=False)
     missing = steps.to_materialize(session)
     console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")

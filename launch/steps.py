@@ -143,9 +143,9 @@ def label(
 
 
 def to_materialize(session: Session) -> list[date]:
-    """Days asked for that are not in `interactions`."""
+    """Days asked for that are not in `interactions`, and were not removed from there."""
     have = set(session.run.lake.interactions.partitions()["day"])
-    return [day for day in session.days if day not in have]
+    return [day for day in session.days if day not in have and day not in session.pruned]
 
 
 def to_label(session: Session) -> dict[date, "Snapshot"]:

@@ -96,7 +96,7 @@ class ScoreFile(beam.DoFn):
 
     def process(self, unit: LabelUnit) -> Iterator[tuple[str, tuple[int, DataFile]]]:
         lake, names = Lake(self.lake_root, self.schema), takes(unit.snapshot)
-        rows = pl.scan_parquet(unit.file)
+        rows = lake.interactions.read_file(unit.file)
         if any(history.name in names for history in self.schema.histories):
             with self.staging.telling(unit.index):
                 rows = lake.with_histories(rows, unit.day)

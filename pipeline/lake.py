@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from deltalake.schema import Schema as DeltaSchema
 from deltalake.transaction import AddAction, RemoveAction
 
 from tutelage.pipeline.errors import UserError
@@ -24,6 +25,9 @@ Partition = Mapping[str, str | date]
 
 # What was counted for a day is read from its commit, so the log is kept for as long as the table.
 _CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
+
+PRUNED = "pruned"
+"""The reason under which the last commit of a day that was removed has its rows."""
 
 LOCK = ".lock"
 """The file beside the tables that a job which writes data files holds, and who removes some holds alone."""
@@ -63,6 +67,14 @@ class Table:
                 partition_by=self.partition_by,
                 configuration=_CONFIGURATION,
             )
+
+    def add_columns(self) -> None:
+        """Add the declared columns that the table has not; rows that are there have a null."""
+        table = DeltaTable(self.path)
+        have = [field.name for field in table.schema().fields]
+        declared = DeltaSchema.from_arrow(self.schema).fields
+        if new := [field for field in declared if field.name not in have]:
+            table.alter.add_columns(new)
 
     def scan(self, **partition: str | date) -> pl.LazyFrame:
         """The newest snapshot, or the part of it where the partition columns have these values."""
@@ -255,6 +267,12 @@ class Lake:
         for table in (self.interactions, self.soft_labels, self.metrics, self.histories):
             if table:
                 table.create()
+
+    def pruned_days(self) -> set[date]:
+        """Days of `interactions` that were removed, and not made anew since."""
+        counts = self.interactions.counts().items()
+        removed = {date.fromisoformat(day) for day, of in counts if PRUNED in {**of, **of.get("dropped", {})}}
+        return removed - set(self.interactions.partitions()["day"])
 
     def history_days(self, day: date) -> list[date]:
         """The days before `day` that its histories can be of, the newest first."""

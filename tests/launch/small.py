@@ -16,6 +16,7 @@ from tutelage.launch.session import Session, Settings
 from tutelage.trainers.checkpoints import State
 
 CONFIG = Path(__file__).with_name("small_config.py")
+GROWN = CONFIG.with_name("grown_config.py")
 DAYS = [date(2026, 1, day) for day in (1, 2, 3, 4, 5)]
 ROWS = 40
 """Of each day: 8 users with 5 rows each."""
@@ -34,6 +35,8 @@ def write_events(raw: Path, days: Sequence[date] = DAYS) -> None:
                 "item": (row * 7 + day.day) % 11,
                 "seconds": (row % 5).astype(np.float32),
                 "click": (row % 3 == 0).astype(np.int8),
+                "age": (row % 8).astype(np.float32),
+                "labels": [["new"]] * ROWS,
                 "at": [midnight + timedelta(minutes=int(i)) for i in row],
             }
         ).write_parquet(raw / f"{day}.parquet")
