@@ -149,9 +149,10 @@ def test_killed_anywhere_it_ends_the_same_when_it_is_run_again(
         workdir = tmp_path / str(len(results))
         _forge(Session.open(small.settings(workdir)), "control")
         if place:
-            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-                patched.setattr(place, killed)
+            monkeypatch.setattr(place, killed)
+            with pytest.raises(KeyboardInterrupt):
                 open_workdir(str(workdir), _experiment())
+            monkeypatch.undo()
             # With the schema as it was, it is still the workdir that it was.
             open_workdir(str(workdir), _experiment(small.CONFIG))
         open_workdir(str(workdir), _experiment())
@@ -211,7 +212,7 @@ def test_models_that_have_learnt_go_on_and_a_new_student_learns_old_days_with_de
         assert [state.day for state in session.run.checkpoints(model).states()] == DAYS[:3]
         assert session.to_learn(model) == []
     assert [e.verdict is not None and e.verdict.blessed for e in steps.export(session, "keen")] == [True] * 3
-    assert set(NEW) < set(session.run.schema.arrays(_golden(session)).keys())
+    assert set(NEW) < set(_golden(session).columns)
 
 
 def _golden(session: Session) -> pl.DataFrame:
