@@ -1,4 +1,4 @@
-"""A schema that grows in a workdir: new features and histories become columns, of which the old days have none."""
+"""A schema that grows in a workdir: what is new becomes a column, of which the days that are there have none."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.run import TEACHER, Run
 
-KINDS = ("features", "histories")
+KINDS = ("features", "tasks", "histories")
 """Of a schema: what may be added to in a workdir."""
 
 
@@ -26,6 +26,9 @@ def added(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def without(identity: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """The identity of the same experiment whose schema never had `names`."""
     names = list(names)
+    tasks = identity["schema"]["tasks"]
+    labels = {task["label"] for task in tasks if task["name"] in names}
+    columns = {*names, *labels} - {task["label"] for task in tasks if task["name"] not in names}
 
     def reduced(node: Any, key: str = "") -> Any:
         if isinstance(node, dict):
@@ -35,7 +38,7 @@ def without(identity: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
         if key == "without":
             return [name for name in node if name not in names]
         if key == "renamed":  # Pairs of a column and its raw name, a source's.
-            return [pair for pair in node if pair[0] not in names]
+            return [pair for pair in node if pair[0] not in columns]
         return node
 
     whole: dict[str, Any] = reduced(identity)
@@ -56,7 +59,7 @@ def evolve(run: Run, names: list[str]) -> None:
             "new), or give another --workdir"
         )
     run.lake.create()
-    for table in (run.lake.interactions, run.lake.histories):
+    for table in (run.lake.interactions, run.lake.soft_labels, run.lake.histories):
         if table:
             table.add_columns()
     for path in sorted((run.root / "students").glob("*/config.json")):

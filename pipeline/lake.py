@@ -104,13 +104,18 @@ class Table:
         return empty.with_columns(path=pl.lit("", pl.String), num_records=pl.lit(0, pl.Int64))
 
     def replace(self, frame: pl.DataFrame, partition: Partition, **where: str | date) -> None:
-        """Put `frame` in the place of the rows of `partition` (where the columns `where` match)."""
+        """Put `frame` in the place of the rows of `partition` (where the columns `where` match).
+
+        A column that `frame` has not is null.
+        """
         values = {**partition, **where}
         full = frame.with_columns(pl.lit(value).alias(name) for name, value in partition.items())
         predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
         write_deltalake(
             self.path,
-            full.select(self.schema.names).to_arrow().cast(self.schema),
+            full.select(n if n in full.columns else pl.lit(None).alias(n) for n in self.schema.names)
+            .to_arrow()
+            .cast(self.schema),
             mode="overwrite",
             predicate=predicate,
         )

@@ -1,14 +1,16 @@
-"""The small config some days later: two features and a history more, and a student that takes them."""
+"""The small config some days later: two features, a task and a history more, and students that take them."""
 
 import dataclasses
+from datetime import date
 
 from tests.launch import small_config as small
 from tutelage.launch.config import Experiment
-from tutelage.pipeline.schema import Feature, History
+from tutelage.models.config import distil
+from tutelage.pipeline.schema import Feature, History, Task
 from tutelage.pipeline.sources.files import Files
 from tutelage.trainers.config import StudentConfig
 
-NEW = ("age", "tags", "clicked")
+NEW = ("age", "tags", "like", "clicked")
 SCHEMA = dataclasses.replace(
     small.SCHEMA,
     features=(
@@ -16,6 +18,7 @@ SCHEMA = dataclasses.replace(
         *small.SCHEMA.features,
         Feature(name="tags", dtype="string", rows=10, length=2),
     ),
+    tasks=(Task(name="like", label="liked"), *small.SCHEMA.tasks),
     histories=(*small.SCHEMA.histories, History(name="clicked", of="item", where="click", days=1, length=2)),
 )
 
@@ -25,11 +28,23 @@ def experiment(*, smoke: bool) -> Experiment:
     model = dataclasses.replace(small.MODEL, without=NEW)
     return dataclasses.replace(
         base,
-        source=Files(pattern="*.parquet", schema=SCHEMA, event_time="at", renamed=(("tags", "labels"),)),
+        source=Files(
+            pattern="*.parquet",
+            schema=SCHEMA,
+            event_time="at",
+            renamed=(("tags", "labels"), ("liked", "heart")),
+        ),
         schema=SCHEMA,
         teacher=dataclasses.replace(base.teacher, model=model),
         students=(
             *(dataclasses.replace(student, model=model) for student in base.students),
-            StudentConfig(name="keen", model=small.MODEL, gate=small.UNGATED),
+            # Days without the label can teach it what is new, but for the task.
+            StudentConfig(
+                name="keen",
+                model=dataclasses.replace(small.MODEL, without=("like",)),
+                distillation=distil("click"),
+                gate=small.UNGATED,
+            ),
+            StudentConfig(name="fan", model=small.MODEL, first_day=date(2026, 1, 3), gate=small.UNGATED),
         ),
     )

@@ -37,6 +37,7 @@ def write_events(raw: Path, days: Sequence[date] = DAYS) -> None:
                 "click": (row % 3 == 0).astype(np.int8),
                 "age": (row % 8).astype(np.float32),
                 "labels": [["new"]] * ROWS,
+                "heart": (row % 2 == 0).astype(np.int8),
                 "at": [midnight + timedelta(minutes=int(i)) for i in row],
             }
         ).write_parquet(raw / f"{day}.parquet")

@@ -11,9 +11,8 @@ from deltalake import DeltaTable
 from filelock import FileLock
 
 from tests.launch import small, small_config
-from tests.launch.grown_config import NEW
 from tests.launch.grown_config import SCHEMA as GROWN
-from tutelage.launch import evolve, steps
+from tutelage.launch import actions, evolve, steps
 from tutelage.launch.config import Experiment, load
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, open_workdir
@@ -21,6 +20,7 @@ from tutelage.pipeline.errors import UserError
 
 DAYS = small.DAYS
 OLD = str(DAYS[1])
+TABLES = ("interactions", "soft_labels", "histories")
 
 
 def _grown(workdir: Path, **asked: str) -> Session:
@@ -44,6 +44,7 @@ def test_old_days_have_a_null_and_new_days_what_the_raw_data_has_without_a_repla
     frame = pl.read_delta(str(workdir / "lake/interactions"))
     old, new = frame.filter(pl.col("day") < DAYS[2]), frame.filter(day=DAYS[2])
     assert (old["age"].null_count(), old["tags"].null_count(), old.height) == (80, 80, 80)
+    assert (old["liked"].null_count(), new["liked"].sum()) == (80, 20)
     assert sorted(new["age"].unique()) == [0, 1, 2, 3, 4, 5, 6, 7]
     assert new["tags"].to_list() == [["new"]] * 40
     assert session.run.lake.interactions.attempts(DAYS[:2]) == before
@@ -64,7 +65,9 @@ def test_it_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING):
         open_workdir(str(tmp_path), _experiment())
         open_workdir(str(tmp_path), _experiment())
-    assert caplog.messages == ["age, tags, clicked: added to the tables, null for the days that are there"]
+    assert caplog.messages == [
+        "age, tags, like, clicked: added to the tables, null for the days that are there"
+    ]
     assert json.loads((tmp_path / "config.json").read_text()) == _experiment().identity
 
 
@@ -87,7 +90,7 @@ def test_a_teacher_that_has_learnt_must_stay_without_what_is_new(tmp_path: Path)
     with pytest.raises(UserError) as error:
         open_workdir(str(workdir), greedy)
     assert str(error.value) == (
-        "age, clicked: new in the schema, and the teacher has learnt days without: put them into its model's "
+        "age, like, clicked: new in the schema, and the teacher has learnt days without: put them into its model's "
         "`without` (new students may take what is new), or give another --workdir"
     )
     assert {name: _contents(workdir)[name] for name in before} == before
@@ -122,7 +125,7 @@ def test_a_student_that_has_learnt_stays_without_what_is_new_or_is_reset(tmp_pat
         claim_student(session.run, greedy)
     assert str(error.value) == (
         "student 'control' was made with another config: "
-        'model.without was ["age", "tags", "clicked"] and is []; '
+        'model.without was ["age", "tags", "like", "clicked"] and is []; '
         "pass --reset to train control anew, or give the changed one a new name"
     )
     claim_student(session.run, _experiment(small.CONFIG).student("late"))
@@ -176,7 +179,7 @@ def test_no_column_is_added_while_a_job_writes_with_the_schema_as_it_was(
     with FileLock(tmp_path / "lake/.lock"), pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), _experiment())
     assert str(error.value) == (
-        f"age, tags, clicked: new in the schema, and a job is writing tables in {tmp_path}/lake; wait for it, "
+        f"age, tags, like, clicked: new in the schema, and a job is writing tables in {tmp_path}/lake; wait for it, "
         "or stop it"
     )
     assert "age" not in [field.name for field in DeltaTable(tmp_path / "lake/interactions").schema().fields]
@@ -199,21 +202,37 @@ def test_what_is_renamed_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_models_that_have_learnt_go_on_and_a_new_student_learns_old_days_with_defaults(
-    tmp_path: Path,
-) -> None:
+def test_models_that_have_learnt_go_on_and_new_students_take_what_is_new(tmp_path: Path) -> None:
     session = small.materialize(tmp_path / "w", end_day=OLD)
     for model in ("teacher", "auxiliary"):
         steps.learn(session, model)
     session = _grown(tmp_path / "w", end_day="2026-01-03")
     steps.materialize(session, steps.to_materialize(session))
-    for model in ("teacher", "auxiliary", "keen"):
+    learnt = {"teacher": DAYS[:3], "auxiliary": DAYS[:3], "keen": DAYS[:3], "fan": DAYS[2:3]}
+    for model, days in learnt.items():
         steps.learn(session, model)
-        assert [state.day for state in session.run.checkpoints(model).states()] == DAYS[:3]
+        assert [state.day for state in session.run.checkpoints(model).states()] == days
         assert session.to_learn(model) == []
-    assert [e.verdict is not None and e.verdict.blessed for e in steps.export(session, "keen")] == [True] * 3
-    assert set(NEW) < set(_golden(session).columns)
-
-
-def _golden(session: Session) -> pl.DataFrame:
-    return pl.read_parquet(session.versions("keen").published()[-1].path / "assets.extra/golden.parquet")
+    labels = pl.read_delta(str(tmp_path / "w/lake/soft_labels"))
+    assert (labels["click_logit"].null_count(), labels["like_logit"].null_count()) == (0, 120)
+    metrics = session.run.lake.metrics.scan(metric="log_loss", basis="day_ahead").collect()
+    tasks = {model: set(frame["task"]) for (model,), frame in metrics.group_by("model")}
+    assert tasks == {
+        "teacher": {"click"},
+        "auxiliary": {"click"},
+        "keen": {"click"},
+        "fan": {"like", "click"},
+    }
+    used = session.run.lake.metrics.scan(metric="labels_used", model="keen").collect()
+    assert used["value"].to_list() == [40] * 3
+    for model, expected in (
+        ("keen", {"expected_click", "expected_score"}),
+        ("fan", {"expected_like", "expected_click", "expected_score"}),
+    ):
+        (*_, last) = steps.export(session, model)
+        assert last.verdict
+        assert last.verdict.blessed, str(last.verdict)
+        columns = set(pl.read_parquet(last.version.path / "assets.extra/golden.parquet").columns)
+        assert {name for name in columns if name.startswith("expected_")} == expected
+        assert {"age", "tags", "clicked"} < columns
+    actions.report(small.settings(tmp_path / "w", config=small.GROWN, end_day="2026-01-03"))
