@@ -86,7 +86,7 @@ def export_student(
         now = gate.day_ahead(run, student.name, state.day)
         before = None if last is None else gate.day_ahead(run, student.name, last.day)
         verdict = gate.judge(
-            run.schema,
+            ranker.schema,
             folder,
             size=contents.bytes,
             now=now,

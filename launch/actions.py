@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from functools import partial
@@ -20,13 +20,14 @@ from tutelage.launch.quiet import import_tensorflow, quiet_stderr
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.summary import DASH, print_table, simple_table
 from tutelage.launch.workspace import claim_student, reset_student
-from tutelage.pipeline.days import parse_day
+from tutelage.pipeline.days import parse_day, spans
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
 if TYPE_CHECKING:
     from tutelage.export.skew import FeatureSkew, OutputSkew
+    from tutelage.launch.rollback import Step
 
 # Soft wrap: a log has no width, and a line that is cut in two cannot be searched for.
 _console = Console(soft_wrap=True, highlight=False)
@@ -75,7 +76,10 @@ def materialize(settings: Settings, *, accept_day: str | None = None, reason: st
             )
         return
     _print_waits(session, needed=True)
-    _raise_rejected(session, [], _materialize(session, session.days))
+    days = [day for day in session.days if day not in session.pruned]
+    if days and session.pruned:
+        _console.print(f"{_pruned(session, session.pruned)} and are left out; {_ANEW}")
+    _raise_rejected(session, [], _materialize(session, days or session.days))
 
 
 def train(
@@ -88,6 +92,7 @@ def train(
             reset_student(session.run, student)
         claim_student(session.run, student)
     _print_waits(session)
+    _tell_left_out(session, model)
     todo = session.to_learn(model, accept=day)
     if not todo and day is None:
         _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
@@ -182,11 +187,12 @@ def label(settings: Settings, *, snapshot_day: str | None = None) -> None:
     if snapshot_day:
         day = parse_day(snapshot_day, time_zone=session.experiment.schema.time_zone)
         published = [snapshot for snapshot in published if snapshot.day == day]
-    labelled = [day for day in session.days if any(snapshot.day < day for snapshot in published)]
-    for day in session.days:
+    days = [day for day in session.days if day not in session.pruned]
+    labelled = [day for day in days if any(snapshot.day < day for snapshot in published)]
+    for day in days:
         if day not in labelled and labelled:
             _console.print(f"{day}: left out, there is no snapshot of an earlier day")
-    _label(session, {day: choose(published, day) for day in labelled or session.days[-1:]})
+    _label(session, {day: choose(published, day) for day in labelled or days[-1:]})
 
 
 def skew(settings: Settings, student: str, requests: str, *, day: str | None = None) -> None:
@@ -241,12 +247,41 @@ def rollback(settings: Settings, to_day: str, *, dry_run: bool = False) -> None:
     with _alone(session):
         day = parse_day(to_day, time_zone=session.experiment.schema.time_zone)
         steps_ = plan(session, day)
-        for step in steps_:
-            _console.print(f"{'would go' if dry_run else 'goes'}: {step.what}", markup=False)
-            if not dry_run:
-                step.take()
+        _take(steps_, dry_run=dry_run)
         if not steps_:
             _console.print(f"Nothing to do: the teacher has learnt no day after {day}.")
+
+
+def forget(settings: Settings, user_id: str, *, dry_run: bool = False) -> None:
+    """Print what goes and what learnt from it, then let it go."""
+    from tutelage.launch import forget as job
+
+    session = Session.open(settings)
+    user = job.parse_user(session.run.schema, user_id)
+    with _alone(session), steps.all_locked(session):
+        found = job.plan(session, user)
+        _console.print(
+            f"{found.rows:,} rows of {len(found.days)} days are of {session.run.schema.user} {user_id}"
+        )
+        # Before anything goes: afterwards it can no longer be told.
+        for line in found.trained:
+            _console.print(f"trained with it: {line}", markup=False)
+        _take(found.steps, dry_run=dry_run)
+        if found.trained:
+            _console.print(job.unlearn(session, found.days))
+        _console.print(job.ELSEWHERE)
+
+
+def prune(settings: Settings, keep_days: int, *, dry_run: bool = False) -> None:
+    """Print what goes, and which old days stay for whom; then let it go."""
+    from tutelage.launch import prune as job
+
+    session = Session.open(settings)
+    with _alone(session), steps.all_locked(session):
+        found = job.plan(session, keep_days)
+        for line in found.kept:
+            _console.print(f"kept: {line}", markup=False)
+        _take(found.steps, dry_run=dry_run)
 
 
 def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
@@ -301,6 +336,25 @@ def _print_waits(session: Session, *, needed: bool = False) -> None:
         raise UserError(f"no day asked for is released: {session.waits()}; ask for earlier days")
     if waits := session.waits():
         _console.print(f"waits: {waits}", markup=False)
+
+
+_ANEW = "tutelage-materialize for these days alone makes them anew"
+
+
+def _pruned(session: Session, days: Iterable[date]) -> str:
+    return f"{spans(sorted(days), slice_days=session.run.schema.slice_days)} were pruned"
+
+
+def _tell_left_out(session: Session, model: str) -> None:
+    if left := session.left_out(model):
+        _console.print(f"{model}: {_pruned(session, left)}, so it begins without them; {_ANEW}")
+
+
+def _take(steps_: "Sequence[Step]", *, dry_run: bool) -> None:
+    for step in steps_:
+        _console.print(f"{'would go' if dry_run else 'goes'}: {step.what}", markup=False)
+        if not dry_run:
+            step.take()
 
 
 def _materialize(session: Session, days: Sequence[date]) -> list[date]:
@@ -364,6 +418,8 @@ def _label(session: Session, days: Mapping[date, object]) -> None:
 
 def _train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
     """Train and export those of `models` that have something to do, each in a process of its own."""
+    for model in models:
+        _tell_left_out(session, model)
     todo = {model: session.to_learn(model) for model in models}
     busy = [model for model in models if todo[model] or session.to_export(model)]
     if not busy:

@@ -121,6 +121,22 @@ def rollback() -> None:
     _start(rollback, lambda actions: actions.rollback(_settings(), FLAGS.to_day, dry_run=FLAGS.dry_run))
 
 
+def forget() -> None:
+    """tutelage-forget: delete a user from the workdir, and list the models that were trained with it."""
+    _days_flags()
+    flags.DEFINE_string("user_id", None, "The value of the schema's user.", required=True)
+    flags.DEFINE_bool("dry_run", False, "Only print what would go.")
+    _start(forget, lambda actions: actions.forget(_settings(), FLAGS.user_id, dry_run=FLAGS.dry_run))
+
+
+def prune() -> None:
+    """tutelage-prune: remove old days, checkpoints and versions that no live model needs any more."""
+    _days_flags()
+    flags.DEFINE_integer("keep_days", None, "How many days, the newest, stay.", required=True, lower_bound=1)
+    flags.DEFINE_bool("dry_run", False, "Only print what would go.")
+    _start(prune, lambda actions: actions.prune(_settings(), FLAGS.keep_days, dry_run=FLAGS.dry_run))
+
+
 def study() -> None:
     """tutelage-study: train arms against their baselines with several seeds; tables, pictures, sentences."""
     _days_flags()

@@ -83,6 +83,7 @@ class Experiment:
             self._check_distillation(student)
         for model in (self.teacher.model, *(student.model for student in self.students)):
             self.schema.inputs(model.without)
+            self.schema.learnt(model.without)
         ids = [feature.name for feature in self.schema.single_ids]
         for name in self.slice_by:
             if name not in ids:
@@ -90,6 +91,14 @@ class Experiment:
         for sampling in (self.teacher.sampling, *(student.sampling for student in self.students)):
             self._check_sampling(sampling, ids)
         self.serving.check(self.schema)
+        for student in self.students:
+            served = [task.score for task in self.schema.learnt(student.model.without).tasks]
+            for name, _ in self.serving.score:
+                if name not in served:
+                    raise UserError(
+                        f"serving: score names {name!r}, and the model of {student.name!r} is without that task; "
+                        "let the score do without it, as long as there is such a student"
+                    )
 
     def _check_distillation(self, student: StudentConfig) -> None:
         if student.producer == "leaked":
@@ -99,6 +108,12 @@ class Experiment:
             )
         for distillation in student.distillation:
             (task,) = self.schema.select_tasks([distillation.task])
+            for whose, model in ((student.name, student.model), ("teacher", self.teacher.model)):
+                if task.name in model.without:
+                    raise UserError(
+                        f"student {student.name!r}: task {task.name!r} is distilled, and the model of {whose!r} "
+                        "is without it; distil what both have"
+                    )
             loss, losses = distillation.loss, SOFT_LOSSES[task.kind]
             if loss and loss not in losses:
                 raise UserError(

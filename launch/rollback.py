@@ -33,9 +33,18 @@ def plan(session: Session, to_day: date) -> list[Step]:
     if to_day not in learnt:
         have = f"{learnt[0]} to {learnt[-1]}" if learnt else "no day"
         raise UserError(f"--to_day={to_day}: the teacher has learnt {have}; give one of its days")
-    return Fall.of(session, {TEACHER: to_day + timedelta(days=1)}).steps(
-        session, reason=f"the teacher was taken back to {to_day}"
-    )
+    fall = Fall.of(session, {TEACHER: to_day + timedelta(days=1)})
+    for model, last in fall.cut_off(session).items():
+        if model == TEACHER:
+            left = next(state.day for state in session.run.checkpoints(TEACHER).states() if not state.pruned)
+            raise UserError(
+                f"--to_day={to_day}: the teacher's checkpoint of it was pruned; give {left} or a later day"
+            )
+        raise UserError(
+            f"--to_day={to_day}: {model} would stand at {last}, and its checkpoint of that day was pruned; "
+            f"give a later day, or train it anew with tutelage-student --student={model} --reset"
+        )
+    return fall.steps(session, reason=f"the teacher was taken back to {to_day}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +82,15 @@ class Fall:
         """Those that the model has learnt."""
         learnt = [state.day for state in session.run.checkpoints(model).states()]
         return [day for day in learnt if day >= self.since.get(model, date.max)]
+
+    def cut_off(self, session: Session) -> dict[str, date]:
+        """The models that would stand at a day whose checkpoint was pruned, and that day."""
+        found = {}
+        for model, since in self.since.items():
+            kept = [state for state in session.run.checkpoints(model).states() if state.day < since]
+            if kept and kept[-1].pruned and self.days(session, model):
+                found[model] = kept[-1].day
+        return found
 
     def steps(self, session: Session, *, reason: str) -> list[Step]:
         """In the order in which it has to go, with the versions and metrics of these days.

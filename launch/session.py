@@ -41,6 +41,8 @@ class Session:
     """Those that are released."""
     waiting: Mapping[date, datetime] = field(default_factory=dict)
     """Those that are not, and when they will be."""
+    pruned: frozenset[date] = frozenset()
+    """Of `days`, those that were removed from the tables and are to stay so."""
 
     @classmethod
     def open(cls, settings: Settings) -> "Session":
@@ -52,12 +54,14 @@ class Session:
         end = parse_day(settings.end_day or experiment.end_day, time_zone=zone, now=now)
         asked = slices_between(start, end, slice_days=length)
         until = {day: experiment.schema.waits_until(day, now=settings.now) for day in asked}
+        run = open_workdir(settings.workdir, experiment)
         return cls(
             settings=settings,
             experiment=experiment,
-            run=open_workdir(settings.workdir, experiment),
+            run=run,
             days=[day for day, at in until.items() if at is None],
             waiting={day: at for day, at in until.items() if at is not None},
+            pruned=frozenset(asked) & run.lake.pruned_days(),
         )
 
     @property
@@ -79,12 +83,26 @@ class Session:
         """The teacher, then the students in the config's order."""
         return [TEACHER, *(student.name for student in self.experiment.students)]
 
+    @property
+    def all_models(self) -> list[str]:
+        """Those, and the students that are in the workdir and no longer in the config."""
+        found = sorted(path.name for path in (self.run.root / "students").glob("*") if path.is_dir())
+        return list(dict.fromkeys([*self.models, *found]))
+
     def model(self, name: str) -> ModelConfig:
         """Raises UserError for a name that is neither `teacher` nor a student's."""
         return self.experiment.teacher.model if name == TEACHER else self.experiment.student(name).model
 
     def days_of(self, model: str) -> list[date]:
-        """Those of the days asked for that are the model's: a student's begin with its first day."""
+        """Those of the days asked for that are the model's: a student's begin with its first day. None is pruned."""
+        return [day for day in self._own_days(model) if day not in self.pruned]
+
+    def left_out(self, model: str) -> list[date]:
+        """Days that a model which has learnt nothing yet would have begun with, and that were pruned."""
+        learnt = self.run.checkpoints(model).states()
+        return [] if learnt else [day for day in self._own_days(model) if day in self.pruned]
+
+    def _own_days(self, model: str) -> list[date]:
         first = None if model == TEACHER else self.experiment.student(model).first_day
         return [day for day in self.days if first is None or day >= first]
 

@@ -17,7 +17,8 @@ class Stale:
     """What is another one than it was learnt from, as in `interactions of 2026-01-02`."""
     fall: Fall
     lost: list[date]
-    """Days that would have to be learnt again, and are not asked for or no longer in `interactions`."""
+    """Days that would have to be learnt again, and are not asked for, no longer in `interactions`, or the last before
+    that with a checkpoint that was pruned."""
 
     def say(self, session: Session) -> str:
         """In one line, what is stale and why."""
@@ -68,7 +69,8 @@ def find(session: Session) -> Stale | None:
     fall = Fall.of(session, since, labels)
     again = {day for model in fall.since for day in fall.days(session, model)}
     there = set(session.days) & set(session.run.lake.interactions.partitions()["day"])
-    return Stale(why=[f"{name} of {day}" for day, name in sorted(why)], fall=fall, lost=sorted(again - there))
+    lost = (again - there) | set(fall.cut_off(session).values())
+    return Stale(why=[f"{name} of {day}" for day, name in sorted(why)], fall=fall, lost=sorted(lost))
 
 
 def _recorded(session: Session, model: str) -> dict[date, Mapping[str, int]]:

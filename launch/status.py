@@ -8,6 +8,7 @@ from rich.console import Console
 from tutelage.launch import stale, steps
 from tutelage.launch.session import Session
 from tutelage.launch.summary import DASH, print_table, simple_table
+from tutelage.pipeline.days import spans
 
 
 def print_status(session: Session, console: Console) -> None:
@@ -66,5 +67,8 @@ def print_status(session: Session, console: Console) -> None:
         console.print(f"Waits: {waits}", markup=False)
     if found := stale.find(session):
         console.print(f"Stale: {found.say(session)}", markup=False)
+    if session.pruned:
+        gone = spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)
+        console.print(f"Pruned: {gone}", markup=False)
     missing = steps.to_materialize(session)
     console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import LOCK
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
@@ -153,9 +154,9 @@ def label(
 
 
 def to_materialize(session: Session) -> list[date]:
-    """Days asked for that are not in `interactions`, but for those in quarantine."""
+    """Days asked for that are not in `interactions`, but for those in quarantine and those that were pruned."""
     lake = session.run.lake
-    have = {*lake.interactions.partitions()["day"], *lake.kept_out()}
+    have = {*lake.interactions.partitions()["day"], *lake.kept_out(), *session.pruned}
     return [day for day in session.days if day not in have]
 
 
@@ -240,6 +241,20 @@ def _write_models_config(session: Session) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(models_config("/models", names))
     os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def all_locked(session: Session) -> Iterator[None]:
+    """No trainer, no export and no job at work in the workdir: what none of them refers to may go."""
+    with contextlib.ExitStack() as locks:
+        for model in session.all_models:
+            locks.enter_context(_locked(session, model))
+        root = session.run.lake.interactions.path.parent
+        try:
+            locks.enter_context(FileLock(root / LOCK, blocking=False))
+        except Timeout:
+            raise UserError(f"a job is writing tables in {root}; wait for it, or stop it") from None
+        yield
 
 
 @contextlib.contextmanager

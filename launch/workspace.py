@@ -1,21 +1,36 @@
 """A workdir: made with one experiment, and refused to another."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from tutelage.launch import evolve
 from tutelage.launch.config import Experiment, plain
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import LOCK
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.run import Run
+
+_log = logging.getLogger(__name__)
+_PATIENCE = 10
+"""Seconds that a schema which grows waits for jobs to end."""
+_STAY = ("schema.features.", "schema.tasks.", "schema.histories.")
+_NEW_NAME = (
+    "what the tables have stays as it is: keep it, and add what is renamed or changed under a new name "
+    "(a model's `without` leaves the old one out)"
+)
 
 
 def open_workdir(workdir: str, experiment: Experiment) -> Run:
     """The run that lives in `workdir`, made where there is none.
 
+    Features and histories that the experiment has and the workdir has not are added (`evolve`).
     Raises UserError where it cannot be written to, or was made with another experiment.
     """
     root = Path(workdir).resolve()
@@ -36,8 +51,22 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
         raise UserError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); give a folder that can"
         ) from None
-    _check(root / "config.json", experiment.identity, f"--workdir={workdir}", "give another --workdir")
+    path, identity = root / "config.json", experiment.identity
+    new = evolve.added(json.loads(path.read_text()), identity) if path.exists() else []
+    _check(path, evolve.without(identity, new), f"--workdir={workdir}", "give another --workdir")
     run.lake.create()
+    if new:
+        try:
+            # A job that writes with the schema as it was would take the columns away again.
+            with FileLock(run.lake.interactions.path.parent / LOCK, timeout=_PATIENCE):
+                evolve.evolve(run, new)
+                evolve.write(path, identity)
+        except Timeout:
+            raise UserError(
+                f"{', '.join(new)}: new in the schema, and a job is writing tables in {root / 'lake'}; "
+                "wait for it, or stop it"
+            ) from None
+        _log.warning("%s: added to the tables, null for the days that are there", ", ".join(new))
     return run
 
 
@@ -61,11 +90,11 @@ def _check(path: Path, now: dict[str, Any], what: str, how: str) -> None:
         before = json.loads(path.read_text())
         changes = list(_differences(before, now, ""))
         if changes:
+            if changes[0].startswith(_STAY):
+                how = f"{_NEW_NAME}, or {how}"
             raise UserError(f"{what} was made with another config: {'; '.join(changes[:3])}; {how}")
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(now, indent=1) + "\n")
-    os.replace(partial, path)
+    evolve.write(path, now)
 
 
 def _differences(before: Any, now: Any, where: str) -> Iterable[str]:

@@ -77,11 +77,11 @@ class Ranker(tfrs.Model):
     ):
         """`offsets`: of binary tasks by name, added to their logits while they learn from hard labels."""
         super().__init__(name="ranker")
-        self.schema = schema
         self.config = config
         self.distillation = tuple(distillation)
         self.offsets = dict(offsets)
         self.inputs = schema.inputs(config.without)
+        self.schema = schema = schema.learnt(config.without)
         self.numbers = [f for f in self.inputs if not f.is_id]
         taken = {f.name for f in self.inputs}
         self.of = {history.name: history.of for history in schema.histories if history.name in taken}

@@ -4,7 +4,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.lake import DataFile, Lake
+from tutelage.pipeline.lake import FORGOTTEN, DataFile, Lake, counted
 from tutelage.pipeline.quality import QualityConfig, judge
 from tutelage.pipeline.statistics import Sketches, compare
 from tutelage.pipeline.verdict import Verdict
@@ -64,7 +64,7 @@ class Admission:
         _commit(lake, made.day, made.files, statistics, made.metadata, attempt=self.attempt)
         if day in lake.quarantine.skipped():
             lake.quarantine.write(day, "passed", lake.quarantine.days()[day]["attempts"])
-            _forget(lake, day)
+            forget(lake, day)
         self.have.add(day)
         self.window[day] = statistics
         return verdict
@@ -94,7 +94,7 @@ def _measure(lake: Lake, day: date, attempt: int | None) -> pl.DataFrame:
     null: what was before it then is not known."""
     sketches = Sketches(lake.schema)
     for file in lake.interactions.files(day=day):
-        sketches.add(pl.read_parquet(file))
+        sketches.add(lake.interactions.read_file(file).collect())
     statistics = sketches.finish().columns
     if attempt is not None:
         made = lake.statistics.write_file(statistics, {"day": day}, name="part")
@@ -124,8 +124,8 @@ def _statistics(lake: Lake, day: date) -> Path:
     return lake.quarantine.folder / "statistics" / f"day={day}" / "part.parquet"
 
 
-def _forget(lake: Lake, day: date) -> None:
-    """What lies in quarantine of a day that is in the table now; its record stays."""
+def forget(lake: Lake, day: date) -> None:
+    """Remove what lies in quarantine of a day; its record stays."""
     shutil.rmtree(_rows(lake, day), ignore_errors=True)
     shutil.rmtree(_statistics(lake, day).parent, ignore_errors=True)
 
@@ -164,8 +164,8 @@ def accept(lake: Lake, day: date, reason: str) -> int:
             f"--accept_day={day}: no such day of data is in quarantine; tutelage-status shows those that are"
         )
     last = record["attempts"][-1]
-    files = tuple(DataFile(**file) for file in last["files"])
-    for file in files:
+    files, counts = [], last["counts"]
+    for file in (DataFile(**file) for file in last["files"]):
         source, target = _rows(lake, day) / Path(file.path).name, lake.interactions.path / file.path
         if source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -174,11 +174,15 @@ def accept(lake: Lake, day: date, reason: str) -> int:
             raise UserError(
                 f"--accept_day={day}: {source} is gone; run tutelage-materialize for that day first"
             )
+        left = pl.scan_parquet(target).select(pl.len()).collect().item()
+        if left < file.rows:
+            counts = counted(counts, file.rows - left, FORGOTTEN)
+        files.append(replace(file, rows=left))
     statistics = pl.read_parquet(_statistics(lake, day))
-    metadata = {**last["counts"], "accepted": {"said": last["said"], "reason": reason}}
-    _commit(lake, day, files, statistics, metadata, attempt=last["attempt"])
+    metadata = {**counts, "accepted": {"said": last["said"], "reason": reason}}
+    _commit(lake, day, tuple(files), statistics, metadata, attempt=last["attempt"])
     lake.quarantine.write(day, "accepted", record["attempts"], reason=reason)
-    _forget(lake, day)
+    forget(lake, day)
     return sum(file.rows for file in files)
 
 

@@ -1,6 +1,7 @@
 """How the Beam jobs run: the runner, its options, progress, and how a user's mistake gets out of a worker."""
 
 import contextlib
+import fcntl
 import io
 import shutil
 import threading
@@ -12,6 +13,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import LOCK
 
 # `DirectRunner` would first try to download another runner.
 DEFAULT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -84,11 +86,22 @@ class Staging:
 
 @contextlib.contextmanager
 def staging_folder(lake_root: Path) -> Iterator[Staging]:
-    """A new staging folder, removed when the job ends, however it ends."""
+    """A new staging folder, removed when the job ends, however it ends.
+
+    Raises UserError where the tables are being cleaned: that would take away what is not committed yet.
+    """
     path = lake_root / ".staging" / str(time.time_ns())
     path.mkdir(parents=True)
     try:
-        yield Staging(str(path))
+        # Jobs share the lock; who cleans has it alone.
+        with (lake_root / LOCK).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"tutelage-forget or tutelage-prune is at work in {lake_root}; wait for it, or stop it"
+                ) from None
+            yield Staging(str(path))
     finally:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -1,7 +1,7 @@
 """Days and slices of days: which slice an event falls in, which slices a command is asked for."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -59,6 +59,17 @@ def released_at(day: date, *, time_zone: str, slice_days: int, wait: timedelta, 
     end = datetime.combine(day, datetime.min.time(), zone) + timedelta(days=slice_days)  # on the clock
     # In UTC, for an hour is an hour there.
     return max(end.astimezone(UTC) + wait, end + timedelta(days=late_days)).astimezone(zone)
+
+
+def spans(days: Sequence[date], *, slice_days: int) -> str:
+    """Slices in order, as in `2026-01-01 to 2026-01-03, 2026-01-05`."""
+    runs: list[list[date]] = []
+    for day in days:
+        if runs and day == runs[-1][-1] + timedelta(days=slice_days):
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def parse_day(text: str, *, time_zone: str, now: Callable[[ZoneInfo], datetime] = datetime.now) -> date:

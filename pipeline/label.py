@@ -71,12 +71,13 @@ def takes(snapshot: Snapshot) -> list[str]:
 
 
 def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
-    """Every task's raw output for the rows of `frame`, each a float32 array [rows]."""
+    """The raw outputs of every task that the snapshot has, for the rows of `frame`, each a float32 array [rows]."""
     import tensorflow as tf
 
     signature = _load(snapshot.path)
     features = schema.arrays(frame, takes(snapshot))
-    outputs: dict[str, list[np.ndarray]] = {name: [] for name in schema.outputs}
+    given = signature.structured_outputs
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in schema.outputs if name in given}
     for start in range(0, frame.height, BATCH):
         batch = {name: tf.constant(values[start : start + BATCH]) for name, values in features.items()}
         scores = signature(**batch)
@@ -96,7 +97,7 @@ class ScoreFile(beam.DoFn):
 
     def process(self, unit: LabelUnit) -> Iterator[tuple[str, tuple[int, DataFile]]]:
         lake, names = Lake(self.lake_root, self.schema), takes(unit.snapshot)
-        rows = pl.scan_parquet(unit.file)
+        rows = lake.interactions.read_file(unit.file)
         if any(history.name in names for history in self.schema.histories):
             with self.staging.telling(unit.index):
                 rows = lake.with_histories(rows, unit.day)
@@ -104,6 +105,7 @@ class ScoreFile(beam.DoFn):
         scores = score(unit.snapshot, frame, self.schema)
         labels = frame.select("example_id").with_columns(
             *(pl.Series(name, values) for name, values in scores.items()),
+            *(pl.lit(None, pl.Float32).alias(n) for n in self.schema.outputs if n not in scores),
             snapshot_day=pl.lit(unit.snapshot.day),
             teacher_step=pl.lit(unit.snapshot.step, pl.Int64),
             trained_step=pl.lit(None, pl.Int64),

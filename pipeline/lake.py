@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from deltalake.schema import Schema as DeltaSchema
 from deltalake.transaction import AddAction, RemoveAction
 
 from tutelage.pipeline.errors import UserError
@@ -26,6 +27,15 @@ Partition = Mapping[str, str | date]
 
 # What was counted for a day is read from its commit, so the log is kept for as long as the table.
 _CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
+
+PRUNED = "pruned"
+"""The reason under which the last commit of a day that was removed has its rows."""
+
+FORGOTTEN = "forgotten"
+"""The reason under which a day's counts have the rows of users who were deleted."""
+
+LOCK = ".lock"
+"""The file beside the tables that a job which writes data files holds, and who removes some holds alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +56,14 @@ class Table:
         self.partition_by = list(partition_by)
         self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
 
+    @classmethod
+    def at(cls, path: Path) -> "Table":
+        """A table that is there, with the columns that it has."""
+        table = DeltaTable(path)
+        columns = pa.schema(table.schema().to_arrow())
+        by = {name: columns.field(name).type for name in table.metadata().partition_columns}
+        return cls(path, pa.schema([f for f in columns if f.name not in by]), partition_by=by)
+
     def create(self) -> None:
         """Make an empty table where there is none."""
         if not DeltaTable.is_deltatable(str(self.path)):
@@ -56,6 +74,14 @@ class Table:
                 partition_by=self.partition_by,
                 configuration=_CONFIGURATION,
             )
+
+    def add_columns(self) -> None:
+        """Add the declared columns that the table has not; rows that are there have a null."""
+        table = DeltaTable(self.path)
+        have = [field.name for field in table.schema().fields]
+        declared = DeltaSchema.from_arrow(self.schema).fields
+        if new := [field for field in declared if field.name not in have]:
+            table.alter.add_columns(new)
 
     def scan(self, **partition: str | date) -> pl.LazyFrame:
         """The newest snapshot, or the part of it where the partition columns have these values."""
@@ -85,10 +111,13 @@ class Table:
         return empty.with_columns(path=pl.lit("", pl.String), num_records=pl.lit(0, pl.Int64))
 
     def replace(self, frame: pl.DataFrame, partition: Partition, **where: str | date) -> None:
-        """Put `frame` in the place of the rows of `partition` (where the columns `where` match)."""
+        """Put `frame` in the place of the rows of `partition` (where the columns `where` match).
+
+        A column that `frame` has not is null.
+        """
         values = {**partition, **where}
         full = frame.with_columns(pl.lit(value).alias(name) for name, value in partition.items())
-        full = full.select(self.schema.names)
+        full = full.select(n if n in full.columns else pl.lit(None).alias(n) for n in self.schema.names)
         predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
         content = [] if where else [_content(_key(partition, self.partition_by), _digest(full))]
         write_deltalake(
@@ -107,6 +136,60 @@ class Table:
         data = frame.select(name for name in self.schema.names if name not in self.partition_by)
         data.write_parquet(self.path / path)
         return DataFile(path=path, rows=frame.height, digest=_digest(data))
+
+    def leave_out(
+        self, partition: Partition, gone: pl.Expr | None, *, metadata: Mapping[str, Any] | None
+    ) -> None:
+        """Take the rows for which `gone` holds (None: all) out of `partition`, in one commit.
+
+        Only the files that have such rows are written anew, one in memory at a time. The partition's attempt
+        stays what it was: nothing that was made of its other rows becomes stale. `metadata` is as in `commit`;
+        None: what its last commit says still holds.
+        """
+        table = DeltaTable(self.path)
+        values = {name: str(partition[name]) for name in self.partition_by}
+        now = int(time.time() * 1000)
+        actions: list[AddAction | RemoveAction] = []
+        for path in self.files(**partition):
+            name = os.path.relpath(path, self.path)
+            if gone is not None:
+                rows = self.read_file(path).collect()
+                left = rows.filter(~gone.fill_null(False))
+                if left.height == rows.height:
+                    continue
+                if left.height:
+                    part = Path(path).name.rsplit("-", 1)[0]
+                    actions.append(self._add(self.write_file(left, partition, name=part), values, now))
+            size = os.path.getsize(path)
+            actions.append(RemoveAction(name, True, now, size, values))  # type: ignore[arg-type]
+        if not actions:
+            return
+        custom = {} if metadata is None else self._custom(values, metadata)
+        table.create_write_transaction(
+            actions,
+            "append",
+            table.schema(),
+            self.partition_by,
+            commit_properties=CommitProperties(custom_metadata=custom),
+        )
+
+    def read_file(self, path: str) -> pl.LazyFrame:
+        """A data file's rows; a column that was added to the table after it is null."""
+        columns = {name: t for name, t in pl.Schema(self.schema).items() if name not in self.partition_by}
+        return pl.scan_parquet(path, schema=columns, missing_columns="insert", extra_columns="ignore")
+
+    def vacuum(self) -> None:
+        """Remove every file that is not in the newest snapshot: no one else may be at work on the table."""
+        DeltaTable(self.path).vacuum(
+            retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True
+        )
+
+    def _add(self, file: DataFile, values: Mapping[str, str], now: int) -> AddAction:
+        stats = json.dumps({"numRecords": file.rows})
+        return AddAction(file.path, os.path.getsize(self.path / file.path), values, now, True, stats)
+
+    def _custom(self, values: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str, str]:
+        return {"partition": "/".join(values.values()), "counts": json.dumps(metadata)}
 
     def commit(
         self,
@@ -135,17 +218,7 @@ class Table:
         if table.transaction_version(key) == attempt:
             return
         now = int(time.time() * 1000)
-        adds: list[AddAction | RemoveAction] = [
-            AddAction(
-                file.path,
-                os.path.getsize(self.path / file.path),
-                values,
-                now,
-                True,
-                json.dumps({"numRecords": file.rows}),
-            )
-            for file in files
-        ]
+        adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
         while True:
             try:
                 table.create_write_transaction(
@@ -155,7 +228,7 @@ class Table:
                     self.partition_by,
                     partition_filters=[(name, "=", value) for name, value in values.items()],
                     commit_properties=CommitProperties(
-                        custom_metadata={"partition": key, "counts": json.dumps(metadata)},
+                        custom_metadata=self._custom(values, metadata),
                         app_transactions=numbers,
                     ),
                 )
@@ -227,6 +300,15 @@ def _number(parts: Iterable[object]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
 
 
+def counted(counts: Mapping[str, Any], rows: int, reason: str) -> dict[str, Any]:
+    """A day's counts after `rows` kept ones went for `reason`: rows in = kept + dropped, as before."""
+    if "kept" not in counts:
+        return {**counts, reason: counts.get(reason, 0) + rows}
+    dropped = dict(counts["dropped"])
+    dropped[reason] = dropped.get(reason, 0) + rows
+    return {**counts, "kept": counts["kept"] - rows, "dropped": dict(sorted(dropped.items()))}
+
+
 class Lake:
     """The tables of one workdir."""
 
@@ -269,6 +351,12 @@ class Lake:
         """The days that did not pass the quality gate and are not in `interactions`: all others go on without them."""
         have = set(self.interactions.partitions()["day"])
         return [day for day in self.quarantine.skipped() if day not in have]
+
+    def pruned_days(self) -> set[date]:
+        """Days of `interactions` that were removed, and not made anew since."""
+        counts = self.interactions.counts().items()
+        removed = {date.fromisoformat(day) for day, of in counts if PRUNED in {**of, **of.get("dropped", {})}}
+        return removed - set(self.interactions.partitions()["day"])
 
     def history_days(self, day: date) -> list[date]:
         """The days before `day` that its histories can be of, the newest first."""

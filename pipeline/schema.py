@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -259,7 +259,7 @@ class Schema:
     def inputs(self, without: Iterable[str] = ()) -> tuple[Feature, ...]:
         """What models take: the features, then each history as a list of the user's; none of `without`.
 
-        Raises UserError for a name that is neither, and where a history would be left without the
+        Raises UserError for a name that is none of these and no task, and where a history would be left without the
         feature that it is of.
         """
         without = list(without)
@@ -269,10 +269,12 @@ class Schema:
             by_name[history.name] = Feature(
                 name=history.name, dtype=of.dtype, rows=of.rows, scope="user", length=history.length
             )
+        tasks = [task.name for task in self.tasks]
         for name in without:
-            if name not in by_name:
+            if name not in by_name and name not in tasks:
                 raise UserError(
-                    f"model: without names {name!r}, expected inputs of the schema: {', '.join(by_name)}"
+                    f"model: without names {name!r}, expected inputs of the schema: {', '.join(by_name)}; "
+                    f"or tasks: {', '.join(tasks)}"
                 )
         for history in self.histories:
             if history.of in without and history.name not in without:
@@ -283,6 +285,17 @@ class Schema:
         if not left:
             raise UserError("model: without names every input; leave it at least one")
         return left
+
+    def learnt(self, without: Iterable[str] = ()) -> "Schema":
+        """The schema as a model sees it that learns no task of `without`, and takes no history of it."""
+        without = list(without)
+        tasks = tuple(task for task in self.tasks if task.name not in without)
+        if not tasks:
+            raise UserError("model: without names every task; leave it at least one")
+        if len(tasks) == len(self.tasks):
+            return self
+        histories = tuple(history for history in self.histories if history.name not in without)
+        return replace(self, tasks=tasks, histories=histories)
 
     @property
     def labels(self) -> list[str]:

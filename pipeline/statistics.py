@@ -38,7 +38,11 @@ class Sketches:
 
     def __init__(self, schema: Schema):
         labels = [Feature(name=label, dtype="float32") for label in schema.labels]
-        self._columns = {feature.name: _column(feature) for feature in (*schema.features, *labels)}
+        self._columns: dict[str, _Ids | _Numbers] = {
+            # Who the most active users of a day were is nobody's business, nor to be forgotten one by one.
+            feature.name: _Ids(feature, top=feature.name != schema.user) if feature.is_id else _Numbers()
+            for feature in (*schema.features, *labels)
+        }
 
     def add(self, frame: pl.DataFrame) -> None:
         for name, column in self._columns.items():
@@ -56,8 +60,9 @@ class Sketches:
 class _Ids:
     """Of a list the first `length` items count, and one without an item is a null."""
 
-    def __init__(self, feature: Feature):
+    def __init__(self, feature: Feature, *, top: bool):
         self.feature = feature
+        self.of_top = _TOP if top else 0
         self.rows = self.nulls = 0
         self.marks = np.zeros([_LEVELS, _SEEN], np.int64)
         self.top: list[pl.DataFrame] = []
@@ -89,7 +94,7 @@ class _Ids:
             .group_by("value")
             .agg(pl.col("rows").sum())
             .sort("rows", "value", descending=[True, False])
-            .head(_TOP)
+            .head(self.of_top)
         )
         return {
             "rows": self.rows,
@@ -149,10 +154,6 @@ class _Numbers:
             "bucket": values.tolist(),
             "bucket_rows": rows.tolist(),
         }
-
-
-def _column(feature: Feature) -> _Ids | _Numbers:
-    return _Ids(feature) if feature.is_id else _Numbers()
 
 
 def _hashes(values: pl.Series) -> np.ndarray:

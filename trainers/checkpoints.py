@@ -44,6 +44,8 @@ class State:
     """Of the variables' files."""
     made_of: Mapping[str, int] = field(default_factory=dict)
     """What the day was learnt from (`Lake.made_of`); empty: it was learnt before this was recorded."""
+    pruned: bool = False
+    """Only where the model stood is left: the variables were removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,11 @@ class Checkpoints:
     def restore(self, checkpoint: tf.train.Checkpoint, day: date) -> None:
         """Read the variables of a day. Raises UserError where it is not there or not this model's."""
         path = self.folder / str(day) / "variables"
+        if any(state.pruned for state in self.states() if state.day == day):
+            raise UserError(
+                f"the checkpoint of {day} in {self.folder} was pruned; put its folder back from a copy, or "
+                "train the model anew"
+            )
         if not path.with_suffix(".index").exists():
             raise UserError(f"no checkpoint of {day} in {self.folder}; train that day first")
         if not self._sound(day):
@@ -156,7 +163,7 @@ class Checkpoints:
         """
         damaged = []
         for state in reversed(self.states()):
-            if self._sound(state.day):
+            if state.pruned or self._sound(state.day):
                 break
             aside = self.folder / f".damaged-{state.day}"
             shutil.rmtree(aside, ignore_errors=True)
@@ -167,6 +174,26 @@ class Checkpoints:
     def _sound(self, day: date) -> bool:
         folder = self.folder / str(day)
         return bool(json.loads((folder / "state.json").read_text())["sha256"] == _sha256(folder))
+
+    def prune(self, day: date) -> None:
+        """Remove the variables of a day; where the model stood stays known."""
+        folder = self.folder / str(day)
+        values = json.loads((folder / "state.json").read_text())
+        partial = folder / ".state.json"
+        partial.write_text(json.dumps({**values, "pruned": True}))
+        os.replace(partial, folder / "state.json")
+        for path in folder.iterdir():
+            if path.name != "state.json":
+                path.unlink()
+
+    def to_prune(self, before: date) -> list[date]:
+        """Days before that one, the newest of all left out, that have files besides where the model stood."""
+        return [
+            state.day
+            for state in self.states()[:-1]
+            if state.day < before
+            and (not state.pruned or len(list((self.folder / str(state.day)).iterdir())) > 1)
+        ]
 
     def remove(self) -> None:
         """Forget all days."""

@@ -109,6 +109,11 @@ def train_student(
                 batch_size=run.training.batch_size,
             ),
             half_life=student.label_half_life,
+            outputs=tuple(
+                output
+                for task in run.schema.select_tasks(d.task for d in student.distillation)
+                for output in task.outputs
+            ),
         )
 
     def build() -> Learner:
@@ -309,14 +314,14 @@ def _judge(
         row
         for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))
         for row in day_metrics(
-            run.schema, day.targets, outputs, basis=basis, slices=day.slices, groups=day.users
+            learner.ranker.schema, day.targets, outputs, basis=basis, slices=day.slices, groups=day.users
         )
     ]
     kept = [state.day for state in run.checkpoints(model).states()]
     metrics = run.lake.metrics.scan(model=model, run=run.name).filter(pl.col("day").is_in(kept)).collect()
     before = gate.trailing(metrics, config)
     return rows + _label_counts(day), gate.judge(
-        run.schema, rows, learnt.outputs, before, config, checks=checks
+        learner.ranker.schema, rows, learnt.outputs, before, config, checks=checks
     )
 
 

@@ -75,10 +75,10 @@ def load_day(
 ) -> Day:
     """Read a day, turn its inputs into what the model takes, and join its soft labels.
 
-    `sampling` decides which rows weigh nothing; `without`, which histories need not be there.
+    `sampling` decides which rows weigh nothing; `without`, which histories and labels need not be there.
     Of each feature in `slice_by`, the values that 1,000 rows or more have are slices.
 
-    Raises UserError where the day is not in the lake, or holds a label that it must not.
+    Raises UserError where the day is not in the lake, lacks a label, or holds a soft one that it must not.
     """
     inputs = [feature.name for feature in schema.inputs(without)]
     histories = any(history.name in inputs for history in schema.histories)
@@ -92,15 +92,23 @@ def load_day(
     if histories:
         frame = lake.with_histories(frame.lazy(), day).collect()
     columns = schema.arrays(frame, inputs)
+    learnt = schema.learnt(without)
+    for label in learnt.labels:
+        if missing := frame[label].null_count():
+            raise UserError(
+                f"day {day}: the label {label!r} is null in {missing:,} rows, as it came to the schema later; let "
+                f"the model begin with a later day (first_day), or be without its task, or make the day anew "
+                "with tutelage-materialize"
+            )
     parts = [
         transform({name: tf.constant(values[start : start + _CHUNK]) for name, values in columns.items()})
         for start in range(0, frame.height, _CHUNK)
     ]
-    targets = hard_targets(frame, schema)
+    targets = hard_targets(frame, learnt)
     if soft_labels:
-        soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=schema)
+        soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=learnt)
     else:
-        soft = np.zeros([frame.height, len(schema.outputs)], np.float32)
+        soft = np.zeros([frame.height, len(learnt.outputs)], np.float32)
         mask, counts = np.zeros(frame.height, np.float32), {}
     tensors = Batch(
         rows=tf.concat([rows for rows, _ in parts], axis=0),

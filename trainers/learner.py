@@ -79,8 +79,8 @@ class Learner:
         day = Batch.spec(
             slots=self.ranker.slots,
             numbers=len(self.ranker.numbers),
-            tasks=len(schema.tasks),
-            outputs=len(schema.outputs),
+            tasks=len(self.ranker.schema.tasks),
+            outputs=len(self.ranker.schema.outputs),
         )
         start = tf.TensorSpec([], tf.int32)
         self._update = tf.function(self._step).get_concrete_function(day, start)

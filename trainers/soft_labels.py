@@ -29,6 +29,8 @@ class SoftLabels:
     """Labels of a teacher that had made fewer updates are masked."""
     half_life: float | None = None
     """Days of age after which a label weighs half."""
+    outputs: tuple[str, ...] = ()
+    """What is learnt from: a label that lacks one of them, of a teacher without that task, is missing."""
 
     @property
     def partition(self) -> dict[str, str | date]:
@@ -63,8 +65,10 @@ class SoftLabels:
             how="left",
             maintain_order="left",
         )
-        missing = joined["teacher_step"].is_null()
-        young = (joined["teacher_step"] < self.min_step).fill_null(False)
+        missing = joined.select(
+            pl.any_horizontal(pl.col("teacher_step", *self.outputs).is_null())
+        ).to_series()
+        young = (joined["teacher_step"] < self.min_step).fill_null(False) & ~missing
         used = ~(missing | young)
         counts = {
             "labels_used": int(used.sum()),

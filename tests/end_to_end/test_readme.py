@@ -237,6 +237,8 @@ AFTER_DEMO = {
     "tutelage-export": ("--end_day=2026-01-01", "Nothing to do: every day that auxiliary has learnt"),
     "tutelage-skew": ("", "5,000 requests against 2026-01-01 of interactions"),
     "tutelage-rollback": ("", "Nothing to do: the teacher has learnt no day after 2026-01-01"),
+    "tutelage-forget": ("", "0 rows of 0 days are of user_id 7"),
+    "tutelage-prune": ("", "goes: old files of lake/interactions"),
     "tutelage-report": ("", "Report: "),
     "tutelage-status": ("", "To materialise: 2026-01-03"),
 }
@@ -286,7 +288,7 @@ def test_every_row_of_the_table_runs_after_the_demo(demo: Demo) -> None:
     for command in re.findall(r"`(tutelage-(?!study)[^`]*)`", "".join(ROWS)):
         more, says = AFTER_DEMO[command.split()[0]]
         asked = command.replace("NAME", "auxiliary").replace("FILE", "log.jsonl")
-        asked = asked.replace("DAY", "2026-01-01")
+        asked = asked.replace("DAY", "2026-01-01").replace("=ID", "=7").replace("=N", "=30")
         assert says in _shell(f".venv/bin/{asked} {demo.flags} {more}", demo.folder), asked
 
 

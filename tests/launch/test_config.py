@@ -222,7 +222,22 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
         (
             "teacher.model.without=user_id,hour,day",
             "without names 'day', expected inputs of the schema: user_id, video_id, author_id, topic, country, "
-            "position, hour, video_seconds, video_age_days, user_age_days",
+            "position, hour, video_seconds, video_age_days, user_age_days; or tasks: click, long_view, watch",
+        ),
+        (
+            "students.control.model.without=watch",
+            "serving: score names 'watch_log1p', and the model of 'control' is without that task; let the score "
+            "do without it, as long as there is such a student",
+        ),
+        (
+            "students.direct.model.without=watch",
+            "student 'direct': task 'watch' is distilled, and the model of 'direct' is without it; distil what "
+            "both have",
+        ),
+        (
+            "teacher.model.without=watch",
+            "student 'direct': task 'watch' is distilled, and the model of 'teacher' is without it; distil what "
+            "both have",
         ),
         ("training.batch_size=0", "batch_size is 0, expected at least 1"),
         ("teacher.sampling.negatives_of=watch", "sampling: negatives_of 'watch' is no binary task"),

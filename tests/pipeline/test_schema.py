@@ -250,7 +250,10 @@ def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
 @pytest.mark.parametrize(
     ("without", "text"),
     [
-        (["tag"], "model: without names 'tag', expected inputs of the schema: user, tags, history"),
+        (
+            ["tag"],
+            "model: without names 'tag', expected inputs of the schema: user, tags, history; or tasks: click",
+        ),
         (["user"], "model: without names 'user', of which 'history' is; leave that out too"),
         (["user", "tags", "history"], "model: without names every input; leave it at least one"),
     ],
@@ -258,6 +261,20 @@ def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
 def test_what_a_model_cannot_be_without_is_refused(without: list[str], text: str) -> None:
     with _says(text):
         LISTS.inputs(without)
+
+
+def test_a_model_may_be_without_a_task_and_a_history_that_needs_its_label() -> None:
+    more = replace(
+        LISTS,
+        tasks=(CLICK, Task(name="like", label="liked")),
+        histories=(*LISTS.histories, History(name="liked_ones", of="user", where="liked")),
+    )
+    assert more.learnt() is more
+    assert more.learnt(["like", "liked_ones"]) == LISTS
+    assert more.learnt(["tags"]) is more
+    assert [f.name for f in more.inputs(["like", "liked_ones"])] == ["user", "tags", "history"]
+    with _says("model: without names every task; leave it at least one"):
+        more.learnt(["click", "like"])
 
 
 def test_models_see_the_first_items_of_a_list_and_the_default_after_the_last() -> None:
