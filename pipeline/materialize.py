@@ -132,10 +132,14 @@ def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 class CommitDay(beam.DoFn):
-    """All pieces of a day in, one commit out. Memory: 4,194,304 ids, the keys of those that repeat, one data file."""
+    """All pieces of a day in, one commit out. Memory: 4,194,304 ids, the keys of those that repeat, one data file.
 
-    def __init__(self, schema: Schema, lake_root: str, staging: str):
+    `as_of` is the table's version when the job began: a day that another job replaced since is left alone.
+    """
+
+    def __init__(self, schema: Schema, as_of: int, lake_root: str, staging: str):
         self.schema = schema
+        self.as_of = as_of
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
@@ -163,7 +167,9 @@ class CommitDay(beam.DoFn):
             "job": {"attempt": self.staging.attempt, "elsewhere": dict(sorted(unplaced.items()))},
         }
         with self.staging.telling(text):
-            table.commit(files, {"day": day}, attempt=self.staging.attempt, metadata=metadata)
+            table.commit(
+                files, {"day": day}, attempt=self.staging.attempt, metadata=metadata, as_of=self.as_of
+            )
         self.staging.committed(text)
 
 
@@ -244,9 +250,11 @@ def materialize(
     left behind: of these days, and of later ones.
 
     Every day is committed on its own, last and whole. Raises UserError where the source cannot be
-    read (nothing is committed then), or where a day has no rows (the other days are committed).
+    read (nothing is committed then), where a day has no rows (the other days are committed), or where
+    another job replaced a day since this one began (the other's rows stay).
     """
     started = time.monotonic()
+    as_of = lake.interactions.version()
     check_columns(source, schema)
     units = source.units(raw_dir, workdir=workdir, days=days)
     root = lake.interactions.path.parent
@@ -265,7 +273,7 @@ def materialize(
                 pieces
                 | "Inside" >> beam.Filter(_is_inside)
                 | "ByDay" >> beam.GroupByKey()
-                | "Commit" >> beam.ParDo(CommitDay(schema, *where), beam.pvalue.AsList(elsewhere))
+                | "Commit" >> beam.ParDo(CommitDay(schema, as_of, *where), beam.pvalue.AsList(elsewhere))
             )
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)

@@ -503,7 +503,8 @@ def _value(value: object) -> str | None:
             return _BAD
     if value is None or isinstance(value, str):
         return value
-    return str(value) if isinstance(value, bool) else _BAD  # a list or an object
+    # As JSON and Arrow write it; else it is a list or an object.
+    return str(value).lower() if isinstance(value, bool) else _BAD
 
 
 @contextmanager
