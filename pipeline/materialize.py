@@ -72,7 +72,7 @@ class ReadUnit(beam.DoFn):
         self.staging = beam_job.Staging(staging)
 
     def process(self, unit: Unit) -> Iterator[tuple[str, Piece]]:
-        with self.staging.telling(unit.index):
+        with self.staging.telling(unit.index), unit.unchanged():
             if unit.rows_outside:
                 yield NO_DAY, Piece(order=(unit.index, 0), dropped={"outside_days": unit.rows_outside})
             else:

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from tutelage.pipeline.days import slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, check_time_zone
-from tutelage.pipeline.sources.base import Unit
+from tutelage.pipeline.sources.base import RawFile, Unit
 
 _TEXT = (".csv", ".csv.gz", ".csv.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 _RECORDS = (".tfrecord", ".tfrecord.gz")
@@ -119,18 +119,19 @@ class Files:
             raise UserError(
                 f"no files {self.pattern} in {raw_dir!r}{why}; see --raw_dir and the config's pattern"
             )
-        inside: list[tuple[Path, Row]] = []
+        inside: list[tuple[Path, Row, RawFile]] = []
         outside = 0
         for path, partition in files:
             with _readable(path):
+                file = RawFile.of(path)
                 self._check(path, partition)
                 rows = self._outside(path, days) if path.suffix == ".parquet" and days else 0
             outside += rows
             if not rows:
-                inside.append((path, partition))
+                inside.append((path, partition, file))
         units = [
-            Unit(index=i, where=str(path), args={"path": str(path), "partition": partition})
-            for i, (path, partition) in enumerate(inside)
+            Unit(index=i, where=str(path), args={"path": str(path), "partition": partition}, files=(file,))
+            for i, (path, partition, file) in enumerate(inside)
         ]
         if outside:
             where = f"{len(files) - len(inside)} files of other days"

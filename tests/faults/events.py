@@ -3,6 +3,7 @@
 The file is a config: `--config=tests/faults/events.py`.
 """
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -39,7 +40,10 @@ SCHEMA = Schema(
     tasks=(Task(name="click", label="click"),),
     key=("user", "item", "event_time_us"),
     user="user",
-    histories=(History(of="item", length=5, days=2, where="click"), History(name="met", of="generation", length=3)),
+    histories=(
+        History(of="item", length=5, days=2, where="click"),
+        History(name="met", of="generation", length=3),
+    ),
 )
 
 
@@ -133,10 +137,8 @@ class Job:
     def kill(self) -> bool:
         """All processes of the job; whether they had not come to their end."""
         assert self._process.pid
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, 9)
-        except ProcessLookupError:
-            pass
         return self.end() == -9
 
     def end(self) -> int:
@@ -199,7 +201,9 @@ def _materialize(
     marks.send("ready")
     marks.recv()
     try:
-        actions.materialize(Settings(config=__file__, workdir=workdir, raw_dir=raw_dir, beam_flags=beam_flags))
+        actions.materialize(
+            Settings(config=__file__, workdir=workdir, raw_dir=raw_dir, beam_flags=beam_flags)
+        )
     except UserError as error:
         sys.stdout.flush()
         os.write(1, f"\n{error}\n".encode())
