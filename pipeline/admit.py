@@ -39,10 +39,11 @@ class Admission:
     Memory: the statistics of the trailing days.
     """
 
-    def __init__(self, lake: Lake, config: QualityConfig, *, attempt: int):
+    def __init__(self, lake: Lake, config: QualityConfig, *, attempt: int, as_of: int):
         self.lake = lake
         self.config = config
         self.attempt = attempt
+        self.as_of = as_of
         self.have = set(lake.interactions.partitions()["day"])
         self.window: dict[date, pl.DataFrame] = {}
 
@@ -61,7 +62,7 @@ class Admission:
             record = {"said": said, **asdict(verdict), "attempt": self.attempt}
             _keep_out(lake, made, statistics, record)
             return verdict
-        _commit(lake, made.day, made.files, statistics, made.metadata, attempt=self.attempt)
+        _commit(lake, made.day, made.files, statistics, made.metadata, attempt=self.attempt, as_of=self.as_of)
         if day in lake.quarantine.skipped():
             lake.quarantine.write(day, "passed", lake.quarantine.days()[day]["attempts"])
             forget(lake, day)
@@ -110,10 +111,11 @@ def _commit(
     metadata: Mapping[str, Any],
     *,
     attempt: int,
+    as_of: int | None = None,
 ) -> None:
     made = lake.statistics.write_file(statistics, {"day": day}, name="part")
     lake.statistics.commit([made], {"day": day}, attempt=attempt, metadata={})
-    lake.interactions.commit(files, {"day": day}, attempt=attempt, metadata=metadata)
+    lake.interactions.commit(files, {"day": day}, attempt=attempt, metadata=metadata, as_of=as_of)
 
 
 def _rows(lake: Lake, day: date) -> Path:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -17,7 +18,9 @@ from tutelage.pipeline.schema import Schema
 
 PRODUCER = "snapshot"
 BATCH = 8192
-"""Rows scored at once: it bounds the activations, not the result."""
+"""Rows of a batch: it bounds the activations, not the result."""
+_THREADS = 2
+"""Batches scored at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +79,17 @@ def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, 
 
     signature = _load(snapshot.path)
     features = schema.arrays(frame, takes(snapshot))
-    given = signature.structured_outputs
-    outputs: dict[str, list[np.ndarray]] = {name: [] for name in schema.outputs if name in given}
-    for start in range(0, frame.height, BATCH):
+    names = [name for name in schema.outputs if name in signature.structured_outputs]
+
+    def scores(start: int) -> list[np.ndarray]:
         batch = {name: tf.constant(values[start : start + BATCH]) for name, values in features.items()}
-        scores = signature(**batch)
-        for name, parts in outputs.items():
-            parts.append(scores[name].numpy())
-    return {name: np.concatenate(parts) for name, parts in outputs.items()}
+        outputs = signature(**batch)
+        return [outputs[name].numpy() for name in names]
+
+    # While one batch is computed, another is made into tensors.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = list(pool.map(scores, range(0, frame.height, BATCH)))
+    return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
 class ScoreFile(beam.DoFn):

@@ -191,6 +191,10 @@ class Table:
     def _custom(self, values: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str, str]:
         return {"partition": "/".join(values.values()), "counts": json.dumps(metadata)}
 
+    def version(self) -> int:
+        """The number of the newest commit."""
+        return DeltaTable(self.path).version()
+
     def commit(
         self,
         files: Sequence[DataFile],
@@ -199,13 +203,15 @@ class Table:
         attempt: int,
         metadata: Mapping[str, Any],
         source: int | None = None,
+        as_of: int | None = None,
     ) -> None:
         """Put `files` in the place of what `partition` held, in one commit that carries `metadata`.
 
         `source` is a number for what the rows are made of, which `sources` gives back.
 
         `attempt` is one number per job: a runner that repeats a commit it already made changes
-        nothing (Delta records the number but does not look at it, so this does).
+        nothing (Delta records the number but does not look at it, so this does). `as_of` is the
+        table's version when the job began to read what it commits; None: now.
         Raises UserError where another job replaced the partition meanwhile, RuntimeError where the
         table does not hold the rows that were committed.
         """
@@ -214,9 +220,16 @@ class Table:
         numbers = [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
         if source is not None:
             numbers.append(Transaction(f"{key}#source", source))
+        overtaken = UserError(
+            f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
+            "run this one again if they are to be replaced"
+        )
         table = DeltaTable(self.path)
-        if table.transaction_version(key) == attempt:
+        before = table.transaction_version(key)
+        if before == attempt:
             return
+        if as_of is not None and DeltaTable(self.path, version=as_of).transaction_version(key) != before:
+            raise overtaken
         now = int(time.time() * 1000)
         adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
         while True:
@@ -234,14 +247,13 @@ class Table:
                 )
                 break
             except CommitFailedError:
-                newest = DeltaTable(self.path)
-                if newest.transaction_version(key) != table.transaction_version(key):
-                    raise UserError(
-                        f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
-                        "run this one again if they are to be replaced"
-                    ) from None
+                table = DeltaTable(self.path)
+                now_there = table.transaction_version(key)
+                if now_there == attempt:
+                    return
                 # Delta also refuses where another partition was replaced: that is no conflict.
-                table = newest
+                if now_there != before:
+                    raise overtaken from None
         expected = sum(file.rows for file in files)
         found = self.scan(**partition).select(pl.len()).collect().item()
         if found != expected:

@@ -95,7 +95,7 @@ class ReadUnit(beam.DoFn):
         self.staging = beam_job.Staging(staging)
 
     def process(self, unit: Unit) -> Iterator[tuple[str, Piece]]:
-        with self.staging.telling(unit.index):
+        with self.staging.telling(unit.index), unit.unchanged():
             if unit.rows_outside:
                 yield NO_DAY, Piece(order=(unit.index, 0), dropped={"outside_days": unit.rows_outside})
             else:
@@ -248,11 +248,15 @@ class MakeDay(beam.DoFn):
 
 
 class AdmitDays(beam.DoFn):
-    """All days in, each committed, or put into quarantine. Memory: the statistics of the trailing days."""
+    """All days in, each committed, or put into quarantine. Memory: the statistics of the trailing days.
 
-    def __init__(self, schema: Schema, quality: QualityConfig, lake_root: str, staging: str):
+    `as_of` is the table's version when the job began: a day that another job replaced since is left alone.
+    """
+
+    def __init__(self, schema: Schema, quality: QualityConfig, as_of: int, lake_root: str, staging: str):
         self.schema = schema
         self.quality = quality
+        self.as_of = as_of
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
@@ -262,7 +266,8 @@ class AdmitDays(beam.DoFn):
         for piece in elsewhere:
             unplaced.update(piece.dropped)
         job = {"attempt": attempt, "elsewhere": dict(sorted(unplaced.items()))}
-        admission = Admission(Lake(self.lake_root, self.schema), self.quality, attempt=attempt)
+        lake = Lake(self.lake_root, self.schema)
+        admission = Admission(lake, self.quality, attempt=attempt, as_of=self.as_of)
         for made in sorted(group[1], key=lambda made: made.day):
             with self.staging.telling(str(made.day)):
                 made = replace(made, metadata={**made.metadata, "job": job})
@@ -352,10 +357,12 @@ def materialize(
     Labels that are not mature `now` (None: at this moment) are nulls.
 
     Every day is committed on its own, last and whole; one that does not pass `quality` goes into quarantine, and
-    what the table held of it stays. Raises UserError where the source cannot be read (nothing is committed then), or
-    where a day has no rows (the other days are committed).
+    what the table held of it stays. Raises UserError where the source cannot be read (nothing is committed then),
+    where a day has no rows (the other days are committed), or where another job replaced a day since this one began
+    (the other's rows stay).
     """
     started = time.monotonic()
+    as_of = lake.interactions.version()
     check_columns(source, schema)
     units = source.units(raw_dir, workdir=workdir, days=days)
     root = lake.interactions.path.parent
@@ -377,7 +384,8 @@ def materialize(
                 | "Make" >> beam.ParDo(MakeDay(schema, *where))
                 # One worker has them all: a day is held against those before it.
                 | "Together" >> beam.GroupByKey()
-                | "Admit" >> beam.ParDo(AdmitDays(schema, quality, *where), beam.pvalue.AsList(elsewhere))
+                | "Admit"
+                >> beam.ParDo(AdmitDays(schema, quality, as_of, *where), beam.pvalue.AsList(elsewhere))
             )
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)

@@ -224,6 +224,26 @@ def test_of_two_writers_on_a_day_the_later_one_is_refused(lake: Lake) -> None:
     assert table.counts() == {"2026-01-01": {"kept": 1}}
 
 
+def test_a_day_that_was_replaced_since_the_job_began_is_left_alone(lake: Lake) -> None:
+    table = lake.interactions
+    _commit(table, FIRST, [1], attempt=1)
+    began = table.version()
+    written = {day: _write(table, day, [5]) for day in (FIRST, SECOND)}
+    _commit(table, FIRST, [2], attempt=2)
+    with pytest.raises(UserError, match=r"^interactions, 2026-01-01: another job replaced it meanwhile"):
+        table.commit(written[FIRST], {"day": FIRST}, attempt=3, metadata={}, as_of=began)
+    table.commit(written[SECOND], {"day": SECOND}, attempt=3, metadata={}, as_of=began)
+    assert _users(table.scan()) == [2, 5]
+
+
+def test_a_commit_that_another_process_has_just_made_is_not_made_twice(lake: Lake) -> None:
+    table = lake.interactions
+    _commit(table, FIRST, [1], attempt=1)
+    with _overtaken(table, lambda: _commit(table, FIRST, [2], attempt=2)):
+        _commit(table, FIRST, [2], attempt=2)
+    assert _users(table.scan()) == [2]
+
+
 def test_a_writer_on_another_day_goes_through(lake: Lake) -> None:
     table = lake.interactions
     _commit(table, FIRST, [1], attempt=1)
