@@ -1,10 +1,14 @@
 """A user's own event logs: Parquet, Delta tables, CSV, JSON lines or TFRecord, one row an exposure."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
-from functools import partial
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache, partial
+from itertools import islice
+from time import time_ns
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -15,9 +19,16 @@ from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Unit
 from tutelage.pipeline.sources.columns import Columns, TimeUnit, check_time
 from tutelage.pipeline.sources.formats import check_header, check_parquet
+from tutelage.pipeline.sources.side import Side
 from tutelage.pipeline.sources.store import File, check_pattern, find, readable
 
+_FRAMES = 8  # of 65,536 rows that are joined with side tables at once
+_EVER = (0, 4_102_444_800_000_000)  # the years 1970 to 2099, in microseconds
 _THREADS = 16  # that look at the heads of remote files, most of whose time is waiting
+
+Slices = tuple[date, date]
+"""The first and the last."""
+Loaded = tuple[tuple[pl.DataFrame, Counter[str]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +50,8 @@ class Files:
     binary label that is not 0 or 1, a `log1p` label below 0).
 
     A unit is a file, of a Delta table one of its data files; a worker holds 65,536 rows of it at a time, of Parquet
-    also one row group as it is on disk. Remote files are read where they are, by ranges: nothing is copied.
+    also one row group as it is on disk; with `sides` 524,288 rows, and what is said there. Remote files are read where
+    they are, by ranges: nothing is copied.
     """
 
     pattern: str
@@ -54,6 +66,8 @@ class Files:
     """Of times that name none (an IANA name); of two that are the same on the clock, the earlier is meant."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Pairs of a feature or label and the raw column it is read from, where the names differ."""
+    sides: tuple[Side, ...] = ()
+    """Tables that give features which the events do not have, as they were known at each event."""
 
     def __post_init__(self) -> None:
         check_pattern("Files", self.pattern)
@@ -65,6 +79,16 @@ class Files:
                     f"Files: renamed has {name!r}, expected features and labels of the schema, each once: "
                     f"{', '.join(self.columns())}"
                 )
+        names = [side.name for side in self.sides]
+        features = {f.name: self.columns()[f.name] for f in self.schema.features}
+        free = [name for name in features if name not in ours]
+        earlier = [name for name in features if name not in self._given]
+        for side in self.sides:
+            if names.count(side.name) > 1:
+                raise UserError(f"Files: two sides are named {side.name!r}; rename one of them")
+            side.check(features, free, earlier)
+            earlier += dict(side.columns)
+            free = [name for name in free if name not in earlier]
 
     def columns(self) -> Mapping[str, pl.DataType]:
         """The schema's features and labels, with its dtypes."""
@@ -72,32 +96,68 @@ class Files:
         return {name: empty.schema[name] for name in empty.columns[2:]}  # the first two are no raw columns
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
-        """A file each, in the order of their paths; then one of all files that hold no row of `days`, if any.
+        """A file each, in the order of their paths; then one of all files that hold no row of `days`, if any, and
+        one of the rows of `sides` that are no good.
 
         Raises UserError where there is none, and where a Parquet or CSV file lacks a column.
         """
         files = find(raw_dir, self.pattern)
         with ThreadPoolExecutor(_THREADS) as pool:
-            outside = list(pool.map(partial(self._outside, days=days), files))
-        inside = [file for file, rows in zip(files, outside, strict=True) if not rows]
-        units = [Unit(index=i, where=str(file), args={"file": file}) for i, file in enumerate(inside)]
-        if sum(outside):
-            where = f"{len(files) - len(inside)} files of other days"
-            units.append(Unit(index=len(units), where=where, args={}, rows_outside=sum(outside)))
+            heads = list(pool.map(partial(self._head, days=days), files))
+        asked = (min(days), max(days)) if days else None
+        # A worker keeps what it has read of the side tables for its next unit, not for another job.
+        sides = {"raw_dir": raw_dir, "job": time_ns()} if self.sides else {}
+
+        def unit(where: str, file: File | None, slices: Slices | None) -> Unit:
+            args = {"file": file, **sides, "between": self._between(slices)} if sides else {"file": file}
+            return Unit(index=len(units), where=where, args=args)
+
+        units: list[Unit] = []
+        for file, (outside, slices) in zip(files, heads, strict=True):
+            if not outside:
+                if slices and asked:
+                    slices = max(slices[0], asked[0]), min(slices[1], asked[1])
+                units.append(unit(str(file), file, slices or asked))
+        if rows := sum(outside for outside, _ in heads):
+            where = f"{len(files) - len(units)} files of other days"
+            units.append(Unit(index=len(units), where=where, args={}, rows_outside=rows))
+        if sides:
+            units.append(unit(f"the rows of {', '.join(side.name for side in self.sides)}", None, asked))
         return units
 
     def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
-        """Frames of up to 65,536 rows.
+        """Frames of up to 65,536 rows, with `sides` of up to 524,288.
 
         Raises UserError for a file that is truncated or of another format, and for a column that is missing (of
         JSON lines and tf.Example: that none of the first 65,536 has) or of a type that can never fit.
         """
-        file: File = unit.args["file"]
+        file: File | None = unit.args["file"]
+        sides: Loaded = ()
+        if self.sides:
+            sides = _sides(self, *(unit.args[name] for name in ("raw_dir", "between", "job")))
+        if file is None:
+            schema = {
+                "event_time_us": pl.Int64(),
+                **self.columns(),
+                "content": pl.UInt64(),
+                "dropped": pl.String(),
+            }
+            for _, bad in sides:
+                for reason, rows in sorted(bad.items()):
+                    yield pl.DataFrame(schema=schema).clear(rows).with_columns(dropped=pl.lit(reason))
+            return
         with readable(file):
-            yield from self._events.read(file)
+            frames = self._events.read(file)
+            if not sides:
+                yield from frames
+            while several := list(islice(frames, _FRAMES)):
+                frame = pl.concat(several)
+                for side, (table, _) in zip(self.sides, sides, strict=True):
+                    frame = side.join(frame, table)
+                yield frame.select("event_time_us", *self.columns(), "content", "dropped")
 
-    def _outside(self, file: File, days: Sequence[date]) -> int:
-        """The rows of a Parquet file that can hold none of `days`; 0 where it may hold one, and of all others.
+    def _head(self, file: File, days: Sequence[date]) -> tuple[int, Slices | None]:
+        """Of a Parquet file that can hold none of `days`, its rows, else 0; and of one that tells, its slices.
 
         Raises UserError where a wanted column is missing, or there twice. Objects have no header to look at.
         """
@@ -106,24 +166,47 @@ class Files:
             if ".csv" in file.suffixes:
                 check_header(file, events.wanted)
             if file.suffix != ".parquet":
-                return 0
+                return 0, None
             with file.open() as source, pq.ParquetFile(source) as parquet:
                 check_parquet(file, parquet, events.wanted)
                 bounds = events.bounds(file, parquet.metadata)
                 rows = parquet.metadata.num_rows
-        if not bounds or not days:
-            return 0
+        if not bounds:
+            return 0, None
         day = slice_expr("us", time_zone=self.schema.time_zone, slice_days=self.schema.slice_days)
         first, last = pl.DataFrame({"us": bounds}).select(day).to_series()
-        return 0 if any(first <= day <= last for day in days) else rows
+        outside = bool(days) and not any(first <= day <= last for day in days)
+        return rows if outside else 0, (first, last)
+
+    def _between(self, slices: Slices | None) -> tuple[int, int]:
+        """When the first of them begins and the last one ends, in microseconds."""
+        if slices is None:
+            return _EVER
+        first, last = slices
+        ends = (first, last + timedelta(days=self.schema.slice_days))
+        zone = ZoneInfo(self.schema.time_zone)
+        start, end = (int(datetime.combine(day, time(), zone).timestamp()) * 1_000_000 for day in ends)
+        return start, end
+
+    @property
+    def _given(self) -> list[str]:
+        """The features that the side tables give."""
+        return [name for side in self.sides for name, _ in side.columns]
 
     @property
     def _events(self) -> Columns:
+        dtypes = {name: dtype for name, dtype in self.columns().items() if name not in self._given}
         return Columns(
             time=self.event_time,
             time_unit=self.time_unit,
             time_zone=self.time_zone,
-            raw={name: name for name in self.columns()} | dict(self.renamed),
-            dtypes=self.columns(),
+            raw={name: name for name in dtypes} | dict(self.renamed),
+            dtypes=dtypes,
             labels=self.schema.labels,
         )
+
+
+@lru_cache(maxsize=1)
+def _sides(source: Files, raw_dir: str, between: tuple[int, int], job: int) -> Loaded:
+    """What `Side.load` gives of each side table; the units of one day follow each other."""
+    return tuple(side.load(raw_dir, source.columns(), *between) for side in source.sides)
