@@ -15,7 +15,7 @@ import tensorflow as tf
 from tutelage.models.ranker import Batch
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.schema import Feature, Schema
+from tutelage.pipeline.schema import SAMPLING_RATE, Feature, Schema
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.soft_labels import SoftLabels
 
@@ -40,6 +40,8 @@ class Day:
     """bool [rows] by name, as in `tab=1`."""
     users: np.ndarray | None
     """A number [rows] for each user, where the schema names one."""
+    stands_for: np.ndarray | None = None
+    """float32 [rows]: of how many rows each is what was kept; None: of itself, nothing was left out."""
     waited: float = 0.0
     """Seconds that the trainer waited for it; of the first day, which nothing could hide, 0."""
 
@@ -97,11 +99,12 @@ def load_day(
     else:
         soft = np.zeros([frame.height, len(schema.outputs)], np.float32)
         mask, counts = np.zeros(frame.height, np.float32), {}
+    stands_for = _stands_for(frame, schema)
     tensors = Batch(
         rows=tf.concat([rows for rows, _ in parts], axis=0),
         numbers=tf.concat([numbers for _, numbers in parts], axis=0),
         labels=tf.constant(targets),
-        weight=tf.constant(_weights(frame, schema, sampling)),
+        weight=tf.constant(_weights(frame, schema, sampling, stands_for)),
         soft=tf.constant(soft),
         mask=tf.constant(mask),
     )
@@ -110,6 +113,7 @@ def load_day(
         example_id=frame["example_id"].to_numpy(),
         tensors=tensors,
         counts=counts,
+        stands_for=stands_for,
         users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
         slices={
             f"{name}={value}": frame[name].eq_missing(value).to_numpy()
@@ -132,9 +136,20 @@ def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
     return np.stack(targets, axis=1).astype(np.float32)
 
 
-def _weights(frame: pl.DataFrame, schema: Schema, sampling: Sampling) -> np.ndarray:
+def _stands_for(frame: pl.DataFrame, schema: Schema) -> np.ndarray | None:
+    """`Day.stands_for`: 1/rate of a negative, 1 of a positive, of which none was left out."""
+    if schema.downsampling is None:
+        return None
+    rate = frame[SAMPLING_RATE].fill_null(1.0).to_numpy()
+    negative = frame[schema.downsampled.label].to_numpy() == 0
+    return np.where(negative, 1 / rate, 1).astype(np.float32)
+
+
+def _weights(
+    frame: pl.DataFrame, schema: Schema, sampling: Sampling, stands_for: np.ndarray | None
+) -> np.ndarray:
     """float32 [rows]: 0 for a row that is not learnt from."""
-    weight = np.ones(frame.height, np.float32)
+    weight = np.ones(frame.height, np.float32) if stands_for is None else stands_for.copy()
     if sampling.negatives_of:
         (task,) = schema.select_tasks([sampling.negatives_of])
         negative = frame[task.label].to_numpy() == 0

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import check_time_zone
+from tutelage.pipeline.schema import SAMPLING_RATE, check_time_zone
 from tutelage.pipeline.sources.formats import BAD, frames
 from tutelage.pipeline.sources.store import File
 
@@ -82,6 +82,8 @@ class Columns:
             if name in self.labels:
                 fits = value.is_in([0, 1]) if dtype == pl.Int8 else value >= 0
                 value = pl.when(fits).then(value)
+            elif name == SAMPLING_RATE:
+                value = pl.when(value.is_between(0, 1, closed="right")).then(value)
             values.append(value.cast(dtype).alias(name))
             bad.append(value.is_null() & ~missing)
             reasons.append(f"bad_{name}")

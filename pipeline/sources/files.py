@@ -47,7 +47,7 @@ class Files:
 
     Rows are dropped as `bad_row` (other fields than the header's, no JSON object, no tf.Example), `bad_time` (no time
     in the years 1970 to 2099) and `bad_<column>` (not of the schema's dtype, infinite, not UTF-8, a list of many, a
-    binary label that is not 0 or 1, a `log1p` label below 0).
+    binary label that is not 0 or 1, a `log1p` label below 0, a sampling rate not above 0 and at most 1).
 
     A unit is a file, of a Delta table one of its data files; a worker holds 65,536 rows of it at a time, of Parquet
     also one row group as it is on disk; with `sides` 524,288 rows, and what is said there. Remote files are read where
@@ -91,9 +91,9 @@ class Files:
             free = [name for name in free if name not in earlier]
 
     def columns(self) -> Mapping[str, pl.DataType]:
-        """The schema's features and labels, with its dtypes."""
+        """The schema's features and labels, and where it says so `sampling_rate`, with its dtypes."""
         empty = pl.DataFrame(self.schema.interactions.empty_table())
-        return {name: empty.schema[name] for name in empty.columns[2:]}  # the first two are no raw columns
+        return {name: empty.schema[name] for name in self.schema.offered}
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
         """A file each, in the order of their paths; then one of all files that hold no row of `days`, if any, and
