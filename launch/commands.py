@@ -170,7 +170,7 @@ def _days_flags() -> None:
         "config", None, "A config's name (see launch/configs), or a path to a .py file.", required=True
     )
     flags.DEFINE_string("workdir", None, "The folder of all that is made.", required=True)
-    flags.DEFINE_string("raw_dir", "", "The folder of the raw data.")
+    flags.DEFINE_string("raw_dir", "", "The folder of the raw data; of logs of one's own, also a URL of it.")
     flags.DEFINE_string("start_day", "", "YYYY-MM-DD, today, yesterday or today-N; else the config's.")
     flags.DEFINE_string("end_day", "", "The same; the last day is included.")
     flags.DEFINE_bool("smoke", False, "The config's smallest size.")

@@ -18,7 +18,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.lake import DataFile, Lake, Table
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
-from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.schema import SAMPLING_RATE, Schema
 from tutelage.pipeline.sources.base import Source, Unit
 from tutelage.pipeline.statistics import Sketches
 
@@ -164,6 +164,10 @@ class ReadUnit(beam.DoFn):
             yield NO_DAY, Piece(order=order, dropped=reasons.pop(None))
         kept = frame.filter(pl.col("dropped").is_null())
         kept = kept.with_columns(example_id=example_id(schema.key, kept.schema))
+        if schema.downsampling and schema.downsampling.rate is not None:
+            kept, left_out = _downsampled(kept, schema.downsampled.label, schema.downsampling.rate)
+            for value, rows in left_out.items():
+                reasons.setdefault(value, {})["downsampled"] = rows
         parts = {day: rows for (day,), rows in kept.partition_by("day", as_dict=True).items()}
         for value in sorted({*reasons, *parts} - {None}):
             file, content = None, ""
@@ -184,6 +188,19 @@ class ReadUnit(beam.DoFn):
                     differences=differences,
                 ),
             )
+
+
+def _downsampled(frame: pl.DataFrame, label: str, rate: float) -> tuple[pl.DataFrame, dict[date, int]]:
+    """The rows without a share of the negatives, and how many of each day were left out.
+
+    An example_id is a hash: the lowest share of the ids is kept, so that a day made anew keeps the same rows.
+    """
+    lowest = pl.col("example_id") <= min(round((rate - 0.5) * 2**64), 2**63 - 1)
+    kept = (lowest | (pl.col(label) != 0)).fill_null(True)
+    counts = frame.filter(~kept).group_by("day").len()
+    return frame.filter(kept).with_columns(pl.lit(rate, pl.Float32).alias(SAMPLING_RATE)), dict(
+        counts.iter_rows()
+    )
 
 
 def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -421,8 +438,7 @@ def _is_inside(item: tuple[str, Piece]) -> bool:
 def check_columns(source: Source, schema: Schema) -> None:
     """Raise UserError where the schema wants a column that the source does not offer."""
     offered = source.columns()
-    wanted = [feature.name for feature in schema.features] + schema.labels
-    for name in wanted:
+    for name in schema.offered:
         if name not in offered:
             raise UserError(
                 f"{type(source).__name__} has no column {name!r}; it offers {', '.join(sorted(offered))}"

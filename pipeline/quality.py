@@ -26,7 +26,7 @@ class QualityConfig:
     rows_ratio: float = 2.0
     """A day passes with up to so many times the most rows of these days, and as many times fewer than the fewest."""
     nulls_rise: float = 0.1
-    """... with a share of nulls in a column higher by up to this."""
+    """... with a share of nulls in a column higher by up to this; 1: any share passes, even a column that is all null."""
     rate_ratio: float = 2.0
     """... with a mean of a label up to so many times the highest or below the lowest, and five standard errors."""
     new_ids_rise: float = 0.25
@@ -154,8 +154,8 @@ def _at_most(name: str, value: float | None, was: Sequence[_Row], field: str, *,
 def _nulls(name: str, now: _Row, was: Sequence[_Row], rise: float) -> Check:
     value = now["nulls"] / now["rows"]
     high = max((row["nulls"] / row["rows"] for row in was), default=None)
-    # Nobody needs a column that is all null, unless it has always been so.
-    bound = 1.0 if high == 1 else min(1.0 if high is None else high + rise, 1 - 1 / now["rows"])
+    # Nobody needs a column that is all null, unless it has always been so, or the config says that any share will do.
+    bound = 1.0 if high == 1 or rise >= 1 else min(1.0 if high is None else high + rise, 1 - 1 / now["rows"])
     return Check(name=name, value=value, reference=high, bound=bound, passed=value <= bound)
 
 

@@ -24,7 +24,9 @@ _OUTPUTS = {
     # The logit of a value above 0; mean and standard deviation of the log of such a value.
     "ziln": ("logit", "mu", "sigma"),
 }
-_RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped"})
+SAMPLING_RATE = "sampling_rate"
+"""The column of `interactions` that says at which rate a row's negatives were kept."""
+_RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped", SAMPLING_RATE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,26 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Downsampling:
+    """Of the negatives of a binary task `interactions` holds a share only, and all positives.
+
+    The column `sampling_rate` (float32, above 0, at most 1; null: 1) says of each row, positives too, which share of
+    the negatives was kept where it comes from. A negative then weighs 1/sampling_rate in every loss and metric, so that
+    scores fit the rows as they were before.
+    """
+
+    task: str
+    rate: float | None = None
+    """What materialising keeps, by example_id; None: the source's rows are what was kept, and it has the column."""
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and not 0 < self.rate <= 1:
+            raise UserError(
+                f"downsampling: rate is {self.rate}, expected a share above 0, at most 1, or None"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Schema:
     """What one experiment reads and predicts.
 
@@ -193,6 +215,7 @@ class Schema:
     histories: tuple[History, ...] = ()
     release_after: str = ""
     late_days: int = 0
+    downsampling: Downsampling | None = None
 
     def __post_init__(self) -> None:
         duration(self.release_after, "schema: release_after")
@@ -224,6 +247,10 @@ class Schema:
         check_time_zone("schema", self.time_zone)
         if not self.features or not self.tasks or not self.key:
             raise UserError("schema: features, tasks and key must each name at least one column")
+        if self.downsampling and self.downsampled.kind != "binary":
+            raise UserError(
+                f"downsampling: task {self.downsampling.task!r} is {self.downsampled.kind}, expected a binary one"
+            )
         if self.slice_days < 1:
             raise UserError(f"schema: slice_days is {self.slice_days}, expected at least 1")
         single = [feature.name for feature in self.single_ids]
@@ -337,6 +364,18 @@ class Schema:
         return at if now < at else None
 
     @property
+    def offered(self) -> list[str]:
+        """The columns that a source must offer: features, labels, and the rate at which it was sampled."""
+        sampled = self.downsampling is not None and self.downsampling.rate is None
+        return [f.name for f in self.features] + self.labels + [SAMPLING_RATE] * sampled
+
+    @property
+    def downsampled(self) -> Task:
+        """The task whose negatives are. Raises UserError where the name is no task's."""
+        assert self.downsampling
+        return self.select_tasks([self.downsampling.task])[0]
+
+    @property
     def outputs(self) -> list[str]:
         """The models' raw outputs, in the order of the tasks."""
         return [name for task in self.tasks for name in task.outputs]
@@ -349,6 +388,7 @@ class Schema:
             [("example_id", pa.int64()), ("event_time_us", pa.int64())]
             + [(f.name, _arrow(f)) for f in self.features]
             + [(label, pa.int8() if label in binary else pa.float32()) for label in self.labels]
+            + [(SAMPLING_RATE, pa.float32())] * (self.downsampling is not None)
         )
 
     @property

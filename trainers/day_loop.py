@@ -314,7 +314,13 @@ def _judge(
         row
         for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))
         for row in day_metrics(
-            learner.ranker.schema, day.targets, outputs, basis=basis, slices=day.slices, groups=day.users
+            learner.ranker.schema,
+            day.targets,
+            outputs,
+            basis=basis,
+            slices=day.slices,
+            groups=day.users,
+            weight=day.stands_for,
         )
     ]
     kept = [state.day for state in run.checkpoints(model).states()]

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tutelage.models.ranker import Batch
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.schema import Feature, Schema
+from tutelage.pipeline.schema import SAMPLING_RATE, Feature, Schema
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.soft_labels import SoftLabels
 
@@ -42,6 +42,8 @@ class Day:
     """A number [rows] for each user, where the schema names one."""
     made_of: Mapping[str, int] = field(default_factory=dict)
     """The versions of what it was read from (`Lake.made_of`)."""
+    stands_for: np.ndarray | None = None
+    """float32 [rows]: of how many rows each is what was kept; None: of itself, nothing was left out."""
     waited: float = 0.0
     """Seconds that the trainer waited for it; of the first day, which nothing could hide, 0."""
 
@@ -93,7 +95,10 @@ def load_day(
         frame = lake.with_histories(frame.lazy(), day).collect()
     columns = schema.arrays(frame, inputs)
     learnt = schema.learnt(without)
+    masked = {task.label for task in learnt.select_tasks(learnt.masked)}
     for label in learnt.labels:
+        if label in masked:
+            continue
         if missing := frame[label].null_count():
             raise UserError(
                 f"day {day}: the label {label!r} is null in {missing:,} rows, as it came to the schema later; let "
@@ -110,11 +115,12 @@ def load_day(
     else:
         soft = np.zeros([frame.height, len(learnt.outputs)], np.float32)
         mask, counts = np.zeros(frame.height, np.float32), {}
+    stands_for = _stands_for(frame, schema)
     tensors = Batch(
         rows=tf.concat([rows for rows, _ in parts], axis=0),
         numbers=tf.concat([numbers for _, numbers in parts], axis=0),
         labels=tf.constant(targets),
-        weight=tf.constant(_weights(frame, schema, sampling)),
+        weight=tf.constant(_weights(frame, schema, sampling, stands_for)),
         soft=tf.constant(soft),
         mask=tf.constant(mask),
     )
@@ -124,6 +130,7 @@ def load_day(
         tensors=tensors,
         counts=counts,
         made_of=made_of[day],
+        stands_for=stands_for,
         users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
         slices={
             f"{name}={value}": frame[name].eq_missing(value).to_numpy()
@@ -146,9 +153,20 @@ def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
     return np.stack(targets, axis=1).astype(np.float32)
 
 
-def _weights(frame: pl.DataFrame, schema: Schema, sampling: Sampling) -> np.ndarray:
+def _stands_for(frame: pl.DataFrame, schema: Schema) -> np.ndarray | None:
+    """`Day.stands_for`: 1/rate of a negative, 1 of a positive, of which none was left out."""
+    if schema.downsampling is None:
+        return None
+    rate = frame[SAMPLING_RATE].fill_null(1.0).to_numpy()
+    negative = frame[schema.downsampled.label].to_numpy() == 0
+    return np.where(negative, 1 / rate, 1).astype(np.float32)
+
+
+def _weights(
+    frame: pl.DataFrame, schema: Schema, sampling: Sampling, stands_for: np.ndarray | None
+) -> np.ndarray:
     """float32 [rows]: 0 for a row that is not learnt from."""
-    weight = np.ones(frame.height, np.float32)
+    weight = np.ones(frame.height, np.float32) if stands_for is None else stands_for.copy()
     if sampling.negatives_of:
         (task,) = schema.select_tasks([sampling.negatives_of])
         negative = frame[task.label].to_numpy() == 0

@@ -139,12 +139,26 @@ def _own_events(line: str, folder: Path, request: pytest.FixtureRequest) -> None
                 "ts": [berlin + row * 288_000 for row in rows],  # 300 a day
             }
         ).write_parquet(events / f"{day}.parquet")
+    (folder / "my_logs/users").mkdir()
+    rows_of_users = [
+        f"{2**53 + 1 + user},{land},2026-01-0{day}"
+        for user in range(40)
+        for day, land in ((1, "DE"), (2, "FR"))
+    ]
+    (folder / "my_logs/users/all.csv").write_text(
+        "\n".join(["uid,country,since", *rows_of_users, "7,,soon", ""])
+    )
     printed = _shell(f"{line} --end_day=2026-01-02", folder)
-    assert "materialize: 2 days, 900 rows in = 600 kept + 300 dropped (300 outside_days)" in printed
+    assert (
+        "materialize: 2 days, 901 rows in = 600 kept + 301 dropped (300 outside_days, 1 users_bad_time)"
+        in printed
+    )
     assert re.search(r"^auxiliary: learnt 2026-01-01 to 2026-01-02, 600 examples", printed, re.MULTILINE)
     interactions = polars.read_delta(str(folder / "W2/lake/interactions"))
     assert interactions["user_id"].min() == 2**53 + 1
     assert interactions["click"].sum() == 120
+    countries = interactions.group_by("day").agg(polars.col("country").unique()).sort("day")["country"]
+    assert countries.to_list() == [["DE"], ["FR"]]  # each as it was known then
     assert (folder / "W2/export/auxiliary/2026010201").is_dir()
 
 

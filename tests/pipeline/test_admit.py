@@ -146,7 +146,7 @@ def test_a_day_that_is_accepted_is_committed_as_it_is_and_recorded(root: Path) -
         accept(lake, BAD, "again")
 
 
-@pytest.mark.parametrize("moment", ["_commit", "_forget"])
+@pytest.mark.parametrize("moment", ["_commit", "forget"])
 def test_an_acceptance_that_was_killed_ends_the_same_when_it_is_run_again(
     root: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +207,7 @@ def test_a_runner_that_repeats_the_commit_changes_nothing(tmp_path: Path, root: 
         metadata=record["counts"],
     )
     before = lake.quarantine.days()
-    assert not Admission(lake, DEFAULT_QUALITY, attempt=record["attempt"]).admit(again).blessed
+    assert not Admission(lake, DEFAULT_QUALITY, attempt=record["attempt"], as_of=0).admit(again).blessed
     assert lake.quarantine.days() == before
     assert accept(lake, BAD, "a sale") == ROWS
 

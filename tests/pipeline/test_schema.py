@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Feature, History, Schema, Task
+from tutelage.pipeline.schema import Downsampling, Feature, History, Schema, Task
 
 USER = Feature(name="user", dtype="int64", rows=10)
 CLICK = Task(name="click", label="click")
@@ -121,7 +121,9 @@ def test_a_schema_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -
         Schema(**{"features": (USER,), "tasks": (CLICK,), "key": ("user",), **fields})
 
 
-@pytest.mark.parametrize("name", ["day", "example_id", "event_time_us", "content", "dropped"])
+@pytest.mark.parametrize(
+    "name", ["day", "example_id", "event_time_us", "content", "dropped", "sampling_rate"]
+)
 def test_the_columns_that_the_pipeline_itself_adds_are_reserved(name: str) -> None:
     with _says(f"schema: column {name!r} is reserved or named twice; rename it"):
         Schema(features=(USER,), tasks=(Task(name="t", label=name),), key=("user",))
@@ -293,3 +295,20 @@ def test_models_see_the_first_items_of_a_list_and_the_default_after_the_last() -
         "tags": (0, 2),
         "history": (0, 3),
     }
+
+
+def test_a_downsampling_that_cannot_be_is_refused() -> None:
+    for rate in (0.0, 1.5, float("nan")):
+        with _says(f"downsampling: rate is {rate}, expected a share above 0, at most 1, or None"):
+            Downsampling(task="click", rate=rate)
+    with _says("downsampling: task 'watch' is log1p, expected a binary one"):
+        replace(SCHEMA, downsampling=Downsampling(task="watch"))
+    with _says("unknown task 'buy'; this schema has click, watch, like, click_again"):
+        replace(SCHEMA, downsampling=Downsampling(task="buy"))
+
+
+def test_a_downsampled_table_has_the_rate_of_each_row() -> None:
+    schema = replace(SCHEMA, downsampling=Downsampling(task="click"))
+    assert schema.interactions == SCHEMA.interactions.append(pa.field("sampling_rate", pa.float32()))
+    assert schema.offered == [*SCHEMA.offered, "sampling_rate"]
+    assert replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.5)).offered == SCHEMA.offered

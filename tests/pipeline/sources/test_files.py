@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import materialize
-from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.schema import Downsampling, Feature, Schema, Task
 from tutelage.pipeline.sources.files import Files
 
 SCHEMA = Schema(
@@ -177,6 +177,20 @@ def test_a_parquet_column_that_is_no_list_of_the_feature_s_type_is_named(tmp_pat
         table.set_column(8, "words", bad).set_column(7, "tags", pa.array([[7]])), tmp_path / "a.parquet"
     )
     assert _read(tmp_path, "parquet", schema=LISTS)["dropped"].to_list() == ["bad_words"]
+
+
+def test_a_log_that_lacks_negatives_says_at_which_rate_they_were_kept(tmp_path: Path) -> None:
+    schema = replace(SCHEMA, downsampling=Downsampling(task="click"))
+    rates = ["0.25", "1", "", "0", "1.5", "-1", "nan"]
+    _write(tmp_path, "csv", [EVENT | {"kept": rate} for rate in rates])
+    frame = _read(tmp_path, schema=schema, renamed=(("user", "uid"), ("sampling_rate", "kept")))
+    assert frame["sampling_rate"].to_list() == [0.25, 1.0, None, None, None, None, None]
+    assert frame["dropped"].to_list() == [None, None, None, *["bad_sampling_rate"] * 3, None]
+    with pytest.raises(UserError, match="has no column 'sampling_rate'"):
+        _read(tmp_path, schema=schema)
+    # It is not asked of a log whose negatives are all there.
+    made = replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.5))
+    assert "sampling_rate" not in _files(schema=made).columns()
 
 
 @pytest.mark.parametrize("kind", FORMATS)
