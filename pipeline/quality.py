@@ -26,7 +26,7 @@ class QualityConfig:
     rows_ratio: float = 2.0
     """A day passes with up to so many times the most rows of these days, and as many times fewer than the fewest."""
     nulls_rise: float = 0.1
-    """... with a share of nulls in a column higher by up to this; 1: any share passes, even a column that is all null."""
+    """... with a share of nulls in a column higher by up to this; 1: any share passes, all of them too."""
     rate_ratio: float = 2.0
     """... with a mean of a label up to so many times the highest or below the lowest, and five standard errors."""
     new_ids_rise: float = 0.25
