@@ -31,6 +31,7 @@ def experiment(*, smoke: bool) -> Experiment:
             schema=SCHEMA,
             event_time="ts",
             time_unit="ms",
+            # day_in_path="day=%Y-%m-%d",  # where the path tells a file's day: others are not opened
             renamed=(("user_id", "uid"), ("click", "clicked")),
             sides=(  # or none
                 Side(

@@ -65,7 +65,7 @@ def find(session: Session) -> Stale | None:
     labels = _labels(session)
     if not since and not labels:
         return None
-    why |= {(day, "interactions") for _, day in labels}
+    why |= {(day, "rows") for _, day in labels if all(day != other for other, _ in why)}
     fall = Fall.of(session, since, labels)
     again = {day for model in fall.since for day in fall.days(session, model)}
     there = set(session.days) & set(session.run.lake.interactions.partitions()["day"])

@@ -119,7 +119,7 @@ class Table:
         full = frame.with_columns(pl.lit(value).alias(name) for name, value in partition.items())
         full = full.select(n if n in full.columns else pl.lit(None).alias(n) for n in self.schema.names)
         predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
-        content = [] if where else [_content(_key(partition, self.partition_by), _digest(full))]
+        content = [] if where else [_content(_key(partition, self.partition_by), _digest(self._data(full)))]
         write_deltalake(
             self.path,
             full.to_arrow().cast(self.schema),
@@ -133,7 +133,7 @@ class Table:
         folder = "/".join(f"{key}={partition[key]}" for key in self.partition_by)
         path = f"{folder}/{name}-{uuid.uuid4().hex}.parquet"
         (self.path / folder).mkdir(parents=True, exist_ok=True)
-        data = frame.select(name for name in self.schema.names if name not in self.partition_by)
+        data = self._data(frame)
         data.write_parquet(self.path / path)
         return DataFile(path=path, rows=frame.height, digest=_digest(data))
 
@@ -194,6 +194,10 @@ class Table:
     def version(self) -> int:
         """The number of the newest commit."""
         return DeltaTable(self.path).version()
+
+    def _data(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The columns that are in the data files."""
+        return frame.select(name for name in self.schema.names if name not in self.partition_by)
 
     def commit(
         self,

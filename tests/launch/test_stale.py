@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.same import assert_same
 from tests.tiny import AUXILIARY, DAYS, MODEL, SCHEMA, commit, interactions, make_run
 from tutelage.export.config import ServingConfig
-from tutelage.launch import stale
+from tutelage.launch import actions, stale
 from tutelage.launch.config import Experiment
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.status import print_status
@@ -175,7 +175,7 @@ def test_labels_of_rows_made_anew_go_even_where_nobody_has_learnt_the_day(tmp_pa
     found = stale.find(session)
     assert found
     assert (_falls(session), found.fall.labels) == ({"snapshot": []}, [("snapshot", DAYS[1])])
-    assert found.say(session) == "snapshot labels of 2026-01-02: made from other interactions of 2026-01-02"
+    assert found.say(session) == "snapshot labels of 2026-01-02: made from other rows of 2026-01-02"
     for step in found.steps(session):
         step.take()
     assert stale.find(session) is None
@@ -276,3 +276,29 @@ def test_taken_back_and_learnt_again_all_is_as_if_the_rows_had_been_there_from_t
         each(other)
     assert stale.find(one) is None
     assert_same(one.run.root, other.run.root)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ends"),
+    [
+        (DAYS, "made from other interactions of 2026-01-03; it is made again\n"),
+        (
+            DAYS[:2],
+            "made from other interactions of 2026-01-03; left as it is, as 2026-01-03 would have to be learnt "
+            "again, and is not asked for\n",
+        ),
+    ],
+)
+def test_a_run_says_in_one_line_what_it_takes_back(
+    learnt: Session, asked: list[date], ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
+    monkeypatch.setattr(actions, "_console", said)
+    _mend(learnt, DAYS[2])
+    session = dataclasses.replace(learnt, days=asked)
+    assert actions._take_back_stale(session) == (asked == DAYS)
+    line = said.file.getvalue()  # type: ignore[attr-defined]
+    assert line.startswith("stale: teacher from 2026-01-03 on (1 days), control from ")
+    assert line.endswith(ends)
+    assert line.count("\n") == 1
+    assert (stale.find(session) is None) == (asked == DAYS)
