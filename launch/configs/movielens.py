@@ -1,6 +1,9 @@
 """MovieLens through TensorFlow Datasets, in slices of 30 days.
 
 `--raw_dir` is a folder that holds the archive `ml-latest-small.zip`; without it TFDS downloads it.
+`--set=source.config=20m-ratings` takes another one; its days are to be said too, within 1997-09-20 to 1998-04-22
+(100k), 2000-04-25 to 2003-02-28 (1m), 1995-01-09 to 2015-03-31 (20m) or 2019-11-21 (25m).
+`--set=schema.slice_days=1` cuts them in days.
 """
 
 from datetime import date
