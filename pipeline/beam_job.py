@@ -1,7 +1,9 @@
 """How the Beam jobs run: the runner, its options, progress, and how a user's mistake gets out of a worker."""
 
 import contextlib
+import fcntl
 import io
+import os
 import shutil
 import threading
 import time
@@ -84,13 +86,34 @@ class Staging:
 
 @contextlib.contextmanager
 def staging_folder(lake_root: Path) -> Iterator[Staging]:
-    """A new staging folder, removed when the job ends, however it ends."""
-    path = lake_root / ".staging" / str(time.time_ns())
-    path.mkdir(parents=True)
+    """A new staging folder, removed when the job ends; that of a killed job is removed by the next one."""
+    root = lake_root / ".staging"
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob("[0-9]*"):
+        # The system takes the lock back from a killed process.
+        with contextlib.suppress(OSError), _locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    path = root / str(time.time_ns())
+    # It is locked before it has the name by which another job would find it.
+    new = path.with_name(f"new-{path.name}")
+    new.mkdir()
+    with _locked(new):
+        new.rename(path)
+        try:
+            yield Staging(str(path))
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises OSError where another process holds the lock."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield Staging(str(path))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
 
 
 def run(
