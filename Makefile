@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # What `make setup` leaves when it has come to its end.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-serving lint format types test-bazel clean
+.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-serving bench-vocabulary lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ bench-training: $(READY) ## examples per second of each model, at batch 4,096
 
 bench-serving: $(READY) ## latency of the teacher and a student, also in LiteRT
 	$(RUN) benchmarks.serving
+
+bench-vocabulary: $(READY) ## log loss and steps of a growing id map beside hashing, on worlds with new ids each day
+	$(RUN) benchmarks.vocabulary
 
 lint: $(READY) ## ruff: rules and format
 	$(RUN) ruff check --quiet

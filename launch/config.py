@@ -128,6 +128,11 @@ class Experiment:
                 raise UserError(
                     f"student {student.name!r}: a listwise loss needs {self.schema.user!r}, and the model is without"
                 )
+            if loss == "listwise" and any(f.grows for f in self.schema.ids if f.name == self.schema.user):
+                raise UserError(
+                    f"student {student.name!r}: a listwise loss tells users apart by their rows, and those of "
+                    f"{self.schema.user!r} grow: all new users share one; expected another loss, or no `grows`"
+                )
 
     def _check_sampling(self, sampling: Sampling, ids: Sequence[str]) -> None:
         if sampling.negatives_of and self.schema.select_tasks([sampling.negatives_of])[0].kind != "binary":

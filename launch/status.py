@@ -70,5 +70,30 @@ def print_status(session: Session, console: Console) -> None:
     if session.pruned:
         gone = spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)
         console.print(f"Pruned: {gone}", markup=False)
+    for line in _vocabularies(session):
+        console.print(f"Ids: {line}", markup=False)
     missing = steps.to_materialize(session)
     console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")
+
+
+def _vocabularies(session: Session) -> list[str]:
+    """A line for each model and growing feature: what became of its ids on the model's last day."""
+    growing = [feature for feature in session.experiment.schema.ids if feature.grows]
+    lines = []
+    for model in session.models if growing else ():
+        states = session.run.checkpoints(model).states()
+        if not states:
+            continue
+        day = states[-1].day
+        metrics = session.run.lake.metrics.scan(model=model, run=session.run.name, day=day)
+        counted = metrics.filter(basis="pre_update", task="").collect()
+        for feature in growing:
+            n = dict(counted.filter(slice=feature.name).select("metric", "value").iter_rows())
+            if n:
+                lines.append(
+                    f"{model}, {feature.name} on {day}: {n['ids_known']:,.0f} known, {n['ids_with_rows']:,.0f} with "
+                    f"one of {feature.rows - 1:,} rows; {n['ids_given']:,.0f} given one, {n['ids_evicted']:,.0f} "
+                    f"evicted, none left for {n['ids_full']:,.0f}; {n['default_row_share']:.1%} of the examples on "
+                    "the default row"
+                )
+    return lines

@@ -358,15 +358,19 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
     checkpoints = run.checkpoints(TEACHER)
     states = {state.day: state for state in checkpoints.states()}
     for day in days:
-        read = load_day(
-            run.lake,
-            day,
-            run.schema,
-            transform=learner.transform,
-            without=learner.ranker.config.without,
-        )
+        read = None
         for snapshot in sorted({plan[day] for plan in setting.plans.values() if day in plan}):
             learner.restore(checkpoints, states[snapshot])
+            # Growing features' ids have the rows that the snapshot gave them.
+            if read is None or learner.vocabulary:
+                read = load_day(
+                    run.lake,
+                    day,
+                    run.schema,
+                    transform=learner.transform,
+                    without=learner.ranker.config.without,
+                    vocabulary=learner.vocabulary,
+                )
             step = np.full(read.size, states[snapshot].step, np.int64)
             frame = soft_label_frame(
                 read, learner.score(read), snapshot_day=snapshot, teacher_step=step

@@ -9,7 +9,7 @@ import tensorflow_recommenders as tfrs
 
 from tutelage.models import ziln
 from tutelage.models.config import SOFT_LOSSES, Distillation, ModelConfig
-from tutelage.models.id_map import HashedIdMap
+from tutelage.models.id_map import Entries, GrowingIdMap, HashedIdMap
 from tutelage.models.layers import (
     AuxiliaryTower,
     DotInteraction,
@@ -85,7 +85,8 @@ class Ranker(tfrs.Model):
         self.numbers = [f for f in self.inputs if not f.is_id]
         taken = {f.name for f in self.inputs}
         self.of = {history.name: history.of for history in schema.histories if history.name in taken}
-        self.id_map = HashedIdMap(self.inputs, shared=self.of)
+        kind = GrowingIdMap if any(f.grows for f in self.inputs) else HashedIdMap
+        self.id_map = kind(self.inputs, shared=self.of)
         self.embedded = self.id_map.features
         self.slots = sum(f.slots for f in self.embedded)
         self.embeddings = SharedTable(self.id_map.rows, config.embedding_dim)
@@ -313,9 +314,14 @@ class Ranker(tfrs.Model):
             f.name: tf.TensorSpec([None, *f.shape], tf.as_dtype(f.dtype), name=f.name) for f in self.inputs
         }
 
-    def transform(self, columns: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """(rows, numbers) as in `Batch` of the model's inputs that `columns` has, raw as `signature` says."""
-        rows = self.id_map.lookup(columns)
+    def transform(
+        self, columns: Mapping[str, tf.Tensor], entries: Entries | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """(rows, numbers) as in `Batch` of the model's inputs that `columns` has, raw as `signature` says.
+
+        `entries`: of the ids of growing features; None: those that the model has.
+        """
+        rows = self.id_map.lookup(columns, entries)
         numbers = [
             tf.math.log1p(tf.maximum(columns[f.name], 0.0)) if f.log1p else columns[f.name]
             for f in self.numbers
@@ -399,4 +405,5 @@ class Ranker(tfrs.Model):
         """Everything that the served outputs are computed from: no auxiliary tower."""
         layers = [self.embeddings, *self.attention.values(), *self.shared, *self.heads.values()]
         layers += [self.cross, self.dot, self.gates]
-        return [v for layer in layers if layer is not None for v in layer.variables]
+        served = [v for layer in layers if layer is not None for v in layer.variables]
+        return [*served, *self.id_map.variables]

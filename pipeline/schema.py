@@ -30,6 +30,22 @@ _RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """When an id feature's ids are given rows of the table of their own, and when they lose them."""
+
+    min_seen: int = 2
+    """An id is given a row when it is met for this many times; the first times it is on the default row."""
+    unseen_days: int = 30
+    """An id that was not met on so many days, up to a day's end, is forgotten then: its row and its count."""
+
+    def __post_init__(self) -> None:
+        if self.min_seen < 1 or self.unseen_days < 1:
+            raise UserError(
+                f"growth: min_seen is {self.min_seen} and unseen_days {self.unseen_days}, expected at least 1"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
     """One input of the models.
 
@@ -43,6 +59,9 @@ class Feature:
     embeddings; a null is as good as an empty one, and an item that is null or `default` is none.
     A number with `buckets`, ascending edges in its own unit, is fed with the embedding of the bucket
     that it lies in besides; an edge belongs to the bucket above it.
+
+    Ids are hashed into the `rows`, and may share one; with `grows` an id has a row of its own or the first
+    one, the default row (`models.id_map`), as each model has met it.
     """
 
     name: str
@@ -52,6 +71,7 @@ class Feature:
     scope: Literal["user", "candidate"] = "candidate"
     length: int = 0
     buckets: tuple[float, ...] = ()
+    grows: Growth | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _ARROW:
@@ -75,6 +95,11 @@ class Feature:
             raise UserError(
                 f"feature {self.name!r}: buckets is {self.buckets}, expected ascending numbers, "
                 "and none for an id"
+            )
+        if self.grows and (not self.is_id or self.length or self.rows < 2):
+            raise UserError(
+                f"feature {self.name!r}: grows is for single ids with at least 2 rows, the default row and "
+                f"another; this one is {self.dtype} of length {self.length} with {self.rows} rows"
             )
 
     @property

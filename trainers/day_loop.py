@@ -22,6 +22,7 @@ from tutelage.trainers.preemption import Preempted, noted
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.soft_labels import SoftLabels
 from tutelage.trainers.tensorboard import write_events
+from tutelage.trainers.vocabulary import Vocabulary
 
 PRE_UPDATE = "pre_update"
 _log = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def _learn(
         learner.restore(checkpoints, states[-1])
     kept_out = [day for day in run.lake.kept_out() if day in days and day not in quarantine.days()]
 
-    def read(day: date) -> Day:
+    def read(day: date, known: Vocabulary | None) -> Day:
         return load_day(
             run.lake,
             day,
@@ -187,9 +188,13 @@ def _learn(
             sampling=sampling,
             slice_by=run.slice_by,
             without=learner.ranker.config.without,
+            vocabulary=known,
         )
 
-    for day in read_ahead(todo, read):
+    def vocabulary() -> Vocabulary | None:
+        return learner.vocabulary
+
+    for day in read_ahead(todo, read, vocabulary=vocabulary):
         before = quarantine.days().get(day.day, {"attempts": []})["attempts"]
         attempts: list[Mapping[str, object]] = []
         rates = 1.0
@@ -222,7 +227,7 @@ def _learn(
                     for missed in kept_out:
                         if missed < day.day:
                             quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
-                    learner.finish(day.day, learnt, checkpoints, made_of=day.made_of)
+                    learner.finish(day.day, learnt, checkpoints, met=day.met, made_of=day.made_of)
                     if asked():
                         raise Preempted(
                             f"{model}: stopped by SIGTERM after {day.day}; run again to go on from there"
@@ -326,16 +331,18 @@ def _judge(
     kept = [state.day for state in run.checkpoints(model).states()]
     metrics = run.lake.metrics.scan(model=model, run=run.name).filter(pl.col("day").is_in(kept)).collect()
     before = gate.trailing(metrics, config)
-    return rows + _label_counts(day), gate.judge(
+    return rows + _counts(day), gate.judge(
         learner.ranker.schema, rows, learnt.outputs, before, config, checks=checks
     )
 
 
-def _label_counts(day: Day) -> list[dict[str, object]]:
+def _counts(day: Day) -> list[dict[str, object]]:
+    """Of its soft labels, and for each growing feature (as a slice) of its ids."""
     values = {name: float(count) for name, count in day.counts.items()}
     if values:
         values["label_coverage"] = values["labels_used"] / day.size
     return [
-        {"task": "", "metric": name, "slice": "", "basis": "pre_update", "value": value, "rows": day.size}
-        for name, value in values.items()
+        {"task": "", "metric": name, "slice": part, "basis": "pre_update", "value": value, "rows": day.size}
+        for part, counts in {"": values, **(day.met.counts if day.met else {})}.items()
+        for name, value in counts.items()
     ]

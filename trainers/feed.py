@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import SAMPLING_RATE, Feature, Schema
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.soft_labels import SoftLabels
+from tutelage.trainers.vocabulary import Met, Vocabulary
 
-Transform = Callable[[Mapping[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
+Transform = Callable[..., tuple[tf.Tensor, tf.Tensor]]
+"""`Ranker.transform`."""
 _CHUNK = 65_536
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _SLICE = 1_000
@@ -44,6 +47,8 @@ class Day:
     """The versions of what it was read from (`Lake.made_of`)."""
     stands_for: np.ndarray | None = None
     """float32 [rows]: of how many rows each is what was kept; None: of itself, nothing was left out."""
+    met: Met | None = None
+    """What the model meets of growing features' ids; None: it has no such feature."""
     waited: float = 0.0
     """Seconds that the trainer waited for it; of the first day, which nothing could hide, 0."""
 
@@ -54,6 +59,11 @@ class Day:
     @property
     def targets(self) -> np.ndarray:
         return self.tensors.labels.numpy()
+
+    @property
+    def ahead(self) -> Batch:
+        """The tensors as they are before the day: growing features' ids have the rows of then."""
+        return self.tensors._replace(rows=self.met.ahead) if self.met else self.tensors
 
     @property
     def digest(self) -> str:
@@ -74,10 +84,12 @@ def load_day(
     sampling: Sampling = ALL_ROWS,
     slice_by: Sequence[str] = (),
     without: Iterable[str] = (),
+    vocabulary: Vocabulary | None = None,
 ) -> Day:
     """Read a day, turn its inputs into what the model takes, and join its soft labels.
 
-    `sampling` decides which rows weigh nothing; `without`, which histories and labels need not be there.
+    `vocabulary`: of growing features, before the day. `sampling` decides which rows weigh nothing;
+    `without`, which histories and labels need not be there.
     Of each feature in `slice_by`, the values that 1,000 rows or more have are slices.
 
     Raises UserError where the day is not in the lake, lacks a label, or holds a soft one that it must not.
@@ -105,10 +117,14 @@ def load_day(
                 f"the model begin with a later day (first_day), or be without its task, or make the day anew "
                 "with tutelage-materialize"
             )
+    if vocabulary:
+        transform = partial(transform, entries=vocabulary.entries())
     parts = [
         transform({name: tf.constant(values[start : start + _CHUNK]) for name, values in columns.items()})
         for start in range(0, frame.height, _CHUNK)
     ]
+    rows = tf.concat([part for part, _ in parts], axis=0)
+    met = vocabulary.meet(columns, rows, day) if vocabulary else None
     targets = hard_targets(frame, learnt)
     if soft_labels:
         soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=learnt)
@@ -117,7 +133,7 @@ def load_day(
         mask, counts = np.zeros(frame.height, np.float32), {}
     stands_for = _stands_for(frame, schema)
     tensors = Batch(
-        rows=tf.concat([rows for rows, _ in parts], axis=0),
+        rows=met.rows if met else rows,
         numbers=tf.concat([numbers for _, numbers in parts], axis=0),
         labels=tf.constant(targets),
         weight=tf.constant(_weights(frame, schema, sampling, stands_for)),
@@ -131,6 +147,7 @@ def load_day(
         counts=counts,
         made_of=made_of[day],
         stands_for=stands_for,
+        met=met,
         users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
         slices={
             f"{name}={value}": frame[name].eq_missing(value).to_numpy()
@@ -181,17 +198,30 @@ def _weights(
     return weight
 
 
-def read_ahead(days: Sequence[date], read: Callable[[date], Day]) -> Iterator[Day]:
-    """Each day in turn; while one is learnt, the next is read: two days are in memory at a time."""
+def read_ahead(
+    days: Sequence[date],
+    read: Callable[[date, Vocabulary | None], Day],
+    *,
+    vocabulary: Callable[[], Vocabulary | None] = lambda: None,
+) -> Iterator[Day]:
+    """Each day in turn; while one is learnt, the next is read: two days are in memory at a time.
+
+    A day is read with the vocabulary after the one before it, and once more where that one was then not kept:
+    `vocabulary` says which is the model's when a day's turn comes.
+    """
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, days[0])
+        expected = vocabulary()
+        coming = reader.submit(read, days[0], expected)
         for i in range(len(days)):
             started = time.monotonic()
             day = coming.result()
+            if vocabulary() is not expected:
+                day = read(days[i], vocabulary())
             if i:
                 day = replace(day, waited=time.monotonic() - started)
             if i + 1 < len(days):
-                coming = reader.submit(read, days[i + 1])
+                expected = day.met.vocabulary if day.met else None
+                coming = reader.submit(read, days[i + 1], expected)
             yield day
 
 

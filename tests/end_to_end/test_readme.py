@@ -18,6 +18,7 @@ import pytest
 
 from tutelage.launch.config import load
 from tutelage.models.config import Distillation, ModelConfig, distil
+from tutelage.pipeline.schema import Feature, Growth
 from tutelage.trainers.config import StudentConfig
 
 pytestmark = pytest.mark.end_to_end
@@ -237,6 +238,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make bench-materialize": partial(_make, runs=("-m benchmarks.materialize",)),  # takes minutes
     "make bench-training": _bench_training,
     "make bench-serving": _bench_serving,
+    "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
     "make golden": partial(_make, runs=("-m tests.golden",)),  # test_smoke.py makes the run
 }
@@ -316,6 +318,11 @@ def test_the_student_of_the_readme_is_one_of_the_kuairand_config() -> None:
     )
     fields = {name for names in told for name in names if name}
     assert fields < {field.name for field in dataclasses.fields(Distillation)}
+
+
+def test_the_growing_feature_of_the_readme_is_one() -> None:
+    (code,) = re.findall(r"`(Feature\(.*?\))`", README)
+    assert eval(code, {"Feature": Feature, "Growth": Growth}).grows == Growth(min_seen=2, unseen_days=14)
 
 
 def test_the_results_were_made_by_the_command_that_the_readme_gives() -> None:

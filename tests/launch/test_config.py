@@ -17,6 +17,7 @@ from tutelage.launch.config import Experiment, load, plain
 from tutelage.models.config import distil
 from tutelage.pipeline.days import parse_day, slices_between
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema import Growth
 from tutelage.pipeline.sources.kuairand import KuaiRand
 from tutelage.trainers.config import StudentConfig
 
@@ -346,6 +347,27 @@ def test_a_listwise_loss_without_the_user_is_refused() -> None:
         )
     assert str(error.value) == (
         "student 'auxiliary': a listwise loss needs 'user_id', and the model is without"
+    )
+
+
+def test_a_listwise_loss_is_refused_where_users_share_the_default_row() -> None:
+    experiment = load("synthetic")
+    features = tuple(
+        dataclasses.replace(f, grows=Growth()) if f.name == "user_id" else f
+        for f in experiment.schema.features
+    )
+    listwise = dataclasses.replace(
+        experiment.student("auxiliary"), distillation=distil("click", loss="listwise")
+    )
+    with pytest.raises(UserError) as refused:
+        dataclasses.replace(
+            experiment,
+            schema=dataclasses.replace(experiment.schema, features=features),
+            students=(experiment.student("control"), listwise),
+        )
+    assert str(refused.value) == (
+        "student 'auxiliary': a listwise loss tells users apart by their rows, and those of 'user_id' grow: "
+        "all new users share one; expected another loss, or no `grows`"
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Downsampling, Feature, History, Schema, Task
+from tutelage.pipeline.schema import Downsampling, Feature, Growth, History, Schema, Task
 
 USER = Feature(name="user", dtype="int64", rows=10)
 CLICK = Task(name="click", label="click")
@@ -60,11 +60,33 @@ def _says(text: str) -> Any:
             {"dtype": "int64", "rows": 1, "buckets": (1.0,)},
             "buckets is (1.0,), expected ascending numbers, and none for an id",
         ),
+        (
+            {"dtype": "int64", "rows": 9, "length": 2, "grows": Growth()},
+            "grows is for single ids with at least 2 rows, the default row and another; "
+            "this one is int64 of length 2 with 9 rows",
+        ),
+        (
+            {"dtype": "string", "rows": 1, "grows": Growth()},
+            "grows is for single ids with at least 2 rows, the default row and another; "
+            "this one is string of length 0 with 1 rows",
+        ),
+        (
+            {"dtype": "float32", "grows": Growth()},
+            "grows is for single ids with at least 2 rows, the default row and another; "
+            "this one is float32 of length 0 with 0 rows",
+        ),
     ],
 )
 def test_a_feature_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
     with _says(f"feature 'x': {text}"):
         Feature(name="x", **fields)
+
+
+def test_growth_that_cannot_be_is_refused() -> None:
+    with _says("growth: min_seen is 0 and unseen_days 30, expected at least 1"):
+        Growth(min_seen=0)
+    with _says("growth: min_seen is 2 and unseen_days 0, expected at least 1"):
+        Growth(unseen_days=0)
 
 
 @pytest.mark.parametrize("rows", [1, 2**31 - 1])

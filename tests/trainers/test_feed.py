@@ -189,7 +189,7 @@ def test_days_are_read_ahead_in_order_and_an_unreadable_one_is_told_when_its_tur
     lake: Lake, ranker: Ranker
 ) -> None:
     commit(lake, DAYS[1], interactions(DAYS[1]))
-    days = read_ahead(DAYS, lambda day: load_day(lake, day, SCHEMA, transform=ranker.transform))
+    days = read_ahead(DAYS, lambda day, _: load_day(lake, day, SCHEMA, transform=ranker.transform))
     first, second = next(days), next(days)
     assert (first.day, first.size, first.waited) == (DAYS[0], 4, 0.0)
     assert (second.day, second.size) == (DAYS[1], ROWS[DAYS[1]])
