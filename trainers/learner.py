@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -74,8 +75,10 @@ class Learner:
         self.adam.build(self.dense)
         self.checkpoint = tf.train.Checkpoint(ranker=self.ranker, adagrad=self.adagrad, adam=self.adam)
         self.state: State | None = None
-        # Traced once, here, for days of any size: no step waits for it, the day's last one neither.
-        self._transform = tf.function(self.ranker.transform).get_concrete_function(self.ranker.signature)
+        # Traced once, here, for days of any size: no step waits for it, the day's last one neither. Nothing
+        # branches on a tensor, and AutoGraph would take twice as long as all the rest to find that out.
+        traced = partial(tf.function, autograph=False)
+        self._transform = traced(self.ranker.transform).get_concrete_function(self.ranker.signature)
         day = Batch.spec(
             slots=self.ranker.slots,
             numbers=len(self.ranker.numbers),
@@ -83,8 +86,8 @@ class Learner:
             outputs=len(schema.outputs),
         )
         start = tf.TensorSpec([], tf.int32)
-        self._update = tf.function(self._step).get_concrete_function(day, start)
-        self._score = tf.function(self._score_batch).get_concrete_function(day, start)
+        self._update = traced(self._step).get_concrete_function(day, start)
+        self._score = traced(self._score_batch).get_concrete_function(day, start)
 
     def transform(self, columns: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """As `Ranker.transform`; what is no input of this model is not looked at."""
