@@ -21,7 +21,7 @@ from tutelage.launch.session import Session, Settings
 from tutelage.launch.summary import DASH, print_table, simple_table
 from tutelage.launch.workspace import claim_student, reset_student
 from tutelage.pipeline.days import parse_day, spans
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
@@ -360,7 +360,11 @@ def _take(steps_: "Sequence[Step]", *, dry_run: bool) -> None:
 def _materialize(session: Session, days: Sequence[date]) -> list[date]:
     """Returns the days that did not pass the quality gate."""
     # TensorFlow Datasets, a source's, brings TensorFlow along.
-    with quiet_stderr(verbose=session.settings.verbose), _units("materialize") as progress:
+    with (
+        quiet_stderr(verbose=session.settings.verbose),
+        telling_of_a_full_disk(session.run.root),
+        _units("materialize") as progress,
+    ):
         done = steps.materialize(session, days, progress=progress)
     counts = done.days.values()
     kept = sum(c.kept for c in counts)

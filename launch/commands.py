@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from tutelage.launch.quiet import silence
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
 from tutelage.trainers.preemption import STOPPED, Preempted
 
 FLAGS = flags.FLAGS
@@ -214,7 +214,8 @@ def _start(command: Callable[[], None], action: Callable[[Any], None]) -> None:
         signal.signal(signal.SIGTERM, _stop)
         from tutelage.launch import actions
 
-        action(actions)
+        with telling_of_a_full_disk(FLAGS.workdir):
+            action(actions)
 
     try:
         app.run(main, flags_parser=_parse)

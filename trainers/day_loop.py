@@ -19,6 +19,7 @@ from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, 
 from tutelage.trainers.learner import Learner, Learnt, Progress
 from tutelage.trainers.metrics import day_metrics, write_metrics
 from tutelage.trainers.preemption import Preempted, noted
+from tutelage.trainers.retry import persistently
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.soft_labels import SoftLabels
 from tutelage.trainers.tensorboard import write_events
@@ -175,11 +176,13 @@ def _learn(
         return []
     learner = build()
     if states:
-        learner.restore(checkpoints, states[-1])
+        persistently(f"{model}, its checkpoint", learner.restore, checkpoints, states[-1])
     kept_out = [day for day in run.lake.kept_out() if day in days and day not in quarantine.days()]
 
     def read(day: date, known: Vocabulary | None) -> Day:
-        return load_day(
+        return persistently(
+            f"{model}, the rows of {day}",
+            load_day,
             run.lake,
             day,
             run.schema,
@@ -193,6 +196,12 @@ def _learn(
 
     def vocabulary() -> Vocabulary | None:
         return learner.vocabulary
+
+    def report(rows: list[dict[str, object]], day: date) -> None:
+        table = run.lake.metrics
+        persistently(
+            f"{model}, metrics of {day}", write_metrics, table, rows, run=run.name, day=day, model=model
+        )
 
     for day in read_ahead(todo, read, vocabulary=vocabulary):
         before = quarantine.days().get(day.day, {"attempts": []})["attempts"]
@@ -211,12 +220,13 @@ def _learn(
                 accepted = accept is not None and accept.day == day.day and bool(rows)
                 if verdict.blessed or accepted:
                     learner.scale_rates(1.0)
-                    publish(learner, day, learnt)
+                    persistently(f"{model}, labels of {day.day}", publish, learner, day, learnt)
                     if run.keep_predictions:
                         write_predictions(day.example_id, ahead, run.predictions(model, day.day))
                     judged = gate.rows(verdict, rates=rates, size=day.size)
-                    write_metrics(run.lake.metrics, rows + judged, run=run.name, day=day.day, model=model)
-                    write_events(run.report / "tensorboard" / model, rows, day=day.day)
+                    report(rows + judged, day.day)
+                    folder = run.report / "tensorboard" / model
+                    persistently(f"{model}, events of {day.day}", write_events, folder, rows, day=day.day)
                     if accept and accepted:
                         quarantine.write(day.day, "accepted", [*before, *attempts], reason=accept.reason)
                     elif rates != 1:
@@ -227,7 +237,15 @@ def _learn(
                     for missed in kept_out:
                         if missed < day.day:
                             quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
-                    learner.finish(day.day, learnt, checkpoints, met=day.met, made_of=day.made_of)
+                    persistently(
+                        f"{model}, the checkpoint of {day.day}",
+                        learner.finish,
+                        day.day,
+                        learnt,
+                        checkpoints,
+                        met=day.met,
+                        made_of=day.made_of,
+                    )
                     if asked():
                         raise Preempted(
                             f"{model}: stopped by SIGTERM after {day.day}; run again to go on from there"
@@ -236,7 +254,7 @@ def _learn(
             said = f"{model}: {day.day} did not pass its gate and is not kept: {verdict}"
             withdraw(day.day)
             judged = gate.rows(verdict, rates=rates, size=day.size)
-            write_metrics(run.lake.metrics, judged, run=run.name, day=day.day, model=model)
+            report(judged, day.day)
             checkpoints.forget_within()
             again = config.on_failure == "retry" and rates == 1
             outcome: Outcome = "skipped" if config.on_failure == "skip" else "stopped"
@@ -284,7 +302,8 @@ def _go_through(
         stop = asked()
         if stop or (minutes is not None and time.monotonic() - last > 60 * minutes):
             learnt = so_far()
-            learner.put_down(day, learnt, ahead, checkpoints, rates=rates)
+            what = f"{model}, a checkpoint within {day.day}"
+            persistently(what, learner.put_down, day, learnt, ahead, checkpoints, rates=rates)
             last = time.monotonic()
         if stop:
             raise Preempted(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -83,10 +84,10 @@ class Learner:
             self.checkpoint.vocabulary = Kept(self.vocabulary)
             entries = tuple(tf.TensorSpec.from_tensor(entry) for entry in self.vocabulary.entries())
         self.state: State | None = None
-        # Traced once, here, for days of any size: no step waits for it, the day's last one neither.
-        self._transform = tf.function(self.ranker.transform).get_concrete_function(
-            self.ranker.signature, entries
-        )
+        # Traced once, here, for days of any size: no step waits for it, the day's last one neither. Nothing
+        # branches on a tensor, and AutoGraph would take twice as long as all the rest to find that out.
+        traced = partial(tf.function, autograph=False)
+        self._transform = traced(self.ranker.transform).get_concrete_function(self.ranker.signature, entries)
         day = Batch.spec(
             slots=self.ranker.slots,
             numbers=len(self.ranker.numbers),
@@ -94,8 +95,8 @@ class Learner:
             outputs=len(self.ranker.schema.outputs),
         )
         start = tf.TensorSpec([], tf.int32)
-        self._update = tf.function(self._step).get_concrete_function(day, start)
-        self._score = tf.function(self._score_batch).get_concrete_function(day, start)
+        self._update = traced(self._step).get_concrete_function(day, start)
+        self._score = traced(self._score_batch).get_concrete_function(day, start)
 
     def transform(
         self, columns: Mapping[str, tf.Tensor], entries: Entries | None = None

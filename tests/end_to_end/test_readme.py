@@ -199,6 +199,14 @@ def _bench_training(line: str, folder: Path, request: pytest.FixtureRequest) -> 
     assert re.match(r"teacher: [\d,]+ examples/s at batch 256, [\d.]+% of its time waiting", printed)
 
 
+def _bench_resume(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    (command,) = (line for line in _recipe(line) if "benchmarks" in line)
+    command = command.replace(".venv/bin/python", sys.executable)
+    printed = _shell(f"PYTHONPATH={ROOT} {command} --rows_per_day=2000 --batch_size=100", folder)
+    assert "teacher: stopped by SIGTERM after 1,000 of the 2,000 rows of 2026-01-02" in printed
+    assert re.search(r"^a day of 2,000 rows, .*\nresume: [\d.]+ s, beyond ", printed, re.MULTILINE)
+
+
 def _bench_serving(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     (command,) = (line for line in _recipe(line) if "benchmarks" in line)
     command = command.replace(".venv/bin/python", sys.executable)
@@ -237,6 +245,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     f"{_EXPORT} --mirror=file:///tmp/served/auxiliary": partial(_decide, says="shows 2026010101, 2026010201"),
     "make bench-materialize": partial(_make, runs=("-m benchmarks.materialize",)),  # takes minutes
     "make bench-training": _bench_training,
+    "make bench-resume": _bench_resume,
     "make bench-serving": _bench_serving,
     "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),

@@ -1,6 +1,8 @@
 """The Delta tables: a partition is replaced in one commit, and no reader sees half of one."""
 
 import contextlib
+import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
@@ -146,6 +148,23 @@ def test_counts_are_those_of_the_newest_commit_of_each_day(lake: Lake) -> None:
     for attempt, (day, users) in enumerate([(FIRST, [1]), (SECOND, [1, 2]), (FIRST, [1, 2, 3])]):
         _commit(table, day, users, attempt=attempt)
     assert table.counts() == {"2026-01-01": {"kept": 3}, "2026-01-02": {"kept": 2}}
+
+
+def test_commits_by_a_clock_that_jumped_back_are_told_apart_by_their_order(lake: Lake) -> None:
+    table = lake.interactions
+    for attempt, users in ((30, [1]), (20, [1, 2]), (10, [1, 2, 3])):
+        _commit(table, FIRST, users, attempt=attempt)
+        # Each as of a day before the last one.
+        (log,) = (table.path / "_delta_log").glob(f"*{DeltaTable(table.path).version()}.json")
+        entries = [json.loads(line) for line in log.read_text().splitlines()]
+        for entry in entries:
+            if "commitInfo" in entry:
+                entry["commitInfo"]["timestamp"] = attempt * 86_400_000
+        log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        os.utime(log, (attempt * 86_400, attempt * 86_400))
+    assert table.counts() == {"2026-01-01": {"kept": 3}}
+    assert table.attempts([FIRST]) == {FIRST: 10}
+    assert _users(table.scan()) == [1, 2, 3]
 
 
 def test_partitions_say_how_many_rows_the_data_has(lake: Lake) -> None:
