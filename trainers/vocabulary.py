@@ -93,21 +93,19 @@ def _meet(
     """What is known after the day; the `id`s given a `row` and the example `since` which, in order; counts."""
     grows = feature.grows
     assert grows
+    # Each id's examples side by side, in their order.
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     met = (
-        pl.DataFrame({"id": ids})
-        .with_row_index("since")
-        .group_by("id")
-        .agg("since", today=pl.len().cast(pl.Int64))
+        pl.DataFrame({"id": ordered[first], "first": first, "today": np.diff(first, append=len(ids))})
         .join(known, on="id", how="left")
         .with_columns(pl.col("row", "seen").fill_null(0))
     )
-    reached = (
-        met.filter(pl.col("row") == 0, pl.col("seen") + pl.col("today") >= grows.min_seen)
-        .select(
-            "id", since=pl.col("since").list.get(pl.max_horizontal(grows.min_seen - pl.col("seen"), 1) - 1)
-        )
-        .sort("since")
-    )
+    reached = met.filter(pl.col("row") == 0, pl.col("seen") + pl.col("today") >= grows.min_seen)
+    times = reached.select(pl.max_horizontal(grows.min_seen - pl.col("seen"), 1)).to_series().to_numpy()
+    since = order[reached["first"].to_numpy() + times - 1]
+    reached = reached.select("id", pl.Series("since", since)).sort("since")
     free = np.setdiff1d(np.arange(1, feature.rows, dtype=np.int32), known["row"].to_numpy())
     given = reached.head(len(free))
     given = given.with_columns(row=pl.Series(free[: given.height]))
