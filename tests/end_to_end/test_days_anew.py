@@ -82,7 +82,7 @@ def _flags(root: Path) -> list[str]:
 
 def _run(command: str, root: Path, *flags: str) -> str:
     done = subprocess.run(
-        [BIN / f"tutelage-{command}", *_flags(root), *flags], capture_output=True, text=True, timeout=600
+        [BIN / f"tutelage-{command}", *_flags(root), *flags], capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
