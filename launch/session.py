@@ -48,7 +48,7 @@ class Session:
         end = parse_day(settings.end_day or experiment.end_day, time_zone=zone)
         days = slices_between(start, end, slice_days=length)
         run = open_workdir(settings.workdir, experiment)
-        pruned = frozenset(days) & run.lake.pruned_days()
+        pruned = run.lake.pruned(days)
         return cls(settings=settings, experiment=experiment, run=run, days=days, pruned=pruned)
 
     @property
