@@ -1,11 +1,10 @@
 """Delete a user from a workdir: from its tables, from the files beside them and beside the exported models."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -13,7 +12,7 @@ from tutelage.export.versions import versions_in
 from tutelage.launch.rollback import Step
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.lake import FORGOTTEN, Partition, Table, counted
+from tutelage.pipeline.lake import FORGOTTEN, Table, counted
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.run import TEACHER
 
@@ -101,27 +100,25 @@ def _rows(root: Path, table: Table, gone: pl.Expr) -> list[Step]:
         steps.append(
             Step(
                 what=f"{number:,} rows of {table.path.relative_to(root)}, {key}",
-                take=partial(_leave_out, table, row, gone, metadata),
+                take=partial(table.leave_out, row, gone, metadata=metadata),
             )
         )
     return steps
 
 
-def _leave_out(table: Table, partition: Partition, gone: pl.Expr, metadata: Mapping[str, Any] | None) -> None:
-    table.leave_out(partition, gone, metadata=metadata)
-
-
 def _files(session: Session, tables: Sequence[Path], user: int | str, its_rows: pl.Expr) -> Iterator[Step]:
     """Parquet files that are no table's: golden batches, predictions, a study's sums."""
-    root = session.run.root
+    root, schema = session.run.root, session.run.schema
+    dtype = pl.Schema(schema.interactions)[schema.user or ""]
     for path in sorted(root.rglob("*.parquet")):
         if any(table in path.parents for table in tables):
             continue
         columns = pl.read_parquet_schema(path)
-        name = "user" if path.is_relative_to(root / "study") else session.run.schema.user
-        gone = pl.col(name) == user if name in columns else its_rows
-        if not {name, "example_id"} & columns.keys():
+        name = "user" if path.is_relative_to(root / "study") else schema.user or ""
+        has_user = columns.get(name) == dtype
+        if not has_user and "example_id" not in columns:
             continue
+        gone = pl.col(name) == user if has_user else its_rows
         number = pl.scan_parquet(path).filter(gone).select(pl.len()).collect().item()
         if number:
             beside = path.parent.name == "assets.extra"

@@ -61,7 +61,7 @@ class Session:
             run=run,
             days=[day for day, at in until.items() if at is None],
             waiting={day: at for day, at in until.items() if at is not None},
-            pruned=frozenset(asked) & run.lake.pruned_days(),
+            pruned=run.lake.pruned(asked),
         )
 
     @property

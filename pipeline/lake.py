@@ -368,11 +368,14 @@ class Lake:
         have = set(self.interactions.partitions()["day"])
         return [day for day in self.quarantine.skipped() if day not in have]
 
-    def pruned_days(self) -> set[date]:
-        """Days of `interactions` that were removed, and not made anew since."""
-        counts = self.interactions.counts().items()
-        removed = {date.fromisoformat(day) for day, of in counts if PRUNED in {**of, **of.get("dropped", {})}}
-        return removed - set(self.interactions.partitions()["day"])
+    def pruned(self, days: Sequence[date]) -> frozenset[date]:
+        """Those of `days` that were removed from `interactions`, and not made anew since."""
+        have = self.interactions.partitions()["day"].to_list()
+        # The newest day is never removed. The log is long, so that it is read only where a day is missing.
+        missing = {day for day in days if day not in have and day < max(have, default=day)}
+        counts = self.interactions.counts() if missing else {}
+        of = {day: counts.get(str(day), {}) for day in missing}
+        return frozenset(day for day in missing if PRUNED in {**of[day], **of[day].get("dropped", {})})
 
     def history_days(self, day: date) -> list[date]:
         """The days before `day` that its histories can be of, the newest first."""
