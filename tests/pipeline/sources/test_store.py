@@ -1,6 +1,7 @@
 """Logs below a URL: found, pruned and read where they are, each worker by itself, the same as in a folder."""
 
 import gzip
+import os
 import pickle
 import subprocess
 import sys
@@ -159,8 +160,13 @@ source, unit = pickle.load(sys.stdin.buffer)
 (frame,) = source.read(unit)
 print(frame["user"].to_list())
 """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     worker = subprocess.run(
-        [sys.executable, "-c", code], input=pickle.dumps((source, unit)), capture_output=True, check=True
+        [sys.executable, "-c", code],
+        input=pickle.dumps((source, unit)),
+        capture_output=True,
+        check=True,
+        env=environment,
     )
     assert worker.stdout.decode() == "[0, 1, 2, 3, 4]\n"
 
