@@ -203,7 +203,7 @@ def _kill_and_run_again(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kills", "flags"),
-    [(100, ()), (8, ("--direct_running_mode=multi_processing", "--direct_num_workers=2"))],
+    [(100, ()), (4, ("--direct_running_mode=multi_processing", "--direct_num_workers=2"))],
     ids=["one process", "two workers"],
 )
 def test_killed_at_random_instants_and_run_again_it_makes_the_same_days(
