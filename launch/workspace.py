@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,13 +13,21 @@ from tutelage.pipeline.errors import UserError
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.run import Run
 
+# Delta Lake encodes these in a table's path, and Polars does not decode them (polars 2.1, deltalake 1.6).
+_ENCODED = re.compile(r'[^!-~]|["#%<>?^`{}]')
+
 
 def open_workdir(workdir: str, experiment: Experiment) -> Run:
     """The run that lives in `workdir`, made where there is none.
 
-    Raises UserError where it cannot be written to, or was made with another experiment.
+    Raises UserError where its path will not do, it cannot be written to, or was made with another experiment.
     """
     root = Path(workdir).resolve()
+    if odd := _ENCODED.search(str(root)):
+        raise UserError(
+            f"--workdir={workdir}: the path {root} holds {odd[0]!r}, and Delta tables below it could not be read; "
+            "give one of ASCII letters, digits, -, _ and ."
+        )
     run = Run(
         name=experiment.name,
         schema=experiment.schema,
