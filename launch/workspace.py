@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,15 +26,22 @@ _NEW_NAME = (
     "what the tables have stays as it is: keep it, and add what is renamed or changed under a new name "
     "(a model's `without` leaves the old one out)"
 )
+# Delta Lake encodes these in a table's path, and Polars does not decode them (polars 2.1, deltalake 1.6).
+_ENCODED = re.compile(r'[^!-~]|["#%<>?^`{}]')
 
 
 def open_workdir(workdir: str, experiment: Experiment) -> Run:
     """The run that lives in `workdir`, made where there is none.
 
     Features and histories that the experiment has and the workdir has not are added (`evolve`).
-    Raises UserError where it cannot be written to, or was made with another experiment.
+    Raises UserError where its path will not do, it cannot be written to, or was made with another experiment.
     """
     root = Path(workdir).resolve()
+    if odd := _ENCODED.search(str(root)):
+        raise UserError(
+            f"--workdir={workdir}: the path {root} holds {odd[0]!r}, and Delta tables below it could not be read; "
+            "give one of ASCII letters, digits, -, _ and ."
+        )
     run = Run(
         name=experiment.name,
         schema=experiment.schema,

@@ -14,7 +14,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     workdir = root / "nothing"
     workdir.mkdir()
     for step in STEPS:
-        done.before[step], workdir = workdir, root / step
+        done.before[step], workdir = workdir, root / step.replace(" ", "_")
         done.after[step] = shutil.copytree(done.before[step], workdir)
         done.seconds[step] = complete(step, workdir)
     return done

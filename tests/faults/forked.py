@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _context.set_forkserver_preload(
         "tutelage.pipeline.label",
         "tutelage.trainers.day_loop",
         "tutelage.export.publish",
+        "tensorboard.summary",
     ]
 )
 
@@ -76,8 +78,19 @@ def complete(step: str, workdir: Path, *, first: Callable[[], object] | None = N
     """A step from its begin to its end; seconds until each of its commits, and until its end."""
     command = Command(STEPS[step], workdir, first=first)
     seconds = list(command.commits())
-    assert command.end() == (0, ""), step
+    code, err = command.end()
+    assert (code, err) == (0, ""), f"{step}: {code}, {err}"
     return [*seconds, time.monotonic() - command.started]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undisturbed:
+    """The run that nothing disturbed: a workdir before and after each step."""
+
+    before: dict[str, Path] = field(default_factory=dict)
+    after: dict[str, Path] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    """Until each commit of the step, and last until its end."""
 
 
 def _run(

@@ -171,6 +171,15 @@ def test_of_many_changes_three_are_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["my work", "Größe", "50%", "a#b"])
+def test_a_path_below_which_no_delta_table_can_be_read_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        UserError, match=r"holds '.', and Delta tables below it could not be read; give one of"
+    ):
+        open_workdir(str(tmp_path / name), _synthetic())
+    assert not (tmp_path / name).exists()
+
+
 def test_a_workdir_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for workdir, why in ((tmp_path / "file", "File exists"), (tmp_path / "file/below", "Not a directory")):

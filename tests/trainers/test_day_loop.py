@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, ROWS, commit, interactions, make_run
 from tutelage.models.config import distil
 from tutelage.pipeline.errors import UserError
+from tutelage.trainers import checkpoints
 from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import teach, train_student
@@ -226,6 +227,23 @@ def test_a_damaged_last_checkpoint_is_told_and_its_day_learnt_again_with_the_sam
     assert (folder / ".damaged-2026-01-02").is_dir()
 
 
+def test_the_last_checkpoint_is_hashed_once_when_a_teacher_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path)
+    teach(run, DAYS[:1])
+    hashed: list[str] = []
+    sha256 = checkpoints._sha256
+
+    def noted(folder: Path) -> str:
+        hashed.append(folder.name)
+        return sha256(folder)
+
+    monkeypatch.setattr(checkpoints, "_sha256", noted)
+    teach(run, DAYS[:2])
+    assert [name for name in hashed if not name.startswith(".")] == ["2026-01-01"]
+
+
 def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     teach(run, DAYS[:2])
@@ -284,11 +302,12 @@ def test_a_student_whose_labels_are_not_there_learns_from_the_hard_ones_alone(ta
     assert _differing(taught, labelled, taught, hard_only) != []
 
 
-def test_a_day_whose_loss_is_no_number_is_refused_and_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_day_whose_loss_is_no_number_is_refused_and_not_kept(value: float, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     # The 41st row of the day is in its third batch, and the first day was four: step 4 + 2.
     rows = interactions(DAYS[1]).sort("event_time_us", "example_id").with_row_index()
-    seconds = pl.when(pl.col("index") == 40).then(float("inf")).otherwise(pl.col("seconds"))
+    seconds = pl.when(pl.col("index") == 40).then(value).otherwise(pl.col("seconds"))
     commit(run.lake, DAYS[1], rows.with_columns(seconds=seconds.cast(pl.Float32)).drop("index"), attempt=2)
     says = (
         r"^teacher: 2026-01-02 did not pass its gate and is not kept: fail; losses that are not finite: 2 of 4, "
