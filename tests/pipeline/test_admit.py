@@ -188,7 +188,7 @@ def test_a_bad_replacement_leaves_the_rows_that_were_there(root: Path) -> None:
 def test_a_column_all_null_fails_whatever_the_thresholds_and_all_else_passes_with_looser_ones(
     root: Path,
 ) -> None:
-    _, done = _run(root, _source(), [BAD], QualityConfig(nulls_rise=1.0, rate_ratio=20.0, id_drift=1.0))
+    _, done = _run(root, _source(), [BAD], QualityConfig(nulls_rise=0.999, rate_ratio=20.0, id_drift=1.0))
     assert done.quarantined == {BAD: "fail; nulls of item is 1, 0.9975 is the bound"}
 
 
