@@ -63,11 +63,12 @@ def each(
     cores = len(os.sched_getaffinity(0))
     workers = min(cores, len(jobs))
     context = multiprocessing.get_context("spawn")
-    queue, stop = context.SimpleQueue(), context.Event()
+    # A plain flag: an event would wait for a child that was killed while it waited for the event.
+    queue, stop = context.SimpleQueue(), context.RawValue("b", 0)
     listener = threading.Thread(target=_listen, args=(queue, progress), daemon=True)
     listener.start()
     with (
-        noted(stop.set) as asked,
+        noted(partial(setattr, stop, "value", 1)) as asked,
         ProcessPoolExecutor(
             workers,
             mp_context=context,
@@ -131,7 +132,8 @@ def _start(queue: Any, stop: Any, parent: int) -> None:
 def _follow(stop: Any, parent: int) -> None:
     """End with the parent: a killed run must not leave trainers behind, nor one that was asked to stop."""
     while os.getppid() == parent:
-        if stop.wait(0.5):
+        time.sleep(0.5)
+        if stop.value:
             # A model that is being learnt is put down; whatever else is done here is done again whole.
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(_STOP_SECONDS)

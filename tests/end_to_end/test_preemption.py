@@ -1,5 +1,6 @@
 """The real commands get SIGTERM within a day."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -19,19 +20,20 @@ OFTEN = "--set=training.checkpoint_minutes=0.003"
 
 
 def _stopped(command: str, workdir: Path) -> str:
-    """What the command wrote to stderr after it got SIGTERM while the teacher learnt."""
+    """What the command wrote to stderr after all its processes got SIGTERM while the teacher learnt."""
     checkpoints = workdir / "teacher/checkpoints"
     with subprocess.Popen(
         [BIN / f"tutelage-{command}", *FLAGS, OFTEN, f"--workdir={workdir}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
         while not list(checkpoints.glob("within-*")):
             assert process.poll() is None
             time.sleep(0.01)
         started = time.monotonic()
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
         _, err = process.communicate(timeout=60)
         assert time.monotonic() - started < 10
         assert process.returncode == (1 if command == "run" else 128 + signal.SIGTERM)
