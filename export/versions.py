@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.whole import replacing
 from tutelage.trainers.checkpoints import State
 
 CARD = "assets.extra/tutelage.json"
@@ -320,10 +321,8 @@ def _card(path: Path) -> dict[str, Any]:
 
 
 def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def _who() -> str:

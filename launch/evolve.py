@@ -1,12 +1,12 @@
 """A schema that grows in a workdir: what is new becomes a column, of which the days that are there have none."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.whole import replacing
 from tutelage.trainers.run import TEACHER, Run
 
 KINDS = ("features", "tasks", "histories")
@@ -71,6 +71,5 @@ def evolve(run: Run, names: list[str]) -> None:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")

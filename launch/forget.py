@@ -14,6 +14,7 @@ from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import FORGOTTEN, Table, counted
 from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.whole import replacing
 from tutelage.trainers.run import TEACHER
 
 ELSEWHERE = (
@@ -133,9 +134,8 @@ def _golden(folder: Path, gone: pl.Expr) -> None:
 
 
 def _file(path: Path, gone: pl.Expr) -> None:
-    partial_ = path.with_name(f".{path.name}.partial")
-    pl.read_parquet(path).filter(~gone.fill_null(False)).write_parquet(partial_)
-    partial_.rename(path)
+    with replacing(path) as partial_:
+        pl.read_parquet(path).filter(~gone.fill_null(False)).write_parquet(partial_)
 
 
 def _within(session: Session, days: Sequence[date]) -> Iterator[Step]:

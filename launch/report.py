@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from tutelage.launch import drift, pictures
 from tutelage.launch.summary import DASH, FEED_WAIT, LABELS, LOSSES, Results, show, throughput_rows
+from tutelage.pipeline.whole import replacing
 from tutelage.trainers.run import TEACHER
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -70,13 +71,8 @@ def write_report(
         labels=LABELS,
         show=show,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as unfinished:
         unfinished.write_text(page, "utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _per_day(counts: pl.DataFrame) -> list[dict[str, Any]]:

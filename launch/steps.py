@@ -1,7 +1,6 @@
 """The steps of the pipeline, as the commands run them. Each can be run alone, again, or elsewhere."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import LOCK
+from tutelage.pipeline.whole import replacing
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
@@ -237,10 +237,8 @@ def _write_models_config(session: Session) -> None:
     from tutelage.export.card import models_config
 
     names = [name for name in session.models if name != TEACHER and session.versions(name).published()]
-    path = session.run.root / "export" / "models.config"
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(models_config("/models", names))
-    os.replace(partial, path)
+    with replacing(session.run.root / "export" / "models.config") as partial:
+        partial.write_text(models_config("/models", names))
 
 
 @contextlib.contextmanager

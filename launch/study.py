@@ -22,6 +22,7 @@ from tutelage.launch.session import Session, Settings
 from tutelage.launch.study_stats import Arm
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.whole import replacing
 from tutelage.trainers.config import GateConfig, Sampling, StudentConfig, TeacherConfig
 from tutelage.trainers.run import TEACHER, Run
 
@@ -512,7 +513,6 @@ def write(session: Session, found: study_pages.StudyResults) -> Path:
         ("results.md", study_pages.results_markdown(found)),
         ("results.html", study_pages.results_html(found)),
     ):
-        partial = root / f".{name}"
-        partial.write_text(text, "utf-8")
-        partial.rename(root / name)
+        with replacing(root / name) as partial:
+            partial.write_text(text, "utf-8")
     return root / "results.html"

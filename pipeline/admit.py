@@ -16,6 +16,7 @@ from tutelage.pipeline.lake import FORGOTTEN, DataFile, Lake, counted
 from tutelage.pipeline.quality import QualityConfig, judge
 from tutelage.pipeline.statistics import Sketches, compare
 from tutelage.pipeline.verdict import Verdict
+from tutelage.pipeline.whole import replacing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,11 +146,8 @@ def _keep_out(lake: Lake, made: Made, statistics: pl.DataFrame, record: Mapping[
     for path in folder.iterdir():
         if path.name not in names:  # Of an attempt before.
             path.unlink()
-    path = _statistics(lake, day)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    statistics.write_parquet(unfinished)
-    os.replace(unfinished, path)
+    with replacing(_statistics(lake, day)) as unfinished:
+        statistics.write_parquet(unfinished)
     files = [asdict(file) for file in made.files]
     lake.quarantine.write(day, "skipped", [{**record, "files": files, "counts": made.metadata}])
 

@@ -2,12 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
+
+from tutelage.pipeline.whole import replacing
 
 Outcome = Literal["stopped", "skipped", "retried", "accepted", "passed"]
 """Of a model: `stopped`: the day is still to be learnt; `skipped`: it never was; `retried`: kept, learnt with the
@@ -47,7 +48,6 @@ class Quarantine:
     ) -> None:
         """`attempts`: what was found each time that the day was made, or learnt: `said`, and what else is known.
         `made_of`: the versions of what it was learnt from."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         record = {
             "day": str(day),
             "outcome": outcome,
@@ -55,10 +55,8 @@ class Quarantine:
             "made_of": made_of,
             "attempts": attempts,
         }
-        path = self.folder / f"{day}.json"
-        partial = path.with_name(f".{path.name}")
-        partial.write_text(json.dumps(_finite(record), indent=1) + "\n")
-        os.replace(partial, path)
+        with replacing(self.folder / f"{day}.json") as partial:
+            partial.write_text(json.dumps(_finite(record), indent=1) + "\n")
 
     def remove(self, day: date) -> None:
         (self.folder / f"{day}.json").unlink(missing_ok=True)

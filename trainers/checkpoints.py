@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.whole import replacing
 
 if TYPE_CHECKING:  # Where a model stands can be told without TensorFlow.
     import tensorflow as tf
@@ -183,9 +184,8 @@ class Checkpoints:
         """Remove the variables of a day; where the model stood stays known."""
         folder = self.folder / str(day)
         values = json.loads((folder / "state.json").read_text())
-        partial = folder / ".state.json"
-        partial.write_text(json.dumps({**values, "pruned": True}))
-        os.replace(partial, folder / "state.json")
+        with replacing(folder / "state.json") as partial:
+            partial.write_text(json.dumps({**values, "pruned": True}))
         for path in folder.iterdir():
             if path.name != "state.json":
                 path.unlink()

@@ -17,6 +17,7 @@ from tutelage.models.ranker import Batch
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import SAMPLING_RATE, Feature, Schema
+from tutelage.pipeline.whole import replacing
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.soft_labels import SoftLabels
 from tutelage.trainers.vocabulary import Met, Vocabulary
@@ -241,7 +242,5 @@ def soft_label_frame(
 
 def write_predictions(example_id: np.ndarray, outputs: Mapping[str, np.ndarray], path: Path) -> None:
     """Raw outputs [rows] by name as Parquet; whoever reads finds all of it or no file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    pl.DataFrame({"example_id": example_id, **outputs}).write_parquet(partial)
-    partial.rename(path)
+    with replacing(path) as partial:
+        pl.DataFrame({"example_id": example_id, **outputs}).write_parquet(partial)
