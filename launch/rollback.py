@@ -152,14 +152,11 @@ class Fall:
 def _with_skipped(session: Session, model: str, start: date | None, teacher: date) -> date | None:
     """`start`, or the first of the days right before it (None: at the end of all), and not before `teacher`, that the
     model skipped: one that had no labels, as its data was in quarantine, may be there now."""
-    run = session.run
-    learnt = [state.day for state in run.checkpoints(model).states()]
-    for day in reversed(run.quarantine(model).skipped()):
-        if teacher <= day < (start or date.max) and not any(
-            day < other < (start or date.max) for other in learnt
-        ):
-            start = day
-    return start
+    learnt = [state.day for state in session.run.checkpoints(model).states()]
+    # None of the days that it learnt lies between such a day and the start.
+    after = max((day for day in learnt if start is None or day < start), default=date.min)
+    before = [day for day in session.run.quarantine(model).skipped() if max(teacher, after) <= day]
+    return min([*before, *filter(None, [start])], default=None)
 
 
 def _labels(session: Session, since: date) -> set[tuple[str, date]]:

@@ -1,9 +1,8 @@
 """Where a workdir stands: for the person on call."""
 
-from datetime import date
-
 import polars as pl
 from rich.console import Console
+from rich.table import Table
 
 from tutelage.launch import stale, steps
 from tutelage.launch.session import Session
@@ -15,24 +14,45 @@ def print_status(session: Session, console: Console) -> None:
     """Print what there is of each day and model, and what is still to be done of the days asked for."""
     where = f"{session.experiment.name} in {session.run.root}"
     console.print(f"{where}; asked for: {session.asked}", markup=False)
+    for table in (_days(session), _models(session)):
+        print_table(console, table)
+    for line in steps.quarantined(session):
+        console.print(f"Quarantine: {line}", markup=False)
+    if waits := session.waits():
+        console.print(f"Waits: {waits}", markup=False)
+    if found := stale.find(session):
+        console.print(f"Stale: {found.say(session)}", markup=False)
+    if session.pruned:
+        gone = spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)
+        console.print(f"Pruned: {gone}", markup=False)
+    for line in _vocabularies(session):
+        console.print(f"Ids: {line}", markup=False)
+    missing = steps.to_materialize(session)
+    console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")
+
+
+def _days(session: Session) -> Table:
+    """A row for each materialised day: its rows, labels, and what was dropped."""
     counts = steps.day_counts(session)
     labels = session.run.lake.soft_labels.partitions().filter(teacher=session.run.teacher.name)
     labelled = {(producer, day): rows for _, producer, day, rows in labels.iter_rows()}
     producers = sorted({producer for producer, _ in labelled})
     heads = [f"{producer} labels" for producer in producers]
-    noted = {
-        date.fromisoformat(day): (c.get("late", 0), sum(c.get("masked", {}).values()))
-        for day, c in session.run.lake.interactions.counts().items()
-    }
-    notes = [i for i in (0, 1) if any(numbers[i] for numbers in noted.values())]
-    heads += [("late", "labels not mature")[i] for i in notes]
+    notes = {"late": "late", "masked": "labels not mature"}
+    notes = {name: head for name, head in notes.items() if (counts[name] > 0).any()}
+    heads += notes.values()
     days = simple_table("day", "rows in", "kept", *heads, "dropped", title="Days")
     for (day,), rows in counts.partition_by("day", as_dict=True, maintain_order=True).items():
         reasons = rows.filter(pl.col("dropped") > 0).select("reason", "dropped").iter_rows()
         dropped = ", ".join(f"{number:,} {reason}" for reason, number in reasons) or "none"
         numbers = [rows["rows_in"][0], rows["kept"][0], *(labelled.get((p, day)) for p in producers)]
-        numbers += [noted[day][i] for i in notes]
+        numbers += [rows[name][0] for name in notes]
         days.add_row(str(day), *(DASH if n is None else f"{n:,}" for n in numbers), dropped)
+    return days
+
+
+def _models(session: Session) -> Table:
+    """A row for each model: how far it is."""
     heads = [
         "days learnt",
         "last day",
@@ -59,21 +79,7 @@ def print_status(session: Session, console: Console) -> None:
             str(len(skipped & set(session.days_of(model)))),
             str(len(left)),
         )
-    for table in (days, models):
-        print_table(console, table)
-    for line in steps.quarantined(session):
-        console.print(f"Quarantine: {line}", markup=False)
-    if waits := session.waits():
-        console.print(f"Waits: {waits}", markup=False)
-    if found := stale.find(session):
-        console.print(f"Stale: {found.say(session)}", markup=False)
-    if session.pruned:
-        gone = spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)
-        console.print(f"Pruned: {gone}", markup=False)
-    for line in _vocabularies(session):
-        console.print(f"Ids: {line}", markup=False)
-    missing = steps.to_materialize(session)
-    console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")
+    return models
 
 
 def _vocabularies(session: Session) -> list[str]:

@@ -180,15 +180,25 @@ def to_label(session: Session) -> dict[date, "Snapshot"]:
 
 
 def day_counts(session: Session) -> pl.DataFrame:
-    """One row per materialised day and reason: day, rows_in, kept, reason, dropped."""
+    """One row per materialised day and reason: day, rows_in, kept, reason, dropped; of the day's kept rows, how many
+    came `late`, and how many labels are `masked`, as they were not mature."""
     table = session.run.lake.interactions
     have = set(table.partitions()["day"])
     rows = [
-        (date.fromisoformat(day), counts["rows_in"], counts["kept"], reason, dropped)
+        (
+            date.fromisoformat(day),
+            counts["rows_in"],
+            counts["kept"],
+            reason,
+            dropped,
+            counts.get("late", 0),
+            sum(counts.get("masked", {}).values()),
+        )
         for day, counts in table.counts().items()
         for reason, dropped in (counts["dropped"] or {None: 0}).items()
     ]
-    schema = {"day": pl.Date, "rows_in": pl.Int64, "kept": pl.Int64, "reason": pl.String, "dropped": pl.Int64}
+    columns = ("day", "rows_in", "kept", "reason", "dropped", "late", "masked")
+    schema = {**dict.fromkeys(columns, pl.Int64), "day": pl.Date, "reason": pl.String}
     return (
         pl.DataFrame(rows, schema=schema, orient="row")
         .filter(pl.col("day").is_in(have))

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.quarantine import Outcome
+from tutelage.pipeline.quarantine import Outcome, Quarantine
 from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers import gate
 from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
@@ -159,19 +159,9 @@ def _learn(
     """A day's labels and metrics replace their own, then the checkpoint commits it: a day killed
     anywhere before that is learnt again from the same checkpoint, with the same result."""
     checkpoints, quarantine = run.checkpoints(model), run.quarantine(model)
-    for damaged in checkpoints.set_damaged_aside():
-        _log.warning("%s: the checkpoint of %s is damaged; going on from the day before it", model, damaged)
-        for later in quarantine.skipped():
-            if later > damaged:
-                quarantine.remove(later)
+    _set_damaged_aside(model, checkpoints, quarantine)
     states = checkpoints.states()
-    skipped = [day for day in run.skipped(model) if accept is None or day != accept.day]
-    todo = pending(days, states, slice_days=run.schema.slice_days, who=model, skipped=skipped)
-    if accept and (accept.day not in todo or accept.day not in quarantine.days()):
-        raise UserError(
-            f"--accept_day={accept.day}: {model} has no such day in quarantine that comes next; "
-            "tutelage-status shows its days"
-        )
+    todo = _to_learn(run, model, days, states, quarantine, accept)
     if not todo:
         return []
     learner = build()
@@ -197,12 +187,6 @@ def _learn(
     def vocabulary() -> Vocabulary | None:
         return learner.vocabulary
 
-    def report(rows: list[dict[str, object]], day: date) -> None:
-        table = run.lake.metrics
-        persistently(
-            f"{model}, metrics of {day}", write_metrics, table, rows, run=run.name, day=day, model=model
-        )
-
     for day in read_ahead(todo, read, vocabulary=vocabulary):
         before = quarantine.days().get(day.day, {"attempts": []})["attempts"]
         attempts: list[Mapping[str, object]] = []
@@ -223,16 +207,11 @@ def _learn(
                     persistently(f"{model}, labels of {day.day}", publish, learner, day, learnt)
                     if run.keep_predictions:
                         write_predictions(day.example_id, ahead, run.predictions(model, day.day))
-                    judged = gate.rows(verdict, rates=rates, size=day.size)
-                    report(rows + judged, day.day)
+                    _report(run, model, day, rows + gate.rows(verdict, rates=rates, size=day.size))
                     folder = run.report / "tensorboard" / model
                     persistently(f"{model}, events of {day.day}", write_events, folder, rows, day=day.day)
-                    if accept and accepted:
-                        quarantine.write(day.day, "accepted", [*before, *attempts], reason=accept.reason)
-                    elif rates != 1:
-                        quarantine.write(day.day, "retried", attempts)
-                    elif before:
-                        quarantine.write(day.day, "passed", [*before, *attempts])
+                    reason = accept.reason if accept and accepted else None
+                    _record_kept(quarantine, day.day, before, attempts, rates=rates, reason=reason)
                     # From here on the model has gone past them, whatever becomes of their data.
                     for missed in kept_out:
                         if missed < day.day:
@@ -253,13 +232,12 @@ def _learn(
                     break
             said = f"{model}: {day.day} did not pass its gate and is not kept: {verdict}"
             withdraw(day.day)
-            judged = gate.rows(verdict, rates=rates, size=day.size)
-            report(judged, day.day)
+            _report(run, model, day, gate.rows(verdict, rates=rates, size=day.size))
             checkpoints.forget_within()
             again = config.on_failure == "retry" and rates == 1
             outcome: Outcome = "skipped" if config.on_failure == "skip" else "stopped"
             quarantine.write(day.day, outcome, attempts, made_of=day.made_of)
-            if not again and config.on_failure != "skip":
+            if not again and outcome == "stopped":
                 as_it_is = f", or keep it as it is with --accept_day={day.day} --reason=..." if rows else ""
                 raise UserError(
                     f"{said}. Mend the day and materialise it again, or change the model's gate (its bounds, "
@@ -275,6 +253,65 @@ def _learn(
             rates = config.fallback_rate
             _log.warning("%s. It is learnt again with %g times the rates, as the config says", said, rates)
     return checkpoints.states()[len(states) :]
+
+
+def _set_damaged_aside(model: str, checkpoints: Checkpoints, quarantine: Quarantine) -> None:
+    """Go back to the last sound checkpoint, and forget which days after it were skipped."""
+    for damaged in checkpoints.set_damaged_aside():
+        _log.warning("%s: the checkpoint of %s is damaged; going on from the day before it", model, damaged)
+        for later in quarantine.skipped():
+            if later > damaged:
+                quarantine.remove(later)
+
+
+def _to_learn(
+    run: Run,
+    model: str,
+    days: Sequence[date],
+    states: Sequence[State],
+    quarantine: Quarantine,
+    accept: Accept | None,
+) -> list[date]:
+    """Those of `days` that the model has still to learn. Raises UserError where the one to accept is none of them."""
+    skipped = [day for day in run.skipped(model) if accept is None or day != accept.day]
+    todo = pending(days, states, slice_days=run.schema.slice_days, who=model, skipped=skipped)
+    if accept and (accept.day not in todo or accept.day not in quarantine.days()):
+        raise UserError(
+            f"--accept_day={accept.day}: {model} has no such day in quarantine that comes next; "
+            "tutelage-status shows its days"
+        )
+    return todo
+
+
+def _report(run: Run, model: str, day: Day, rows: list[dict[str, object]]) -> None:
+    """Write the day's rows of `metrics`."""
+    persistently(
+        f"{model}, metrics of {day.day}",
+        write_metrics,
+        run.lake.metrics,
+        rows,
+        run=run.name,
+        day=day.day,
+        model=model,
+    )
+
+
+def _record_kept(
+    quarantine: Quarantine,
+    day: date,
+    before: list[Mapping[str, object]],
+    attempts: list[Mapping[str, object]],
+    *,
+    rates: float,
+    reason: str | None,
+) -> None:
+    """Say of a day that was in quarantine, or was learnt again, why it is kept; `reason`: of who accepted it."""
+    if reason is not None:
+        quarantine.write(day, "accepted", [*before, *attempts], reason=reason)
+    elif rates != 1:
+        quarantine.write(day, "retried", attempts)
+    elif before:
+        quarantine.write(day, "passed", [*before, *attempts])
 
 
 def _go_through(

@@ -108,16 +108,7 @@ def load_day(
         frame = lake.with_histories(frame.lazy(), day).collect()
     columns = schema.arrays(frame, inputs)
     learnt = schema.learnt(without)
-    masked = {task.label for task in learnt.select_tasks(learnt.masked)}
-    for label in learnt.labels:
-        if label in masked:
-            continue
-        if missing := frame[label].null_count():
-            raise UserError(
-                f"day {day}: the label {label!r} is null in {missing:,} rows, as it came to the schema later; let "
-                f"the model begin with a later day (first_day), or be without its task, or make the day anew "
-                "with tutelage-materialize"
-            )
+    _check_labels(frame, learnt, day)
     if vocabulary:
         transform = partial(transform, entries=vocabulary.entries())
     parts = [
@@ -157,6 +148,19 @@ def load_day(
             if rows >= _SLICE
         },
     )
+
+
+def _check_labels(frame: pl.DataFrame, schema: Schema, day: date) -> None:
+    """Raise UserError for a null in a label whose task a day may not be released without."""
+    masked = {task.label for task in schema.select_tasks(schema.masked)}
+    for label in schema.labels:
+        missing = frame[label].null_count()
+        if missing and label not in masked:
+            raise UserError(
+                f"day {day}: the label {label!r} is null in {missing:,} rows, as it came to the schema later; let "
+                f"the model begin with a later day (first_day), or be without its task, or make the day anew "
+                "with tutelage-materialize"
+            )
 
 
 def _numbers(frame: pl.DataFrame, user: Feature) -> np.ndarray:
