@@ -110,17 +110,29 @@ class Ranker(tfrs.Model):
         self.heads = {
             task.name: tf.keras.layers.Dense(len(task.outputs), name=task.name) for task in schema.tasks
         }
+        self._add_towers()
+        # Make the variables now: a checkpoint can be read, and a graph traced, only with them there.
+        self(tf.zeros([1, self.slots], tf.int32), tf.zeros([1, len(self.numbers)]))
+        for name, adapter in self.adapters.items():
+            adapter(tf.zeros([1, len(self._task(name).outputs)]))
+        for name, d in self.taught.items():
+            if d.hidden is None and not config.experts:
+                self._start_as_served(self.auxiliary[name], d)
+
+    def _add_towers(self) -> None:
+        """The auxiliary towers, and adapters of labels. Raises UserError where one leaves after more shared layers
+        than there are."""
         # Shared layers below each auxiliary tower. What the teacher teaches shapes them, and no layer above.
         self.levels = {
-            d.task: len(layers) if d.shared_layers is None else d.shared_layers
+            d.task: len(self.shared) if d.shared_layers is None else d.shared_layers
             for d in self.distillation
             if d.through == "auxiliary"
         }
         for task, level in self.levels.items():
-            if level > len(layers):
+            if level > len(self.shared):
                 raise UserError(
                     f"distillation of {task!r}: shared_layers is {level}, "
-                    f"the model has {len(layers)} that its tasks share"
+                    f"the model has {len(self.shared)} that its tasks share"
                 )
         # By name: an adapter has a second tower of its task.
         self.taught = {
@@ -131,7 +143,7 @@ class Ranker(tfrs.Model):
         }
         self.auxiliary = {
             name: AuxiliaryTower(
-                config.hidden[self.levels[d.task] :] if d.hidden is None else d.hidden,
+                self.config.hidden[self.levels[d.task] :] if d.hidden is None else d.hidden,
                 outputs=len(self._task(d.task).outputs),
                 scale=d.gradient_scale,
                 name=f"auxiliary_{name}",
@@ -145,13 +157,6 @@ class Ranker(tfrs.Model):
             for d in self.distillation
             if d.adapter
         }
-        # Make the variables now: a checkpoint can be read, and a graph traced, only with them there.
-        self(tf.zeros([1, self.slots], tf.int32), tf.zeros([1, len(self.numbers)]))
-        for name, adapter in self.adapters.items():
-            adapter(tf.zeros([1, len(self._task(name).outputs)]))
-        for name, d in self.taught.items():
-            if d.hidden is None and not config.experts:
-                self._start_as_served(self.auxiliary[name], d)
 
     def _start_as_served(self, tower: AuxiliaryTower, d: Distillation) -> None:
         """Copy the served tower's initial weights into an auxiliary one of the same shape.

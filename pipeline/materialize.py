@@ -124,11 +124,10 @@ class ReadUnit(beam.DoFn):
                 changed.append(pl.col(name).cast(table[name], strict=False))
         return frame.with_columns(changed)
 
-    def _pieces(
-        self, frame: pl.DataFrame, order: tuple[int, int], unit_day: date | None, differences: tuple[str, ...]
-    ) -> Iterator[tuple[str, Piece]]:
+    def _judged(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The frame with the `day` of each row and, in `dropped`, the reason to leave it out, and with null in the
+        place of labels that are not mature."""
         schema = self.schema
-        interactions = Lake(self.lake_root, schema).interactions
         day = slice_expr("event_time_us", time_zone=schema.time_zone, slice_days=schema.slice_days)
         now = int(self.now.timestamp() * 1_000_000)
         # What is not final yet says nothing, be it there or not.
@@ -140,7 +139,7 @@ class ReadUnit(beam.DoFn):
             ~pl.col(name).cast(pl.Float64).is_finite().fill_null(False) & ~immature.get(name, pl.lit(False))
             for name in schema.labels
         ]
-        frame = frame.with_columns(day=day).with_columns(
+        return frame.with_columns(day=day).with_columns(
             *(pl.when(~there).then(name).alias(name) for name, there in immature.items()),
             dropped=pl.when(pl.col("dropped").is_not_null())
             .then("dropped")
@@ -153,6 +152,13 @@ class ReadUnit(beam.DoFn):
             .when(pl.any_horizontal(bad_label))
             .then(pl.lit("bad_label")),
         )
+
+    def _pieces(
+        self, frame: pl.DataFrame, order: tuple[int, int], unit_day: date | None, differences: tuple[str, ...]
+    ) -> Iterator[tuple[str, Piece]]:
+        schema = self.schema
+        interactions = Lake(self.lake_root, schema).interactions
+        frame = self._judged(frame)
         # Rows of no day asked for have a reason too, so that what has none is inside.
         inside = pl.when(pl.col("day").is_in(self.days)).then("day").alias("day")
         reasons: dict[date | None, dict[str, int]] = {}
@@ -417,12 +423,11 @@ def materialize(
             f"of the other days, {len(done)} were committed. Ask for days that the data has"
         )
     made = {day: counts[day] for day in days if str(day) in done}
+    any_day = next(iter([*made.values(), *(record["counts"] for record in quarantined.values())]))
     return Materialized(
         days={day: Counts(**{f.name: of[f.name] for f in fields(Counts)}) for day, of in made.items()},
         quarantined={day: record["said"] for day, record in quarantined.items()},
-        elsewhere=next(iter([*made.values(), *(r["counts"] for r in quarantined.values())]))["job"][
-            "elsewhere"
-        ],
+        elsewhere=any_day["job"]["elsewhere"],
         seconds=time.monotonic() - started,
     )
 
