@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from tutelage.launch import pool, steps
+from tutelage.launch import pool, steps, succession
 from tutelage.launch.quiet import import_tensorflow, quiet_stderr
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.summary import DASH, print_table, simple_table
-from tutelage.launch.workspace import claim_student, reset_student
+from tutelage.launch.workspace import claim_student, claim_successor, reset_student
 from tutelage.pipeline.days import parse_day
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
@@ -40,23 +40,40 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
             reset_student(session.run, session.experiment.student(name))
         for student in session.experiment.students:
             claim_student(session.run, student)
+        if session.successor:
+            claim_successor(session.run, session.successor)
         started = time.monotonic()
         missing = steps.to_materialize(session)
         if missing:
             _materialize(session, missing)
         steps.build_histories(session)
-        outcomes = list(_train(session, [TEACHER]))
+        outcomes = list(_train(session, [session.run.teacher_model]))
+        amiss: UserError | None = None
+        changed = False
+        if session.successor:
+            try:
+                outcomes += _train(session, session.teachers[1:])
+            except pool.Stopped:
+                raise
+            except UserError as error:
+                # No student needs it yet: they are not held up.
+                amiss = error
+                _console.print(f"{error}", markup=False)
+            changed = _succeed(session, [o.learnt for o in outcomes if o.model == session.teachers[-1]])
+            session = Session.open(settings)
         unlabelled = steps.to_label(session)
         if unlabelled:
             _label(session, unlabelled)
-        outcomes += _train(session, session.models[1:])
-        if not (missing or outcomes or unlabelled):
+        outcomes += _train(session, session.students)
+        if not (missing or outcomes or unlabelled or changed or amiss):
             days = f"{session.days[0]} to {session.days[-1]}"
             _console.print(f"Nothing to do: {days} are learnt by all models, labelled and exported.")
             return
         _report(session, {outcome.model: outcome.learnt for outcome in outcomes if outcome.learnt})
         _console.print(f"Done in {time.monotonic() - started:.0f} s.")
         _raise_rejected(session, [line for outcome in outcomes for line in outcome.rejected])
+        if amiss:
+            raise amiss
 
 
 def materialize(settings: Settings) -> None:
@@ -65,28 +82,62 @@ def materialize(settings: Settings) -> None:
 
 
 def train(
-    settings: Settings, model: str, *, reset: bool = False, accept_day: str | None = None, reason: str = ""
+    settings: Settings,
+    model: str,
+    *,
+    successor: bool = False,
+    reset: bool = False,
+    accept_day: str | None = None,
+    reason: str = "",
 ) -> None:
+    """`successor`: the teacher's, in its place."""
     if bool(accept_day) != bool(reason):
         raise UserError("--accept_day and --reason go together; give both")
     session = Session.open(settings)
     day = parse_day(accept_day, time_zone=session.experiment.schema.time_zone) if accept_day else None
-    if model != TEACHER:
+    model = _model(session, model)
+    if successor:
+        if session.successor is None:
+            raise UserError("--successor: the config has none that has not taken over; leave the flag out")
+        model = session.teachers[-1]
+    if model not in session.teachers:
         student = session.experiment.student(model)
         if reset:
             reset_student(session.run, student)
         claim_student(session.run, student)
     todo = session.to_learn(model, accept=day)
-    if not todo and day is None:
-        _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
-        return
-    import_tensorflow(verbose=settings.verbose)
-    with _bar(model, _rows(session, todo)) as advance:
-        from tutelage.trainers.day_loop import Accept
+    states: list[State] = []
+    if todo or day:
+        import_tensorflow(verbose=settings.verbose)
+        with _bar(model, _rows(session, todo)) as advance:
+            from tutelage.trainers.day_loop import Accept
 
-        accept = Accept(day=day, reason=reason) if day else None
-        states = steps.learn(session, model, accept=accept, progress=advance)
-    _print_learnt(model, states)
+            accept = Accept(day=day, reason=reason) if day else None
+            states = steps.learn(session, model, accept=accept, progress=advance)
+        _print_learnt(model, states)
+    changed = model in session.teachers[1:] and _succeed(session, [states])
+    if not (todo or day or changed):
+        _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
+
+
+def _model(session: Session, name: str) -> str:
+    """As it is called in folders: `teacher` is whoever labels now."""
+    return session.run.teacher_model if name == TEACHER else name
+
+
+def _succeed(session: Session, learnt: Sequence[Sequence[State]]) -> bool:
+    """Let the successor take over if it is as good; `learnt`: what it learnt now. Returns whether it did."""
+    model = session.teachers[-1]
+    states = [state for each in learnt for state in each]
+    began = states and states[0].day == session.run.checkpoints(model).states()[0].day
+    if began and (start := succession.started(session, model)):
+        _console.print(start, markup=False)
+    changed = succession.take_over(session)
+    if changed:
+        session = Session.open(session.settings)
+    if changed or states:
+        _console.print(succession.say(session)[-1], markup=False)
+    return changed is not None
 
 
 def export(
@@ -108,6 +159,7 @@ def export(
     if reason and not any(asked):
         raise UserError("--reason is of --promote, --rollback, --pin or --unpin; give one of them with it")
     session = Session.open(settings)
+    model = _model(session, model)
     session.model(model)
     versions = session.versions(model)
     retired: list[int] = []
@@ -157,15 +209,16 @@ def label(settings: Settings, *, snapshot_day: str | None = None) -> None:
     from tutelage.pipeline.label import choose
 
     session = Session.open(settings)
-    published = steps.snapshots(session)
+    of = {day: session.run.labeller(day).model for day in session.days}
+    published = {model: steps.snapshots(session, model) for model in set(of.values())}
     if snapshot_day:
         day = parse_day(snapshot_day, time_zone=session.experiment.schema.time_zone)
-        published = [snapshot for snapshot in published if snapshot.day == day]
-    labelled = [day for day in session.days if any(snapshot.day < day for snapshot in published)]
+        published = {model: [s for s in found if s.day == day] for model, found in published.items()}
+    labelled = [day for day in session.days if any(s.day < day for s in published[of[day]])]
     for day in session.days:
         if day not in labelled and labelled:
             _console.print(f"{day}: left out, there is no snapshot of an earlier day")
-    _label(session, {day: choose(published, day) for day in labelled or session.days[-1:]})
+    _label(session, {day: choose(published[of[day]], day) for day in labelled or session.days[-1:]})
 
 
 def skew(settings: Settings, student: str, requests: str, *, day: str | None = None) -> None:
@@ -348,7 +401,13 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
     from tutelage.launch.summary import print_summary
 
     experiment = session.experiment
-    metrics = session.run.lake.metrics.scan().filter(pl.col("run") == session.run.name).collect()
+    # A teacher whose place was taken stays behind for good.
+    former = [change.before.model for change in session.run.takeovers]
+    metrics = (
+        session.run.lake.metrics.scan()
+        .filter(pl.col("run") == session.run.name, ~pl.col("model").is_in(former))
+        .collect()
+    )
     baselines = {student.name: student.baseline for student in experiment.students if student.baseline}
     students = [student.name for student in experiment.students]
     tasks = [task.name for task in experiment.schema.tasks]
@@ -358,6 +417,7 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         throughput=steps.throughput(learnt),
         students=students,
         tasks=tasks,
+        teacher=session.run.teacher_model,
         file=sys.stdout,
     )
     path = session.run.report / "index.html"
@@ -374,6 +434,8 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         students=students,
         tasks=tasks,
         quarantined=steps.quarantined(session),
+        teacher=session.run.teacher_model,
+        teachers=succession.say(session),
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     _console.print(f"Report: {path}")

@@ -19,7 +19,13 @@ from tutelage.models.config import SOFT_LOSSES
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source
-from tutelage.trainers.config import Sampling, StudentConfig, TeacherConfig, TrainingConfig
+from tutelage.trainers.config import (
+    Sampling,
+    StudentConfig,
+    SuccessorConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,8 @@ class Experiment:
     slice_by: tuple[str, ...] = ()
     """Id features by whose values metrics are computed too, as far as a day has 1,000 rows of one."""
     study: StudyConfig | None = None
+    successor: SuccessorConfig | None = None
+    """A teacher that learns beside the present one until it is as good, then takes its place."""
 
     def __post_init__(self) -> None:
         names = [student.name for student in self.students]
@@ -79,14 +87,21 @@ class Experiment:
                     f"the students are {', '.join(names)}"
                 )
             self._check_distillation(student)
-        for model in (self.teacher.model, *(student.model for student in self.students)):
-            self.schema.inputs(model.without)
+        if self.successor and self.successor.teacher.name == self.teacher.name:
+            raise UserError(
+                f"successor {self.teacher.name!r}: that is the teacher's name; give the successor another"
+            )
+        models: list[TeacherConfig | StudentConfig] = [self.teacher, *self.students]
+        if self.successor:
+            models.append(self.successor.teacher)
+        for model in models:
+            self.schema.inputs(model.model.without)
         ids = [feature.name for feature in self.schema.single_ids]
         for name in self.slice_by:
             if name not in ids:
                 raise UserError(f"slice_by: {name!r} is no id feature; these are {', '.join(ids)}")
-        for sampling in (self.teacher.sampling, *(student.sampling for student in self.students)):
-            self._check_sampling(sampling, ids)
+        for model in models:
+            self._check_sampling(model.sampling, ids)
         self.serving.check(self.schema)
 
     def _check_distillation(self, student: StudentConfig) -> None:
@@ -131,7 +146,7 @@ class Experiment:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a workdir is made with, and cannot be changed in: all but the students, their serving and the days."""
+        """What a workdir is made with, and cannot be changed in: all but students, a successor, serving and days."""
         return {
             "name": self.name,
             "source": plain(self.source),
@@ -233,8 +248,8 @@ def _parse(kind: Any, text: str, flag: str) -> Any:
     raise UserError(f"{flag}: {text!r} does not fit a field of type {getattr(kind, '__name__', kind)}")
 
 
-# They decide whether a day is kept, and when it is put down, not what is learnt.
-_CHANGEABLE = ("gate", "checkpoint_minutes")
+# They decide whether a day is kept, when it is put down, and what a change of teacher is to be, not what was learnt.
+_CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days")
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,8 @@ import polars as pl
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Table
-from tutelage.trainers.run import TEACHER
+from tutelage.trainers import takeovers
+from tutelage.trainers.run import successor_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,30 +28,50 @@ class Step:
 def plan(session: Session, to_day: date) -> list[Step]:
     """What goes so that the teacher has learnt `to_day` last, in the order in which it has to go.
 
-    Besides its later days these are the labels that it made in them or after them, the days in which a
+    A successor goes back with it, and the other way round; so does a change of teacher that was decided by later
+    days. Besides their later days these are the labels that they made in them or after them, the days in which a
     student learnt from such labels and those after them, and the versions and metrics of all these days.
     Students without distillation stay as they are.
 
     What is made of something goes before that: a rollback that was killed finds, when it is run again,
-    what is left of the same plan. Raises UserError where the teacher has not learnt `to_day`.
+    what is left of the same plan. Raises UserError where the teacher has not learnt `to_day`, or was another
+    then and the config has moved on.
     """
     run = session.run
-    learnt = {model: [state.day for state in run.checkpoints(model).states()] for model in session.models}
-    if to_day not in learnt[TEACHER]:
-        have = f"{learnt[TEACHER][0]} to {learnt[TEACHER][-1]}" if learnt[TEACHER] else "no day"
+    teachers = {model: session.run_of(model).teacher.name for model in session.teachers}
+    change = run.takeovers[-1] if run.takeovers and run.takeovers[-1].judged[-1] > to_day else None
+    if change:
+        if any(other.judged[-1] > to_day for other in run.takeovers[:-1]):
+            raise UserError(
+                f"--to_day={to_day}: the teacher has changed more than once since then; go back to "
+                f"{run.takeovers[-2].judged[-1]} first"
+            )
+        if session.experiment.teacher.name == change.name:
+            raise UserError(
+                f"--to_day={to_day}: {change.before.name!r} was the teacher then; give {change.name!r} back its place "
+                f"as the config's successor and {change.before.name!r} that as its teacher"
+            )
+        teachers = {change.before.model: change.before.name, successor_model(change.name): change.name}
+    teacher = next(iter(teachers))
+    learnt = {
+        model: [state.day for state in run.checkpoints(model).states()]
+        for model in (*teachers, *session.students)
+    }
+    if to_day not in learnt[teacher]:
+        have = f"{learnt[teacher][0]} to {learnt[teacher][-1]}" if learnt[teacher] else "no day"
         raise UserError(f"--to_day={to_day}: the teacher has learnt {have}; give one of its days")
-    labels = _labels(session, to_day)
-    gone = {TEACHER: [day for day in learnt[TEACHER] if day > to_day]}
+    labels = [(name, *each) for name in teachers.values() for each in _labels(session, name, to_day)]
+    gone = {model: [day for day in learnt[model] if day > to_day] for model in teachers}
     for student in session.experiment.students:
-        first = min((day for producer, day in labels if producer == student.producer), default=date.max)
+        read = (day for name, p, day in labels if (name, p) == (run.labeller(day).name, student.producer))
+        first = min(read, default=date.max)
         if student.distillation:
             gone[student.name] = [day for day in learnt[student.name] if day >= first]
     steps = []
     for model, days in gone.items():
         # A verdict on a day that is to be learnt anew, kept or not, says nothing of it.
-        first = (
-            min(days, default=to_day + timedelta(days=1)) if model != TEACHER else to_day + timedelta(days=1)
-        )
+        after = to_day + timedelta(days=1)
+        first = after if model in teachers else min(days, default=after)
         judged = [day for day in run.quarantine(model).days() if day >= first]
         steps += [
             Step(what=f"quarantine of {model}, {day}", take=partial(run.quarantine(model).remove, day))
@@ -76,21 +97,29 @@ def plan(session: Session, to_day: date) -> list[Step]:
             for day in rows
             if day in days
         ]
-    students = [name for name in gone if name != TEACHER]
+    students = [name for name in gone if name not in teachers]
     steps += [step for name in students for step in _checkpoints(run.checkpoints(name).folder, gone[name])]
-    for producer, day in labels:
-        where: dict[str, str | date] = {"teacher": run.teacher.name, "producer": producer, "day": day}
+    if change:
         steps.append(
-            Step(what=f"{producer} labels of {day}", take=partial(_forget, run.lake.soft_labels, where))
+            Step(
+                what=f"that {change.name} took over from {change.before.name} on {change.from_day}",
+                take=partial(takeovers.write, run.root, run.takeovers[:-1]),
+            )
         )
-    return steps + _checkpoints(run.checkpoints(TEACHER).folder, gone[TEACHER])
+    for name, producer, day in labels:
+        where: dict[str, str | date] = {"teacher": name, "producer": producer, "day": day}
+        whose = f"{producer} labels of {day}" + (f" by {name}" if len(teachers) > 1 else "")
+        steps.append(Step(what=whose, take=partial(_forget, run.lake.soft_labels, where)))
+    return steps + [
+        step for model in teachers for step in _checkpoints(run.checkpoints(model).folder, gone[model])
+    ]
 
 
-def _labels(session: Session, to_day: date) -> list[tuple[str, date]]:
-    """(producer, day) of the teacher's labels that come from what it learnt after `to_day`."""
+def _labels(session: Session, teacher: str, to_day: date) -> list[tuple[str, date]]:
+    """(producer, day) of a teacher's labels that come from what it learnt after `to_day`."""
     table = session.run.lake.soft_labels
     newest = (
-        table.scan(teacher=session.run.teacher.name)
+        table.scan(teacher=teacher)
         .filter(pl.col("day") > to_day)
         .group_by("producer", "day")
         .agg(pl.col("snapshot_day").max())

@@ -10,7 +10,8 @@ from tutelage.launch.workspace import open_workdir
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.days import parse_day, slices_between
 from tutelage.trainers.checkpoints import State, pending
-from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.config import SuccessorConfig
+from tutelage.trainers.run import Run, successor_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +51,43 @@ class Session:
 
     @property
     def models(self) -> list[str]:
-        """The teacher, then the students in the config's order."""
-        return [TEACHER, *(student.name for student in self.experiment.students)]
+        """The teacher, a successor that has not taken its place, then the students in the config's order."""
+        return [*self.teachers, *self.students]
+
+    @property
+    def teachers(self) -> list[str]:
+        return [self.run.teacher_model, *([successor_model(s.teacher.name)] if (s := self.successor) else [])]
+
+    @property
+    def students(self) -> list[str]:
+        return [student.name for student in self.experiment.students]
+
+    @property
+    def successor(self) -> SuccessorConfig | None:
+        """The config's, as long as it has not taken over."""
+        successor = self.experiment.successor
+        return successor if successor and successor.teacher.name != self.run.teacher.name else None
+
+    def run_of(self, model: str) -> Run:
+        """As one of the `teachers` sees it: with itself as the teacher."""
+        if self.successor and model == self.teachers[-1]:
+            return self.run.of_successor(self.successor.teacher)
+        return self.run
 
     def model(self, name: str) -> ModelConfig:
-        """Raises UserError for a name that is neither `teacher` nor a student's."""
-        return self.experiment.teacher.model if name == TEACHER else self.experiment.student(name).model
+        """Raises UserError for a name that is neither a teacher's nor a student's."""
+        if name in self.teachers:
+            return self.run_of(name).teacher.model
+        return self.experiment.student(name).model
 
     def days_of(self, model: str) -> list[date]:
-        """Those of the days asked for that are the model's: a student's begin with its first day."""
-        first = None if model == TEACHER else self.experiment.student(model).first_day
+        """Those of the days asked for that are the model's: they begin with its first day."""
+        if model == self.run.teacher_model:
+            first = self.run.takeovers[-1].first_day if self.run.takeovers else None
+        elif self.successor and model in self.teachers:
+            first = self.successor.first_day
+        else:
+            first = self.experiment.student(model).first_day
         return [day for day in self.days if first is None or day >= first]
 
     def to_learn(self, model: str, *, accept: date | None = None) -> list[date]:

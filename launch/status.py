@@ -3,7 +3,7 @@
 import polars as pl
 from rich.console import Console
 
-from tutelage.launch import steps
+from tutelage.launch import steps, succession
 from tutelage.launch.session import Session
 from tutelage.launch.summary import DASH, print_table, simple_table
 
@@ -13,8 +13,11 @@ def print_status(session: Session, console: Console) -> None:
     asked = f"{session.days[0]} to {session.days[-1]}"
     console.print(f"{session.experiment.name} in {session.run.root}; asked for: {asked}", markup=False)
     counts = steps.day_counts(session)
-    labels = session.run.lake.soft_labels.partitions().filter(teacher=session.run.teacher.name)
-    labelled = {(producer, day): rows for _, producer, day, rows in labels.iter_rows()}
+    labelled = {
+        (producer, day): rows
+        for teacher, producer, day, rows in session.run.lake.soft_labels.partitions().iter_rows()
+        if teacher == session.run.labeller(day).name
+    }
     producers = sorted({producer for producer, _ in labelled})
     heads = [f"{producer} labels" for producer in producers]
     days = simple_table("day", "rows in", "kept", *heads, "dropped", title="Days")
@@ -43,5 +46,7 @@ def print_status(session: Session, console: Console) -> None:
         print_table(console, table)
     for line in steps.quarantined(session):
         console.print(f"Quarantine: {line}", markup=False)
+    for line in succession.say(session):
+        console.print(f"Teacher: {line}", markup=False)
     missing = steps.to_materialize(session)
     console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")

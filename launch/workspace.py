@@ -3,14 +3,16 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tutelage.launch.config import Experiment, plain
 from tutelage.pipeline.errors import UserError
-from tutelage.trainers.config import StudentConfig
-from tutelage.trainers.run import Run
+from tutelage.trainers import takeovers
+from tutelage.trainers.config import StudentConfig, SuccessorConfig
+from tutelage.trainers.run import TEACHER, Run, successor_model
 
 
 def open_workdir(workdir: str, experiment: Experiment) -> Run:
@@ -19,11 +21,17 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
     Raises UserError where it cannot be written to, or was made with another experiment.
     """
     root = Path(workdir).resolve()
+    changes = takeovers.read(root)
+    successor = experiment.successor
+    # That of the config's until the config says that it is the teacher.
+    in_charge = bool(changes and successor and successor.teacher.name == changes[-1].name)
     run = Run(
         name=experiment.name,
         schema=experiment.schema,
         training=experiment.training,
-        teacher=experiment.teacher,
+        teacher=successor.teacher if successor and in_charge else experiment.teacher,
+        teacher_model=successor_model(changes[-1].name) if changes else TEACHER,
+        takeovers=changes,
         root=root,
         slice_by=experiment.slice_by,
     )
@@ -36,9 +44,28 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
         raise UserError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); give a folder that can"
         ) from None
-    _check(root / "config.json", experiment.identity, f"--workdir={workdir}", "give another --workdir")
+    how = "give another --workdir"
+    if changes:
+        how = f"{changes[-1].name!r} is the teacher since {changes[-1].from_day}: make it the config's, or {how}"
+    # Of the teachers of this workdir, the config has the last, or the last as the successor of the one before.
+    others = [{"teacher": change.teacher} for change in (changes[:-1] if in_charge else changes)]
+    last = others[-1] if others else {}
+    _check(root / "config.json", experiment.identity, f"--workdir={workdir}", how, since=last)
+    if successor and in_charge:
+        claim_successor(run, successor)
     run.lake.create()
     return run
+
+
+def claim_successor(run: Run, successor: SuccessorConfig) -> None:
+    """Record what a successor is made with. Raises UserError where it was made differently before."""
+    name = successor.teacher.name
+    folder = run.folder(successor_model(name))
+    earlier = [change.before.name for change in run.takeovers]
+    if name in earlier:
+        raise UserError(f"successor {name!r}: that was a teacher of {run.root} before; give it a new name")
+    folder.mkdir(parents=True, exist_ok=True)
+    _check(folder / "config.json", plain(successor), f"successor {name!r}", "give the changed one a new name")
 
 
 def claim_student(run: Run, student: StudentConfig) -> None:
@@ -55,10 +82,12 @@ def reset_student(run: Run, student: StudentConfig) -> None:
     run.lake.metrics.replace(run.lake.metrics.scan().limit(0).collect(), {"model": student.name})
 
 
-def _check(path: Path, now: dict[str, Any], what: str, how: str) -> None:
-    """Compare with what is recorded at `path`; record it where nothing is."""
+def _check(
+    path: Path, now: dict[str, Any], what: str, how: str, *, since: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Compare with what is recorded at `path`, or `since`; record it where nothing is."""
     if path.exists():
-        before = json.loads(path.read_text())
+        before = {**json.loads(path.read_text()), **since}
         changes = list(_differences(before, now, ""))
         if changes:
             raise UserError(f"{what} was made with another config: {'; '.join(changes[:3])}; {how}")

@@ -74,6 +74,7 @@ class Learner:
         self.adam.build(self.dense)
         self.checkpoint = tf.train.Checkpoint(ranker=self.ranker, adagrad=self.adagrad, adam=self.adam)
         self.state: State | None = None
+        self._adapters = [(v, v.numpy()) for a in self.ranker.adapters.values() for v in a.variables]
         # Traced once, here, for days of any size: no step waits for it, the day's last one neither.
         self._transform = tf.function(self.ranker.transform).get_concrete_function(self.ranker.signature)
         day = Batch.spec(
@@ -164,6 +165,20 @@ class Learner:
         """Learn with `factor` times the config's rates."""
         self.adagrad.learning_rate = factor * self.ranker.config.embedding_rate
         self.adam.learning_rate = factor * self.ranker.config.dense_rate
+
+    def slots(self, variable: tf.Variable) -> list[tf.Variable]:
+        """What its optimizer keeps of a variable."""
+        if variable is self.sparse[0]:
+            return [self.adagrad._accumulators[0]]
+        (place,) = (i for i, v in enumerate(self.dense) if v is variable)
+        return [self.adam._momentums[place], self.adam._velocities[place]]
+
+    def reset_adapters(self) -> None:
+        """The networks that correct the teacher's labels, as they were before the model's first day."""
+        for variable, start in self._adapters:
+            variable.assign(start)
+            for slot in self.slots(variable):
+                slot.assign(tf.zeros_like(slot))
 
     def weights_not_finite(self, day: Day) -> int:
         """Of the dense variables and of the rows of the table that the day has; a row counts as often as it is met."""
