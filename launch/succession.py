@@ -45,7 +45,8 @@ def take_over(session: Session) -> TakeOver | None:
 def judge(session: Session) -> succession.Judged | None:
     """What the successor is worth beside the teacher by now; see `trainers.succession.judge`.
 
-    A day that a student has learnt was learnt with the teacher's labels: what is decided is of later ones.
+    A day that a student has learnt was learnt with the teacher's labels: what is decided is of later ones. So it is
+    of days after those that made the teacher what it is.
     """
     assert session.successor
     learnt = [
@@ -54,6 +55,7 @@ def judge(session: Session) -> succession.Judged | None:
         if student.distillation
         for state in session.run.checkpoints(student.name).states()[-1:]
     ]
+    learnt += [change.from_day for change in session.run.takeovers[-1:]]
     return succession.judge(session.run, session.successor, since=max(learnt, default=None))
 
 
