@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from tutelage.launch import steps, succession
+from tutelage.launch import actions, pool, steps, succession
 from tutelage.launch.config import Experiment, load
 from tutelage.launch.report import write_report
 from tutelage.launch.rollback import plan
@@ -321,3 +322,45 @@ def test_two_changes_are_taken_back_one_after_the_other(succeeded: Session) -> N
     assert str(error.value) == (
         "--to_day=2026-01-03: the teacher has changed more than once since then; go back to 2026-01-04 first"
     )
+
+
+CONFIG = """
+from dataclasses import replace
+from tutelage.launch.configs import synthetic
+from tutelage.trainers.config import SuccessorConfig
+
+def experiment(*, smoke):
+    base = synthetic.experiment(smoke=True)
+    return replace(base, successor=SuccessorConfig(teacher=replace(base.teacher, name="wide")))
+"""
+
+
+@pytest.mark.parametrize("failure", [UserError("wide fell over"), pool.Stopped("stopped by SIGTERM")])
+def test_a_successor_that_fails_holds_no_student_up_and_is_told_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: UserError
+) -> None:
+    (tmp_path / "my.py").write_text(CONFIG)
+    asked = f"{DAYS[0]}"
+    settings = Settings(
+        config=str(tmp_path / "my.py"), workdir=str(tmp_path / "w"), start_day=asked, end_day=asked
+    )
+    table = Session.open(settings).run.lake.interactions
+    row = pl.DataFrame({"example_id": [1]}, schema={"example_id": pl.Int64})
+    columns = [name for name in table.schema.names if name not in ("day", "example_id")]
+    table.replace(row.with_columns(pl.lit(None).alias(name) for name in columns), {"day": DAYS[0]})
+    trained: list[str] = []
+
+    def train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
+        for model in models:
+            if model == "teacher-wide":
+                raise failure
+            trained.append(model)
+            yield pool.Outcome(model=model, learnt=[], exported=0, rejected=[])
+
+    # Processes that train are slow, and end_to_end/test_successor.py has them.
+    monkeypatch.setattr(actions, "_train", train)
+    with pytest.raises(UserError) as error:
+        actions.run(settings)
+    assert error.value is failure
+    students = [] if isinstance(failure, pool.Stopped) else [student.name for student in BASE.students]
+    assert trained == ["teacher", *students]
