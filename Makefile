@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # What `make setup` leaves when it has come to its end.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-serving lint format types test-bazel clean
+.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-vocabulary lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -33,7 +33,7 @@ demo: $(READY) ## run the synthetic experiment end to end into demo/
 test: $(READY) lint types ## lint, types and every test that is not slow
 	$(RUN) pytest -q -n 2 --dist loadfile
 
-test-faults: $(READY) ## the slow tests: kills at 100 instants, 10,000 requests
+test-faults: $(READY) ## the slow tests: kills at 400 instants, full disks, 10,000 requests, 10,000 damaged files
 	$(RUN) pytest -q -m slow
 
 golden: $(READY) ## write tests/golden_losses.csv anew; git diff shows what changed
@@ -47,8 +47,14 @@ bench-materialize: $(READY) ## rows per second and memory of the data plane, bes
 bench-training: $(READY) ## examples per second of each model, at batch 4,096
 	$(RUN) benchmarks.training
 
+bench-resume: $(READY) ## seconds until a stopped trainer learns again, and the share of checkpoints
+	$(RUN) benchmarks.resume
+
 bench-serving: $(READY) ## latency of the teacher and a student, also in LiteRT
 	$(RUN) benchmarks.serving
+
+bench-vocabulary: $(READY) ## log loss and steps of a growing id map beside hashing, on worlds with new ids each day
+	$(RUN) benchmarks.vocabulary
 
 lint: $(READY) ## ruff: rules and format
 	$(RUN) ruff check --quiet

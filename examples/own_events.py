@@ -5,6 +5,7 @@ from tutelage.launch.config import Experiment
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.files import Files
+from tutelage.pipeline.sources.side import Side
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
 
 SCHEMA = Schema(
@@ -13,6 +14,7 @@ SCHEMA = Schema(
         Feature(name="user_id", dtype="int64", rows=20_000, scope="user"),
         Feature(name="item_id", dtype="int64", rows=20_000),
         Feature(name="topic", dtype="string", rows=1_000),
+        Feature(name="country", dtype="string", rows=500, scope="user"),
     ),
     tasks=(Task(name="click", label="click"),),
     key=("user_id", "item_id", "event_time_us"),
@@ -29,7 +31,18 @@ def experiment(*, smoke: bool) -> Experiment:
             schema=SCHEMA,
             event_time="ts",
             time_unit="ms",
+            # day_in_path="day=%Y-%m-%d",  # where the path tells a file's day: others are not opened
             renamed=(("user_id", "uid"), ("click", "clicked")),
+            sides=(  # or none
+                Side(
+                    name="users",
+                    pattern="users/*.csv",
+                    key=(("user_id", "uid"),),
+                    columns=(("country", "country"),),
+                    valid_from="since",
+                    time_zone="Europe/Berlin",
+                ),
+            ),
         ),
         schema=SCHEMA,
         training=TrainingConfig(batch_size=256),

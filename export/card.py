@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf import text_format
@@ -69,19 +70,30 @@ def record_override(folder: Path, reason: str) -> None:
     _write(folder, {**card, "override": reason})
 
 
+def renew(folder: Path, instead: Mapping[Path, Path]) -> None:
+    """Give a version's card the size and the hash of its files as they are with others `instead` of some of
+    them; the others lie beside these, and are no files of the version yet."""
+    card = json.loads((folder / f"{PATH}.json").read_text())
+    files = [instead.get(file, file) for file in _files(folder) if file not in instead.values()]
+    size = sum(file.stat().st_size for file in files)
+    _write(folder, {**card, "bytes": size, "sha256": sha256(folder, instead)})
+
+
 def _write(folder: Path, card: Mapping[str, Any]) -> None:
     (folder / f"{PATH}.json").write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
     (folder / f"{PATH}.md").write_text(_markdown(card))
 
 
-def sha256(folder: Path) -> str:
-    """Of the version's files, the card left out. The same in its folder with GNU tools:
+def sha256(folder: Path, instead: Mapping[Path, Path] = MappingProxyType({})) -> str:
+    """Of the version's files, the card left out; `instead` is as in `renew`. The same in its folder with GNU tools:
 
     find . -type f ! -name 'model_card.*' -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum
     """
     whole = hashlib.sha256()
     for path in _files(folder):
-        with path.open("rb") as file:
+        if path in instead.values():
+            continue
+        with instead.get(path, path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         whole.update(f"{digest}  {path.relative_to(folder).as_posix()}\n".encode())
     return whole.hexdigest()

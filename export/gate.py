@@ -1,8 +1,9 @@
 """The gate: what a version must show before it is served, and what it was found to be."""
 
+import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from tutelage.export.config import ServingConfig
 from tutelage.export.versions import Version
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, Task
+from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.checkpoints import State
-from tutelage.trainers.gate import MARGINS, QUALITIES, Check, Verdict, quality
+from tutelage.trainers.gate import MARGINS, QUALITIES, quality
 from tutelage.trainers.run import Run
 
 PARITY = 1e-5
@@ -49,7 +51,7 @@ def judge(
         loaded = tf.saved_model.load(str(folder))
         signature = loaded.signatures["serving_default"]
         checks = [
-            *compare(schema.tasks, now, before, serving),
+            *compare(schema.tasks, now, before, serving, masked=schema.masked),
             *_behaviour(schema, folder, signature, serving),
             _at_most("bytes", size, serving.max_bytes),
             *([] if last is None else _compatibility(signature, last, new_signature=new_signature)),
@@ -110,11 +112,17 @@ def day_ahead(run: Run, model: str, day: date) -> dict[tuple[str, str, str], flo
 
 
 def compare(
-    tasks: Sequence[Task], now: Metrics, before: Metrics | None, serving: ServingConfig
+    tasks: Sequence[Task],
+    now: Metrics,
+    before: Metrics | None,
+    serving: ServingConfig,
+    *,
+    masked: Collection[str] = (),
 ) -> list[Check]:
     """A check for each quality of each task, of all rows and of the slices that both days have.
 
-    A value that is missing or no number fails. Calibration is Σ predicted / Σ observed; what counts is
+    A value that is missing or no number fails, but for the `masked` tasks: a day may be released without their
+    labels. Calibration is Σ predicted / Σ observed; what counts is
     how far from 1 it is.
     """
     checks = []
@@ -125,6 +133,8 @@ def compare(
                 value = now.get((task.name, metric, part))
                 reference = None if before is None else before.get((task.name, metric, part))
                 if part and (value is None or reference is None):
+                    continue
+                if task.name in masked and not math.isfinite(math.nan if value is None else value):
                     continue
                 name = f"{task.name} {metric}" + (f", {part}" if part else "")
                 margin = getattr(serving, MARGINS[metric]) * (serving.slice_margin if part else 1)

@@ -15,9 +15,9 @@ from tutelage.export.saved_model import Served
 from tutelage.export.versions import Version, Versions
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
-from tutelage.trainers.gate import Verdict
 from tutelage.trainers.metrics import served_score
 from tutelage.trainers.run import Run
 
@@ -87,7 +87,7 @@ def export_student(
         now = gate.day_ahead(run, student.name, state.day)
         before = None if last is None else gate.day_ahead(run, student.name, last.day)
         verdict = gate.judge(
-            run.schema,
+            ranker.schema,
             folder,
             size=contents.bytes,
             now=now,

@@ -87,7 +87,9 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
     signatures = {
         "serving_default": by_column(serving_default, features),
         "serve_examples": tf.function(
-            serve_examples, input_signature=[tf.TensorSpec([None], tf.string, "examples")]
+            serve_examples,
+            input_signature=[tf.TensorSpec([None], tf.string, "examples")],
+            autograph=False,
         ),
         "serve_ids": _function(serve_ids, ids, {}),
     }
@@ -119,7 +121,7 @@ def _function(function: Callable[..., Scores], specs: Mapping[str, tf.TensorSpec
         [inspect.Parameter(name, kind, default=defaults.get(name, empty)) for name in specs]
     )
     by_name.__name__ = function.__name__
-    return tf.function(by_name, input_signature=list(specs.values()))
+    return tf.function(by_name, input_signature=list(specs.values()), autograph=False)
 
 
 def _complete(features: Iterable[Feature], columns: Columns) -> Columns:

@@ -59,14 +59,14 @@ class Versions:
         self.ledger = folder / "numbers.txt"
 
     def published(self) -> list[Version]:
-        """Those that are served, in the order of their numbers. What no export made is left out."""
-        return _versions(self.folder)
+        """Those that are served, as in `versions_in`."""
+        return versions_in(self.folder)
 
     def unpublished(self, states: Sequence[State]) -> list[State]:
-        """Those that no version was made from, be it served, rejected or retired."""
+        """Those that no version was made from, be it served, rejected or retired, and that one can be made from."""
         folders = (self.folder, self.rejected, self.retired)
-        made = {version.checkpoint for folder in folders for version in _versions(folder)}
-        return [state for state in states if state.id not in made]
+        made = {version.checkpoint for folder in folders for version in versions_in(folder)}
+        return [state for state in states if state.id not in made and not state.pruned]
 
     def used(self) -> set[str]:
         """The numbers that were ever given."""
@@ -149,6 +149,17 @@ class Versions:
                 self._move(number, self.retired)
             return old
 
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Delete these; their numbers stay used."""
+        with self._alone():
+            self._write_ledger()
+            aside = self.staging.with_name("removed")
+            for number in numbers:
+                # Renamed first: half a version must not look like one.
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(self._find(number).path, aside)
+                shutil.rmtree(aside)
+
     def pin(self, number: int, reason: str = "") -> None:
         """Keep a served version from being retired. Raises UserError where it is not among the served ones."""
         with self._alone():
@@ -182,8 +193,11 @@ class Versions:
             folder.mkdir(parents=True, exist_ok=True)
             os.rename(staging, path)
             # Written down after the rename, so that a killed process uses no number up.
-            _replace(self.ledger, "\n".join(sorted(self.used())) + "\n")
+            self._write_ledger()
             return Version(path=path, number=number, **card)
+
+    def _write_ledger(self) -> None:
+        _replace(self.ledger, "\n".join(sorted(self.used())) + "\n")
 
     def _next(self, day: date) -> int:
         prefix = f"{day:%Y%m%d}"
@@ -273,7 +287,8 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if _VERSION.fullmatch(path.name))
 
 
-def _versions(folder: Path) -> list[Version]:
+def versions_in(folder: Path) -> list[Version]:
+    """Those in a folder, in the order of their numbers. What no export made is left out."""
     found = []
     for path in _numbered(folder):
         with contextlib.suppress(UserError):

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from functools import partial
@@ -20,13 +20,14 @@ from tutelage.launch.quiet import import_tensorflow, quiet_stderr
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.summary import DASH, print_table, simple_table
 from tutelage.launch.workspace import claim_student, claim_successor, reset_student
-from tutelage.pipeline.days import parse_day
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.days import parse_day, spans
+from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
 if TYPE_CHECKING:
     from tutelage.export.skew import FeatureSkew, OutputSkew
+    from tutelage.launch.rollback import Step
 
 # Soft wrap: a log has no width, and a line that is cut in two cannot be searched for.
 _console = Console(soft_wrap=True, highlight=False)
@@ -36,6 +37,7 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
     """Do what the days asked for still need. Run again, it goes on from where it was, or does nothing."""
     session = Session.open(settings)
     with _alone(session):
+        _print_waits(session)
         for name in reset:
             reset_student(session.run, session.experiment.student(name))
         for student in session.experiment.students:
@@ -44,9 +46,11 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
             claim_successor(session.run, session.successor)
         started = time.monotonic()
         missing = steps.to_materialize(session)
-        if missing:
-            _materialize(session, missing)
+        failed = _materialize(session, missing) if missing else []
         steps.build_histories(session)
+        mended = _take_back_stale(session)
+        if mended:
+            session = Session.open(settings)  # A change of teacher may have gone along.
         outcomes = list(_train(session, [session.run.teacher_model]))
         amiss: UserError | None = None
         changed = False
@@ -65,20 +69,36 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
         if unlabelled:
             _label(session, unlabelled)
         outcomes += _train(session, session.students)
-        if not (missing or outcomes or unlabelled or changed or amiss):
-            days = f"{session.days[0]} to {session.days[-1]}"
-            _console.print(f"Nothing to do: {days} are learnt by all models, labelled and exported.")
+        if not (missing or mended or outcomes or unlabelled or changed or amiss):
+            days = f"{session.days[0]} to {session.days[-1]} are" if session.days else "the released days are"
+            _console.print(f"Nothing to do: {days} learnt by all models, labelled and exported.")
+            for day in session.run.lake.kept_out():
+                if day in session.days:
+                    _console.print(f"Without {day}: its data is in quarantine; see tutelage-status.")
             return
         _report(session, {outcome.model: outcome.learnt for outcome in outcomes if outcome.learnt})
         _console.print(f"Done in {time.monotonic() - started:.0f} s.")
-        _raise_rejected(session, [line for outcome in outcomes for line in outcome.rejected])
+        _raise_rejected(session, [line for outcome in outcomes for line in outcome.rejected], failed)
         if amiss:
             raise amiss
 
 
-def materialize(settings: Settings) -> None:
-    session = Session.open(settings)
-    _materialize(session, session.days)
+def materialize(settings: Settings, *, accept_day: str | None = None, reason: str = "") -> None:
+    session, day = _open_to_accept(settings, accept_day, reason)
+    if day:
+        rows, past = steps.accept(session, day, reason)
+        _console.print(f"{day}: {rows:,} rows are in interactions now, accepted: {reason}", markup=False)
+        if past:
+            _console.print(
+                f"{', '.join(past)} went past it and will not learn it, unless tutelage-rollback takes the teacher "
+                "back to the day before (and tutelage-student --reset a student without distillation)"
+            )
+        return
+    _print_waits(session, needed=True)
+    days = [day for day in session.days if day not in session.pruned]
+    if days and session.pruned:
+        _console.print(f"{_pruned(session, session.pruned)} and are left out; {_ANEW}")
+    _raise_rejected(session, [], _materialize(session, days or session.days))
 
 
 def train(
@@ -91,10 +111,7 @@ def train(
     reason: str = "",
 ) -> None:
     """`successor`: the teacher's, in its place."""
-    if bool(accept_day) != bool(reason):
-        raise UserError("--accept_day and --reason go together; give both")
-    session = Session.open(settings)
-    day = parse_day(accept_day, time_zone=session.experiment.schema.time_zone) if accept_day else None
+    session, day = _open_to_accept(settings, accept_day, reason)
     model = _model(session, model)
     if successor:
         if session.successor is None:
@@ -105,6 +122,8 @@ def train(
         if reset:
             reset_student(session.run, student)
         claim_student(session.run, student)
+    _print_waits(session)
+    _tell_left_out(session, model)
     todo = session.to_learn(model, accept=day)
     states: list[State] = []
     if todo or day:
@@ -138,6 +157,14 @@ def _succeed(session: Session, learnt: Sequence[Sequence[State]]) -> bool:
     if changed or states:
         _console.print(succession.say(session)[-1], markup=False)
     return changed is not None
+
+
+def _open_to_accept(settings: Settings, day: str | None, reason: str) -> tuple[Session, date | None]:
+    """The session, and the day that is to be kept as it is."""
+    if bool(day) != bool(reason):
+        raise UserError("--accept_day and --reason go together; give both")
+    session = Session.open(settings)
+    return session, parse_day(day, time_zone=session.experiment.schema.time_zone) if day else None
 
 
 def export(
@@ -209,16 +236,18 @@ def label(settings: Settings, *, snapshot_day: str | None = None) -> None:
     from tutelage.pipeline.label import choose
 
     session = Session.open(settings)
+    _print_waits(session, needed=True)
+    days = [day for day in session.days if day not in session.pruned]
     of = {day: session.run.labeller(day).model for day in session.days}
     published = {model: steps.snapshots(session, model) for model in set(of.values())}
     if snapshot_day:
         day = parse_day(snapshot_day, time_zone=session.experiment.schema.time_zone)
         published = {model: [s for s in found if s.day == day] for model, found in published.items()}
-    labelled = [day for day in session.days if any(s.day < day for s in published[of[day]])]
-    for day in session.days:
+    labelled = [day for day in days if any(s.day < day for s in published[of[day]])]
+    for day in days:
         if day not in labelled and labelled:
             _console.print(f"{day}: left out, there is no snapshot of an earlier day")
-    _label(session, {day: choose(published[of[day]], day) for day in labelled or session.days[-1:]})
+    _label(session, {day: choose(published[of[day]], day) for day in labelled or days[-1:]})
 
 
 def skew(settings: Settings, student: str, requests: str, *, day: str | None = None) -> None:
@@ -273,12 +302,41 @@ def rollback(settings: Settings, to_day: str, *, dry_run: bool = False) -> None:
     with _alone(session):
         day = parse_day(to_day, time_zone=session.experiment.schema.time_zone)
         steps_ = plan(session, day)
-        for step in steps_:
-            _console.print(f"{'would go' if dry_run else 'goes'}: {step.what}", markup=False)
-            if not dry_run:
-                step.take()
+        _take(steps_, dry_run=dry_run)
         if not steps_:
             _console.print(f"Nothing to do: the teacher has learnt no day after {day}.")
+
+
+def forget(settings: Settings, user_id: str, *, dry_run: bool = False) -> None:
+    """Print what goes and what learnt from it, then let it go."""
+    from tutelage.launch import forget as job
+
+    session = Session.open(settings)
+    user = job.parse_user(session.run.schema, user_id)
+    with _alone(session), steps.all_locked(session):
+        found = job.plan(session, user)
+        _console.print(
+            f"{found.rows:,} rows of {len(found.days)} days are of {session.run.schema.user} {user_id}"
+        )
+        # Before anything goes: afterwards it can no longer be told.
+        for line in found.trained:
+            _console.print(f"trained with it: {line}", markup=False)
+        _take(found.steps, dry_run=dry_run)
+        if found.trained:
+            _console.print(job.unlearn(session, found.days))
+        _console.print(job.ELSEWHERE)
+
+
+def prune(settings: Settings, keep_days: int, *, dry_run: bool = False) -> None:
+    """Print what goes, and which old days stay for whom; then let it go."""
+    from tutelage.launch import prune as job
+
+    session = Session.open(settings)
+    with _alone(session), steps.all_locked(session):
+        found = job.plan(session, keep_days)
+        for line in found.kept:
+            _console.print(f"kept: {line}", markup=False)
+        _take(found.steps, dry_run=dry_run)
 
 
 def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
@@ -287,12 +345,13 @@ def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
     from tutelage.launch.study_pages import sentences
 
     session = Session.open(settings)
+    _print_waits(session, needed=True)
     design = job.design(session.experiment, session.days, studies or job.STUDIES)
     with _alone(session):
         started = time.monotonic()
         missing = steps.to_materialize(session)
         if missing:
-            _materialize(session, missing)
+            _raise_rejected(session, [], _materialize(session, missing))
         todo = job.undone(session, design, seeds)
         if todo:
             units = {f"{setting.name}, seed {seed}": (setting, seed) for setting, seed in todo}
@@ -326,9 +385,41 @@ def status(settings: Settings) -> None:
     print_status(Session.open(settings), _console)
 
 
-def _materialize(session: Session, days: Sequence[date]) -> None:
+def _print_waits(session: Session, *, needed: bool = False) -> None:
+    """Say which days are not released. Raises UserError where released ones are `needed` and there is none."""
+    if needed and not session.days:
+        raise UserError(f"no day asked for is released: {session.waits()}; ask for earlier days")
+    if waits := session.waits():
+        _console.print(f"waits: {waits}", markup=False)
+
+
+_ANEW = "tutelage-materialize for these days alone makes them anew"
+
+
+def _pruned(session: Session, days: Iterable[date]) -> str:
+    return f"{spans(sorted(days), slice_days=session.run.schema.slice_days)} were pruned"
+
+
+def _tell_left_out(session: Session, model: str) -> None:
+    if left := session.left_out(model):
+        _console.print(f"{model}: {_pruned(session, left)}, so it begins without them; {_ANEW}")
+
+
+def _take(steps_: "Sequence[Step]", *, dry_run: bool) -> None:
+    for step in steps_:
+        _console.print(f"{'would go' if dry_run else 'goes'}: {step.what}", markup=False)
+        if not dry_run:
+            step.take()
+
+
+def _materialize(session: Session, days: Sequence[date]) -> list[date]:
+    """Returns the days that did not pass the quality gate."""
     # TensorFlow Datasets, a source's, brings TensorFlow along.
-    with quiet_stderr(verbose=session.settings.verbose), _units("materialize") as progress:
+    with (
+        quiet_stderr(verbose=session.settings.verbose),
+        telling_of_a_full_disk(session.run.root),
+        _units("materialize") as progress,
+    ):
         done = steps.materialize(session, days, progress=progress)
     counts = done.days.values()
     kept = sum(c.kept for c in counts)
@@ -337,11 +428,41 @@ def _materialize(session: Session, days: Sequence[date]) -> None:
         for reason, rows in c.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + rows
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(dropped.items())) or "none"
+    late, masked = sum(c.late for c in counts), sum(sum(c.masked.values()) for c in counts)
+    found = ((late, "late"), (masked, "labels not mature"))
+    notes = ", ".join(f"{n:,} {what}" for n, what in found if n)
+    notes = f" ({notes})" if notes else ""
     _console.print(
-        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {kept:,} kept + "
+        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {kept:,} kept{notes} + "
         f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "
         f"{done.rows_in / done.seconds:,.0f} rows/s"
     )
+    for day, said in done.quarantined.items():
+        _console.print(f"quarantine: {day} {said}", markup=False)
+    return list(done.quarantined)
+
+
+def _take_back_stale(session: Session) -> bool:
+    """Let go what was made from rows or labels that are others now, so that it is made again."""
+    from tutelage.launch import stale
+
+    found = stale.find(session)
+    if not found:
+        return False
+    if held := found.fall.held(session):
+        _console.print(f"stale: {found.say(session)}; left as it is: {held}", markup=False)
+        return False
+    if found.lost:
+        _console.print(
+            f"stale: {found.say(session)}; left as it is, as {', '.join(map(str, found.lost))} would have to be "
+            "learnt again, and is not asked for",
+            markup=False,
+        )
+        return False
+    _console.print(f"stale: {found.say(session)}; it is made again", markup=False)
+    for step in found.steps(session):
+        step.take()
+    return True
 
 
 def _label(session: Session, days: Mapping[date, object]) -> None:
@@ -359,6 +480,8 @@ def _label(session: Session, days: Mapping[date, object]) -> None:
 
 def _train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
     """Train and export those of `models` that have something to do, each in a process of its own."""
+    for model in models:
+        _tell_left_out(session, model)
     todo = {model: session.to_learn(model) for model in models}
     busy = [model for model in models if todo[model] or session.to_export(model)]
     if not busy:
@@ -375,13 +498,23 @@ def _train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
             yield outcome
 
 
-def _raise_rejected(session: Session, lines: Sequence[str]) -> None:
-    """The night's job must not look sound when a model that it made is not fit to be served."""
+def _raise_rejected(session: Session, lines: Sequence[str], days: Sequence[date] = ()) -> None:
+    """The night's job must not look sound when a model that it made is not fit to be served, or a day of data
+    did not pass."""
+    said = []
+    if days:
+        said.append(
+            f"in quarantine, so all goes on without: {', '.join(map(str, days))}; look into "
+            f"{session.run.lake.quarantine.folder}, then mend the day and run tutelage-materialize for it, change the "
+            "config's quality, or keep it as it is with tutelage-materialize --accept_day=DAY --reason=..."
+        )
     if lines:
-        raise UserError(
+        said.append(
             f"not blessed, so the version before stays served: {' | '.join(lines)}; look into "
             f"{session.run.root / 'rejected'}, or serve one all the same with tutelage-export --promote"
         )
+    if said:
+        raise UserError(". ".join(said))
 
 
 def _print_learnt(model: str, states: Sequence[State], *, published: str = "") -> None:
@@ -434,9 +567,12 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         students=students,
         tasks=tasks,
         quarantined=steps.quarantined(session),
+        statistics=steps.statistics(session),
+        labels=experiment.schema.labels,
         teacher=session.run.teacher_model,
         teachers=succession.say(session),
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        study=session.run.root / "study" / "results.html",
     )
     _console.print(f"Report: {path}")
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from tutelage.launch.quiet import silence
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
 from tutelage.trainers.preemption import STOPPED, Preempted
 
 FLAGS = flags.FLAGS
@@ -25,7 +25,11 @@ def run() -> None:
 def materialize() -> None:
     """tutelage-materialize: make the days asked for anew from the raw data."""
     _days_flags()
-    _start(materialize, lambda actions: actions.materialize(_settings()))
+    _accept_flags()
+    _start(
+        materialize,
+        lambda actions: actions.materialize(_settings(), accept_day=FLAGS.accept_day, reason=FLAGS.reason),
+    )
 
 
 def teach() -> None:
@@ -124,6 +128,22 @@ def rollback() -> None:
     _start(rollback, lambda actions: actions.rollback(_settings(), FLAGS.to_day, dry_run=FLAGS.dry_run))
 
 
+def forget() -> None:
+    """tutelage-forget: delete a user from the workdir, and list the models that were trained with it."""
+    _days_flags()
+    flags.DEFINE_string("user_id", None, "The value of the schema's user.", required=True)
+    flags.DEFINE_bool("dry_run", False, "Only print what would go.")
+    _start(forget, lambda actions: actions.forget(_settings(), FLAGS.user_id, dry_run=FLAGS.dry_run))
+
+
+def prune() -> None:
+    """tutelage-prune: remove old days, checkpoints and versions that no live model needs any more."""
+    _days_flags()
+    flags.DEFINE_integer("keep_days", None, "How many days, the newest, stay.", required=True, lower_bound=1)
+    flags.DEFINE_bool("dry_run", False, "Only print what would go.")
+    _start(prune, lambda actions: actions.prune(_settings(), FLAGS.keep_days, dry_run=FLAGS.dry_run))
+
+
 def study() -> None:
     """tutelage-study: train arms against their baselines with several seeds; tables, pictures, sentences."""
     _days_flags()
@@ -146,9 +166,9 @@ def status() -> None:
 
 def _accept_flags() -> None:
     flags.DEFINE_string(
-        "accept_day", None, "Keep this day, which did not pass the model's gate, as it is; wants a --reason."
+        "accept_day", None, "Keep this day, which did not pass its gate, as it is; wants a --reason."
     )
-    flags.DEFINE_string("reason", "", "Why: written to the model's quarantine/DAY.json.")
+    flags.DEFINE_string("reason", "", "Why: written to its quarantine/DAY.json.")
 
 
 def _days_flags() -> None:
@@ -157,7 +177,7 @@ def _days_flags() -> None:
         "config", None, "A config's name (see launch/configs), or a path to a .py file.", required=True
     )
     flags.DEFINE_string("workdir", None, "The folder of all that is made.", required=True)
-    flags.DEFINE_string("raw_dir", "", "The folder of the raw data.")
+    flags.DEFINE_string("raw_dir", "", "The folder of the raw data; of logs of one's own, also a URL of it.")
     flags.DEFINE_string("start_day", "", "YYYY-MM-DD, today, yesterday or today-N; else the config's.")
     flags.DEFINE_string("end_day", "", "The same; the last day is included.")
     flags.DEFINE_bool("smoke", False, "The config's smallest size.")
@@ -201,7 +221,8 @@ def _start(command: Callable[[], None], action: Callable[[Any], None]) -> None:
         signal.signal(signal.SIGTERM, _stop)
         from tutelage.launch import actions
 
-        action(actions)
+        with telling_of_a_full_disk(FLAGS.workdir):
+            action(actions)
 
     try:
         app.run(main, flags_parser=_parse)

@@ -17,6 +17,7 @@ from tutelage.export.config import ServingConfig
 from tutelage.launch import configs
 from tutelage.models.config import SOFT_LOSSES
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source
 from tutelage.trainers.config import (
@@ -72,6 +73,7 @@ class Experiment:
     """As `--end_day`."""
     slice_by: tuple[str, ...] = ()
     """Id features by whose values metrics are computed too, as far as a day has 1,000 rows of one."""
+    quality: QualityConfig = DEFAULT_QUALITY
     study: StudyConfig | None = None
     successor: SuccessorConfig | None = None
     """A teacher that learns beside the present one until it is as good, then takes its place."""
@@ -96,6 +98,7 @@ class Experiment:
             models.append(self.successor.teacher)
         for model in models:
             self.schema.inputs(model.model.without)
+            self.schema.learnt(model.model.without)
         ids = [feature.name for feature in self.schema.single_ids]
         for name in self.slice_by:
             if name not in ids:
@@ -103,6 +106,14 @@ class Experiment:
         for model in models:
             self._check_sampling(model.sampling, ids)
         self.serving.check(self.schema)
+        for student in self.students:
+            served = [task.score for task in self.schema.learnt(student.model.without).tasks]
+            for name, _ in self.serving.score:
+                if name not in served:
+                    raise UserError(
+                        f"serving: score names {name!r}, and the model of {student.name!r} is without that task; "
+                        "let the score do without it, as long as there is such a student"
+                    )
 
     def _check_distillation(self, student: StudentConfig) -> None:
         if student.producer == "leaked":
@@ -112,6 +123,15 @@ class Experiment:
             )
         for distillation in student.distillation:
             (task,) = self.schema.select_tasks([distillation.task])
+            whole = [(student.name, student.model), ("teacher", self.teacher.model)]
+            if self.successor:
+                whole.append((self.successor.teacher.name, self.successor.teacher.model))
+            for whose, model in whole:
+                if task.name in model.without:
+                    raise UserError(
+                        f"student {student.name!r}: task {task.name!r} is distilled, and the model of {whose!r} "
+                        "is without it; distil what both have"
+                    )
             loss, losses = distillation.loss, SOFT_LOSSES[task.kind]
             if loss and loss not in losses:
                 raise UserError(
@@ -125,6 +145,11 @@ class Experiment:
             if loss == "listwise" and self.schema.user in student.model.without:
                 raise UserError(
                     f"student {student.name!r}: a listwise loss needs {self.schema.user!r}, and the model is without"
+                )
+            if loss == "listwise" and any(f.grows for f in self.schema.ids if f.name == self.schema.user):
+                raise UserError(
+                    f"student {student.name!r}: a listwise loss tells users apart by their rows, and those of "
+                    f"{self.schema.user!r} grow: all new users share one; expected another loss, or no `grows`"
                 )
 
     def _check_sampling(self, sampling: Sampling, ids: Sequence[str]) -> None:

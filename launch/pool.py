@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from tutelage.launch import steps
 from tutelage.launch.quiet import import_tensorflow, silence
 from tutelage.launch.session import Session, Settings
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.preemption import STOPPED, Preempted, noted
 
@@ -162,8 +162,9 @@ def _work(work: Callable[..., T], name: str, arguments: tuple[Any, ...], *, thre
 
 def _train(settings: Settings, model: str, *, progress: Callable[[int], None]) -> Outcome:
     session = Session.open(settings)
-    learnt = steps.learn(session, model, progress=progress)
-    exported = steps.export(session, model)
+    with telling_of_a_full_disk(session.run.root):
+        learnt = steps.learn(session, model, progress=progress)
+        exported = steps.export(session, model)
     return Outcome(
         model=model, learnt=learnt, exported=len(exported), rejected=steps.rejected(model, exported)
     )

@@ -7,6 +7,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+import absl.logging
+
 import tutelage.models  # noqa: F401  It says which Keras TensorFlow takes up, before that is imported.
 from tutelage.pipeline.errors import UserError
 
@@ -16,6 +18,8 @@ def silence(*, verbose: bool) -> None:
     if verbose:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A level of Python's absl would set back with every flag that a library defines.
+    absl.logging.set_verbosity(absl.logging.ERROR)
     # Beam logs a worker's traceback before it raises it: a user's mistake would be told twice.
     for name in ("apache_beam", "tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

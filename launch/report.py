@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 from jinja2 import Environment, StrictUndefined
 
-from tutelage.launch import pictures
+from tutelage.launch import drift, pictures
 from tutelage.launch.summary import DASH, FEED_WAIT, LABELS, LOSSES, Results, show, throughput_rows
 from tutelage.trainers.run import TEACHER
 
@@ -28,18 +28,23 @@ def write_report(
     throughput: Sequence[Mapping[str, Any]] = (),
     versions: Mapping[str, str] | None = None,
     quarantined: Sequence[str] = (),
+    statistics: pl.DataFrame | None = None,
+    labels: Sequence[str] = (),
     teacher: str = TEACHER,
     teachers: Sequence[str] = (),
     students: Sequence[str] = (),
     tasks: Sequence[str] = (),
     last_days: int = 3,
     created: str = "",
+    study: Path | None = None,
 ) -> None:
     """Writes the report to the file `path`, whole or not at all; the same input gives the same bytes.
 
     `metrics` are those of one run. `counts` has one row per day and reason: day, rows_in, kept, reason,
-    dropped (for a day that dropped nothing, one with reason null). `students` and `tasks` set an order.
-    `teacher` is the model that labels, `teachers` what is to be said of changes of it. `created` is shown as it is.
+    dropped (for a day that dropped nothing, one with reason null). `statistics` are the days' as
+    `pipeline.admit.statistics` gives them, `labels` those of its columns that are labels. `students` and `tasks` set
+    an order. `teacher` is the model that labels, `teachers` what is to be said of changes of it. `created` is shown
+    as it is. `study`: a page that is linked to where it is there.
     """
     results = Results.of(metrics, baselines, students=students, tasks=tasks, teacher=teacher)
     days = _per_day(counts)
@@ -49,6 +54,7 @@ def write_report(
     page = jinja.from_string(_TEMPLATE.read_text("utf-8")).render(
         experiment=experiment,
         created=created,
+        study=os.path.relpath(study, path.parent) if study and study.exists() else None,
         facts=_facts(results, days, last, versions, quarantined, teachers),
         last=last,
         results=results,
@@ -63,6 +69,7 @@ def write_report(
         speed={model: cells for model, *cells in throughput_rows(throughput)},
         feed_wait=FEED_WAIT,
         versions=versions,
+        drift=[] if statistics is None else drift.pictures(statistics, labels),
         labels=LABELS,
         show=show,
     )

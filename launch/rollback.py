@@ -1,8 +1,8 @@
-"""Take the teacher back to a day, and everything along that was built on its later days."""
+"""Take models back to a day, and everything along that was built on their later days."""
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
@@ -14,7 +14,8 @@ from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Table
 from tutelage.trainers import takeovers
-from tutelage.trainers.run import successor_model
+from tutelage.trainers.run import Run, is_teacher, successor_model
+from tutelage.trainers.takeovers import TakeOver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,120 +27,223 @@ class Step:
 
 
 def plan(session: Session, to_day: date) -> list[Step]:
-    """What goes so that the teacher has learnt `to_day` last, in the order in which it has to go.
+    """What goes so that the teacher has learnt `to_day` last, with all that was built on its later days.
 
-    A successor goes back with it, and the other way round; so does a change of teacher that was decided by later
-    days. Besides their later days these are the labels that they made in them or after them, the days in which a
-    student learnt from such labels and those after them, and the versions and metrics of all these days.
-    Students without distillation stay as they are.
-
-    What is made of something goes before that: a rollback that was killed finds, when it is run again,
-    what is left of the same plan. Raises UserError where the teacher has not learnt `to_day`, or was another
-    then and the config has moved on.
+    Raises UserError where the teacher has not learnt `to_day`, or was another then and the config has moved on.
     """
-    run = session.run
-    teachers = {model: session.run_of(model).teacher.name for model in session.teachers}
-    change = run.takeovers[-1] if run.takeovers and run.takeovers[-1].judged[-1] > to_day else None
-    if change:
-        if any(other.judged[-1] > to_day for other in run.takeovers[:-1]):
+    teacher = teacher_at(session.run, to_day)
+    checkpoints = session.run.checkpoints(teacher)
+    fall = Fall.of(session, {teacher: to_day + timedelta(days=1)})
+    if held := fall.held(session):
+        raise UserError(f"--to_day={to_day}: {held}")
+    learnt = [state.day for state in checkpoints.states()]
+    if to_day not in learnt:
+        have = f"{learnt[0]} to {learnt[-1]}" if learnt else "no day"
+        raise UserError(f"--to_day={to_day}: the teacher has learnt {have}; give one of its days")
+    for model, last in fall.cut_off(session).items():
+        if is_teacher(model):
+            left = next(state.day for state in session.run.checkpoints(model).states() if not state.pruned)
+            whose = "the teacher's" if model == teacher else f"{model}'s"
             raise UserError(
-                f"--to_day={to_day}: the teacher has changed more than once since then; go back to "
-                f"{run.takeovers[-2].judged[-1]} first"
+                f"--to_day={to_day}: {whose} checkpoint of it was pruned; give {left} or a later day"
+            )
+        raise UserError(
+            f"--to_day={to_day}: {model} would stand at {last}, and its checkpoint of that day was pruned; "
+            f"give a later day, or train it anew with tutelage-student --student={model} --reset"
+        )
+    return fall.steps(session, reason=f"the teacher was taken back to {to_day}")
+
+
+def teacher_at(run: Run, day: date) -> str:
+    """Whose place no other had taken, by what was known when `day` was learnt."""
+    return next(
+        (change.before.model for change in run.takeovers if change.judged[-1] > day), run.teacher_model
+    )
+
+
+def teachers(session: Session) -> dict[str, str]:
+    """The names in `soft_labels` of the former teachers, the teacher and its successor, by model, in this order."""
+    former = {change.before.model: change.before.name for change in session.run.takeovers}
+    return former | {model: session.run_of(model).teacher.name for model in session.teachers}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fall:
+    """All that falls with some days of some models."""
+
+    since: Mapping[str, date]
+    """The first day that goes, of each model that loses any."""
+    labels: Sequence[tuple[str, str, date]]
+    """(teacher, producer, day) of soft labels."""
+    takeovers: Sequence[TakeOver]
+    """Changes of teacher that were decided by days which go."""
+
+    @classmethod
+    def of(
+        cls, session: Session, since: Mapping[str, date], labels: Iterable[tuple[str, str, date]] = ()
+    ) -> "Fall":
+        """What goes with each model's days from the one in `since` on, and with `labels`.
+
+        Of a teacher these are the labels that it made in them or after them, its successors' days, as they may have
+        started from one that goes, and a change of teacher that was decided by them; of labels, and of a change,
+        the days in which a student learnt from them and those after. Other students stay as they are.
+        """
+        run, since, gone = session.run, dict(since), set(labels)
+        names = teachers(session)
+        first = date.max
+        for model, name in names.items():
+            first = min(first, since.get(model, date.max))
+            if first < date.max:
+                since[model] = first
+                gone |= _labels(session, name, first)
+        changes = [change for change in run.takeovers if _decided_by(change, since)]
+        for student in session.experiment.students:
+            if student.distillation:
+                read = [
+                    day
+                    for name, producer, day in gone
+                    if (name, producer) == (run.labeller(day).name, student.producer)
+                ]
+                read += [change.from_day for change in changes]
+                start = min([*read, *filter(None, [since.get(student.name)])], default=None)
+                if first < date.max:
+                    start = _with_skipped(session, student.name, start, first)
+                if start:
+                    since[student.name] = start
+        return cls(since=since, labels=sorted(gone), takeovers=changes)
+
+    def held(self, session: Session) -> str:
+        """Why a change of teacher cannot be taken back, and what to do; empty: it can, or none has to be."""
+        if not self.takeovers:
+            return ""
+        change = self.takeovers[-1]
+        if self.takeovers[1:]:
+            return (
+                "the teacher has changed more than once since then; go back to "
+                f"{session.run.takeovers[-2].judged[-1]} first"
             )
         if session.experiment.teacher.name == change.name:
-            raise UserError(
-                f"--to_day={to_day}: {change.before.name!r} was the teacher then; give {change.name!r} back its place "
-                f"as the config's successor and {change.before.name!r} that as its teacher"
+            return (
+                f"{change.before.name!r} was the teacher then; give {change.name!r} back its place as the config's "
+                f"successor and {change.before.name!r} that as its teacher"
             )
-        teachers = {change.before.model: change.before.name, successor_model(change.name): change.name}
-    teacher = next(iter(teachers))
-    learnt = {
-        model: [state.day for state in run.checkpoints(model).states()]
-        for model in (*teachers, *session.students)
-    }
-    if to_day not in learnt[teacher]:
-        have = f"{learnt[teacher][0]} to {learnt[teacher][-1]}" if learnt[teacher] else "no day"
-        raise UserError(f"--to_day={to_day}: the teacher has learnt {have}; give one of its days")
-    labels = [(name, *each) for name in teachers.values() for each in _labels(session, name, to_day)]
-    gone = {model: [day for day in learnt[model] if day > to_day] for model in teachers}
-    for student in session.experiment.students:
-        read = (day for name, p, day in labels if (name, p) == (run.labeller(day).name, student.producer))
-        first = min(read, default=date.max)
-        if student.distillation:
-            gone[student.name] = [day for day in learnt[student.name] if day >= first]
-    steps = []
-    for model, days in gone.items():
-        # A verdict on a day that is to be learnt anew, kept or not, says nothing of it.
-        after = to_day + timedelta(days=1)
-        first = after if model in teachers else min(days, default=after)
-        judged = [day for day in run.quarantine(model).days() if day >= first]
-        steps += [
-            Step(what=f"quarantine of {model}, {day}", take=partial(run.quarantine(model).remove, day))
-            for day in judged
-        ]
-        days = [*days, *judged]
-        versions = session.versions(model)
-        numbers = [version.number for version in versions.published() if version.day in days]
-        if numbers:
-            reason = f"the teacher was taken back to {to_day}"
+        return ""
+
+    def days(self, session: Session, model: str) -> list[date]:
+        """Those that the model has learnt."""
+        learnt = [state.day for state in session.run.checkpoints(model).states()]
+        return [day for day in learnt if day >= self.since.get(model, date.max)]
+
+    def cut_off(self, session: Session) -> dict[str, date]:
+        """The models that would stand at a day whose checkpoint was pruned, and that day."""
+        found = {}
+        for model, since in self.since.items():
+            kept = [state for state in session.run.checkpoints(model).states() if state.day < since]
+            if kept and kept[-1].pruned and self.days(session, model):
+                found[model] = kept[-1].day
+        return found
+
+    def steps(self, session: Session, *, reason: str) -> list[Step]:
+        """In the order in which it has to go, with the versions and metrics of these days.
+
+        What is made of something goes before that: a job that was killed finds, when it is run again, what is
+        left of the same plan.
+        """
+        run = session.run
+        steps = []
+        for model in self.since:
+            verdicts = self.verdicts(session, model)
+            days = [*self.days(session, model), *verdicts]
+            versions = session.versions(model)
+            numbers = [version.number for version in versions.published() if version.day in days]
+            if numbers:
+                steps.append(
+                    Step(
+                        what=f"versions {', '.join(map(str, numbers))} of {model}",
+                        take=partial(versions.withdraw, numbers, reason),
+                    )
+                )
+            rows = run.lake.metrics.scan(model=model, run=run.name)
+            steps += [
+                Step(
+                    what=f"metrics of {model}, {day}",
+                    take=partial(_forget, run.lake.metrics, {"model": model}, day=day, run=run.name),
+                )
+                for day in rows.select("day").unique().collect()["day"].sort()
+                if day in days
+            ]
+        for model in self.since:
+            if not is_teacher(model):
+                steps += self._learnt(session, model)
+        for change in reversed(self.takeovers):
             steps.append(
                 Step(
-                    what=f"versions {', '.join(map(str, numbers))} of {model}",
-                    take=partial(versions.withdraw, numbers, reason),
+                    what=f"that {change.name} took over from {change.before.name} on {change.from_day}",
+                    take=partial(takeovers.write, run.root, run.takeovers[: run.takeovers.index(change)]),
                 )
             )
-        rows = run.lake.metrics.scan(model=model, run=run.name).select("day").unique().collect()["day"].sort()
-        steps += [
-            Step(
-                what=f"metrics of {model}, {day}",
-                take=partial(_forget, run.lake.metrics, {"model": model}, day=day, run=run.name),
-            )
-            for day in rows
-            if day in days
+        several = len(teachers(session)) > 1
+        for name, producer, day in self.labels:
+            where: dict[str, str | date] = {"teacher": name, "producer": producer, "day": day}
+            whose = f"{producer} labels of {day}" + (f" by {name}" if several else "")
+            steps.append(Step(what=whose, take=partial(_forget, run.lake.soft_labels, where)))
+        # A successor's before those of the teacher that it may have started from.
+        for model in reversed(teachers(session)):
+            steps += self._learnt(session, model)
+        return steps
+
+    def verdicts(self, session: Session, model: str) -> list[date]:
+        """Days whose verdict says nothing any more, be they kept or not: they are to be learnt anew."""
+        first = self.since.get(model, date.max)
+        return [day for day in session.run.quarantine(model).days() if day >= first]
+
+    def _learnt(self, session: Session, model: str) -> list[Step]:
+        """The newest first: the days that are left have no gap. A day that was skipped tells, until it goes, what
+        the days after it lack."""
+        folder, quarantine = session.run.checkpoints(model).folder, session.run.quarantine(model)
+        return [
+            Step(what=f"checkpoint {folder / str(day)}", take=partial(_remove, folder, day))
+            for day in reversed(self.days(session, model))
+        ] + [
+            Step(what=f"quarantine of {model}, {day}", take=partial(quarantine.remove, day))
+            for day in reversed(self.verdicts(session, model))
         ]
-    students = [name for name in gone if name not in teachers]
-    steps += [step for name in students for step in _checkpoints(run.checkpoints(name).folder, gone[name])]
-    if change:
-        steps.append(
-            Step(
-                what=f"that {change.name} took over from {change.before.name} on {change.from_day}",
-                take=partial(takeovers.write, run.root, run.takeovers[:-1]),
-            )
-        )
-    for name, producer, day in labels:
-        where: dict[str, str | date] = {"teacher": name, "producer": producer, "day": day}
-        whose = f"{producer} labels of {day}" + (f" by {name}" if len(teachers) > 1 else "")
-        steps.append(Step(what=whose, take=partial(_forget, run.lake.soft_labels, where)))
-    return steps + [
-        step for model in teachers for step in _checkpoints(run.checkpoints(model).folder, gone[model])
-    ]
 
 
-def _labels(session: Session, teacher: str, to_day: date) -> list[tuple[str, date]]:
-    """(producer, day) of a teacher's labels that come from what it learnt after `to_day`."""
+def _decided_by(change: TakeOver, since: Mapping[str, date]) -> bool:
+    both = change.before.model, successor_model(change.name)
+    return min(since.get(model, date.max) for model in both) <= change.judged[-1]
+
+
+def _with_skipped(session: Session, model: str, start: date | None, teacher: date) -> date | None:
+    """`start`, or the first of the days right before it (None: at the end of all), and not before `teacher`, that the
+    model skipped: one that had no labels, as its data was in quarantine, may be there now."""
+    run = session.run
+    learnt = [state.day for state in run.checkpoints(model).states()]
+    for day in reversed(run.quarantine(model).skipped()):
+        if teacher <= day < (start or date.max) and not any(
+            day < other < (start or date.max) for other in learnt
+        ):
+            start = day
+    return start
+
+
+def _labels(session: Session, teacher: str, since: date) -> set[tuple[str, str, date]]:
+    """(teacher, producer, day) of a teacher's labels that come from what it learnt on `since` or later."""
     table = session.run.lake.soft_labels
     newest = (
         table.scan(teacher=teacher)
-        .filter(pl.col("day") > to_day)
+        .filter(pl.col("day") >= since)
         .group_by("producer", "day")
         .agg(pl.col("snapshot_day").max())
-        .sort("producer", "day")
         .collect()
     )
     # The forward passes of a day have learnt the batches before them.
-    return [
-        (producer, day)
+    return {
+        (teacher, producer, day)
         for producer, day, snapshot in newest.iter_rows()
-        if (day if producer == "pre_update" else snapshot) > to_day
-    ]
-
-
-def _checkpoints(folder: Path, days: Sequence[date]) -> list[Step]:
-    """The newest first: the days that are left have no gap."""
-    return [
-        Step(what=f"checkpoint {folder / str(day)}", take=partial(_remove, folder, day))
-        for day in reversed(days)
-    ]
+        if (day if producer == "pre_update" else snapshot) >= since
+    }
 
 
 def _remove(folder: Path, day: date) -> None:

@@ -1,8 +1,8 @@
 """What a command was asked for, resolved: the experiment, the workdir, the days."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 
 from tutelage.export.versions import Versions
 from tutelage.launch.config import Experiment, load
@@ -11,7 +11,7 @@ from tutelage.models.config import ModelConfig
 from tutelage.pipeline.days import parse_day, slices_between
 from tutelage.trainers.checkpoints import State, pending
 from tutelage.trainers.config import SuccessorConfig
-from tutelage.trainers.run import Run, successor_model
+from tutelage.trainers.run import TEACHER, Run, successor_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,8 @@ class Settings:
     overrides: Sequence[str] = ()
     beam_flags: Sequence[str] = ()
     verbose: bool = False
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """The moment of the command, the same for all its processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +39,45 @@ class Session:
     experiment: Experiment
     run: Run
     days: list[date]
+    """Those that are released."""
+    waiting: Mapping[date, datetime] = field(default_factory=dict)
+    """Those that are not, and when they will be."""
+    pruned: frozenset[date] = frozenset()
+    """Of `days`, those that were removed from the tables and are to stay so."""
 
     @classmethod
     def open(cls, settings: Settings) -> "Session":
         """Raises UserError for a config, a day or a workdir that will not do."""
         experiment = load(settings.config, smoke=settings.smoke, overrides=settings.overrides)
         zone, length = experiment.schema.time_zone, experiment.schema.slice_days
-        start = parse_day(settings.start_day or experiment.start_day, time_zone=zone)
-        end = parse_day(settings.end_day or experiment.end_day, time_zone=zone)
-        days = slices_between(start, end, slice_days=length)
+        now = settings.now.astimezone
+        start = parse_day(settings.start_day or experiment.start_day, time_zone=zone, now=now)
+        end = parse_day(settings.end_day or experiment.end_day, time_zone=zone, now=now)
+        asked = slices_between(start, end, slice_days=length)
+        until = {day: experiment.schema.waits_until(day, now=settings.now) for day in asked}
         run = open_workdir(settings.workdir, experiment)
-        return cls(settings=settings, experiment=experiment, run=run, days=days)
+        return cls(
+            settings=settings,
+            experiment=experiment,
+            run=run,
+            days=[day for day, at in until.items() if at is None],
+            waiting={day: at for day, at in until.items() if at is not None},
+            pruned=frozenset(asked) & run.lake.pruned_days(),
+        )
+
+    @property
+    def asked(self) -> str:
+        """The days that were asked for, released or not."""
+        days = sorted([*self.days, *self.waiting])
+        return f"{days[0]} to {days[-1]}"
+
+    def waits(self) -> str:
+        """In one line, which of the days asked for are not released, and until when; empty: all are."""
+        if not self.waiting:
+            return ""
+        day, at = min(self.waiting.items())
+        more = f", and {len(self.waiting) - 1} later days" if len(self.waiting) > 1 else ""
+        return f"{day} until {at:%Y-%m-%d %H:%M %Z}{more}"
 
     @property
     def models(self) -> list[str]:
@@ -74,6 +104,14 @@ class Session:
             return self.run.of_successor(self.successor.teacher)
         return self.run
 
+    @property
+    def all_models(self) -> list[str]:
+        """Those, and the students and teachers that are in the workdir and no longer in the config."""
+        root = self.run.root
+        paths = [*root.glob(f"{TEACHER}-*"), root / TEACHER, *(root / "students").glob("*")]
+        found = sorted(path.name for path in paths if path.is_dir())
+        return list(dict.fromkeys([*self.models, *found]))
+
     def model(self, name: str) -> ModelConfig:
         """Raises UserError for a name that is neither a teacher's nor a student's."""
         if name in self.teachers:
@@ -81,13 +119,24 @@ class Session:
         return self.experiment.student(name).model
 
     def days_of(self, model: str) -> list[date]:
-        """Those of the days asked for that are the model's: they begin with its first day."""
+        """Those of the days asked for that are the model's: they begin with its first day. None is pruned."""
+        return [day for day in self._own_days(model) if day not in self.pruned]
+
+    def left_out(self, model: str) -> list[date]:
+        """Days that a model which has learnt nothing yet would have begun with, and that were pruned."""
+        learnt = self.run.checkpoints(model).states()
+        return [] if learnt else [day for day in self._own_days(model) if day in self.pruned]
+
+    def first_day(self, model: str) -> date | None:
+        """The first that a model is to learn, as its config says."""
         if model == self.run.teacher_model:
-            first = self.run.takeovers[-1].first_day if self.run.takeovers else None
-        elif self.successor and model in self.teachers:
-            first = self.successor.first_day
-        else:
-            first = self.experiment.student(model).first_day
+            return self.run.takeovers[-1].first_day if self.run.takeovers else None
+        if self.successor and model in self.teachers:
+            return self.successor.first_day
+        return self.experiment.student(model).first_day
+
+    def _own_days(self, model: str) -> list[date]:
+        first = self.first_day(model)
         return [day for day in self.days if first is None or day >= first]
 
     def to_learn(self, model: str, *, accept: date | None = None) -> list[date]:
@@ -100,7 +149,7 @@ class Session:
             self.run.checkpoints(model).states(),
             slice_days=self.experiment.schema.slice_days,
             who=model,
-            skipped=[day for day in self.run.quarantine(model).skipped() if day != accept],
+            skipped=[day for day in self.run.skipped(model) if day != accept],
         )
 
     def to_export(self, model: str) -> list[State]:

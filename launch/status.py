@@ -1,17 +1,20 @@
 """Where a workdir stands: for the person on call."""
 
+from datetime import date
+
 import polars as pl
 from rich.console import Console
 
-from tutelage.launch import steps, succession
+from tutelage.launch import stale, steps, succession
 from tutelage.launch.session import Session
 from tutelage.launch.summary import DASH, print_table, simple_table
+from tutelage.pipeline.days import spans
 
 
 def print_status(session: Session, console: Console) -> None:
     """Print what there is of each day and model, and what is still to be done of the days asked for."""
-    asked = f"{session.days[0]} to {session.days[-1]}"
-    console.print(f"{session.experiment.name} in {session.run.root}; asked for: {asked}", markup=False)
+    where = f"{session.experiment.name} in {session.run.root}"
+    console.print(f"{where}; asked for: {session.asked}", markup=False)
     counts = steps.day_counts(session)
     labelled = {
         (producer, day): rows
@@ -20,18 +23,34 @@ def print_status(session: Session, console: Console) -> None:
     }
     producers = sorted({producer for producer, _ in labelled})
     heads = [f"{producer} labels" for producer in producers]
+    noted = {
+        date.fromisoformat(day): (c.get("late", 0), sum(c.get("masked", {}).values()))
+        for day, c in session.run.lake.interactions.counts().items()
+    }
+    notes = [i for i in (0, 1) if any(numbers[i] for numbers in noted.values())]
+    heads += [("late", "labels not mature")[i] for i in notes]
     days = simple_table("day", "rows in", "kept", *heads, "dropped", title="Days")
     for (day,), rows in counts.partition_by("day", as_dict=True, maintain_order=True).items():
         reasons = rows.filter(pl.col("dropped") > 0).select("reason", "dropped").iter_rows()
         dropped = ", ".join(f"{number:,} {reason}" for reason, number in reasons) or "none"
         numbers = [rows["rows_in"][0], rows["kept"][0], *(labelled.get((p, day)) for p in producers)]
+        numbers += [noted[day][i] for i in notes]
         days.add_row(str(day), *(DASH if n is None else f"{n:,}" for n in numbers), dropped)
-    heads = ["days learnt", "last day", "updates", "examples", "newest version", "days to learn"]
+    heads = [
+        "days learnt",
+        "last day",
+        "updates",
+        "examples",
+        "newest version",
+        "days skipped",
+        "days to learn",
+    ]
     models = simple_table("model", *heads, title="Models")
     for model in session.models:
         states = session.run.checkpoints(model).states()
         published = session.versions(model).published()
-        done = {*(state.day for state in states), *session.run.quarantine(model).skipped()}
+        skipped = set(session.run.skipped(model))
+        done = {*(state.day for state in states), *skipped}
         left = [day for day in session.days_of(model) if day not in done]
         models.add_row(
             model,
@@ -40,6 +59,7 @@ def print_status(session: Session, console: Console) -> None:
             f"{states[-1].step:,}" if states else DASH,
             f"{states[-1].examples:,}" if states else DASH,
             str(published[-1].number) if published else DASH,
+            str(len(skipped & set(session.days_of(model)))),
             str(len(left)),
         )
     for table in (days, models):
@@ -48,5 +68,37 @@ def print_status(session: Session, console: Console) -> None:
         console.print(f"Quarantine: {line}", markup=False)
     for line in succession.say(session):
         console.print(f"Teacher: {line}", markup=False)
+    if waits := session.waits():
+        console.print(f"Waits: {waits}", markup=False)
+    if found := stale.find(session):
+        console.print(f"Stale: {found.say(session)}", markup=False)
+    if session.pruned:
+        gone = spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)
+        console.print(f"Pruned: {gone}", markup=False)
+    for line in _vocabularies(session):
+        console.print(f"Ids: {line}", markup=False)
     missing = steps.to_materialize(session)
     console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")
+
+
+def _vocabularies(session: Session) -> list[str]:
+    """A line for each model and growing feature: what became of its ids on the model's last day."""
+    growing = [feature for feature in session.experiment.schema.ids if feature.grows]
+    lines = []
+    for model in session.models if growing else ():
+        states = session.run.checkpoints(model).states()
+        if not states:
+            continue
+        day = states[-1].day
+        metrics = session.run.lake.metrics.scan(model=model, run=session.run.name, day=day)
+        counted = metrics.filter(basis="pre_update", task="").collect()
+        for feature in growing:
+            n = dict(counted.filter(slice=feature.name).select("metric", "value").iter_rows())
+            if n:
+                lines.append(
+                    f"{model}, {feature.name} on {day}: {n['ids_known']:,.0f} known, {n['ids_with_rows']:,.0f} with "
+                    f"one of {feature.rows - 1:,} rows; {n['ids_given']:,.0f} given one, {n['ids_evicted']:,.0f} "
+                    f"evicted, none left for {n['ids_full']:,.0f}; {n['default_row_share']:.1%} of the examples on "
+                    "the default row"
+                )
+    return lines

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import LOCK
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import is_teacher
 
@@ -40,9 +41,20 @@ def materialize(
         raw_dir=settings.raw_dir,
         workdir=str(session.run.root),
         days=days,
+        quality=session.experiment.quality,
+        now=settings.now,
         beam_flags=settings.beam_flags,
         progress=progress,
     )
+
+
+def accept(session: Session, day: date, reason: str) -> tuple[int, list[str]]:
+    """Commit a day of data that is in quarantine; returns its rows, and the models that have gone past it."""
+    from tutelage.pipeline import admit
+
+    rows = admit.accept(session.run.lake, day, reason)
+    build_histories(session)
+    return rows, [model for model in session.models if day in session.run.quarantine(model).skipped()]
 
 
 def build_histories(session: Session) -> None:
@@ -158,8 +170,9 @@ def label(
 
 
 def to_materialize(session: Session) -> list[date]:
-    """Days asked for that are not in `interactions`."""
-    have = set(session.run.lake.interactions.partitions()["day"])
+    """Days asked for that are not in `interactions`, but for those in quarantine and those that were pruned."""
+    lake = session.run.lake
+    have = {*lake.interactions.partitions()["day"], *lake.kept_out(), *session.pruned}
     return [day for day in session.days if day not in have]
 
 
@@ -176,8 +189,9 @@ def to_label(session: Session) -> dict[date, "Snapshot"]:
     wanted = sorted({day for student in readers for day in session.days_of(student.name)})
     rows = session.run.lake.soft_labels.partitions()
     have = set(rows.filter(producer="snapshot").select("teacher", "day").iter_rows())
-    teachers = {day: session.run.labeller(day) for day in wanted}
-    published = {teacher.model: snapshots(session, teacher.model) for teacher in set(teachers.values())}
+    kept_out = set(session.run.lake.kept_out())
+    teachers = {day: session.run.labeller(day) for day in wanted if day not in kept_out}
+    published = {model: snapshots(session, model) for model in {t.model for t in teachers.values()}}
     return {
         day: choose(published[teacher.model], day)
         for day, teacher in teachers.items()
@@ -202,9 +216,21 @@ def day_counts(session: Session) -> pl.DataFrame:
     )
 
 
+def statistics(session: Session) -> pl.DataFrame:
+    """A row per day and column, of the days in quarantine too."""
+    from tutelage.pipeline import admit
+
+    return admit.statistics(session.run.lake)
+
+
 def quarantined(session: Session) -> list[str]:
-    """A line for each day that a model did not keep, or kept against the verdict of its gate."""
-    return [f"{model}: {line}" for model in session.models for line in session.run.quarantine(model).say()]
+    """A line for each day of data, or of models, that was not kept, or was against the verdict of its gate."""
+    of = {"data": session.run.lake.quarantine} | {m: session.run.quarantine(m) for m in session.models}
+    who: dict[str, list[str]] = {}
+    for name, quarantine in of.items():
+        for line in quarantine.say():
+            who.setdefault(line, []).append(name)
+    return [f"{', '.join(names)}: {line}" for line, names in who.items()]
 
 
 def throughput(states: Mapping[str, Sequence[State]]) -> list[dict[str, object]]:
@@ -235,6 +261,20 @@ def _write_models_config(session: Session) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(models_config("/models", names))
     os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def all_locked(session: Session) -> Iterator[None]:
+    """No trainer, no export and no job at work in the workdir: what none of them refers to may go."""
+    with contextlib.ExitStack() as locks:
+        for model in session.all_models:
+            locks.enter_context(locked(session, model))
+        root = session.run.lake.interactions.path.parent
+        try:
+            locks.enter_context(FileLock(root / LOCK, blocking=False))
+        except Timeout:
+            raise UserError(f"a job is writing tables in {root}; wait for it, or stop it") from None
+        yield
 
 
 @contextlib.contextmanager

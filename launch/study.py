@@ -360,15 +360,19 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
     checkpoints = run.checkpoints(TEACHER)
     states = {state.day: state for state in checkpoints.states()}
     for day in days:
-        read = load_day(
-            run.lake,
-            day,
-            run.schema,
-            transform=learner.transform,
-            without=learner.ranker.config.without,
-        )
+        read = None
         for snapshot in sorted({plan[day] for plan in setting.plans.values() if day in plan}):
             learner.restore(checkpoints, states[snapshot])
+            # Growing features' ids have the rows that the snapshot gave them.
+            if read is None or learner.vocabulary:
+                read = load_day(
+                    run.lake,
+                    day,
+                    run.schema,
+                    transform=learner.transform,
+                    without=learner.ranker.config.without,
+                    vocabulary=learner.vocabulary,
+                )
             step = np.full(read.size, states[snapshot].step, np.int64)
             frame = soft_label_frame(
                 read, learner.score(read), snapshot_day=snapshot, teacher_step=step
@@ -424,6 +428,11 @@ class _Unit:
 def judged_days(session: Session) -> list[date]:
     """By whose scores the arms are compared: the last ones, of those that every student had learnt a day before."""
     assert session.experiment.study
+    if masked := session.experiment.schema.masked:
+        raise UserError(
+            f"a study judges every task by all rows, and days are released before {', '.join(masked)} is mature; "
+            "leave out the schema's release_after"
+        )
     first = max(student.first_day or session.days[0] for student in session.experiment.students)
     judged = [day for day in session.days[-session.experiment.study.judged_days :] if day > first]
     if not judged:

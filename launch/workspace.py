@@ -1,6 +1,7 @@
 """A workdir: made with one experiment, and refused to another."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -8,16 +9,30 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from tutelage.launch import evolve
 from tutelage.launch.config import Experiment, plain
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import LOCK
 from tutelage.trainers import takeovers
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
 from tutelage.trainers.run import TEACHER, Run, successor_model
+
+_log = logging.getLogger(__name__)
+_PATIENCE = 10
+"""Seconds that a schema which grows waits for jobs to end."""
+_STAY = ("schema.features.", "schema.tasks.", "schema.histories.")
+_NEW_NAME = (
+    "what the tables have stays as it is: keep it, and add what is renamed or changed under a new name "
+    "(a model's `without` leaves the old one out)"
+)
 
 
 def open_workdir(workdir: str, experiment: Experiment) -> Run:
     """The run that lives in `workdir`, made where there is none.
 
+    Features and histories that the experiment has and the workdir has not are added (`evolve`).
     Raises UserError where it cannot be written to, or was made with another experiment.
     """
     root = Path(workdir).resolve()
@@ -47,13 +62,38 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
     how = "give another --workdir"
     if changes:
         how = f"{changes[-1].name!r} is the teacher since {changes[-1].from_day}: make it the config's, or {how}"
+    path, identity = root / "config.json", experiment.identity
+    new = evolve.added(json.loads(path.read_text()), identity) if path.exists() else []
+    now = evolve.without(identity, new)
     # Of the teachers of this workdir, the config has the last, or the last as the successor of the one before.
-    others = [{"teacher": change.teacher} for change in (changes[:-1] if in_charge else changes)]
-    last = others[-1] if others else {}
-    _check(root / "config.json", experiment.identity, f"--workdir={workdir}", how, since=last)
+    others = changes[:-1] if in_charge else changes
+    last = (
+        {"teacher": evolve.without({**identity, "teacher": others[-1].teacher}, new)["teacher"]}
+        if others
+        else {}
+    )
+    _check(path, now, f"--workdir={workdir}", how, since=last)
+    run.lake.create()
+    if new:
+        # Of the config, the one whose place was taken too: a rollback may give it back.
+        teachers = {run.teacher_model: run.teacher}
+        if in_charge:
+            teachers[changes[-1].before.model] = experiment.teacher
+        elif successor:
+            teachers[successor_model(successor.teacher.name)] = successor.teacher
+        try:
+            # A job that writes with the schema as it was would take the columns away again.
+            with FileLock(run.lake.interactions.path.parent / LOCK, timeout=_PATIENCE):
+                evolve.evolve(run, new, teachers)
+                evolve.write(path, identity)
+        except Timeout:
+            raise UserError(
+                f"{', '.join(new)}: new in the schema, and a job is writing tables in {root / 'lake'}; "
+                "wait for it, or stop it"
+            ) from None
+        _log.warning("%s: added to the tables, null for the days that are there", ", ".join(new))
     if successor and in_charge:
         claim_successor(run, successor)
-    run.lake.create()
     return run
 
 
@@ -90,11 +130,11 @@ def _check(
         before = {**json.loads(path.read_text()), **since}
         changes = list(_differences(before, now, ""))
         if changes:
+            if changes[0].startswith(_STAY):
+                how = f"{_NEW_NAME}, or {how}"
             raise UserError(f"{what} was made with another config: {'; '.join(changes[:3])}; {how}")
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(now, indent=1) + "\n")
-    os.replace(partial, path)
+    evolve.write(path, now)
 
 
 def _differences(before: Any, now: Any, where: str) -> Iterable[str]:

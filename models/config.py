@@ -26,7 +26,8 @@ class ModelConfig:
     dense_rate: float = 1e-3
     """Adam's learning rate, for everything but the embeddings."""
     without: tuple[str, ...] = ()
-    """Features and histories that this model does not take: a server need not have them."""
+    """Features and histories that this model does not take, so that a server need not have them, and tasks
+    that it does not learn."""
 
     def __post_init__(self) -> None:
         sizes = (self.embedding_dim, *self.hidden)

@@ -7,6 +7,9 @@ import tensorflow as tf
 
 from tutelage.pipeline.errors import UserError
 
+INITIAL = 0.05
+"""Embeddings start as uniform random numbers between -INITIAL and INITIAL."""
+
 
 class SharedTable(tf.keras.layers.Layer):
     """One embedding table for all id features: one gather a batch, and one sparse update.
@@ -23,7 +26,7 @@ class SharedTable(tf.keras.layers.Layer):
         self.table = self.add_weight(
             name="table",
             shape=(self.rows, self.dim),
-            initializer=tf.keras.initializers.RandomUniform(-0.05, 0.05),
+            initializer=tf.keras.initializers.RandomUniform(-INITIAL, INITIAL),
         )
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:

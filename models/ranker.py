@@ -9,7 +9,7 @@ import tensorflow_recommenders as tfrs
 
 from tutelage.models import ziln
 from tutelage.models.config import SOFT_LOSSES, Distillation, ModelConfig
-from tutelage.models.id_map import HashedIdMap
+from tutelage.models.id_map import Entries, GrowingIdMap, HashedIdMap
 from tutelage.models.layers import (
     AuxiliaryTower,
     DotInteraction,
@@ -35,7 +35,8 @@ class Batch(NamedTuple):
     numbers: tf.Tensor
     """float32 [B, number features]."""
     labels: tf.Tensor
-    """float32 [B, tasks]: the hard targets, log1p taken for a `log1p` task."""
+    """float32 [B, tasks]: the hard targets, log1p taken for a `log1p` task; NaN where one of `Schema.masked` has no
+    label, which it then does not learn."""
     weight: tf.Tensor
     """float32 [B]: of the row in every loss; a row of weight 0 is scored and not learnt."""
     soft: tf.Tensor
@@ -76,15 +77,16 @@ class Ranker(tfrs.Model):
     ):
         """`offsets`: of binary tasks by name, added to their logits while they learn from hard labels."""
         super().__init__(name="ranker")
-        self.schema = schema
         self.config = config
         self.distillation = tuple(distillation)
         self.offsets = dict(offsets)
         self.inputs = schema.inputs(config.without)
+        self.schema = schema = schema.learnt(config.without)
         self.numbers = [f for f in self.inputs if not f.is_id]
         taken = {f.name for f in self.inputs}
         self.of = {history.name: history.of for history in schema.histories if history.name in taken}
-        self.id_map = HashedIdMap(self.inputs, shared=self.of)
+        kind = GrowingIdMap if any(f.grows for f in self.inputs) else HashedIdMap
+        self.id_map = kind(self.inputs, shared=self.of)
         self.embedded = self.id_map.features
         self.slots = sum(f.slots for f in self.embedded)
         self.embeddings = SharedTable(self.id_map.rows, config.embedding_dim)
@@ -312,9 +314,14 @@ class Ranker(tfrs.Model):
             f.name: tf.TensorSpec([None, *f.shape], tf.as_dtype(f.dtype), name=f.name) for f in self.inputs
         }
 
-    def transform(self, columns: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """(rows, numbers) as in `Batch` of the model's inputs that `columns` has, raw as `signature` says."""
-        rows = self.id_map.lookup(columns)
+    def transform(
+        self, columns: Mapping[str, tf.Tensor], entries: Entries | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """(rows, numbers) as in `Batch` of the model's inputs that `columns` has, raw as `signature` says.
+
+        `entries`: of the ids of growing features; None: those that the model has.
+        """
+        rows = self.id_map.lookup(columns, entries)
         numbers = [
             tf.math.log1p(tf.maximum(columns[f.name], 0.0)) if f.log1p else columns[f.name]
             for f in self.numbers
@@ -330,14 +337,10 @@ class Ranker(tfrs.Model):
         served, auxiliary = self.forward(batch.rows, batch.numbers)
         loss = tf.add_n(
             [
-                hard_loss(
-                    task,
-                    batch.labels[:, i],
-                    served[task.name],
-                    batch.weight,
-                    offset=self.offsets.get(task.name, 0.0),
+                self._hard_loss(
+                    task, batch, served[task.name], batch.weight, offset=self.offsets.get(task.name, 0.0)
                 )
-                for i, task in enumerate(self.schema.tasks)
+                for task in self.schema.tasks
             ]
         )
         if self.distillation:
@@ -348,6 +351,17 @@ class Ranker(tfrs.Model):
             ]
             loss += tf.add_n(soft)
         return loss, self._named(served)
+
+    def _hard_loss(
+        self, task: Task, batch: Batch, raw: tf.Tensor, weight: tf.Tensor, *, offset: float = 0.0
+    ) -> tf.Tensor:
+        labels = batch.labels[:, [t.name for t in self.schema.tasks].index(task.name)]
+        if task.name in self.schema.masked:
+            # 0 · NaN is NaN: what is not there must not enter the sum at all, nor its gradient.
+            there = ~tf.math.is_nan(labels)
+            labels = tf.where(there, labels, tf.zeros_like(labels))
+            weight = tf.where(there, weight, tf.zeros_like(weight))
+        return hard_loss(task, labels, raw, weight, offset=offset)
 
     def _distillation_losses(
         self, d: Distillation, batch: Batch, served: Outputs, auxiliary: Outputs
@@ -376,9 +390,8 @@ class Ranker(tfrs.Model):
             label = tf.where(present[:, None], teacher, tf.ones_like(teacher))
             start = ziln.unconstrained(label) if task.kind == "ziln" else label
             adapted = self._parameters(task, start + self.adapters[task.name](label))
-            place = [t.name for t in self.schema.tasks].index(task.name)
             weight = tf.where(present, batch.weight, tf.zeros_like(batch.weight))
-            losses.append(hard_loss(task, batch.labels[:, place], adapted, weight))
+            losses.append(self._hard_loss(task, batch, adapted, weight))
             losses.append(soft(adapted, auxiliary[f"{task.name}_adapted"]))
         return losses
 
@@ -392,4 +405,5 @@ class Ranker(tfrs.Model):
         """Everything that the served outputs are computed from: no auxiliary tower."""
         layers = [self.embeddings, *self.attention.values(), *self.shared, *self.heads.values()]
         layers += [self.cross, self.dot, self.gates]
-        return [v for layer in layers if layer is not None for v in layer.variables]
+        served = [v for layer in layers if layer is not None for v in layer.variables]
+        return [*served, *self.id_map.variables]

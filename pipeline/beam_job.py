@@ -1,7 +1,9 @@
 """How the Beam jobs run: the runner, its options, progress, and how a user's mistake gets out of a worker."""
 
 import contextlib
+import fcntl
 import io
+import os
 import shutil
 import threading
 import time
@@ -12,6 +14,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import LOCK
 
 # `DirectRunner` would first try to download another runner.
 DEFAULT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -84,13 +87,46 @@ class Staging:
 
 @contextlib.contextmanager
 def staging_folder(lake_root: Path) -> Iterator[Staging]:
-    """A new staging folder, removed when the job ends, however it ends."""
-    path = lake_root / ".staging" / str(time.time_ns())
-    path.mkdir(parents=True)
+    """A new staging folder, removed when the job ends; that of a killed job is removed by the next one.
+
+    Raises UserError where the tables are being cleaned: that would take away what is not committed yet.
+    """
+    root = lake_root / ".staging"
+    root.mkdir(parents=True, exist_ok=True)
+    (lake_root / LOCK).touch()
+    with contextlib.ExitStack() as held:
+        # Jobs share the lock; who cleans has it alone.
+        try:
+            held.enter_context(_locked(lake_root / LOCK, fcntl.LOCK_SH))
+        except OSError:
+            raise UserError(
+                f"tutelage-forget or tutelage-prune is at work in {lake_root}; wait for it, or stop it"
+            ) from None
+        for left in root.glob("[0-9]*"):
+            # The system takes the lock back from a killed process.
+            with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_EX):
+                shutil.rmtree(left, ignore_errors=True)
+        path = root / str(time.time_ns())
+        # It is locked before it has the name by which another job would find it.
+        new = path.with_name(f"new-{path.name}")
+        new.mkdir()
+        held.enter_context(_locked(new, fcntl.LOCK_EX))
+        new.rename(path)
+        try:
+            yield Staging(str(path))
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    """Raises OSError where another process holds the lock."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield Staging(str(path))
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        yield
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
 
 
 def run(

@@ -1,8 +1,8 @@
 """Days and slices of days: which slice an event falls in, which slices a command is asked for."""
 
 import re
-from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -10,6 +10,7 @@ import polars as pl
 from tutelage.pipeline.errors import UserError
 
 _EPOCH = date(1970, 1, 1)
+_UNITS = {"h": "hours", "d": "days"}
 
 
 def slice_of(day: date, *, slice_days: int) -> date:
@@ -42,6 +43,33 @@ def slices_between(start: date, end: date, *, slice_days: int) -> list[date]:
             f"no whole slice of {slice_days} days lies between {start} and {end}; widen the range"
         )
     return slices
+
+
+def duration(text: str, what: str) -> timedelta:
+    """From `6h` or `3d` (of 24 hours); empty is none. Raises UserError, naming `what`, for anything else."""
+    found = re.fullmatch(r"(\d{1,4})([hd])|", text)
+    if not found:
+        raise UserError(f"{what} is {text!r}, expected hours or days, as in '6h' or '3d'")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if text else timedelta()
+
+
+def released_at(day: date, *, time_zone: str, slice_days: int, wait: timedelta, late_days: int) -> datetime:
+    """When a slice is over, its labels have had `wait` to mature, and its late events `late_days` to come."""
+    zone = ZoneInfo(time_zone)
+    end = datetime.combine(day, datetime.min.time(), zone) + timedelta(days=slice_days)  # on the clock
+    # In UTC, for an hour is an hour there.
+    return max(end.astimezone(UTC) + wait, end + timedelta(days=late_days)).astimezone(zone)
+
+
+def spans(days: Sequence[date], *, slice_days: int) -> str:
+    """Slices in order, as in `2026-01-01 to 2026-01-03, 2026-01-05`."""
+    runs: list[list[date]] = []
+    for day in days:
+        if runs and day == runs[-1][-1] + timedelta(days=slice_days):
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def parse_day(text: str, *, time_zone: str, now: Callable[[ZoneInfo], datetime] = datetime.now) -> date:

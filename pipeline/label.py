@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -17,7 +18,9 @@ from tutelage.pipeline.schema import Schema
 
 PRODUCER = "snapshot"
 BATCH = 8192
-"""Rows scored at once: it bounds the activations, not the result."""
+"""Rows of a batch: it bounds the activations, not the result."""
+_THREADS = 2
+"""Batches scored at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +74,22 @@ def takes(snapshot: Snapshot) -> list[str]:
 
 
 def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
-    """Every task's raw output for the rows of `frame`, each a float32 array [rows]."""
+    """The raw outputs of every task that the snapshot has, for the rows of `frame`, each a float32 array [rows]."""
     import tensorflow as tf
 
     signature = _load(snapshot.path)
     features = schema.arrays(frame, takes(snapshot))
-    outputs: dict[str, list[np.ndarray]] = {name: [] for name in schema.outputs}
-    for start in range(0, frame.height, BATCH):
+    names = [name for name in schema.outputs if name in signature.structured_outputs]
+
+    def scores(start: int) -> list[np.ndarray]:
         batch = {name: tf.constant(values[start : start + BATCH]) for name, values in features.items()}
-        scores = signature(**batch)
-        for name, parts in outputs.items():
-            parts.append(scores[name].numpy())
-    return {name: np.concatenate(parts) for name, parts in outputs.items()}
+        outputs = signature(**batch)
+        return [outputs[name].numpy() for name in names]
+
+    # While one batch is computed, another is made into tensors.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = list(pool.map(scores, range(0, frame.height, BATCH)))
+    return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
 class ScoreFile(beam.DoFn):
@@ -96,7 +103,7 @@ class ScoreFile(beam.DoFn):
 
     def process(self, unit: LabelUnit) -> Iterator[tuple[str, tuple[int, DataFile]]]:
         lake, names = Lake(self.lake_root, self.schema), takes(unit.snapshot)
-        rows = pl.scan_parquet(unit.file)
+        rows = lake.interactions.read_file(unit.file)
         if any(history.name in names for history in self.schema.histories):
             with self.staging.telling(unit.index):
                 rows = lake.with_histories(rows, unit.day)
@@ -104,6 +111,7 @@ class ScoreFile(beam.DoFn):
         scores = score(unit.snapshot, frame, self.schema)
         labels = frame.select("example_id").with_columns(
             *(pl.Series(name, values) for name, values in scores.items()),
+            *(pl.lit(None, pl.Float32).alias(n) for n in self.schema.outputs if n not in scores),
             snapshot_day=pl.lit(unit.snapshot.day),
             teacher_step=pl.lit(unit.snapshot.step, pl.Int64),
             trained_step=pl.lit(None, pl.Int64),
@@ -118,20 +126,29 @@ class ScoreFile(beam.DoFn):
 class CommitLabels(beam.DoFn):
     """All files of a day in, one commit out."""
 
-    def __init__(self, schema: Schema, teacher: str, lake_root: str, staging: str):
+    def __init__(
+        self, schema: Schema, teacher: str, sources: Mapping[date, int], lake_root: str, staging: str
+    ):
         self.schema = schema
         self.teacher = teacher
+        self.sources = sources
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
     def process(self, group: tuple[str, Iterable[tuple[int, DataFile]]]) -> None:
-        day, numbered = group
+        text, numbered = group
+        day = date.fromisoformat(text)
         files = [file for _, file in sorted(numbered, key=lambda item: item[0])]
         table = Lake(self.lake_root, self.schema).soft_labels
         metadata = {"labelled": sum(file.rows for file in files)}
-        values = partition(self.teacher, date.fromisoformat(day))
-        with self.staging.telling(day):
-            table.commit(files, values, attempt=self.staging.attempt, metadata=metadata)
+        with self.staging.telling(text):
+            table.commit(
+                files,
+                partition(self.teacher, day),
+                attempt=self.staging.attempt,
+                metadata=metadata,
+                source=self.sources[day],
+            )
 
 
 def partition(teacher: str, day: date, producer: str = PRODUCER) -> dict[str, str | date]:
@@ -151,6 +168,7 @@ def label(
 
     Raises UserError where a day was not materialised, or its snapshot has seen it.
     """
+    sources = lake.label_sources(list(days))  # before the files are listed, as they may be replaced
     units: list[LabelUnit] = []
     for day, snapshot in days.items():
         if snapshot.day >= day:
@@ -177,7 +195,7 @@ def label(
                 | "Spread" >> beam.Reshuffle()
                 | "Score" >> beam.ParDo(ScoreFile(schema, teacher, *where))
                 | "ByDay" >> beam.GroupByKey()
-                | "Commit" >> beam.ParDo(CommitLabels(schema, teacher, *where))
+                | "Commit" >> beam.ParDo(CommitLabels(schema, teacher, sources, *where))
             )
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)

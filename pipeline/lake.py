@@ -5,25 +5,37 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from deltalake.schema import Schema as DeltaSchema
 from deltalake.transaction import AddAction, RemoveAction
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import METRICS, Schema
+from tutelage.pipeline.quarantine import Quarantine
+from tutelage.pipeline.schema import METRICS, STATISTICS, Schema
 
 Partition = Mapping[str, str | date]
 
 # What was counted for a day is read from its commit, so the log is kept for as long as the table.
 _CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
+
+PRUNED = "pruned"
+"""The reason under which the last commit of a day that was removed has its rows."""
+
+FORGOTTEN = "forgotten"
+"""The reason under which a day's counts have the rows of users who were deleted."""
+
+LOCK = ".lock"
+"""The file beside the tables that a job which writes data files holds, and who removes some holds alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +44,8 @@ class DataFile:
 
     path: str
     rows: int
+    digest: int
+    """Of its rows, in any order: those of some files are added up."""
 
 
 class Table:
@@ -41,6 +55,14 @@ class Table:
         self.path = path
         self.partition_by = list(partition_by)
         self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
+
+    @classmethod
+    def at(cls, path: Path) -> "Table":
+        """A table that is there, with the columns that it has."""
+        table = DeltaTable(path)
+        columns = pa.schema(table.schema().to_arrow())
+        by = {name: columns.field(name).type for name in table.metadata().partition_columns}
+        return cls(path, pa.schema([f for f in columns if f.name not in by]), partition_by=by)
 
     def create(self) -> None:
         """Make an empty table where there is none."""
@@ -52,6 +74,14 @@ class Table:
                 partition_by=self.partition_by,
                 configuration=_CONFIGURATION,
             )
+
+    def add_columns(self) -> None:
+        """Add the declared columns that the table has not; rows that are there have a null."""
+        table = DeltaTable(self.path)
+        have = [field.name for field in table.schema().fields]
+        declared = DeltaSchema.from_arrow(self.schema).fields
+        if new := [field for field in declared if field.name not in have]:
+            table.alter.add_columns(new)
 
     def scan(self, **partition: str | date) -> pl.LazyFrame:
         """The newest snapshot, or the part of it where the partition columns have these values."""
@@ -81,15 +111,21 @@ class Table:
         return empty.with_columns(path=pl.lit("", pl.String), num_records=pl.lit(0, pl.Int64))
 
     def replace(self, frame: pl.DataFrame, partition: Partition, **where: str | date) -> None:
-        """Put `frame` in the place of the rows of `partition` (where the columns `where` match)."""
+        """Put `frame` in the place of the rows of `partition` (where the columns `where` match).
+
+        A column that `frame` has not is null.
+        """
         values = {**partition, **where}
         full = frame.with_columns(pl.lit(value).alias(name) for name, value in partition.items())
+        full = full.select(n if n in full.columns else pl.lit(None).alias(n) for n in self.schema.names)
         predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
+        content = [] if where else [_content(_key(partition, self.partition_by), _digest(self._data(full)))]
         write_deltalake(
             self.path,
-            full.select(self.schema.names).to_arrow().cast(self.schema),
+            full.to_arrow().cast(self.schema),
             mode="overwrite",
             predicate=predicate,
+            commit_properties=CommitProperties(app_transactions=content),
         )
 
     def write_file(self, frame: pl.DataFrame, partition: Partition, *, name: str) -> DataFile:
@@ -97,37 +133,109 @@ class Table:
         folder = "/".join(f"{key}={partition[key]}" for key in self.partition_by)
         path = f"{folder}/{name}-{uuid.uuid4().hex}.parquet"
         (self.path / folder).mkdir(parents=True, exist_ok=True)
-        data = frame.select(name for name in self.schema.names if name not in self.partition_by)
+        data = self._data(frame)
         data.write_parquet(self.path / path)
-        return DataFile(path=path, rows=frame.height)
+        return DataFile(path=path, rows=frame.height, digest=_digest(data))
+
+    def leave_out(
+        self, partition: Partition, gone: pl.Expr | None, *, metadata: Mapping[str, Any] | None
+    ) -> None:
+        """Take the rows for which `gone` holds (None: all) out of `partition`, in one commit.
+
+        Only the files that have such rows are written anew, one in memory at a time. The partition's attempt
+        stays what it was: nothing that was made of its other rows becomes stale. `metadata` is as in `commit`;
+        None: what its last commit says still holds.
+        """
+        table = DeltaTable(self.path)
+        values = {name: str(partition[name]) for name in self.partition_by}
+        now = int(time.time() * 1000)
+        actions: list[AddAction | RemoveAction] = []
+        for path in self.files(**partition):
+            name = os.path.relpath(path, self.path)
+            if gone is not None:
+                rows = self.read_file(path).collect()
+                left = rows.filter(~gone.fill_null(False))
+                if left.height == rows.height:
+                    continue
+                if left.height:
+                    part = Path(path).name.rsplit("-", 1)[0]
+                    actions.append(self._add(self.write_file(left, partition, name=part), values, now))
+            size = os.path.getsize(path)
+            actions.append(RemoveAction(name, True, now, size, values))  # type: ignore[arg-type]
+        if not actions:
+            return
+        custom = {} if metadata is None else self._custom(values, metadata)
+        table.create_write_transaction(
+            actions,
+            "append",
+            table.schema(),
+            self.partition_by,
+            commit_properties=CommitProperties(custom_metadata=custom),
+        )
+
+    def read_file(self, path: str) -> pl.LazyFrame:
+        """A data file's rows; a column that was added to the table after it is null."""
+        columns = {name: t for name, t in pl.Schema(self.schema).items() if name not in self.partition_by}
+        return pl.scan_parquet(path, schema=columns, missing_columns="insert", extra_columns="ignore")
+
+    def vacuum(self) -> None:
+        """Remove every file that is not in the newest snapshot: no one else may be at work on the table."""
+        DeltaTable(self.path).vacuum(
+            retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True
+        )
+
+    def _add(self, file: DataFile, values: Mapping[str, str], now: int) -> AddAction:
+        stats = json.dumps({"numRecords": file.rows})
+        return AddAction(file.path, os.path.getsize(self.path / file.path), values, now, True, stats)
+
+    def _custom(self, values: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str, str]:
+        return {"partition": "/".join(values.values()), "counts": json.dumps(metadata)}
+
+    def version(self) -> int:
+        """The number of the newest commit."""
+        return DeltaTable(self.path).version()
+
+    def _data(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The columns that are in the data files."""
+        return frame.select(name for name in self.schema.names if name not in self.partition_by)
 
     def commit(
-        self, files: Sequence[DataFile], partition: Partition, *, attempt: int, metadata: Mapping[str, Any]
+        self,
+        files: Sequence[DataFile],
+        partition: Partition,
+        *,
+        attempt: int,
+        metadata: Mapping[str, Any],
+        source: int | None = None,
+        as_of: int | None = None,
     ) -> None:
         """Put `files` in the place of what `partition` held, in one commit that carries `metadata`.
 
+        `source` is a number for what the rows are made of, which `sources` gives back.
+
         `attempt` is one number per job: a runner that repeats a commit it already made changes
-        nothing (Delta records the number but does not look at it, so this does).
+        nothing (Delta records the number but does not look at it, so this does). `as_of` is the
+        table's version when the job began to read what it commits; None: now.
         Raises UserError where another job replaced the partition meanwhile, RuntimeError where the
         table does not hold the rows that were committed.
         """
         values = {name: str(partition[name]) for name in self.partition_by}
-        key = "/".join(values.values())
+        key = _key(values, self.partition_by)
+        numbers = [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
+        if source is not None:
+            numbers.append(Transaction(f"{key}#source", source))
+        overtaken = UserError(
+            f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
+            "run this one again if they are to be replaced"
+        )
         table = DeltaTable(self.path)
-        if table.transaction_version(key) == attempt:
+        before = table.transaction_version(key)
+        if before == attempt:
             return
+        if as_of is not None and DeltaTable(self.path, version=as_of).transaction_version(key) != before:
+            raise overtaken
         now = int(time.time() * 1000)
-        adds: list[AddAction | RemoveAction] = [
-            AddAction(
-                file.path,
-                os.path.getsize(self.path / file.path),
-                values,
-                now,
-                True,
-                json.dumps({"numRecords": file.rows}),
-            )
-            for file in files
-        ]
+        adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
         while True:
             try:
                 table.create_write_transaction(
@@ -137,20 +245,19 @@ class Table:
                     self.partition_by,
                     partition_filters=[(name, "=", value) for name, value in values.items()],
                     commit_properties=CommitProperties(
-                        custom_metadata={"partition": key, "counts": json.dumps(metadata)},
-                        app_transactions=[Transaction(key, attempt)],
+                        custom_metadata=self._custom(values, metadata),
+                        app_transactions=numbers,
                     ),
                 )
                 break
             except CommitFailedError:
-                newest = DeltaTable(self.path)
-                if newest.transaction_version(key) != table.transaction_version(key):
-                    raise UserError(
-                        f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
-                        "run this one again if they are to be replaced"
-                    ) from None
+                table = DeltaTable(self.path)
+                now_there = table.transaction_version(key)
+                if now_there == attempt:
+                    return
                 # Delta also refuses where another partition was replaced: that is no conflict.
-                table = newest
+                if now_there != before:
+                    raise overtaken from None
         expected = sum(file.rows for file in files)
         found = self.scan(**partition).select(pl.len()).collect().item()
         if found != expected:
@@ -163,6 +270,24 @@ class Table:
         table = DeltaTable(self.path)
         return {day: table.transaction_version(str(day)) for day in days}
 
+    def versions(self, keys: Sequence[str]) -> dict[str, int]:
+        """A number for the rows of each partition that has any, by the values of its columns, joined by /.
+
+        It is of what the rows are, in any order, and not of when they were written; where they were written
+        before this was recorded, it is the attempt.
+        """
+        table = DeltaTable(self.path)
+        # An empty partition's is 0.
+        found = {key: table.transaction_version(f"{key}#content") for key in keys}
+        found = {key: table.transaction_version(key) if n is None else n for key, n in found.items()}
+        return {key: number for key, number in found.items() if number}
+
+    def sources(self, keys: Sequence[str]) -> dict[str, int]:
+        """The `source` of the commit of each partition that was given one."""
+        table = DeltaTable(self.path)
+        found = {key: table.transaction_version(f"{key}#source") for key in keys}
+        return {key: number for key, number in found.items() if number is not None}
+
     def counts(self) -> dict[str, dict[str, Any]]:
         """The `metadata` of the newest commit of each partition, by the values of its columns, joined by /."""
         newest: dict[str, dict[str, Any]] = {}
@@ -170,6 +295,34 @@ class Table:
             if "counts" in entry:
                 newest.setdefault(entry["partition"], json.loads(entry["counts"]))
         return newest
+
+
+def _key(partition: Partition, by: Sequence[str]) -> str:
+    return "/".join(str(partition[name]) for name in by)
+
+
+def _digest(rows: pl.DataFrame) -> int:
+    """Of the rows in any order. Another version of Polars may give another one."""
+    return int(rows.hash_rows().to_numpy().sum(dtype=np.uint64))
+
+
+def _content(key: str, digest: int) -> Transaction:
+    # A Delta transaction has a number, of 63 bits.
+    return Transaction(f"{key}#content", digest % 2**63)
+
+
+def _number(parts: Iterable[object]) -> int:
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
+
+
+def counted(counts: Mapping[str, Any], rows: int, reason: str) -> dict[str, Any]:
+    """A day's counts after `rows` kept ones went for `reason`: rows in = kept + dropped, as before."""
+    if "kept" not in counts:
+        return {**counts, reason: counts.get(reason, 0) + rows}
+    dropped = dict(counts["dropped"])
+    dropped[reason] = dropped.get(reason, 0) + rows
+    return {**counts, "kept": counts["kept"] - rows, "dropped": dict(sorted(dropped.items()))}
 
 
 class Lake:
@@ -190,16 +343,36 @@ class Lake:
         )
         self.metrics = Table(root / "metrics", METRICS, partition_by={"model": text})
         # They lie beside what they are made of.
+        beside = self.interactions.path.parent
+        self.statistics = Table(beside / "statistics", STATISTICS, partition_by=day)
+        self.quarantine = Quarantine(beside / "quarantine")
         self.histories = (
-            Table(self.interactions.path.parent / "histories", schema.history_columns, partition_by=day)
+            Table(beside / "histories", schema.history_columns, partition_by=day)
             if schema.histories
             else None
         )
 
     def create(self) -> None:
-        for table in (self.interactions, self.soft_labels, self.metrics, self.histories):
+        for table in (
+            self.interactions,
+            self.statistics,
+            self.soft_labels,
+            self.metrics,
+            self.histories,
+        ):
             if table:
                 table.create()
+
+    def kept_out(self) -> list[date]:
+        """The days that did not pass the quality gate and are not in `interactions`: all others go on without them."""
+        have = set(self.interactions.partitions()["day"])
+        return [day for day in self.quarantine.skipped() if day not in have]
+
+    def pruned_days(self) -> set[date]:
+        """Days of `interactions` that were removed, and not made anew since."""
+        counts = self.interactions.counts().items()
+        removed = {date.fromisoformat(day) for day, of in counts if PRUNED in {**of, **of.get("dropped", {})}}
+        return removed - set(self.interactions.partitions()["day"])
 
     def history_days(self, day: date) -> list[date]:
         """The days before `day` that its histories can be of, the newest first."""
@@ -208,17 +381,10 @@ class Lake:
 
     def history_attempts(self, days: Sequence[date]) -> dict[date, int]:
         """The attempt that makes the histories of each of `days` from `interactions` as they are now."""
-        made_of = {day: [day, *self.history_days(day)] for day in days}
-        attempts = self.interactions.attempts(
-            sorted({source for each in made_of.values() for source in each})
-        )
-        found = {
-            day: "/".join(str(attempts[source]) for source in sources) for day, sources in made_of.items()
-        }
-        # A Delta transaction has a number: that of the attempts it is made of is as good as they are.
-        return {
-            day: int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) for day, text in found.items()
-        }
+        made_of = {day: [str(day), *map(str, self.history_days(day))] for day in days}
+        versions = self.interactions.versions(sorted({key for keys in made_of.values() for key in keys}))
+        # That of the versions it is made of is as good as they are.
+        return {day: _number(map(versions.get, keys)) for day, keys in made_of.items()}
 
     def stale_histories(self, days: Sequence[date]) -> list[date]:
         """Those of `days` whose histories are not there, or are of other rows than `interactions` now holds."""
@@ -226,6 +392,35 @@ class Lake:
             return []
         expected, found = self.history_attempts(days), self.histories.attempts(days)
         return [day for day in days if expected[day] != found[day]]
+
+    def made_of(
+        self, days: Sequence[date], *, histories: bool, labels: Partition | None = None
+    ) -> dict[date, dict[str, int]]:
+        """The versions (`Table.versions`) of what a model learns each of `days` from, by table, of those that
+        are there: the rows, `histories` of their users, and the soft `labels` of this teacher and producer."""
+        read: dict[str, tuple[Table, dict[date, str]]] = {}
+        read["interactions"] = self.interactions, {day: str(day) for day in days}
+        if histories and self.histories:
+            read["histories"] = self.histories, {day: str(day) for day in days}
+        if labels:
+            keys = {day: _key({**labels, "day": day}, self.soft_labels.partition_by) for day in days}
+            read["soft_labels"] = self.soft_labels, keys
+        found: dict[date, dict[str, int]] = {day: {} for day in days}
+        for name, (table, keys) in read.items():
+            versions = table.versions(list(keys.values()))
+            for day, key in keys.items():
+                if key in versions:
+                    found[day][name] = versions[key]
+        return found
+
+    def label_sources(self, days: Sequence[date]) -> dict[date, int]:
+        """A number for the rows that a labeler scores, with their histories, of each of `days` that is there."""
+        made_of = self.made_of(days, histories=True)
+        return {
+            day: _number(versions.get(name) for name in ("interactions", "histories"))
+            for day, versions in made_of.items()
+            if "interactions" in versions
+        }
 
     def with_histories(self, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
         """Rows of a day of `interactions` with the histories of their users, in the same order.

@@ -1,58 +1,72 @@
-"""Beam job: raw data to daily slices of `interactions`, one row per exposure, each counted."""
+"""Beam job: raw data to daily slices of `interactions`, one row per exposure, each counted and each day judged."""
 
+import pickle
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, date, datetime, timedelta
 
 import apache_beam as beam
 import numpy as np
 import polars as pl
 
 from tutelage.pipeline import beam_job, histories
+from tutelage.pipeline.admit import Admission, Made
 from tutelage.pipeline.days import slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.lake import DataFile, Lake, Table
-from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
+from tutelage.pipeline.schema import SAMPLING_RATE, Schema
 from tutelage.pipeline.sources.base import Source, Unit
+from tutelage.pipeline.statistics import Sketches
 
 _ROWS = 1 << 19
 """Rows that a worker holds at once, but for a larger frame of the source's."""
 _BUCKET_ROWS = 1 << 22
 """Rows of a day among which repeats are looked for at once."""
+_REPEATS = {"file": pl.Int64, "row": pl.UInt32, "reason": pl.String}
 NO_DAY = ""
 """The group of the rows that belong to none of the days asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one unit holds of one day: a data file (none where all its rows were dropped) and counts.
+    """What one unit holds of one day: a data file (none where all its rows were dropped), whether it came after the
+    day, and counts.
 
     `content` names a file of the fingerprints of the raw rows, in the order of the data file's rows.
+    `differences` are of the unit's columns from what the source offers.
     """
 
     order: tuple[int, int]
     file: DataFile | None = None
     content: str = ""
+    late: bool = False
     dropped: Mapping[str, int] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """rows_in = kept + the sum of `dropped`."""
+    """rows_in = kept + the sum of `dropped`. Of what was kept, `late` rows came after their day, and `masked`
+    counts the nulls of each label that was not mature."""
 
     rows_in: int
     kept: int
     dropped: Mapping[str, int]
+    late: int = 0
+    masked: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Materialized:
-    """What a job did: per day what it committed, and the rows that belong to no day asked for."""
+    """What a job did: per day what it committed, the rows that belong to no day asked for, and of the days that
+    went into quarantine what is said of them."""
 
     days: Mapping[date, Counts]
+    quarantined: Mapping[date, str]
     elsewhere: Mapping[str, int]
     seconds: float
 
@@ -64,28 +78,70 @@ class Materialized:
 class ReadUnit(beam.DoFn):
     """A unit in, a data file per day out, or more. Memory: 524,288 rows, and one frame of the unit."""
 
-    def __init__(self, source: Source, schema: Schema, days: Sequence[date], lake_root: str, staging: str):
+    def __init__(
+        self,
+        source: Source,
+        schema: Schema,
+        days: Sequence[date],
+        now: datetime,
+        lake_root: str,
+        staging: str,
+    ):
         self.source = source
         self.schema = schema
         self.lake_root = lake_root
         self.days = list(days)
+        self.now = now
         self.staging = beam_job.Staging(staging)
 
     def process(self, unit: Unit) -> Iterator[tuple[str, Piece]]:
-        with self.staging.telling(unit.index):
+        with self.staging.telling(unit.index), unit.unchanged():
             if unit.rows_outside:
                 yield NO_DAY, Piece(order=(unit.index, 0), dropped={"outside_days": unit.rows_outside})
             else:
-                for number, frame in enumerate(_joined(self.source.read(unit))):
-                    yield from self._pieces(frame, (unit.index, number))
+                differences: dict[str, None] = {}
+                frames = (self._conform(frame, unit, differences) for frame in self.source.read(unit))
+                for number, frame in enumerate(_joined(frames)):
+                    yield from self._pieces(frame, (unit.index, number), unit.day, tuple(differences))
         self.staging.done(unit.index)
 
-    def _pieces(self, frame: pl.DataFrame, order: tuple[int, int]) -> Iterator[tuple[str, Piece]]:
+    def _conform(self, frame: pl.DataFrame, unit: Unit, differences: dict[str, None]) -> pl.DataFrame:
+        """The frame with the columns of the table in its dtypes, nulls where they do not fit; adds what differs."""
+        offered = self.source.columns()
+        table = pl.DataFrame(self.schema.interactions.empty_table()).schema
+        for name in frame.columns:
+            if name not in (*offered, "event_time_us", "content", "dropped"):
+                differences[f"{name} of {unit.where} is not offered"] = None
+        changed = []
+        for name in [feature.name for feature in self.schema.features] + self.schema.labels:
+            found = frame.schema.get(name)
+            if found != offered[name]:
+                how = "is missing" if found is None else f"is {found}"
+                differences[f"{name} of {unit.where} {how}, expected {offered[name]}"] = None
+            if found is None or (found != table[name] and pl.List in (found, table[name])):
+                changed.append(pl.lit(None, table[name]).alias(name))
+            elif found != table[name]:
+                changed.append(pl.col(name).cast(table[name], strict=False))
+        return frame.with_columns(changed)
+
+    def _pieces(
+        self, frame: pl.DataFrame, order: tuple[int, int], unit_day: date | None, differences: tuple[str, ...]
+    ) -> Iterator[tuple[str, Piece]]:
         schema = self.schema
         interactions = Lake(self.lake_root, schema).interactions
         day = slice_expr("event_time_us", time_zone=schema.time_zone, slice_days=schema.slice_days)
-        labels = pl.col(schema.labels).cast(pl.Float64)
+        now = int(self.now.timestamp() * 1_000_000)
+        # What is not final yet says nothing, be it there or not.
+        immature = {
+            name: pl.col("event_time_us") > now - after // timedelta(microseconds=1)
+            for name, after in schema.maturity.items()
+        }
+        bad_label = [
+            ~pl.col(name).cast(pl.Float64).is_finite().fill_null(False) & ~immature.get(name, pl.lit(False))
+            for name in schema.labels
+        ]
         frame = frame.with_columns(day=day).with_columns(
+            *(pl.when(~there).then(name).alias(name) for name, there in immature.items()),
             dropped=pl.when(pl.col("dropped").is_not_null())
             .then("dropped")
             .when(pl.col("event_time_us").is_null())
@@ -94,8 +150,8 @@ class ReadUnit(beam.DoFn):
             .then(pl.lit("outside_days"))
             .when(pl.any_horizontal(pl.col(schema.key).is_null()))
             .then(pl.lit("bad_key"))
-            .when(pl.any_horizontal(~labels.is_finite().fill_null(False)))
-            .then(pl.lit("bad_label"))
+            .when(pl.any_horizontal(bad_label))
+            .then(pl.lit("bad_label")),
         )
         # Rows of no day asked for have a reason too, so that what has none is inside.
         inside = pl.when(pl.col("day").is_in(self.days)).then("day").alias("day")
@@ -108,15 +164,43 @@ class ReadUnit(beam.DoFn):
             yield NO_DAY, Piece(order=order, dropped=reasons.pop(None))
         kept = frame.filter(pl.col("dropped").is_null())
         kept = kept.with_columns(example_id=example_id(schema.key, kept.schema))
+        if schema.downsampling and schema.downsampling.rate is not None:
+            kept, left_out = _downsampled(kept, schema.downsampled.label, schema.downsampling.rate)
+            for value, rows in left_out.items():
+                reasons.setdefault(value, {})["downsampled"] = rows
         parts = {day: rows for (day,), rows in kept.partition_by("day", as_dict=True).items()}
         for value in sorted({*reasons, *parts} - {None}):
             file, content = None, ""
+            late = unit_day is not None and value + timedelta(days=schema.slice_days) <= unit_day
             if value in parts:
                 name = f"part-{order[0]:05d}-{order[1]:03d}"
                 file = interactions.write_file(parts[value], {"day": value}, name=name)
                 content = str(self.staging.path / f"{value}-{name}.content")
                 parts[value].select("content").write_ipc(content)
-            yield str(value), Piece(order=order, file=file, content=content, dropped=reasons.get(value, {}))
+            yield (
+                str(value),
+                Piece(
+                    order=order,
+                    file=file,
+                    content=content,
+                    late=late,
+                    dropped=reasons.get(value, {}),
+                    differences=differences,
+                ),
+            )
+
+
+def _downsampled(frame: pl.DataFrame, label: str, rate: float) -> tuple[pl.DataFrame, dict[date, int]]:
+    """The rows without a share of the negatives, and how many of each day were left out.
+
+    An example_id is a hash: the lowest share of the ids is kept, so that a day made anew keeps the same rows.
+    """
+    lowest = pl.col("example_id") <= min(round((rate - 0.5) * 2**64), 2**63 - 1)
+    kept = (lowest | (pl.col(label) != 0)).fill_null(True)
+    counts = frame.filter(~kept).group_by("day").len()
+    return frame.filter(kept).with_columns(pl.lit(rate, pl.Float32).alias(SAMPLING_RATE)), dict(
+        counts.iter_rows()
+    )
 
 
 def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -131,17 +215,17 @@ def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield pl.concat(held)
 
 
-class CommitDay(beam.DoFn):
-    """All pieces of a day in, one commit out. Memory: 4,194,304 ids, the keys of those that repeat, one data file."""
+class MakeDay(beam.DoFn):
+    """All pieces of a day in, the day without repeats out. Memory: 4,194,304 ids, the keys of those that repeat,
+    one data file and its sketches."""
 
     def __init__(self, schema: Schema, lake_root: str, staging: str):
         self.schema = schema
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
-    def process(self, group: tuple[str, Iterable[Piece]], elsewhere: Sequence[Piece]) -> None:
+    def process(self, group: tuple[str, Iterable[Piece]]) -> Iterator[tuple[str, Made]]:
         text, pieces = group
-        day = date.fromisoformat(text)
         pieces = sorted(pieces, key=lambda piece: piece.order)
         dropped: Counter[str] = Counter()
         for piece in pieces:
@@ -149,51 +233,94 @@ class CommitDay(beam.DoFn):
         written = [piece for piece in pieces if piece.file]
         rows_in = sum(piece.file.rows for piece in written if piece.file) + dropped.total()
         table = Lake(self.lake_root, self.schema).interactions
-        files, repeats = _without_repeats(written, table, day, self.schema.key)
-        dropped.update(repeats)
+        repeats = _find_repeats(written, table, self.schema.key)
+        dropped.update(dict(repeats["reason"].value_counts().iter_rows()))
+        sketches, files = Sketches(self.schema), []
+        late, masked = 0, Counter[str]()
+        for piece, file, frame in _without(repeats, written, table, date.fromisoformat(text)):
+            sketches.add(frame)
+            files.append(file)
+            late += file.rows * piece.late
+            masked.update({name: frame[name].null_count() for name in self.schema.maturity})
         if not files:
             return
+        statistics = self.staging.path / f"{text}.statistics"
+        statistics.write_bytes(pickle.dumps(sketches.finish()))
+        yield (
+            "",
+            Made(
+                day=date.fromisoformat(text),
+                files=tuple(files),
+                statistics=str(statistics),
+                differences=tuple(dict.fromkeys(d for piece in pieces for d in piece.differences)),
+                metadata={
+                    "rows_in": rows_in,
+                    "kept": sum(file.rows for file in files),
+                    "dropped": dict(sorted(dropped.items())),
+                    "late": late,
+                    "masked": {name: rows for name, rows in masked.items() if rows},
+                },
+            ),
+        )
+
+
+class AdmitDays(beam.DoFn):
+    """All days in, each committed, or put into quarantine. Memory: the statistics of the trailing days.
+
+    `as_of` is the table's version when the job began: a day that another job replaced since is left alone.
+    """
+
+    def __init__(self, schema: Schema, quality: QualityConfig, as_of: int, lake_root: str, staging: str):
+        self.schema = schema
+        self.quality = quality
+        self.as_of = as_of
+        self.lake_root = lake_root
+        self.staging = beam_job.Staging(staging)
+
+    def process(self, group: tuple[str, Iterable[Made]], elsewhere: Sequence[Piece]) -> None:
+        attempt = self.staging.attempt
         unplaced: Counter[str] = Counter()
         for piece in elsewhere:
             unplaced.update(piece.dropped)
-        metadata = {
-            "rows_in": rows_in,
-            "kept": sum(file.rows for file in files),
-            "dropped": dict(sorted(dropped.items())),
-            "job": {"attempt": self.staging.attempt, "elsewhere": dict(sorted(unplaced.items()))},
-        }
-        with self.staging.telling(text):
-            table.commit(files, {"day": day}, attempt=self.staging.attempt, metadata=metadata)
-        self.staging.committed(text)
+        job = {"attempt": attempt, "elsewhere": dict(sorted(unplaced.items()))}
+        lake = Lake(self.lake_root, self.schema)
+        admission = Admission(lake, self.quality, attempt=attempt, as_of=self.as_of)
+        for made in sorted(group[1], key=lambda made: made.day):
+            with self.staging.telling(str(made.day)):
+                made = replace(made, metadata={**made.metadata, "job": job})
+                if admission.admit(made).blessed:
+                    self.staging.committed(str(made.day))
 
 
-def _without_repeats(
-    pieces: Sequence[Piece], table: Table, day: date, key: Sequence[str]
-) -> tuple[list[DataFile], dict[str, int]]:
-    """The day's files without repeated keys, and how many rows were left out by reason.
+def _find_repeats(pieces: Sequence[Piece], table: Table, key: Sequence[str]) -> pl.DataFrame:
+    """The rows of a day that repeat a key: `file` and `row` by number, and the `reason` to leave them out.
 
     The first row by unit and row stays. Equal keys have equal ids, so that repeats are looked for in
     one bucket of ids after the other, and keys are read where an id is there more than once.
     """
-    files = [piece.file for piece in pieces if piece.file]
-    buckets = 1 + sum(file.rows for file in files) // _BUCKET_ROWS
+    rows = sum(piece.file.rows for piece in pieces if piece.file)
+    buckets = 1 + rows // _BUCKET_ROWS if rows else 0
     found = [_repeats(pieces, table, key, bucket, buckets) for bucket in range(buckets)]
-    repeats = pl.concat(found) if found else pl.DataFrame()
-    if repeats.is_empty():
-        return files, {}
-    left: list[DataFile] = []
+    return pl.concat(found) if found else pl.DataFrame(schema=_REPEATS)
+
+
+def _without(
+    repeats: pl.DataFrame, pieces: Sequence[Piece], table: Table, day: date
+) -> Iterator[tuple[Piece, DataFile, pl.DataFrame]]:
+    """The pieces' files without these rows, and what is in them."""
     rows = repeats.partition_by("file", as_dict=True)
-    for number, file in enumerate(files):
+    for number, piece in enumerate(pieces):
+        assert piece.file
+        file, path = piece.file, table.path / piece.file.path
+        frame = pl.read_parquet(path)
         if (number,) in rows:
             # A new file: a runner may try this bundle again, from the files as they were.
             good = np.ones(file.rows, bool)
             good[rows[number,]["row"].to_numpy()] = False
-            path = table.path / file.path
-            name = path.name.rsplit("-", 1)[0]
-            file = table.write_file(pl.read_parquet(path).filter(good), {"day": day}, name=name)
+            frame = frame.filter(good)
+            file = table.write_file(frame, {"day": day}, name=path.name.rsplit("-", 1)[0])
         if file.rows:
-            left.append(file)
-    return left, dict(repeats["reason"].value_counts().iter_rows())
+            yield piece, file, frame
 
 
 def _repeats(
@@ -204,9 +331,8 @@ def _repeats(
     ids = pl.scan_parquet(paths).select("example_id").filter(pl.col("example_id") % buckets == bucket)
     twice = ids.collect()["example_id"]
     twice = twice.filter(twice.is_duplicated()).unique()
-    empty = {"file": pl.Int64, "row": pl.UInt32, "reason": pl.String}
     if twice.is_empty():
-        return pl.DataFrame(schema=empty)
+        return pl.DataFrame(schema=_REPEATS)
     columns = list(dict.fromkeys([*key, "example_id"]))
     rows = pl.concat(
         pl.read_parquet(path, columns=columns)
@@ -226,7 +352,7 @@ def _repeats(
         pl.col("reason").is_null()
     )
     rows = rows.with_columns(reason=pl.when(collision).then(pl.lit("id_collision")).otherwise("reason"))
-    return rows.drop_nulls("reason").select(pl.col(name).cast(dtype) for name, dtype in empty.items())
+    return rows.drop_nulls("reason").select(pl.col(name).cast(dtype) for name, dtype in _REPEATS.items())
 
 
 def materialize(
@@ -237,16 +363,23 @@ def materialize(
     raw_dir: str,
     workdir: str,
     days: Sequence[date],
+    quality: QualityConfig = DEFAULT_QUALITY,
+    now: datetime | None = None,
     beam_flags: Sequence[str] = (),
     progress: beam_job.Progress | None = None,
 ) -> Materialized:
     """Replace `days` of `interactions` by what the source holds of them, then make the histories that this
     left behind: of these days, and of later ones.
 
-    Every day is committed on its own, last and whole. Raises UserError where the source cannot be
-    read (nothing is committed then), or where a day has no rows (the other days are committed).
+    Labels that are not mature `now` (None: at this moment) are nulls.
+
+    Every day is committed on its own, last and whole; one that does not pass `quality` goes into quarantine, and
+    what the table held of it stays. Raises UserError where the source cannot be read (nothing is committed then),
+    where a day has no rows (the other days are committed), or where another job replaced a day since this one began
+    (the other's rows stay).
     """
     started = time.monotonic()
+    as_of = lake.interactions.version()
     check_columns(source, schema)
     units = source.units(raw_dir, workdir=workdir, days=days)
     root = lake.interactions.path.parent
@@ -258,29 +391,38 @@ def materialize(
                 pipeline
                 | "Units" >> beam.Create(units, reshuffle=False)
                 | "Spread" >> beam.Reshuffle()
-                | "Read" >> beam.ParDo(ReadUnit(source, schema, days, *where))
+                | "Read" >> beam.ParDo(ReadUnit(source, schema, days, now or datetime.now(UTC), *where))
             )
             elsewhere = pieces | "Elsewhere" >> beam.Filter(_is_elsewhere) | "Counts" >> beam.Values()
             _ = (
                 pieces
                 | "Inside" >> beam.Filter(_is_inside)
                 | "ByDay" >> beam.GroupByKey()
-                | "Commit" >> beam.ParDo(CommitDay(schema, *where), beam.pvalue.AsList(elsewhere))
+                | "Make" >> beam.ParDo(MakeDay(schema, *where))
+                # One worker has them all: a day is held against those before it.
+                | "Together" >> beam.GroupByKey()
+                | "Admit"
+                >> beam.ParDo(AdmitDays(schema, quality, as_of, *where), beam.pvalue.AsList(elsewhere))
             )
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
         done = staging.commits()
+    quarantined = lake.quarantine.of_attempt(staging.attempt)
     histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
-    missing = [str(day) for day in days if str(day) not in done]
+    missing = [str(day) for day in days if str(day) not in done and day not in quarantined]
     counts = {date.fromisoformat(day): values for day, values in lake.interactions.counts().items()}
     if missing:
         raise UserError(
             f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}; "
             f"of the other days, {len(done)} were committed. Ask for days that the data has"
         )
+    made = {day: counts[day] for day in days if str(day) in done}
     return Materialized(
-        days={day: Counts(**{k: counts[day][k] for k in ("rows_in", "kept", "dropped")}) for day in days},
-        elsewhere=counts[days[0]]["job"]["elsewhere"],
+        days={day: Counts(**{f.name: of[f.name] for f in fields(Counts)}) for day, of in made.items()},
+        quarantined={day: record["said"] for day, record in quarantined.items()},
+        elsewhere=next(iter([*made.values(), *(r["counts"] for r in quarantined.values())]))["job"][
+            "elsewhere"
+        ],
         seconds=time.monotonic() - started,
     )
 
@@ -296,8 +438,7 @@ def _is_inside(item: tuple[str, Piece]) -> bool:
 def check_columns(source: Source, schema: Schema) -> None:
     """Raise UserError where the schema wants a column that the source does not offer."""
     offered = source.columns()
-    wanted = [feature.name for feature in schema.features] + schema.labels
-    for name in wanted:
+    for name in schema.offered:
         if name not in offered:
             raise UserError(
                 f"{type(source).__name__} has no column {name!r}; it offers {', '.join(sorted(offered))}"

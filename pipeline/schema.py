@@ -3,7 +3,8 @@
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tutelage.pipeline.days import duration, released_at
 from tutelage.pipeline.errors import UserError
 
 _ARROW = {"int64": pa.int64(), "string": pa.string(), "float32": pa.float32()}
@@ -22,7 +24,25 @@ _OUTPUTS = {
     # The logit of a value above 0; mean and standard deviation of the log of such a value.
     "ziln": ("logit", "mu", "sigma"),
 }
-_RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped"})
+SAMPLING_RATE = "sampling_rate"
+"""The column of `interactions` that says at which rate a row's negatives were kept."""
+_RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped", SAMPLING_RATE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """When an id feature's ids are given rows of the table of their own, and when they lose them."""
+
+    min_seen: int = 2
+    """An id is given a row when it is met for this many times; the first times it is on the default row."""
+    unseen_days: int = 30
+    """An id that was not met on so many days, up to a day's end, is forgotten then: its row and its count."""
+
+    def __post_init__(self) -> None:
+        if self.min_seen < 1 or self.unseen_days < 1:
+            raise UserError(
+                f"growth: min_seen is {self.min_seen} and unseen_days {self.unseen_days}, expected at least 1"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +59,9 @@ class Feature:
     embeddings; a null is as good as an empty one, and an item that is null or `default` is none.
     A number with `buckets`, ascending edges in its own unit, is fed with the embedding of the bucket
     that it lies in besides; an edge belongs to the bucket above it.
+
+    Ids are hashed into the `rows`, and may share one; with `grows` an id has a row of its own or the first
+    one, the default row (`models.id_map`), as each model has met it.
     """
 
     name: str
@@ -48,6 +71,7 @@ class Feature:
     scope: Literal["user", "candidate"] = "candidate"
     length: int = 0
     buckets: tuple[float, ...] = ()
+    grows: Growth | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _ARROW:
@@ -71,6 +95,11 @@ class Feature:
             raise UserError(
                 f"feature {self.name!r}: buckets is {self.buckets}, expected ascending numbers, "
                 "and none for an id"
+            )
+        if self.grows and (not self.is_id or self.length or self.rows < 2):
+            raise UserError(
+                f"feature {self.name!r}: grows is for single ids with at least 2 rows, the default row and "
+                f"another; this one is {self.dtype} of length {self.length} with {self.rows} rows"
             )
 
     @property
@@ -139,13 +168,18 @@ class Task:
     expectation of the value, so the served score keeps the name of what it is.
     `ziln`: the label is a value ≥ 0, often 0, the model gives a zero-inflated log-normal of it
     (arXiv 1912.07753), the served score is its expectation, in the label's unit.
+
+    A label is final `matures_after` its event (`6h`, `3d`; empty: at once): a purchase may come days later,
+    and no purchase yet is no negative (arXiv 1907.06558).
     """
 
     name: str
     label: str
     kind: Literal["binary", "log1p", "ziln"] = "binary"
+    matures_after: str = ""
 
     def __post_init__(self) -> None:
+        duration(self.matures_after, f"task {self.name!r}: matures_after")
         if self.kind not in _OUTPUTS:
             raise UserError(
                 f"task {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(_OUTPUTS)}"
@@ -163,6 +197,26 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Downsampling:
+    """Of the negatives of a binary task `interactions` holds a share only, and all positives.
+
+    The column `sampling_rate` (float32, above 0, at most 1; null: 1) says of each row, positives too, which share of
+    the negatives was kept where it comes from. A negative then weighs 1/sampling_rate in every loss and metric, so that
+    scores fit the rows as they were before.
+    """
+
+    task: str
+    rate: float | None = None
+    """What materialising keeps, by example_id; None: the source's rows are what was kept, and it has the column."""
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and not 0 < self.rate <= 1:
+            raise UserError(
+                f"downsampling: rate is {self.rate}, expected a share above 0, at most 1, or None"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Schema:
     """What one experiment reads and predicts.
 
@@ -170,6 +224,11 @@ class Schema:
     (an IANA name); a slice is `slice_days` days long and carries the date of its first day.
     `user` names the id feature that says whose a row is: ranking metrics and listwise losses compare
     the rows of one user within a day, and `histories` are each user's.
+
+    A day is released, to be materialised and learnt, when the labels of all its events are mature, or
+    `release_after` its end (`6h`, `3d`) where that is given: of tasks that mature later, the labels that are not
+    mature by then are nulls and are not learnt. Events may come up to `late_days` days after the day that they
+    are of, which postpones its release too. Without any of these, a day is released when it is asked for.
     """
 
     features: tuple[Feature, ...]
@@ -179,8 +238,20 @@ class Schema:
     slice_days: int = 1
     user: str | None = None
     histories: tuple[History, ...] = ()
+    release_after: str = ""
+    late_days: int = 0
+    downsampling: Downsampling | None = None
 
     def __post_init__(self) -> None:
+        duration(self.release_after, "schema: release_after")
+        if self.late_days < 0:
+            raise UserError(f"schema: late_days is {self.late_days}, expected at least 0")
+        for name in self.key:
+            if name in self.maturity:
+                raise UserError(
+                    f"schema: key column {name!r} is a label that matures later; expected columns that are "
+                    "there from the start"
+                )
         names = [f.name for f in self.features] + self.labels
         made = [history.name for history in self.histories]
         for name in names + made:
@@ -201,6 +272,10 @@ class Schema:
         check_time_zone("schema", self.time_zone)
         if not self.features or not self.tasks or not self.key:
             raise UserError("schema: features, tasks and key must each name at least one column")
+        if self.downsampling and self.downsampled.kind != "binary":
+            raise UserError(
+                f"downsampling: task {self.downsampling.task!r} is {self.downsampled.kind}, expected a binary one"
+            )
         if self.slice_days < 1:
             raise UserError(f"schema: slice_days is {self.slice_days}, expected at least 1")
         single = [feature.name for feature in self.single_ids]
@@ -236,7 +311,7 @@ class Schema:
     def inputs(self, without: Iterable[str] = ()) -> tuple[Feature, ...]:
         """What models take: the features, then each history as a list of the user's; none of `without`.
 
-        Raises UserError for a name that is neither, and where a history would be left without the
+        Raises UserError for a name that is none of these and no task, and where a history would be left without the
         feature that it is of.
         """
         without = list(without)
@@ -246,10 +321,12 @@ class Schema:
             by_name[history.name] = Feature(
                 name=history.name, dtype=of.dtype, rows=of.rows, scope="user", length=history.length
             )
+        tasks = [task.name for task in self.tasks]
         for name in without:
-            if name not in by_name:
+            if name not in by_name and name not in tasks:
                 raise UserError(
-                    f"model: without names {name!r}, expected inputs of the schema: {', '.join(by_name)}"
+                    f"model: without names {name!r}, expected inputs of the schema: {', '.join(by_name)}; "
+                    f"or tasks: {', '.join(tasks)}"
                 )
         for history in self.histories:
             if history.of in without and history.name not in without:
@@ -261,10 +338,67 @@ class Schema:
             raise UserError("model: without names every input; leave it at least one")
         return left
 
+    def learnt(self, without: Iterable[str] = ()) -> "Schema":
+        """The schema as a model sees it that learns no task of `without`, and takes no history of it."""
+        without = list(without)
+        tasks = tuple(task for task in self.tasks if task.name not in without)
+        if not tasks:
+            raise UserError("model: without names every task; leave it at least one")
+        if len(tasks) == len(self.tasks):
+            return self
+        histories = tuple(history for history in self.histories if history.name not in without)
+        return replace(self, tasks=tasks, histories=histories)
+
     @property
     def labels(self) -> list[str]:
         """The label columns, each once, in the order of the tasks."""
         return list(dict.fromkeys(task.label for task in self.tasks))
+
+    @property
+    def maturity(self) -> dict[str, timedelta]:
+        """How long after its event a label is final, of each label that is not at once."""
+        longest: dict[str, timedelta] = {}
+        for task in self.tasks:
+            if after := duration(task.matures_after, ""):
+                longest[task.label] = max(after, longest.get(task.label, after))
+        return longest
+
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """Tasks that a day may be released without, or with some of its labels only."""
+        maturity = self.maturity
+        return tuple(task.name for task in self.tasks if maturity.get(task.label, timedelta()) > self._wait)
+
+    @property
+    def _wait(self) -> timedelta:
+        if self.release_after:
+            return duration(self.release_after, "")
+        return max(self.maturity.values(), default=timedelta())
+
+    def waits_until(self, day: date, *, now: datetime) -> datetime | None:
+        """When a day that is not released `now` will be; None: it is."""
+        if not (self.release_after or self._wait or self.late_days):
+            return None
+        at = released_at(
+            day,
+            time_zone=self.time_zone,
+            slice_days=self.slice_days,
+            wait=self._wait,
+            late_days=self.late_days,
+        )
+        return at if now < at else None
+
+    @property
+    def offered(self) -> list[str]:
+        """The columns that a source must offer: features, labels, and the rate at which it was sampled."""
+        sampled = self.downsampling is not None and self.downsampling.rate is None
+        return [f.name for f in self.features] + self.labels + [SAMPLING_RATE] * sampled
+
+    @property
+    def downsampled(self) -> Task:
+        """The task whose negatives are. Raises UserError where the name is no task's."""
+        assert self.downsampling
+        return self.select_tasks([self.downsampling.task])[0]
 
     @property
     def outputs(self) -> list[str]:
@@ -279,6 +413,7 @@ class Schema:
             [("example_id", pa.int64()), ("event_time_us", pa.int64())]
             + [(f.name, _arrow(f)) for f in self.features]
             + [(label, pa.int8() if label in binary else pa.float32()) for label in self.labels]
+            + [(SAMPLING_RATE, pa.float32())] * (self.downsampling is not None)
         )
 
     @property
@@ -338,3 +473,27 @@ METRICS = pa.schema(
     ]
 )
 """Columns of a data file of `metrics` (the partition column `model` is not in the file)."""
+
+STATISTICS = pa.schema(
+    [
+        ("column", pa.string()),
+        ("rows", pa.int64()),
+        ("nulls", pa.int64()),
+        ("not_finite", pa.int64()),
+        ("mean", pa.float64()),
+        ("sd", pa.float64()),
+        ("min", pa.float64()),
+        ("max", pa.float64()),
+        ("deciles", pa.list_(pa.float64())),
+        ("distinct", pa.float64()),
+        ("top", pa.list_(pa.string())),
+        ("top_share", pa.list_(pa.float64())),
+        ("bucket", pa.list_(pa.float64())),
+        ("bucket_rows", pa.list_(pa.int64())),
+        ("seen", pa.binary()),
+        ("drift", pa.float64()),
+        ("new_ids", pa.float64()),
+    ]
+)
+"""Columns of a data file of `statistics` (the partition column `day` is not in the file): a row for each feature
+and label of the day, see `pipeline/statistics.py`."""

@@ -6,17 +6,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import tensorflow as tf
+from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Equal rows in every table, and equal tensors in every checkpoint and every exported version."""
-    for table in ("interactions", "soft_labels", "metrics"):
-        frames = [pl.read_delta(str(root / "lake" / table)) for root in (one, other)]
-        if table == "metrics":
-            # What the gate measured of a folder and a clock.
-            frames = [frame.filter(~pl.col("metric").is_in(["latency_ms", "bytes"])) for frame in frames]
-        assert_frame_equal(*(frame.sort(sorted(frame.columns)) for frame in frames), check_exact=True)
+    """Equal rows in every table, of those made whole in their order; equal tensors in every checkpoint and
+    every exported version, and equal scores of its golden batch."""
+    for table in ("interactions", "histories", "soft_labels"):
+        assert_frame_equal(*(_rows(root / "lake" / table) for root in (one, other)), check_exact=True)
+    frames = [pl.read_delta(str(root / "lake/metrics")) for root in (one, other)]
+    # What the gate measured of a folder and a clock.
+    frames = [frame.filter(~pl.col("metric").is_in(["latency_ms", "bytes"])) for frame in frames]
+    assert_frame_equal(*(frame.sort(sorted(frame.columns)) for frame in frames), check_exact=True)
     found = [_variables(root) for root in (one, other)]
     assert found[0].keys() == found[1].keys()
     for name in found[0]:
@@ -24,6 +26,15 @@ def assert_same(one: Path, other: Path) -> None:
         assert tensors[0].keys() == tensors[1].keys(), name
         for key, value in tensors[0].items():
             np.testing.assert_array_equal(value, tensors[1][key], err_msg=f"{name}: {key}")
+        golden = [path[name].parents[1] / "assets.extra/golden.parquet" for path in found]
+        if any(path.exists() for path in golden):
+            assert_frame_equal(*map(pl.read_parquet, golden), check_exact=True)
+
+
+def _rows(table: Path) -> pl.DataFrame:
+    """Partition after partition, a partition's rows in the order in which they were written."""
+    files = sorted(DeltaTable(table).file_uris()) if table.exists() else []
+    return pl.read_parquet(files, hive_partitioning=True) if files else pl.DataFrame()
 
 
 def _variables(root: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # What a room may import of the project, a name standing for everything below it.
 LEAVES = {"pipeline.schema", "pipeline.errors"}
-TABLES = LEAVES | {"pipeline.lake", "pipeline.days"}
+TABLES = LEAVES | {"pipeline.lake", "pipeline.days", "pipeline.quarantine", "pipeline.verdict"}
 MAY_IMPORT = {
     "pipeline": {"pipeline"},
     "models": {"models"} | LEAVES,
@@ -29,7 +29,14 @@ MAY_IMPORT = {
     | TABLES,
     "launch": {"pipeline", "models", "trainers", "export", "launch"},
 }
-LIGHT = ("pipeline.schema", "pipeline.errors", "pipeline.days", "pipeline.lake")
+LIGHT = (
+    "pipeline.schema",
+    "pipeline.errors",
+    "pipeline.days",
+    "pipeline.lake",
+    "pipeline.quarantine",
+    "pipeline.verdict",
+)
 HEAVY = ("tensorflow", "apache_beam")
 
 

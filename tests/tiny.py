@@ -74,7 +74,8 @@ def interactions(day: date) -> pl.DataFrame:
 def commit(lake: Lake, day: date, rows: pl.DataFrame, *, attempt: int = 1) -> None:
     """Put `rows` in the place of the day; a second time takes another `attempt`."""
     file = lake.interactions.write_file(rows, {"day": day}, name="part")
-    lake.interactions.commit([file], {"day": day}, attempt=attempt, metadata={})
+    counts = {"rows_in": rows.height, "kept": rows.height, "dropped": {}}
+    lake.interactions.commit([file], {"day": day}, attempt=attempt, metadata=counts)
 
 
 def make_run(root: Path, *, min_examples: int = 0) -> Run:

@@ -42,6 +42,10 @@ class State:
     """Seconds before these, spent waiting until the day was read."""
     sha256: str = ""
     """Of the variables' files."""
+    made_of: Mapping[str, int] = field(default_factory=dict)
+    """What the day was learnt from (`Lake.made_of`); empty: it was learnt before this was recorded."""
+    pruned: bool = False
+    """Only where the model stood is left: the variables were removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +140,11 @@ class Checkpoints:
     def restore(self, checkpoint: tf.train.Checkpoint, day: date) -> None:
         """Read the variables of a day. Raises UserError where it is not there or not this model's."""
         path = self.folder / str(day) / "variables"
+        if any(state.pruned for state in self.states() if state.day == day):
+            raise UserError(
+                f"the checkpoint of {day} in {self.folder} was pruned; put its folder back from a copy, or "
+                "train the model anew"
+            )
         if not path.with_suffix(".index").exists():
             raise UserError(f"no checkpoint of {day} in {self.folder}; train that day first")
         if not self._sound(day):
@@ -154,7 +163,7 @@ class Checkpoints:
         """
         damaged = []
         for state in reversed(self.states()):
-            if self._sound(state.day):
+            if state.pruned or self._sound(state.day):
                 break
             aside = self.folder / f".damaged-{state.day}"
             shutil.rmtree(aside, ignore_errors=True)
@@ -165,6 +174,26 @@ class Checkpoints:
     def _sound(self, day: date) -> bool:
         folder = self.folder / str(day)
         return bool(json.loads((folder / "state.json").read_text())["sha256"] == _sha256(folder))
+
+    def prune(self, day: date) -> None:
+        """Remove the variables of a day; where the model stood stays known."""
+        folder = self.folder / str(day)
+        values = json.loads((folder / "state.json").read_text())
+        partial = folder / ".state.json"
+        partial.write_text(json.dumps({**values, "pruned": True}))
+        os.replace(partial, folder / "state.json")
+        for path in folder.iterdir():
+            if path.name != "state.json":
+                path.unlink()
+
+    def to_prune(self, before: date) -> list[date]:
+        """Days before that one, the newest of all left out, that have files besides where the model stood."""
+        return [
+            state.day
+            for state in self.states()[:-1]
+            if state.day < before
+            and (not state.pruned or len(list((self.folder / str(state.day)).iterdir())) > 1)
+        ]
 
     def remove(self) -> None:
         """Forget all days."""
@@ -195,10 +224,12 @@ def pending(
     left = [day for day in days if day not in done]
     if not left or not states:
         return left
-    following = max(done) + timedelta(days=slice_days)
+    last = states[-1].day
+    while (following := last + timedelta(days=slice_days)) in skipped:
+        last = following
     if left[0] != following:
         raise UserError(
-            f"{who} has learnt {states[0].day} to {max(done)}, so {following} comes next, not {left[0]}; "
+            f"{who} has learnt {states[0].day} to {last}, so {following} comes next, not {left[0]}; "
             f"give a range that goes on from there, or another workdir"
         )
     return left

@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.quarantine import Outcome
+from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers import gate
 from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
 from tutelage.trainers.config import GateConfig, Sampling, StudentConfig
@@ -18,10 +20,12 @@ from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, 
 from tutelage.trainers.learner import Learner, Learnt, Progress
 from tutelage.trainers.metrics import day_metrics, write_metrics
 from tutelage.trainers.preemption import Preempted, noted
+from tutelage.trainers.retry import persistently
 from tutelage.trainers.run import Run
 from tutelage.trainers.soft_labels import SoftLabels
 from tutelage.trainers.takeovers import Labeller
 from tutelage.trainers.tensorboard import write_events
+from tutelage.trainers.vocabulary import Vocabulary
 
 PRE_UPDATE = "pre_update"
 _log = logging.getLogger(__name__)
@@ -109,6 +113,11 @@ def train_student(
     # A new teacher is none to a student that has known no other.
     changes = [t.from_day for t in run.takeovers if begun and begun < t.from_day]
     masked = timedelta(days=student.mask_days)
+    learnt_from = tuple(
+        output
+        for task in run.schema.select_tasks(d.task for d in student.distillation)
+        for output in task.outputs
+    )
 
     @cache
     def min_step(teacher: Labeller) -> int:
@@ -125,6 +134,7 @@ def train_student(
             producer=student.producer,
             min_step=min_step(teacher),
             half_life=student.label_half_life,
+            outputs=learnt_from,
             masked=any(change <= day < change + masked for change in changes),
         )
 
@@ -181,7 +191,7 @@ def _learn(
             if later > damaged:
                 quarantine.remove(later)
     states = checkpoints.states()
-    skipped = [day for day in quarantine.skipped() if accept is None or day != accept.day]
+    skipped = [day for day in run.skipped(model) if accept is None or day != accept.day]
     todo = pending(days, states, slice_days=run.schema.slice_days, who=model, skipped=skipped)
     if accept and (accept.day not in todo or accept.day not in quarantine.days()):
         raise UserError(
@@ -192,10 +202,13 @@ def _learn(
         return []
     learner = build()
     if states:
-        learner.restore(checkpoints, states[-1])
+        persistently(f"{model}, its checkpoint", learner.restore, checkpoints, states[-1])
+    kept_out = [day for day in run.lake.kept_out() if day in days and day not in quarantine.days()]
 
-    def read(day: date) -> Day:
-        return load_day(
+    def read(day: date, known: Vocabulary | None) -> Day:
+        return persistently(
+            f"{model}, the rows of {day}",
+            load_day,
             run.lake,
             day,
             run.schema,
@@ -204,9 +217,19 @@ def _learn(
             sampling=sampling,
             slice_by=run.slice_by,
             without=learner.ranker.config.without,
+            vocabulary=known,
         )
 
-    for day in read_ahead(todo, read):
+    def vocabulary() -> Vocabulary | None:
+        return learner.vocabulary
+
+    def report(rows: list[dict[str, object]], day: date) -> None:
+        table = run.lake.metrics
+        persistently(
+            f"{model}, metrics of {day}", write_metrics, table, rows, run=run.name, day=day, model=model
+        )
+
+    for day in read_ahead(todo, read, vocabulary=vocabulary):
         before = quarantine.days().get(day.day, {"attempts": []})["attempts"]
         attempts: list[Mapping[str, object]] = []
         rates = 1.0
@@ -224,19 +247,32 @@ def _learn(
                 accepted = accept is not None and accept.day == day.day and bool(rows)
                 if verdict.blessed or accepted:
                     learner.scale_rates(1.0)
-                    publish(learner, day, learnt)
+                    persistently(f"{model}, labels of {day.day}", publish, learner, day, learnt)
                     if run.keep_predictions:
                         write_predictions(day.example_id, ahead, run.predictions(model, day.day))
                     judged = gate.rows(verdict, rates=rates, size=day.size)
-                    write_metrics(run.lake.metrics, rows + judged, run=run.name, day=day.day, model=model)
-                    write_events(run.report / "tensorboard" / model, rows, day=day.day)
+                    report(rows + judged, day.day)
+                    folder = run.report / "tensorboard" / model
+                    persistently(f"{model}, events of {day.day}", write_events, folder, rows, day=day.day)
                     if accept and accepted:
                         quarantine.write(day.day, "accepted", [*before, *attempts], reason=accept.reason)
                     elif rates != 1:
                         quarantine.write(day.day, "retried", attempts)
                     elif before:
                         quarantine.write(day.day, "passed", [*before, *attempts])
-                    learner.finish(day.day, learnt, checkpoints)
+                    # From here on the model has gone past them, whatever becomes of their data.
+                    for missed in kept_out:
+                        if missed < day.day:
+                            quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
+                    persistently(
+                        f"{model}, the checkpoint of {day.day}",
+                        learner.finish,
+                        day.day,
+                        learnt,
+                        checkpoints,
+                        met=day.met,
+                        made_of=day.made_of,
+                    )
                     if asked():
                         raise Preempted(
                             f"{model}: stopped by SIGTERM after {day.day}; run again to go on from there"
@@ -245,10 +281,11 @@ def _learn(
             said = f"{model}: {day.day} did not pass its gate and is not kept: {verdict}"
             withdraw(day.day)
             judged = gate.rows(verdict, rates=rates, size=day.size)
-            write_metrics(run.lake.metrics, judged, run=run.name, day=day.day, model=model)
+            report(judged, day.day)
             checkpoints.forget_within()
             again = config.on_failure == "retry" and rates == 1
-            quarantine.write(day.day, "skipped" if config.on_failure == "skip" else "stopped", attempts)
+            outcome: Outcome = "skipped" if config.on_failure == "skip" else "stopped"
+            quarantine.write(day.day, outcome, attempts, made_of=day.made_of)
             if not again and config.on_failure != "skip":
                 as_it_is = f", or keep it as it is with --accept_day={day.day} --reason=..." if rows else ""
                 raise UserError(
@@ -292,7 +329,8 @@ def _go_through(
         stop = asked()
         if stop or (minutes is not None and time.monotonic() - last > 60 * minutes):
             learnt = so_far()
-            learner.put_down(day, learnt, ahead, checkpoints, rates=rates)
+            what = f"{model}, a checkpoint within {day.day}"
+            persistently(what, learner.put_down, day, learnt, ahead, checkpoints, rates=rates)
             last = time.monotonic()
         if stop:
             raise Preempted(
@@ -311,7 +349,7 @@ def _judge(
     ahead: Mapping[str, np.ndarray],
     learnt: Learnt,
     config: GateConfig,
-) -> tuple[list[dict[str, object]], gate.Verdict]:
+) -> tuple[list[dict[str, object]], Verdict]:
     """The day's rows of `metrics`, none where something is not finite, and the verdict on it."""
     bad = ~np.isfinite(learnt.losses)
     step = (learner.state.step if learner.state else 0) + int(np.argmax(bad))
@@ -322,27 +360,35 @@ def _judge(
         gate.finite("weights", learner.weights_not_finite(day)),
     )
     if not all(check.passed for check in checks):
-        return [], gate.Verdict(verdict="fail", checks=checks)
+        return [], Verdict(verdict="fail", checks=checks)
     rows = [
         row
         for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))
         for row in day_metrics(
-            run.schema, day.targets, outputs, basis=basis, slices=day.slices, groups=day.users
+            learner.ranker.schema,
+            day.targets,
+            outputs,
+            basis=basis,
+            slices=day.slices,
+            groups=day.users,
+            weight=day.stands_for,
         )
     ]
     kept = [state.day for state in run.checkpoints(model).states()]
     metrics = run.lake.metrics.scan(model=model, run=run.name).filter(pl.col("day").is_in(kept)).collect()
     before = gate.trailing(metrics, config)
-    return rows + _label_counts(day), gate.judge(
-        run.schema, rows, learnt.outputs, before, config, checks=checks
+    return rows + _counts(day), gate.judge(
+        learner.ranker.schema, rows, learnt.outputs, before, config, checks=checks
     )
 
 
-def _label_counts(day: Day) -> list[dict[str, object]]:
+def _counts(day: Day) -> list[dict[str, object]]:
+    """Of its soft labels, and for each growing feature (as a slice) of its ids."""
     values = {name: float(count) for name, count in day.counts.items()}
     if values:
         values["label_coverage"] = values["labels_used"] / day.size
     return [
-        {"task": "", "metric": name, "slice": "", "basis": "pre_update", "value": value, "rows": day.size}
-        for name, value in values.items()
+        {"task": "", "metric": name, "slice": part, "basis": "pre_update", "value": value, "rows": day.size}
+        for part, counts in {"": values, **(day.met.counts if day.met else {})}.items()
+        for name, value in counts.items()
     ]

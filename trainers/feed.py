@@ -4,8 +4,9 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ import tensorflow as tf
 from tutelage.models.ranker import Batch
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.schema import Feature, Schema
+from tutelage.pipeline.schema import SAMPLING_RATE, Feature, Schema
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.soft_labels import SoftLabels
+from tutelage.trainers.vocabulary import Met, Vocabulary
 
-Transform = Callable[[Mapping[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
+Transform = Callable[..., tuple[tf.Tensor, tf.Tensor]]
+"""`Ranker.transform`."""
 _CHUNK = 65_536
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _SLICE = 1_000
@@ -40,6 +43,12 @@ class Day:
     """bool [rows] by name, as in `tab=1`."""
     users: np.ndarray | None
     """A number [rows] for each user, where the schema names one."""
+    made_of: Mapping[str, int] = field(default_factory=dict)
+    """The versions of what it was read from (`Lake.made_of`)."""
+    stands_for: np.ndarray | None = None
+    """float32 [rows]: of how many rows each is what was kept; None: of itself, nothing was left out."""
+    met: Met | None = None
+    """What the model meets of growing features' ids; None: it has no such feature."""
     waited: float = 0.0
     """Seconds that the trainer waited for it; of the first day, which nothing could hide, 0."""
 
@@ -50,6 +59,11 @@ class Day:
     @property
     def targets(self) -> np.ndarray:
         return self.tensors.labels.numpy()
+
+    @property
+    def ahead(self) -> Batch:
+        """The tensors as they are before the day: growing features' ids have the rows of then."""
+        return self.tensors._replace(rows=self.met.ahead) if self.met else self.tensors
 
     @property
     def digest(self) -> str:
@@ -70,38 +84,59 @@ def load_day(
     sampling: Sampling = ALL_ROWS,
     slice_by: Sequence[str] = (),
     without: Iterable[str] = (),
+    vocabulary: Vocabulary | None = None,
 ) -> Day:
     """Read a day, turn its inputs into what the model takes, and join its soft labels.
 
-    `sampling` decides which rows weigh nothing; `without`, which histories need not be there.
+    `vocabulary`: of growing features, before the day. `sampling` decides which rows weigh nothing;
+    `without`, which histories and labels need not be there.
     Of each feature in `slice_by`, the values that 1,000 rows or more have are slices.
 
-    Raises UserError where the day is not in the lake, or holds a label that it must not.
+    Raises UserError where the day is not in the lake, lacks a label, or holds a soft one that it must not.
     """
+    inputs = [feature.name for feature in schema.inputs(without)]
+    histories = any(history.name in inputs for history in schema.histories)
+    # Looked at first: where the day is replaced meanwhile, it counts as stale, not as what it was not read from.
+    made_of = lake.made_of([day], histories=histories, labels=soft_labels.partition if soft_labels else None)
     frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
     if not frame.height:
         raise UserError(
             f"day {day} is not in {lake.interactions.path}; run tutelage-materialize for it first"
         )
-    inputs = [feature.name for feature in schema.inputs(without)]
-    if any(history.name in inputs for history in schema.histories):
+    if histories:
         frame = lake.with_histories(frame.lazy(), day).collect()
     columns = schema.arrays(frame, inputs)
+    learnt = schema.learnt(without)
+    masked = {task.label for task in learnt.select_tasks(learnt.masked)}
+    for label in learnt.labels:
+        if label in masked:
+            continue
+        if missing := frame[label].null_count():
+            raise UserError(
+                f"day {day}: the label {label!r} is null in {missing:,} rows, as it came to the schema later; let "
+                f"the model begin with a later day (first_day), or be without its task, or make the day anew "
+                "with tutelage-materialize"
+            )
+    if vocabulary:
+        transform = partial(transform, entries=vocabulary.entries())
     parts = [
         transform({name: tf.constant(values[start : start + _CHUNK]) for name, values in columns.items()})
         for start in range(0, frame.height, _CHUNK)
     ]
-    targets = hard_targets(frame, schema)
+    rows = tf.concat([part for part, _ in parts], axis=0)
+    met = vocabulary.meet(columns, rows, day) if vocabulary else None
+    targets = hard_targets(frame, learnt)
     if soft_labels:
-        soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=schema)
+        soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=learnt)
     else:
-        soft = np.zeros([frame.height, len(schema.outputs)], np.float32)
+        soft = np.zeros([frame.height, len(learnt.outputs)], np.float32)
         mask, counts = np.zeros(frame.height, np.float32), {}
+    stands_for = _stands_for(frame, schema)
     tensors = Batch(
-        rows=tf.concat([rows for rows, _ in parts], axis=0),
+        rows=met.rows if met else rows,
         numbers=tf.concat([numbers for _, numbers in parts], axis=0),
         labels=tf.constant(targets),
-        weight=tf.constant(_weights(frame, schema, sampling)),
+        weight=tf.constant(_weights(frame, schema, sampling, stands_for)),
         soft=tf.constant(soft),
         mask=tf.constant(mask),
     )
@@ -110,6 +145,9 @@ def load_day(
         example_id=frame["example_id"].to_numpy(),
         tensors=tensors,
         counts=counts,
+        made_of=made_of[day],
+        stands_for=stands_for,
+        met=met,
         users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
         slices={
             f"{name}={value}": frame[name].eq_missing(value).to_numpy()
@@ -126,15 +164,26 @@ def _numbers(frame: pl.DataFrame, user: Feature) -> np.ndarray:
 
 
 def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
-    """float32 [rows, tasks]: what each task learns, log1p of the label for a `log1p` task."""
+    """float32 [rows, tasks]: what each task learns, log1p of the label for a `log1p` task; NaN for a null."""
     labels = [(task.kind, frame[task.label].to_numpy()) for task in schema.tasks]
     targets = [np.log1p(label) if kind == "log1p" else label for kind, label in labels]
     return np.stack(targets, axis=1).astype(np.float32)
 
 
-def _weights(frame: pl.DataFrame, schema: Schema, sampling: Sampling) -> np.ndarray:
+def _stands_for(frame: pl.DataFrame, schema: Schema) -> np.ndarray | None:
+    """`Day.stands_for`: 1/rate of a negative, 1 of a positive, of which none was left out."""
+    if schema.downsampling is None:
+        return None
+    rate = frame[SAMPLING_RATE].fill_null(1.0).to_numpy()
+    negative = frame[schema.downsampled.label].to_numpy() == 0
+    return np.where(negative, 1 / rate, 1).astype(np.float32)
+
+
+def _weights(
+    frame: pl.DataFrame, schema: Schema, sampling: Sampling, stands_for: np.ndarray | None
+) -> np.ndarray:
     """float32 [rows]: 0 for a row that is not learnt from."""
-    weight = np.ones(frame.height, np.float32)
+    weight = np.ones(frame.height, np.float32) if stands_for is None else stands_for.copy()
     if sampling.negatives_of:
         (task,) = schema.select_tasks([sampling.negatives_of])
         negative = frame[task.label].to_numpy() == 0
@@ -149,17 +198,30 @@ def _weights(frame: pl.DataFrame, schema: Schema, sampling: Sampling) -> np.ndar
     return weight
 
 
-def read_ahead(days: Sequence[date], read: Callable[[date], Day]) -> Iterator[Day]:
-    """Each day in turn; while one is learnt, the next is read: two days are in memory at a time."""
+def read_ahead(
+    days: Sequence[date],
+    read: Callable[[date, Vocabulary | None], Day],
+    *,
+    vocabulary: Callable[[], Vocabulary | None] = lambda: None,
+) -> Iterator[Day]:
+    """Each day in turn; while one is learnt, the next is read: two days are in memory at a time.
+
+    A day is read with the vocabulary after the one before it, and once more where that one was then not kept:
+    `vocabulary` says which is the model's when a day's turn comes.
+    """
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, days[0])
+        expected = vocabulary()
+        coming = reader.submit(read, days[0], expected)
         for i in range(len(days)):
             started = time.monotonic()
             day = coming.result()
+            if vocabulary() is not expected:
+                day = read(days[i], vocabulary())
             if i:
                 day = replace(day, waited=time.monotonic() - started)
             if i + 1 < len(days):
-                coming = reader.submit(read, days[i + 1])
+                expected = day.met.vocabulary if day.met else None
+                coming = reader.submit(read, days[i + 1], expected)
             yield day
 
 

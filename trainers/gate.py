@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import GateConfig
 
 BASIS = "day_gate"
@@ -25,46 +24,6 @@ MARGINS = {
     "calibration": "calibration_drift",
     "relative_squared_error": "squared_error_rise",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    value: float | None
-    """None: it is missing."""
-    reference: float | None = None
-    """What it is compared with; None: there is none."""
-    bound: float | None = None
-    """The worst value that passes."""
-    detail: str = ""
-    """What was found, where that is no number."""
-    passed: bool
-
-    def say(self) -> str:
-        if self.detail:
-            return f"{self.name}: {self.detail}"
-        bound = "" if self.bound is None else f", {self.bound:.6g} is the bound"
-        return f"{self.name} is {'missing' if self.value is None else format(self.value, '.6g')}{bound}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """`pass`; `first`: as there was nothing to compare it with; `fail`; `error`: it could not be judged."""
-
-    verdict: Literal["pass", "first", "fail", "error"]
-    checks: tuple[Check, ...] = ()
-    reason: str = ""
-
-    @property
-    def blessed(self) -> bool:
-        return self.verdict in ("pass", "first")
-
-    def __str__(self) -> str:
-        """In one line, what failed with its values."""
-        failed = [check.say() for check in self.checks if not check.passed]
-        return "; ".join([self.verdict, *failed[:5], *([self.reason] if self.reason else [])])
 
 
 def quality(name: str, metric: str, value: float | None, reference: float | None, margin: float) -> Check:
@@ -118,6 +77,8 @@ def judge(
             for task in schema.tasks:
                 for metric in QUALITIES[task.kind]:
                     name = f"{basis} {task.name} {metric}"
+                    if task.name in schema.masked and not math.isfinite(now.get(name, math.nan)):
+                        continue  # a day may be released without its labels
                     margin = getattr(config, MARGINS[metric])
                     checks.append(
                         quality(name, metric, now.get(name), _mean(before, name, metric), margin)

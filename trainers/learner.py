@@ -5,16 +5,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
 
 from tutelage.models.config import Distillation, ModelConfig
+from tutelage.models.id_map import Entries, GrowingIdMap
+from tutelage.models.layers import INITIAL
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.checkpoints import Checkpoints, State, Within
 from tutelage.trainers.feed import Day, predictions
+from tutelage.trainers.vocabulary import Kept, Met, Vocabulary
 
 _SCORE_BATCH = 4096
 """Rows scored at once when nothing is learnt."""
@@ -60,7 +64,7 @@ class Learner:
     ):
         tf.keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
-        self.batch_size = batch_size
+        self.batch_size, self.seed = batch_size, seed
         self.ranker = Ranker(schema, model, distillation=distillation, offsets=offsets)
         table = self.ranker.embeddings.table
         self.sparse = [table]
@@ -73,23 +77,33 @@ class Learner:
         self.adagrad.build(self.sparse)
         self.adam.build(self.dense)
         self.checkpoint = tf.train.Checkpoint(ranker=self.ranker, adagrad=self.adagrad, adam=self.adam)
+        self.vocabulary: Vocabulary | None = None
+        entries = None
+        if isinstance(self.ranker.id_map, GrowingIdMap):
+            self.vocabulary = Vocabulary.empty(self.ranker.id_map)
+            self.checkpoint.vocabulary = Kept(self.vocabulary)
+            entries = tuple(tf.TensorSpec.from_tensor(entry) for entry in self.vocabulary.entries())
         self.state: State | None = None
         self._adapters = [(v, v.numpy()) for a in self.ranker.adapters.values() for v in a.variables]
-        # Traced once, here, for days of any size: no step waits for it, the day's last one neither.
-        self._transform = tf.function(self.ranker.transform).get_concrete_function(self.ranker.signature)
+        # Traced once, here, for days of any size: no step waits for it, the day's last one neither. Nothing
+        # branches on a tensor, and AutoGraph would take twice as long as all the rest to find that out.
+        traced = partial(tf.function, autograph=False)
+        self._transform = traced(self.ranker.transform).get_concrete_function(self.ranker.signature, entries)
         day = Batch.spec(
             slots=self.ranker.slots,
             numbers=len(self.ranker.numbers),
-            tasks=len(schema.tasks),
-            outputs=len(schema.outputs),
+            tasks=len(self.ranker.schema.tasks),
+            outputs=len(self.ranker.schema.outputs),
         )
         start = tf.TensorSpec([], tf.int32)
-        self._update = tf.function(self._step).get_concrete_function(day, start)
-        self._score = tf.function(self._score_batch).get_concrete_function(day, start)
+        self._update = traced(self._step).get_concrete_function(day, start)
+        self._score = traced(self._score_batch).get_concrete_function(day, start)
 
-    def transform(self, columns: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """As `Ranker.transform`; what is no input of this model is not looked at."""
-        return self._transform({name: columns[name] for name in self.ranker.signature})
+    def transform(
+        self, columns: Mapping[str, tf.Tensor], entries: Entries | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `Ranker.transform`; what is no input of this model is not looked at. Growing features need `entries`."""
+        return self._transform({name: columns[name] for name in self.ranker.signature}, entries)
 
     def _step(self, day: Batch, start: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         # The batch is cut here, in the graph: a small model would else wait for Python and tf.data
@@ -110,9 +124,9 @@ class Learner:
         return self.ranker(batch.rows, batch.numbers)
 
     def score(self, day: Day) -> dict[str, np.ndarray]:
-        """Raw served outputs [rows] by name; nothing is learnt."""
+        """Raw served outputs [rows] by name, as the day is before any of it is met; nothing is learnt."""
         starts = range(0, day.size, _SCORE_BATCH)
-        return predictions([self._score(day.tensors, tf.constant(start)) for start in starts])
+        return predictions([self._score(day.ahead, tf.constant(start)) for start in starts])
 
     def learn(
         self,
@@ -147,6 +161,8 @@ class Learner:
 
         if begun:
             progress(rows)
+        elif day.met:
+            self._reset(day.met.given, day.day)
         for start in range(rows, day.size, self.batch_size):
             loss, output = self._update(day.tensors, tf.constant(start))
             losses.append(loss)
@@ -160,6 +176,15 @@ class Learner:
         """int64 [rows]: updates made before the batch of each row, of a day's first rows."""
         first = self.state.step if self.state else 0
         return first + np.arange(updates, dtype=np.int64).repeat(self.batch_size)[:rows]
+
+    def _reset(self, rows: np.ndarray, day: date) -> None:
+        """Let these rows of the table start anew, with random numbers of their day's own."""
+        (table,) = self.sparse
+        (accumulator,) = (v for v in self.adagrad.variables if v.shape == table.shape)
+        shape = [len(rows), table.shape[1]]
+        fresh = tf.random.stateless_uniform(shape, [self.seed, day.toordinal()], -INITIAL, INITIAL)
+        table.scatter_update(tf.IndexedSlices(fresh, rows))
+        accumulator.scatter_update(tf.IndexedSlices(tf.fill(shape, _ADAGRAD_START), rows))
 
     def scale_rates(self, factor: float) -> None:
         """Learn with `factor` times the config's rates."""
@@ -241,8 +266,18 @@ class Learner:
         )
         return begun, named["ahead "], within.rates
 
-    def finish(self, day: date, learnt: Learnt, checkpoints: Checkpoints) -> None:
-        """Commit the day: from here on it is learnt."""
+    def finish(
+        self,
+        day: date,
+        learnt: Learnt,
+        checkpoints: Checkpoints,
+        *,
+        met: Met | None = None,
+        made_of: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Commit the day: from here on it is learnt, and the ids that it `met` are known."""
+        if met:
+            self.know(met.vocabulary)
         step, examples = (self.state.step, self.state.examples) if self.state else (0, 0)
         state = State(
             day=day,
@@ -251,9 +286,18 @@ class Learner:
             rows=len(learnt.teacher_step),
             seconds=learnt.seconds,
             waited=learnt.waited,
+            made_of=dict(made_of),
         )
         self.state = checkpoints.save(self.checkpoint, state)
 
+    def know(self, vocabulary: Vocabulary) -> None:
+        """Let these ids have rows of their own, in the checkpoints and in what is served too."""
+        self.vocabulary = vocabulary
+        self.checkpoint.vocabulary.write(vocabulary)
+        self.ranker.id_map.assign(vocabulary.entries())
+
     def restore(self, checkpoints: Checkpoints, state: State) -> None:
         checkpoints.restore(self.checkpoint, state.day)
+        if self.vocabulary:
+            self.vocabulary = self.checkpoint.vocabulary.read(self.ranker.id_map)
         self.state = state

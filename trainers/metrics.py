@@ -13,6 +13,7 @@ from tutelage.pipeline.schema import Schema, Task
 
 _LOG_MEAN = 40.0
 """What the served expectation caps the log of a positive value's mean at, too (see `models.ziln`)."""
+Weight = np.ndarray | None
 _nodes, _weights = np.polynomial.hermite_e.hermegauss(32)
 _QUADRATURE = tuple(zip(_nodes, _weights / math.sqrt(2 * math.pi), strict=True))
 
@@ -22,11 +23,14 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0.0, -logit.astype(np.float64)))
 
 
-def counts_by_score(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def counts_by_score(
+    label: np.ndarray, score: np.ndarray, weight: Weight = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(positives, negatives) of each distinct score, lowest first."""
     _, tie, rows = np.unique(score, return_inverse=True, return_counts=True)
-    positives = np.bincount(tie, label > 0, len(rows))
-    return positives, rows - positives
+    positive = label > 0 if weight is None else (label > 0) * weight.astype(np.float64)
+    positives = np.bincount(tie, positive, len(rows))
+    return positives, (rows if weight is None else np.bincount(tie, weight, len(rows))) - positives
 
 
 def auc_of_counts(positives: np.ndarray, negatives: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -40,9 +44,9 @@ def auc_of_counts(positives: np.ndarray, negatives: np.ndarray, group: np.ndarra
         return (wins - p * (np.cumsum(n) - n)) / (p * n)
 
 
-def auc(label: np.ndarray, score: np.ndarray) -> float:
+def auc(label: np.ndarray, score: np.ndarray, weight: Weight = None) -> float:
     """Area under the ROC curve; a tie counts half. NaN for one class."""
-    positives, negatives = counts_by_score(label, score)
+    positives, negatives = counts_by_score(label, score, weight)
     values = auc_of_counts(positives, negatives, np.zeros(len(positives), np.int64))
     return float(values[0]) if len(values) else float("nan")
 
@@ -56,12 +60,12 @@ def pr_auc_of_counts(positives: np.ndarray, negatives: np.ndarray) -> float:
     return float(np.sum(positives * found / np.maximum(rows, 1)) / found[-1])
 
 
-def pr_auc(label: np.ndarray, score: np.ndarray) -> float:
+def pr_auc(label: np.ndarray, score: np.ndarray, weight: Weight = None) -> float:
     """Average precision, Σ (recall's step · precision) over thresholds, without interpolation.
 
     NaN without a positive.
     """
-    return pr_auc_of_counts(*counts_by_score(label, score))
+    return pr_auc_of_counts(*counts_by_score(label, score, weight))
 
 
 def ranked(score: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,9 +137,14 @@ def cross_entropy(label: np.ndarray, logit: np.ndarray) -> np.ndarray:
     return np.logaddexp(0.0, logit) - label * logit
 
 
-def log_loss(label: np.ndarray, logit: np.ndarray) -> float:
+def mean(values: np.ndarray, weight: Weight = None) -> float:
+    """Of [rows], each as often as it weighs."""
+    return float(np.mean(values) if weight is None else np.average(values, weights=weight))
+
+
+def log_loss(label: np.ndarray, logit: np.ndarray, weight: Weight = None) -> float:
     """Mean cross-entropy in nats."""
-    return float(np.mean(cross_entropy(label, logit)))
+    return mean(cross_entropy(label, logit), weight)
 
 
 def entropy(rate: float) -> float:
@@ -145,18 +154,20 @@ def entropy(rate: float) -> float:
     return float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
 
 
-def normalized_entropy(label: np.ndarray, logit: np.ndarray) -> float:
+def normalized_entropy(label: np.ndarray, logit: np.ndarray, weight: Weight = None) -> float:
     """Log loss / that of always saying the base rate (He et al., ADKDD 2014, eq. 1). NaN for one class."""
-    return log_loss(label, logit) / entropy(float(np.mean(label)))
+    return log_loss(label, logit, weight) / entropy(mean(label, weight))
 
 
-def calibration(label: np.ndarray, logit: np.ndarray) -> float:
+def calibration(label: np.ndarray, logit: np.ndarray, weight: Weight = None) -> float:
     """Σ predicted / Σ observed on the probability scale; 1 is right. NaN where nothing is observed."""
-    return over_observed(sigmoid(logit), label)
+    return over_observed(sigmoid(logit), label, weight)
 
 
-def over_observed(predicted: np.ndarray, label: np.ndarray) -> float:
+def over_observed(predicted: np.ndarray, label: np.ndarray, weight: Weight = None) -> float:
     """Σ predicted / Σ observed, both in the label's unit. NaN where nothing is observed."""
+    if weight is not None:
+        predicted, label = predicted * weight, label * weight
     observed = float(np.sum(label))
     return float(predicted.sum() / observed) if observed else float("nan")
 
@@ -198,11 +209,17 @@ def served_score(task: Task, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def task_metrics(
-    task: Task, label: np.ndarray, outputs: Mapping[str, np.ndarray], *, groups: np.ndarray | None = None
+    task: Task,
+    label: np.ndarray,
+    outputs: Mapping[str, np.ndarray],
+    *,
+    groups: np.ndarray | None = None,
+    weight: Weight = None,
 ) -> dict[str, float]:
     """The metrics of a task from hard targets [rows] and raw outputs [rows] by name (see `Task.outputs`).
 
     `groups`, the users' ids [rows], adds a binary task's `gauc` and `ndcg@10`.
+    `weight` [rows] is how many rows each stands for, in all but these two: they compare the rows that are there.
     A value task's `ltv_loss` and `relative_squared_error` are of log1p of the value, in both kinds;
     `rmse` is in the unit of the targets: log1p of the label's for a `log1p` task, the label's for a
     `ziln` task.
@@ -211,30 +228,33 @@ def task_metrics(
     if task.kind == "binary":
         (logit,) = columns
         found = {
-            "auc": auc(label, logit),
-            "pr_auc": pr_auc(label, logit),
-            "log_loss": log_loss(label, logit),
-            "normalized_entropy": normalized_entropy(label, logit),
-            "calibration": calibration(label, logit),
+            "auc": auc(label, logit, weight),
+            "pr_auc": pr_auc(label, logit, weight),
+            "log_loss": log_loss(label, logit, weight),
+            "normalized_entropy": normalized_entropy(label, logit, weight),
+            "calibration": calibration(label, logit, weight),
         }
         if groups is not None:
             found |= {"gauc": gauc(label, logit, groups), "ndcg@10": ndcg(label, logit, groups, 10)}
         return found
     label = label.astype(np.float64)
     if task.kind == "log1p":
-        errors = _squared_errors(label, columns[0])
+        errors = _squared_errors(label, columns[0], weight)
         return {**errors, "rmse": math.sqrt(errors["ltv_loss"])}
     expected = ziln_expected(*columns)
     return {
-        **_squared_errors(np.log1p(label), ziln_expected_log1p(*columns)),
-        "ziln_nll": float(np.mean(ziln_nll(label, *columns))),
-        "rmse": float(np.sqrt(np.mean(np.square(label - expected)))),
-        "calibration": over_observed(expected, label),
+        **_squared_errors(np.log1p(label), ziln_expected_log1p(*columns), weight),
+        "ziln_nll": mean(ziln_nll(label, *columns), weight),
+        "rmse": math.sqrt(mean(np.square(label - expected), weight)),
+        "calibration": over_observed(expected, label, weight),
     }
 
 
-def _squared_errors(target: np.ndarray, output: np.ndarray) -> dict[str, float]:
-    loss, variance = float(np.mean(np.square(target - output))), float(np.var(target))
+def _squared_errors(target: np.ndarray, output: np.ndarray, weight: Weight) -> dict[str, float]:
+    loss = mean(np.square(target - output), weight)
+    variance = (
+        float(np.var(target)) if weight is None else mean(np.square(target - mean(target, weight)), weight)
+    )
     # Against always saying the mean; NaN where all labels are one value.
     return {"ltv_loss": loss, "relative_squared_error": loss / variance if variance else float("nan")}
 
@@ -247,11 +267,15 @@ def day_metrics(
     basis: str,
     slices: Mapping[str, np.ndarray] = MappingProxyType({}),
     groups: np.ndarray | None = None,
+    weight: Weight = None,
 ) -> list[dict[str, object]]:
     """Rows of the `metrics` table from targets [rows, tasks] and raw outputs [rows] by name.
 
+    Rows whose target is NaN are left out of their task; a task that none is left of has no metrics.
+
     `slices`: bool [rows] by name; each is judged on its own, after all rows (slice '').
     `groups`: the users' ids [rows], for the metrics that compare the rows of one user.
+    `weight` [rows]: how many rows each stands for; `rows` counts those that are there.
     """
     everything = {"": np.ones(len(targets), bool), **slices}
     return [
@@ -263,13 +287,15 @@ def day_metrics(
             "value": value,
             "rows": int(inside.sum()),
         }
-        for name, inside in everything.items()
+        for name, chosen in everything.items()
         for i, task in enumerate(schema.tasks)
+        if (inside := chosen & ~np.isnan(targets[:, i])).any()
         for metric, value in task_metrics(
             task,
             targets[inside, i],
             {column: outputs[column][inside] for column in task.outputs},
             groups=None if groups is None else groups[inside],
+            weight=None if weight is None else weight[inside],
         ).items()
     ]
 

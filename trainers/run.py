@@ -5,10 +5,10 @@ from datetime import date
 from pathlib import Path
 
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.quarantine import Quarantine
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.checkpoints import Checkpoints
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
-from tutelage.trainers.quarantine import Quarantine
 from tutelage.trainers.takeovers import Labeller, TakeOver
 
 TEACHER = "teacher"
@@ -71,6 +71,10 @@ class Run:
 
     def quarantine(self, model: str) -> Quarantine:
         return Quarantine(self.folder(model) / "quarantine")
+
+    def skipped(self, model: str) -> list[date]:
+        """The days that a model goes on without: its own gate, or that of the data, did not let them pass."""
+        return sorted({*self.quarantine(model).skipped(), *self.lake.kept_out()})
 
     def predictions(self, model: str, day: date) -> Path:
         """Parquet: example_id and the raw outputs."""

@@ -29,8 +29,15 @@ class SoftLabels:
     """Labels of a teacher that had made fewer updates are masked."""
     half_life: float | None = None
     """Days of age after which a label weighs half."""
+    outputs: tuple[str, ...] = ()
+    """What is learnt from: a label that lacks one of them, of a teacher without that task, is missing."""
     masked: bool = False
     """Whether all are masked: their teacher is new to the student."""
+
+    @property
+    def partition(self) -> dict[str, str | date]:
+        """Of `soft_labels`, but for the day."""
+        return {"teacher": self.teacher, "producer": self.producer}
 
     def join(
         self, example_id: pl.Series, day: date, *, lake: Lake, schema: Schema
@@ -41,7 +48,7 @@ class SoftLabels:
         `labels_missing` and, where the teacher is new, `teacher_changed`.
         Raises UserError where a label was made by a teacher that had learnt the row, or a row has two.
         """
-        where: dict[str, str | date] = {"teacher": self.teacher, "producer": self.producer, "day": day}
+        where = {**self.partition, "day": day}
         labels = lake.soft_labels.scan(**where).collect()
         path = f"{lake.soft_labels.path}: teacher {self.teacher}, producer {self.producer}, day {day}"
         # A comparison with a null says nothing: a label without its origin is refused too.
@@ -60,8 +67,10 @@ class SoftLabels:
             how="left",
             maintain_order="left",
         )
-        missing = joined["teacher_step"].is_null()
-        young = (joined["teacher_step"] < self.min_step).fill_null(False)
+        missing = joined.select(
+            pl.any_horizontal(pl.col("teacher_step", *self.outputs).is_null())
+        ).to_series()
+        young = (joined["teacher_step"] < self.min_step).fill_null(False) & ~missing
         used = ~(missing | young)
         counts = {
             "labels_used": int(used.sum()),

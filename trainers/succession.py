@@ -7,7 +7,7 @@ from datetime import date
 
 import polars as pl
 
-from tutelage.trainers import gate
+from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import SuccessorConfig
 from tutelage.trainers.run import Run, successor_model
 
@@ -19,7 +19,7 @@ class Judged:
     """What was found by some days."""
 
     days: Sequence[date]
-    verdict: gate.Verdict
+    verdict: Verdict
 
 
 def judge(run: Run, successor: SuccessorConfig, *, since: date | None) -> Judged | None:
@@ -32,11 +32,11 @@ def judge(run: Run, successor: SuccessorConfig, *, since: date | None) -> Judged
     models = {"reference": run.teacher_model, "value": successor_model(successor.teacher.name)}
     # An untrained model made the scores ahead of its first day.
     learnt = [{state.day for state in run.checkpoints(model).states()[1:]} for model in models.values()]
+    # A task that is new to the teachers has no loss of the old one.
+    without = {*run.teacher.model.without, *successor.teacher.model.without}
+    tasks = run.schema.learnt(without).tasks
     wanted = pl.DataFrame(
-        {
-            "task": [task.name for task in run.schema.tasks],
-            "metric": [_LOSSES[task.kind] for task in run.schema.tasks],
-        }
+        {"task": [task.name for task in tasks], "metric": [_LOSSES[task.kind] for task in tasks]}
     )
     rows = (
         run.lake.metrics.scan(run=run.name, basis="day_ahead", slice="")
@@ -61,7 +61,7 @@ def judge(run: Run, successor: SuccessorConfig, *, since: date | None) -> Judged
     return found
 
 
-def _verdict(wanted: pl.DataFrame, means: pl.DataFrame, margin: float) -> gate.Verdict:
+def _verdict(wanted: pl.DataFrame, means: pl.DataFrame, margin: float) -> Verdict:
     checks = []
     for task, metric, value, reference in (
         wanted.join(means, on="task", maintain_order="left")
@@ -71,7 +71,7 @@ def _verdict(wanted: pl.DataFrame, means: pl.DataFrame, margin: float) -> gate.V
         # A teacher without a loss is no measure: then nothing is shown to be as good.
         bound = reference + margin * reference
         checks.append(
-            gate.Check(
+            Check(
                 name=f"{task} {metric}",
                 value=value,
                 reference=reference,
@@ -80,4 +80,4 @@ def _verdict(wanted: pl.DataFrame, means: pl.DataFrame, margin: float) -> gate.V
             )
         )
     passed = all(check.passed for check in checks)
-    return gate.Verdict(verdict="pass" if passed else "fail", checks=tuple(checks))
+    return Verdict(verdict="pass" if passed else "fail", checks=tuple(checks))

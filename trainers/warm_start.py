@@ -3,6 +3,7 @@
 import json
 import os
 from collections import deque
+from collections.abc import Sequence
 from datetime import date, timedelta
 
 import tensorflow as tf
@@ -11,11 +12,13 @@ from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.learner import Learner
 from tutelage.trainers.run import Run, successor_model
+from tutelage.trainers.vocabulary import Vocabulary
 
 
 def warm_start(learner: Learner, run: Run, name: str, first_day: date) -> None:
     """Give the successor `name`, which has learnt nothing, what matches of the teacher's state before `first_day`.
 
+    Of a growing feature whose rows are taken, the ids that have them come along.
     A variable matches by its name in the model and its shape, and brings what the optimizers keep of it; of the
     embedding table, which all features share, each feature's range of rows is one. Where a dense variable starts
     anew, the counts of updates do too: Adam's correction is for averages that begin at 0, and those that were
@@ -45,6 +48,7 @@ def warm_start(learner: Learner, run: Run, name: str, first_day: date) -> None:
         else:
             anew.append({"name": path, "shape": shape, "teacher": there})
             dense_anew |= variable is not learner.sparse[0]
+    _take_ids(learner, teacher, taken)
     if not dense_anew:
         learner.adam.iterations.assign(teacher.adam.iterations)
         learner.adagrad.iterations.assign(teacher.adagrad.iterations)
@@ -56,11 +60,20 @@ def warm_start(learner: Learner, run: Run, name: str, first_day: date) -> None:
     os.replace(partial, final)
 
 
+def _take_ids(learner: Learner, teacher: Learner, taken: Sequence[str]) -> None:
+    """Which ids have a row, of the growing features whose rows were taken: a row is nothing without its id."""
+    if learner.vocabulary and teacher.vocabulary:
+        known = {
+            name: frame for name, frame in teacher.vocabulary.known.items() if f"embeddings/{name}" in taken
+        }
+        learner.know(Vocabulary(learner.vocabulary.id_map, {**learner.vocabulary.known, **known}))
+
+
 def _base(run: Run, name: str, first_day: date) -> State:
     before = first_day - timedelta(days=run.schema.slice_days)
     states = run.checkpoints(run.teacher_model).states()
     earlier = [state for state in states if state.day < first_day]
-    skipped = run.quarantine(run.teacher_model).skipped()
+    skipped = run.skipped(run.teacher_model)
     if not earlier or before not in {*(state.day for state in earlier), *skipped}:
         have = f"{states[0].day} to {states[-1].day}" if states else "no day"
         raise UserError(

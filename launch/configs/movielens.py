@@ -1,6 +1,9 @@
 """MovieLens through TensorFlow Datasets, in slices of 30 days.
 
 `--raw_dir` is a folder that holds the archive `ml-latest-small.zip`; without it TFDS downloads it.
+`--set=source.config=20m-ratings` takes another one; its days are to be said too, within 1997-09-20 to 1998-04-22
+(100k), 2000-04-25 to 2003-02-28 (1m), 1995-01-09 to 2015-03-31 (20m) or 2019-11-21 (25m).
+`--set=schema.slice_days=1` cuts them in days.
 """
 
 from datetime import date
@@ -8,6 +11,7 @@ from datetime import date
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
 from tutelage.models.config import ModelConfig, distil
+from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.movielens import MovieLens
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
@@ -59,6 +63,8 @@ def experiment(*, smoke: bool) -> Experiment:
             ),
         ),
         serving=ServingConfig(score=(("click", 1.0), ("rating_log1p", 0.5))),
+        # A slice is the ratings of some five users.
+        quality=QualityConfig(rows_ratio=10.0, number_drift=2.0),
         start_day="2016-01-01",
         end_day="2016-06-30" if smoke else "2018-09-24",
     )

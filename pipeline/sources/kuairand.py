@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.sources.base import Unit
+from tutelage.pipeline.sources.base import RawFile, Unit
 from tutelage.pipeline.sources.csv_blocks import blocks, header, read_block
 
 _LOGS = "log_standard_*_pure.csv"
@@ -101,11 +101,14 @@ class KuaiRand:
                         f"{path}: its header has no column {name!r}; expected KuaiRand-Pure's own"
                     )
         ranges = [(str(log), start, end) for log in logs for start, end in blocks(log, self.block_bytes)]
+        sides = (RawFile.of(users), RawFile.of(videos))
+        of_log = {str(log): RawFile.of(log) for log in logs}
         return [
             Unit(
                 index=index,
                 where=f"{log} bytes {start}-{end}",
                 args={"log": log, "start": start, "end": end, "users": str(users), "videos": str(videos)},
+                files=(of_log[log], *sides),
             )
             for index, (log, start, end) in enumerate(ranges)
         ]

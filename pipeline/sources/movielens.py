@@ -20,6 +20,7 @@ from tutelage.pipeline.sources.base import Unit
 # TensorFlow is imported where it is used: a job on another source must not wait for it.
 
 _CONFIGS = ("latest-small-ratings", "100k-ratings", "1m-ratings", "20m-ratings", "25m-ratings")
+_DEMOGRAPHIC = ("100k-ratings", "1m-ratings")
 _YEAR_2100_S = 4_102_444_800
 _BATCH = 65_536
 
@@ -43,7 +44,17 @@ class MovieLens:
             raise UserError(f"MovieLens: config is {self.config!r}, expected one of {', '.join(_CONFIGS)}")
 
     def columns(self) -> Mapping[str, pl.DataType]:
-        """`genres` are names in TFDS's order, joined by commas; `year` is the movie's; `hour` is UTC."""
+        """`genres` are names in TFDS's order, joined by commas; `year` is the movie's; `hour` is UTC.
+
+        Of 100k and 1m also the user's `gender` (F or M), `age` (in years, the lowest of a range), `occupation` (a
+        name of TFDS's, the same in both) and `zip_code`.
+        """
+        user = {
+            "gender": pl.String(),
+            "age": pl.Int64(),
+            "occupation": pl.String(),
+            "zip_code": pl.String(),
+        }
         return {
             "user_id": pl.String(),
             "movie_id": pl.String(),
@@ -52,7 +63,7 @@ class MovieLens:
             "hour": pl.Int64(),
             "click": pl.Int8(),
             "rating": pl.Float32(),
-        }
+        } | (user if self.config in _DEMOGRAPHIC else {})
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
         """One for each TFRecord shard; they are not ordered by time, so that `days` rules none out.
@@ -80,9 +91,12 @@ class MovieLens:
                 f"cannot prepare {self.config} from {archive if raw_dir else 'the network'} under {workdir}: "
                 f"{_first_line(str(error))}; put the original {archive.name} into raw_dir"
             ) from error
-        genres = builder.info.features["movie_genres"].feature.names
+        features = builder.info.features
+        names = {"genres": list(features["movie_genres"].feature.names)}
+        if self.config in _DEMOGRAPHIC:
+            names["occupations"] = list(features["user_occupation_label"].names)
         return [
-            Unit(index=index, where=str(path), args={"path": str(path), "genres": list(genres)})
+            Unit(index=index, where=str(path), args={"path": str(path), **names})
             for index, path in enumerate(builder.info.splits["train"].filepaths)
         ]
 
@@ -96,7 +110,18 @@ class MovieLens:
         time = pl.when(pl.col("timestamp").is_between(0, _YEAR_2100_S, closed="left")).then("timestamp")
         bad_label = ~pl.col("user_rating").is_between(0.5, 5)
         dropped = pl.when(time.is_null()).then(pl.lit("bad_time")).when(bad_label).then(pl.lit("bad_label"))
-        for raw in _batches(unit.args["path"]):
+        user: list[pl.Expr] = []
+        if self.config in _DEMOGRAPHIC:
+            jobs = unit.args["occupations"]
+            user = [
+                pl.when(pl.col("user_gender") == 1).then(pl.lit("M")).otherwise(pl.lit("F")).alias("gender"),
+                pl.col("bucketized_user_age").cast(pl.Int64).alias("age"),
+                pl.col("user_occupation_label")
+                .replace_strict(range(len(jobs)), jobs, return_dtype=pl.String)
+                .alias("occupation"),
+                pl.col("user_zip_code").alias("zip_code"),
+            ]
+        for raw in _batches(unit.args["path"], demographic=bool(user)):
             yield raw.select(
                 (time * 1_000_000).alias("event_time_us"),
                 "user_id",
@@ -106,20 +131,29 @@ class MovieLens:
                 pl.from_epoch(time).dt.hour().cast(pl.Int64).alias("hour"),
                 (pl.col("user_rating") >= 4).cast(pl.Int8).alias("click"),
                 pl.col("user_rating").alias("rating"),
+                *user,
                 raw.hash_rows().alias("content"),
                 dropped.alias("dropped"),
             )
 
 
-def _batches(path: str) -> Iterator[pl.DataFrame]:
+def _batches(path: str, *, demographic: bool) -> Iterator[pl.DataFrame]:
     """What a shard holds, `movie_genres` as lists of class numbers."""
     import tensorflow as tf
 
-    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in ("user_id", "movie_id", "movie_title")} | {
-        "user_rating": tf.io.FixedLenFeature([], tf.float32),
-        "timestamp": tf.io.FixedLenFeature([], tf.int64),
-        "movie_genres": tf.io.RaggedFeature(tf.int64),
+    dtypes = {
+        **dict.fromkeys(("user_id", "movie_id", "movie_title"), tf.string),
+        "user_rating": tf.float32,
+        "timestamp": tf.int64,
     }
+    if demographic:
+        dtypes |= {
+            **dict.fromkeys(("user_gender", "user_occupation_label"), tf.int64),
+            "bucketized_user_age": tf.float32,
+            "user_zip_code": tf.string,
+        }
+    spec = {name: tf.io.FixedLenFeature([], dtype) for name, dtype in dtypes.items()}
+    spec["movie_genres"] = tf.io.RaggedFeature(tf.int64)
     shard = tf.data.TFRecordDataset(path).batch(_BATCH).map(lambda rows: tf.io.parse_example(rows, spec))
     try:
         for batch in shard:

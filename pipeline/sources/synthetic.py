@@ -40,6 +40,8 @@ class Synthetic:
     videos: int
     new_users_per_day: int
     new_videos_per_day: int
+    new_ids: float = 0.0
+    """The share of users and of videos that others take the place of each day."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -47,6 +49,8 @@ class Synthetic:
         for name in ("rows_per_day", "users", "videos", "new_users_per_day", "new_videos_per_day"):
             if getattr(self, name) < 1:
                 raise UserError(f"synthetic: {name} is {getattr(self, name)}, expected at least 1; raise it")
+        if not 0 <= self.new_ids <= 1:
+            raise UserError(f"synthetic: new_ids is {self.new_ids}, expected a share, 0 to 1")
 
     def columns(self) -> Mapping[str, pl.DataType]:
         return {
@@ -160,4 +164,5 @@ def _world(source: Synthetic, number: int) -> world.World:
         videos=source.videos,
         new_users=source.new_users_per_day,
         new_videos=source.new_videos_per_day,
+        new_ids=source.new_ids,
     )

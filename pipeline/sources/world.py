@@ -24,6 +24,7 @@ _COUNTRIES = ("ID", "IN", "BR", "US", "NG", "MX", "DE", "JP")
 _SEGMENTS = 24  # groups of users of like tastes; a country has six of them
 _BIAS, _TASTE = np.float32(-0.7), np.float32(1.0)  # such that two of five are clicked, the best AUC is .79
 _GLIMPSE = np.float32(0.15)  # of the exposures without a click
+_LIFE = 2**32  # between the numbers of two who have one place after the other
 _BITS, _ODD = 2**63 - 1, (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
 
@@ -98,8 +99,11 @@ class World:
 
     def find(self, ids: Ints, kind: int) -> Ints:
         """The indices of `ids`. Raises UserError for an id that is none of this world on this day."""
-        index, known = to_index(ids, kind), len(self.users if kind == USER else self.videos)
-        strange = ids[(index < 0) | (index >= known)]
+        shown = self.users["user_id"] if kind == USER else self.videos["video_id"]
+        known = len(shown)
+        index = to_index(ids, kind) % _LIFE
+        there = shown.to_numpy()[np.minimum(index, known - 1)] == ids
+        strange = ids[~there]
         if len(strange):
             name = "user_id" if kind == USER else "video_id"
             raise UserError(
@@ -109,37 +113,43 @@ class World:
         return index
 
 
-def build(*, seed: int, day: int, users: int, videos: int, new_users: int, new_videos: int) -> World:
-    """The world on `day`, counted from 0: `users` and `videos`, and the new ones of every day since."""
+def build(
+    *, seed: int, day: int, users: int, videos: int, new_users: int, new_videos: int, new_ids: float = 0.0
+) -> World:
+    """The world on `day`, counted from 0: `users` and `videos`, and the new ones of every day since.
+
+    A share `new_ids` of them all gives way to others each day, each after 1 / `new_ids` days.
+    """
     trend = _walk(rng(seed, WORLD, 0).standard_normal((day + 1, _HIDDEN), dtype=np.float32))
     centres = rng(seed, WORLD, 1).standard_normal((_HIDDEN + _SEGMENTS, _WIDTH), dtype=np.float32)
     centres *= np.sqrt(_WIDTH / (centres**2).sum(axis=1, keepdims=True))  # so that seeds differ little
 
     index = np.arange(users + day * new_users)
-    normal, uniform = _traits(seed, USER, len(index), 2 * _WIDTH + 3)
+    life, born = _lives(index, day, new_ids, _first_day(index, users, new_users))
+    normal, uniform = _traits(seed, USER, len(index), 2 * _WIDTH + 3, life)
     country = (len(_COUNTRIES) * uniform[:, 0] ** 2).astype(np.int64)
     segment = (3 * country + (6 * uniform[:, 1]).astype(np.int64)) % _SEGMENTS
     taste = 0.85 * centres[_HIDDEN + segment] + 0.5 * normal[:, :_WIDTH]
     later = normal[:, _WIDTH : 2 * _WIDTH]  # to which the taste turns, each user's at a pace of its own
     turn = (0.04 * day * normal[:, -1])[:, None]  # radians
     user_table = {
-        "user_id": to_id(index, USER),
+        "user_id": to_id(index + life * _LIFE, USER),
         "country": pl.Series(_COUNTRIES).gather(country),
-        "user_age_days": (day - _first_day(index, users, new_users) + uniform[:, 2]).astype(np.float32),
+        "user_age_days": (day - born + uniform[:, 2]).astype(np.float32),
     }
 
     number = np.arange(videos + day * new_videos)
-    trait, chance = _traits(seed, VIDEO, len(number), _WIDTH + 2)
+    life, first_day = _lives(number, day, new_ids, _first_day(number, videos, new_videos))
+    trait, chance = _traits(seed, VIDEO, len(number), _WIDTH + 2, life)
     author = (np.maximum(number, videos) // 10 * chance[:, 0] ** 2).astype(np.int64)
     skill, main_topic = _traits(seed, AUTHOR, int(author.max()) + 1, 1)
     topic = (_HIDDEN * np.where(chance[:, 1] < 0.8, main_topic[author, 0], chance[:, 2])).astype(np.int64)
-    first_day = _first_day(number, videos, new_videos)
     fresh = np.exp((first_day - day) / 3).astype(np.float32)
     quality = 0.6 * skill[author, 0] + 0.8 * trait[:, -1]
     heat = chance[:, 3] ** np.float32(-0.7)  # Zipf: the k-th of the videos by heat has about k**-0.7
     log_length = 0.7 * trait[:, -2]
     video_table = {
-        "video_id": to_id(number, VIDEO),
+        "video_id": to_id(number + life * _LIFE, VIDEO),
         "author_id": to_id(author, AUTHOR),
         "topic": pl.Series([f"topic_{i * _TOPICS // _HIDDEN:02d}" for i in range(_HIDDEN)]).gather(topic),
         "video_seconds": 25 * np.exp(log_length),
@@ -159,10 +169,32 @@ def build(*, seed: int, day: int, users: int, videos: int, new_users: int, new_v
     )
 
 
-def _traits(seed: int, kind: int, rows: int, width: int) -> tuple[Floats, Floats]:
-    """Normals [rows, width] and uniforms [rows, 5] in (0, 1); a row is the same whatever comes after it."""
-    normals = rng(seed, kind, 0).standard_normal((rows, width), dtype=np.float32)
-    return normals, rng(seed, kind, 1).random((rows, 5), dtype=np.float32).clip(1e-6, 1 - 1e-6)
+def _traits(seed: int, kind: int, rows: int, width: int, life: Ints | int = 0) -> tuple[Floats, Floats]:
+    """Normals [rows, width] and uniforms [rows, 5] in (0, 1); a row is the same whatever comes after it.
+
+    `life`, of all or [rows]: how many had the place before the one who has it. Each has other traits.
+    """
+    normals, uniforms = np.empty((rows, width), np.float32), np.empty((rows, 5), np.float32)
+    for n in np.unique(life).tolist():
+        theirs = np.broadcast_to(np.equal(life, n), rows)
+        normals[theirs] = rng(seed, kind, 2 * n).standard_normal((rows, width), dtype=np.float32)[theirs]
+        uniforms[theirs] = rng(seed, kind, 2 * n + 1).random((rows, 5), dtype=np.float32)[theirs]
+    return normals, uniforms.clip(1e-6, 1 - 1e-6)
+
+
+def _lives(index: Ints, day: int, new_ids: float, first_day: Ints) -> tuple[Ints, Ints]:
+    """How many had each place before the one who has it on `day`, and since which day that one has it.
+
+    `first_day` is each place's own.
+    """
+    if not new_ids:
+        return np.zeros_like(index), first_day
+    # Places change hands in turn, as many on each day: their phases are a low-discrepancy sequence.
+    phase = index * 0.6180339887498949 % 1
+    turn = np.floor(day * new_ids + phase)
+    life = turn - np.floor(np.maximum(first_day, 0) * new_ids + phase)
+    since = np.minimum(np.ceil((turn - phase) / new_ids), day)
+    return life.astype(np.int64), np.where(life > 0, since, first_day).astype(np.int64)
 
 
 def _walk(steps: Floats) -> Floats:

@@ -18,6 +18,7 @@ import pytest
 
 from tutelage.launch.config import load
 from tutelage.models.config import Distillation, ModelConfig, distil
+from tutelage.pipeline.schema import Feature, Growth
 from tutelage.trainers.config import StudentConfig
 
 pytestmark = pytest.mark.end_to_end
@@ -139,12 +140,26 @@ def _own_events(line: str, folder: Path, request: pytest.FixtureRequest) -> None
                 "ts": [berlin + row * 288_000 for row in rows],  # 300 a day
             }
         ).write_parquet(events / f"{day}.parquet")
+    (folder / "my_logs/users").mkdir()
+    rows_of_users = [
+        f"{2**53 + 1 + user},{land},2026-01-0{day}"
+        for user in range(40)
+        for day, land in ((1, "DE"), (2, "FR"))
+    ]
+    (folder / "my_logs/users/all.csv").write_text(
+        "\n".join(["uid,country,since", *rows_of_users, "7,,soon", ""])
+    )
     printed = _shell(f"{line} --end_day=2026-01-02", folder)
-    assert "materialize: 2 days, 900 rows in = 600 kept + 300 dropped (300 outside_days)" in printed
+    assert (
+        "materialize: 2 days, 901 rows in = 600 kept + 301 dropped (300 outside_days, 1 users_bad_time)"
+        in printed
+    )
     assert re.search(r"^auxiliary: learnt 2026-01-01 to 2026-01-02, 600 examples", printed, re.MULTILINE)
     interactions = polars.read_delta(str(folder / "W2/lake/interactions"))
     assert interactions["user_id"].min() == 2**53 + 1
     assert interactions["click"].sum() == 120
+    countries = interactions.group_by("day").agg(polars.col("country").unique()).sort("day")["country"]
+    assert countries.to_list() == [["DE"], ["FR"]]  # each as it was known then
     assert (folder / "W2/export/auxiliary/2026010201").is_dir()
 
 
@@ -182,6 +197,14 @@ def _bench_training(line: str, folder: Path, request: pytest.FixtureRequest) -> 
     size = "--rows_per_day=2000 --batch_size=256 --models=teacher"
     printed = _shell(f"PYTHONPATH={ROOT} {command} {size}", folder)
     assert re.match(r"teacher: [\d,]+ examples/s at batch 256, [\d.]+% of its time waiting", printed)
+
+
+def _bench_resume(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    (command,) = (line for line in _recipe(line) if "benchmarks" in line)
+    command = command.replace(".venv/bin/python", sys.executable)
+    printed = _shell(f"PYTHONPATH={ROOT} {command} --rows_per_day=2000 --batch_size=100", folder)
+    assert "teacher: stopped by SIGTERM after 1,000 of the 2,000 rows of 2026-01-02" in printed
+    assert re.search(r"^a day of 2,000 rows, .*\nresume: [\d.]+ s, beyond ", printed, re.MULTILINE)
 
 
 def _bench_serving(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
@@ -222,7 +245,9 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     f"{_EXPORT} --mirror=file:///tmp/served/auxiliary": partial(_decide, says="shows 2026010101, 2026010201"),
     "make bench-materialize": partial(_make, runs=("-m benchmarks.materialize",)),  # takes minutes
     "make bench-training": _bench_training,
+    "make bench-resume": _bench_resume,
     "make bench-serving": _bench_serving,
+    "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
     "make golden": partial(_make, runs=("-m tests.golden",)),  # test_smoke.py makes the run
 }
@@ -237,6 +262,8 @@ AFTER_DEMO = {
     "tutelage-export": ("--end_day=2026-01-01", "Nothing to do: every day that auxiliary has learnt"),
     "tutelage-skew": ("", "5,000 requests against 2026-01-01 of interactions"),
     "tutelage-rollback": ("", "Nothing to do: the teacher has learnt no day after 2026-01-01"),
+    "tutelage-forget": ("", "0 rows of 0 days are of user_id 7"),
+    "tutelage-prune": ("", "goes: old files of lake/interactions"),
     "tutelage-report": ("", "Report: "),
     "tutelage-status": ("", "To materialise: 2026-01-03"),
 }
@@ -286,7 +313,7 @@ def test_every_row_of_the_table_runs_after_the_demo(demo: Demo) -> None:
     for command in re.findall(r"`(tutelage-(?!study)[^`]*)`", "".join(ROWS)):
         more, says = AFTER_DEMO[command.split()[0]]
         asked = command.replace("NAME", "auxiliary").replace("FILE", "log.jsonl")
-        asked = asked.replace("DAY", "2026-01-01")
+        asked = asked.replace("DAY", "2026-01-01").replace("=ID", "=7").replace("=N", "=30")
         assert says in _shell(f".venv/bin/{asked} {demo.flags} {more}", demo.folder), asked
 
 
@@ -300,6 +327,11 @@ def test_the_student_of_the_readme_is_one_of_the_kuairand_config() -> None:
     )
     fields = {name for names in told for name in names if name}
     assert fields < {field.name for field in dataclasses.fields(Distillation)}
+
+
+def test_the_growing_feature_of_the_readme_is_one() -> None:
+    (code,) = re.findall(r"`(Feature\(.*?\))`", README)
+    assert eval(code, {"Feature": Feature, "Growth": Growth}).grows == Growth(min_seen=2, unseen_days=14)
 
 
 def test_the_results_were_made_by_the_command_that_the_readme_gives() -> None:

@@ -19,9 +19,9 @@ from tutelage.export.config import ServingConfig
 from tutelage.export.gate import adversarial, compare, record_override
 from tutelage.export.publish import Exported, export_student
 from tutelage.export.versions import Versions
+from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import teach, train_student
-from tutelage.trainers.gate import Check, Verdict
 from tutelage.trainers.run import Run
 
 STRICT = ServingConfig(

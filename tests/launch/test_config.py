@@ -17,6 +17,7 @@ from tutelage.launch.config import Experiment, load, plain
 from tutelage.models.config import distil
 from tutelage.pipeline.days import parse_day, slices_between
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema import Growth
 from tutelage.pipeline.sources.kuairand import KuaiRand
 from tutelage.trainers.config import StudentConfig
 
@@ -222,7 +223,22 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
         (
             "teacher.model.without=user_id,hour,day",
             "without names 'day', expected inputs of the schema: user_id, video_id, author_id, topic, country, "
-            "position, hour, video_seconds, video_age_days, user_age_days",
+            "position, hour, video_seconds, video_age_days, user_age_days; or tasks: click, long_view, watch",
+        ),
+        (
+            "students.control.model.without=watch",
+            "serving: score names 'watch_log1p', and the model of 'control' is without that task; let the score "
+            "do without it, as long as there is such a student",
+        ),
+        (
+            "students.direct.model.without=watch",
+            "student 'direct': task 'watch' is distilled, and the model of 'direct' is without it; distil what "
+            "both have",
+        ),
+        (
+            "teacher.model.without=watch",
+            "student 'direct': task 'watch' is distilled, and the model of 'teacher' is without it; distil what "
+            "both have",
         ),
         ("training.batch_size=0", "batch_size is 0, expected at least 1"),
         ("teacher.sampling.negatives_of=watch", "sampling: negatives_of 'watch' is no binary task"),
@@ -331,6 +347,27 @@ def test_a_listwise_loss_without_the_user_is_refused() -> None:
         )
     assert str(error.value) == (
         "student 'auxiliary': a listwise loss needs 'user_id', and the model is without"
+    )
+
+
+def test_a_listwise_loss_is_refused_where_users_share_the_default_row() -> None:
+    experiment = load("synthetic")
+    features = tuple(
+        dataclasses.replace(f, grows=Growth()) if f.name == "user_id" else f
+        for f in experiment.schema.features
+    )
+    listwise = dataclasses.replace(
+        experiment.student("auxiliary"), distillation=distil("click", loss="listwise")
+    )
+    with pytest.raises(UserError) as refused:
+        dataclasses.replace(
+            experiment,
+            schema=dataclasses.replace(experiment.schema, features=features),
+            students=(experiment.student("control"), listwise),
+        )
+    assert str(refused.value) == (
+        "student 'auxiliary': a listwise loss tells users apart by their rows, and those of 'user_id' grow: "
+        "all new users share one; expected another loss, or no `grows`"
     )
 
 

@@ -32,10 +32,10 @@ def _settings(workdir: Path, *overrides: str) -> Settings:
     )
 
 
-def _learn(session: Session, *days: date) -> None:
-    """Leave the states of finished days of the teacher, as a trainer does; their variables apart."""
+def _learn(session: Session, *days: date, model: str = TEACHER) -> None:
+    """Leave the states of finished days of a model, as a trainer does; their variables apart."""
     for n, day in enumerate(days, 1):
-        folder = session.run.checkpoints(TEACHER).folder / str(day)
+        folder = session.run.checkpoints(model).folder / str(day)
         folder.mkdir(parents=True)
         state = dataclasses.asdict(State(day=day, step=10 * n, examples=5_000 * n, rows=5_000))
         (folder / "state.json").write_text(json.dumps({**state, "day": str(day)}))
@@ -90,6 +90,73 @@ def test_status_and_report_say_which_days_are_in_quarantine(skipped: Session, tm
     assert f'<li class="amiss">Quarantine: {line}.</li>' in page.read_text().replace("\n", "")
     skipped.run.quarantine(TEACHER).write(DAYS[1], "passed", [ATTEMPT])
     assert steps.quarantined(skipped) == []
+
+
+def _keep_out(session: Session, day: date) -> None:
+    """Put a day of data into quarantine, as the data plane does; its rows apart."""
+    session.run.lake.quarantine.write(day, "skipped", [{"said": "fail; rows is 1, 9 is the bound"}])
+
+
+def test_a_day_of_data_in_quarantine_is_not_made_again_and_all_go_on_without(tmp_path: Path) -> None:
+    session = Session.open(_settings(tmp_path))
+    _learn(session, DAYS[0])
+    _keep_out(session, DAYS[1])
+    assert steps.to_materialize(session) == [DAYS[0], DAYS[2]]
+    assert session.to_learn(TEACHER) == DAYS[2:]
+    # A day further on that is kept out does not hide those that come next.
+    session.run.lake.quarantine.remove(DAYS[1])
+    _keep_out(session, DAYS[2])
+    assert session.to_learn(TEACHER) == DAYS[1:2]
+
+
+def test_status_counts_the_days_skipped_and_says_once_who_went_without(tmp_path: Path) -> None:
+    session = Session.open(_settings(tmp_path))
+    _learn(session, DAYS[0])
+    _keep_out(session, DAYS[1])
+    for model in (TEACHER, "control"):
+        session.run.quarantine(model).write(DAYS[1], "skipped", [{"said": "its data is in quarantine"}])
+    console = Console(file=io.StringIO(), width=200)
+    print_status(session, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Quarantine: data: 2026-01-02 skipped (fail; rows is 1, 9 is the bound)\n" in text
+    assert "Quarantine: teacher, control: 2026-01-02 skipped (its data is in quarantine)\n" in text
+    (teacher,) = (row for row in text.splitlines() if row.startswith("teacher "))
+    assert teacher.split()[-2:] == ["1", "1"]  # skipped, to learn
+    assert text.endswith("To materialise: 2026-01-01, 2026-01-03\n")
+
+
+def test_a_day_of_data_is_accepted_for_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--accept_day and --reason go together; give both$"):
+        actions.materialize(_settings(tmp_path), accept_day="2026-01-02")
+    with pytest.raises(UserError, match=r"^--accept_day=2026-01-02: no such day of data is in quarantine"):
+        actions.materialize(_settings(tmp_path), accept_day="2026-01-02", reason="a holiday")
+
+
+def test_a_rollback_lets_a_student_learn_a_day_whose_data_came_later(tmp_path: Path) -> None:
+    session = Session.open(_settings(tmp_path))
+    for model in (TEACHER, "auxiliary"):
+        _learn(session, DAYS[0], DAYS[2], model=model)
+        session.run.quarantine(model).write(DAYS[1], "skipped", [{"said": "its data is in quarantine"}])
+    labels = pl.DataFrame(
+        {
+            "example_id": [1],
+            **{name: [0.5] for name in session.run.schema.outputs},
+            "snapshot_day": [DAYS[0]],
+            "teacher_step": [1],
+            "trained_step": [2],
+        }
+    )
+    where = {"teacher": session.run.teacher.name, "producer": "pre_update", "day": DAYS[2]}
+    session.run.lake.soft_labels.replace(labels, where)
+    gone = [step.what for step in plan(session, DAYS[0])]
+    assert "quarantine of auxiliary, 2026-01-02" in gone
+    assert "quarantine of teacher, 2026-01-02" in gone
+
+
+def test_quality_may_change_in_a_workdir(tmp_path: Path) -> None:
+    Session.open(_settings(tmp_path))
+    session = Session.open(_settings(tmp_path, "quality.rows_ratio=9", "quality.min_days=1"))
+    assert session.experiment.quality.rows_ratio == 9
 
 
 def test_a_day_of_which_there_is_only_a_verdict_was_not_learnt() -> None:

@@ -89,3 +89,16 @@ def test_silence_leaves_errors_that_are_not_of_beam_or_tensorflow(verbose: bool,
         "logging.error('error')\n"
     )
     assert _python(code).stderr == heard
+
+
+def test_silence_stays_when_a_library_that_is_imported_later_defines_flags() -> None:
+    code = (
+        "import absl.app, absl.flags, absl.logging\n"
+        "from tutelage.launch.quiet import silence\n"
+        "def main(argv):\n"
+        "    silence(verbose=False)\n"
+        "    absl.flags.DEFINE_bool('late', False, 'Of a library.')\n"
+        "    absl.logging.info('info')\n"
+        "absl.app.run(main)\n"
+    )
+    assert _python(code).stderr == ""

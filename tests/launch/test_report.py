@@ -290,3 +290,13 @@ def test_the_same_input_gives_the_same_bytes(page, tmp_path):
     assert _page(tmp_path) == page
     ids = re.findall(r' id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_a_study_is_linked_to_once_it_is_there(tmp_path):
+    page = tmp_path / "study" / "results.html"
+    assert "what distillation gives" not in _page(tmp_path / "report", study=page)
+    page.parent.mkdir()
+    page.touch()
+    assert '<a href="../study/results.html">what distillation gives here</a>' in _page(
+        tmp_path / "report", study=page
+    )

@@ -14,7 +14,7 @@ from rich.console import Console
 from tutelage.launch import actions, pool, steps, succession
 from tutelage.launch.config import Experiment, load
 from tutelage.launch.report import write_report
-from tutelage.launch.rollback import plan
+from tutelage.launch.rollback import Fall, plan
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.status import print_status
 from tutelage.launch.workspace import claim_successor, open_workdir
@@ -294,10 +294,10 @@ def test_a_rollback_before_the_decision_takes_it_back_after_the_students_and_bef
         "pre_update labels of 2026-01-05 by teacher",
         "pre_update labels of 2026-01-04 by wide",
         "pre_update labels of 2026-01-05 by wide",
-        f"checkpoint {succeeded.run.root}/teacher/checkpoints/2026-01-05",
-        f"checkpoint {succeeded.run.root}/teacher/checkpoints/2026-01-04",
         f"checkpoint {succeeded.run.root}/teacher-wide/checkpoints/2026-01-05",
         f"checkpoint {succeeded.run.root}/teacher-wide/checkpoints/2026-01-04",
+        f"checkpoint {succeeded.run.root}/teacher/checkpoints/2026-01-05",
+        f"checkpoint {succeeded.run.root}/teacher/checkpoints/2026-01-04",
     ]
     moved = _session(succeeded.run.root, _experiment(WIDE))
     with pytest.raises(UserError) as error:
@@ -364,3 +364,31 @@ def test_a_successor_that_fails_holds_no_student_up_and_is_told_at_the_end(
     assert error.value is failure
     students = [] if isinstance(failure, pool.Stopped) else [student.name for student in BASE.students]
     assert trained == ["teacher", *students]
+
+
+def test_stale_days_take_a_change_back_only_where_they_decided_it(succeeded: Session) -> None:
+    _learn(succeeded, "auxiliary", *DAYS)
+    _label(succeeded, "teacher", "pre_update", DAYS[3], DAYS[2])
+    for day in DAYS[3:]:
+        _label(succeeded, "wide", "pre_update", day, day - timedelta(days=1))
+    decided = Fall.of(succeeded, {"teacher-wide": DAYS[3]})
+    assert decided.since == {"teacher-wide": DAYS[3], **dict.fromkeys(_distilled(), DAYS[4])}
+    assert decided.labels == [("wide", "pre_update", day) for day in DAYS[3:]]
+    assert [change.name for change in decided.takeovers] == ["wide"]
+    assert decided.held(succeeded) == ""
+    later = Fall.of(succeeded, {"teacher-wide": DAYS[4]})
+    assert (later.takeovers, later.labels) == ([], [("wide", "pre_update", DAYS[4])])
+    assert later.since["auxiliary"] == DAYS[4]
+    former = Fall.of(succeeded, {"teacher": DAYS[3]})
+    assert former.since["teacher-wide"] == DAYS[3]
+    assert former.since["auxiliary"] == DAYS[3]
+    moved = Fall.of(_session(succeeded.run.root, _experiment(WIDE)), {"teacher-wide": DAYS[3]})
+    assert "'teacher' was the teacher then" in moved.held(_session(succeeded.run.root, _experiment(WIDE)))
+
+
+def test_forgetting_and_pruning_look_at_every_teacher(succeeded: Session) -> None:
+    assert {"teacher", "teacher-wide"} <= set(succeeded.all_models)
+
+
+def _distilled() -> list[str]:
+    return [student.name for student in BESIDE.students if student.distillation]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tutelage.models.id_map import HashedIdMap, fingerprint
-from tutelage.pipeline.schema import Feature
+from tutelage.models.id_map import GrowingIdMap, HashedIdMap, fingerprint
+from tutelage.pipeline.schema import Feature, Growth
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 IDS = [0, 1, 2, -1, -2, 1000, 9_155_697_141, 2**32, HIGHEST, LOWEST]
@@ -158,3 +158,73 @@ def test_single_values_come_first_then_buckets_then_lists_and_no_two_share_a_row
     # 1000 items, 3 + 1 buckets, 100 tags, and the items again.
     assert LISTS.offsets == {"item": 0, "seconds": 1000, "tags": 1004, "seen": 0}
     assert LISTS.rows == 1104
+
+
+GROWTH = Growth()
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3, 7, 8, 9, 100, 1000])
+@pytest.mark.parametrize("filled", [0.0, 0.5, 1.0])
+def test_an_id_that_is_listed_has_its_row_and_any_other_the_default_one(capacity: int, filled: float) -> None:
+    # A part before it and one after it, of ids on all sides of its own.
+    id_map = GrowingIdMap(
+        [Feature(name=name, dtype="int64", rows=capacity + 1, grows=GROWTH) for name in ("a", "b", "c")]
+    )
+    rng = np.random.default_rng(capacity)
+    pool = np.unique([*rng.integers(LOWEST, HIGHEST, 2 * capacity), LOWEST, HIGHEST, -1, 0])
+    listed = np.sort(rng.choice(pool, int(filled * capacity), replace=False))
+    own = rng.permutation(capacity)[: len(listed)] + 1
+    others = np.arange(capacity) - 5, np.arange(1, capacity + 1)
+    id_map.assign(id_map.entries({"a": others, "b": (listed, own), "c": others}))
+    ids = np.unique([*pool, *(pool[pool < HIGHEST] + 1), *range(-7, 7)])
+    expected = [capacity + 1 + dict(zip(listed, own, strict=True)).get(id_, 0) for id_ in ids]
+    rows = id_map.lookup({"b": tf.constant(ids)})
+    assert rows.dtype == tf.int32
+    assert rows.numpy()[:, 0].tolist() == expected
+
+
+def test_growing_and_hashed_features_keep_their_places_and_a_history_finds_the_rows_of_its_feature() -> None:
+    features = [
+        Feature(name="user", dtype="int64", rows=50),
+        Feature(name="item", dtype="string", rows=4, grows=GROWTH),
+        Feature(name="tab", dtype="int64", rows=7),
+        Feature(name="seen", dtype="string", rows=4, length=3),
+        Feature(name="tags", dtype="int64", rows=9, length=2),
+    ]
+    id_map = GrowingIdMap(features, shared={"seen": "item"})
+    ids = fingerprint(tf.constant(["a", "b"])).numpy()
+    order = np.argsort(ids)
+    entries = id_map.entries({"item": (ids[order], np.array([3, 1])[order])})
+    columns = {
+        "user": tf.constant(IDS[:3], tf.int64),
+        "item": tf.constant(["b", "c", "a"]),
+        "tab": tf.constant(IDS[:3], tf.int64),
+        "seen": tf.constant([["a", "c", ""], ["", "", ""], ["b", "b", "a"]]),
+        "tags": tf.constant([[5, -1], [6, 7], [-1, -1]], tf.int64),
+    }
+    rows = id_map.lookup(columns, entries).numpy()
+    assert rows[:, 1].tolist() == [51, 50, 53]
+    assert rows[:, 3:6].tolist() == [[53, 50, -1], [-1, -1, -1], [51, 51, 53]]
+    hashed = HashedIdMap(features, shared={"seen": "item"}).lookup(columns).numpy()
+    for slot in (0, 2, 6, 7):
+        assert rows[:, slot].tolist() == hashed[:, slot].tolist()
+    # Nothing is listed before it is assigned.
+    assert id_map.lookup(columns).numpy()[:, 1].tolist() == [50, 50, 50]
+    id_map.assign(entries)
+    assert id_map.lookup(columns).numpy().tolist() == rows.tolist()
+    # Of some features, and of a fingerprint, the same.
+    assert id_map.lookup({"item": fingerprint(columns["item"])}).numpy().tolist() == rows[:, 1:2].tolist()
+
+
+def test_a_growing_lookup_reads_two_variables_and_takes_steps_by_the_log_of_the_capacity() -> None:
+    def gathers(rows: int) -> int:
+        id_map = GrowingIdMap([Feature(name="user", dtype="int64", rows=rows, grows=GROWTH)])
+        assert {v.name: v.trainable for v in id_map.variables} == {"ids:0": False, "own_rows:0": False}
+        function = tf.function(id_map.lookup).get_concrete_function({"user": tf.TensorSpec([None], tf.int64)})
+        ops = [op.type for op in function.graph.get_operations()]
+        assert not [op for op in ops if "Table" in op or "PyFunc" in op]
+        return sum("Gather" in op for op in ops)
+
+    # Ten halvings of 1,023 entries, twenty of a million; then the id and its row.
+    assert gathers(1024) == 10 + 2
+    assert gathers(2**20) == 20 + 2

@@ -90,6 +90,19 @@ def test_each_job_has_a_folder_of_its_own_and_leaves_none(tmp_path: Path) -> Non
     assert list((tmp_path / ".staging").iterdir()) == []
 
 
+def test_the_folder_of_a_killed_job_is_removed_by_the_next_and_that_of_a_running_one_is_not(
+    tmp_path: Path,
+) -> None:
+    killed = tmp_path / ".staging/17"
+    killed.mkdir(parents=True)
+    (killed / "1970-01-01-part.content").touch()
+    with staging_folder(tmp_path) as one, staging_folder(tmp_path) as two:
+        assert {path.name for path in (tmp_path / ".staging").iterdir()} == {
+            str(one.attempt),
+            str(two.attempt),
+        }
+
+
 class Work(beam.DoFn):
     """Calls `act` with each unit and the job's folder."""
 

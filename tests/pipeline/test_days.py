@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.pipeline.days import parse_day, slice_expr, slice_of, slices_between
+from tutelage.pipeline.days import parse_day, slice_expr, slice_of, slices_between, spans
 from tutelage.pipeline.errors import UserError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -162,3 +162,10 @@ def test_a_text_that_is_no_day_is_refused(text: str) -> None:
     says = f"day {text!r} is neither YYYY-MM-DD nor today, yesterday or today-N"
     with pytest.raises(UserError, match=f"^{re.escape(says)}$"):
         parse_day(text, time_zone="UTC")
+
+
+def test_slices_in_a_row_are_said_as_a_span() -> None:
+    days = [date(2026, 1, day) for day in (1, 2, 3, 5, 7, 8)]
+    assert spans(days, slice_days=1) == "2026-01-01 to 2026-01-03, 2026-01-05, 2026-01-07 to 2026-01-08"
+    assert spans([date(2026, 1, 1), date(2026, 1, 31)], slice_days=30) == "2026-01-01 to 2026-01-31"
+    assert spans([], slice_days=1) == ""

@@ -14,6 +14,7 @@ from tests.pipeline.rows import DAY, Row, Rows
 from tutelage.pipeline import histories, materialize
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, History, Schema, Task
 
 SCHEMA = Schema(
@@ -62,7 +63,10 @@ MADE = [
 def _materialize(folder: Path, rows: Sequence[Row], days: Sequence[date] = DAYS) -> Lake:
     lake = Lake(folder, SCHEMA)
     lake.create()
-    materialize.materialize(Rows((tuple(rows),)), SCHEMA, lake, raw_dir="", workdir="", days=days)
+    # Days of a few rows differ too much to be judged.
+    quality = QualityConfig(trailing_days=9, min_days=9)
+    source = Rows((tuple(rows),))
+    materialize.materialize(source, SCHEMA, lake, raw_dir="", workdir="", days=days, quality=quality)
     return lake
 
 

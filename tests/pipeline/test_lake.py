@@ -1,6 +1,8 @@
 """The Delta tables: a partition is replaced in one commit, and no reader sees half of one."""
 
 import contextlib
+import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
@@ -136,7 +138,9 @@ def test_a_file_that_lacks_rows_is_told_of(lake: Lake) -> None:
     (file,) = _write(table, FIRST, [1, 2])
     text = "interactions, 2026-01-01: 5 rows were committed and 2 are there"
     with pytest.raises(RuntimeError, match=f"^{text}$"):
-        table.commit([DataFile(path=file.path, rows=5)], {"day": FIRST}, attempt=1, metadata={})
+        table.commit(
+            [DataFile(path=file.path, rows=5, digest=file.digest)], {"day": FIRST}, attempt=1, metadata={}
+        )
 
 
 def test_counts_are_those_of_the_newest_commit_of_each_day(lake: Lake) -> None:
@@ -144,6 +148,23 @@ def test_counts_are_those_of_the_newest_commit_of_each_day(lake: Lake) -> None:
     for attempt, (day, users) in enumerate([(FIRST, [1]), (SECOND, [1, 2]), (FIRST, [1, 2, 3])]):
         _commit(table, day, users, attempt=attempt)
     assert table.counts() == {"2026-01-01": {"kept": 3}, "2026-01-02": {"kept": 2}}
+
+
+def test_commits_by_a_clock_that_jumped_back_are_told_apart_by_their_order(lake: Lake) -> None:
+    table = lake.interactions
+    for attempt, users in ((30, [1]), (20, [1, 2]), (10, [1, 2, 3])):
+        _commit(table, FIRST, users, attempt=attempt)
+        # Each as of a day before the last one.
+        (log,) = (table.path / "_delta_log").glob(f"*{DeltaTable(table.path).version()}.json")
+        entries = [json.loads(line) for line in log.read_text().splitlines()]
+        for entry in entries:
+            if "commitInfo" in entry:
+                entry["commitInfo"]["timestamp"] = attempt * 86_400_000
+        log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        os.utime(log, (attempt * 86_400, attempt * 86_400))
+    assert table.counts() == {"2026-01-01": {"kept": 3}}
+    assert table.attempts([FIRST]) == {FIRST: 10}
+    assert _users(table.scan()) == [1, 2, 3]
 
 
 def test_partitions_say_how_many_rows_the_data_has(lake: Lake) -> None:
@@ -220,6 +241,26 @@ def test_of_two_writers_on_a_day_the_later_one_is_refused(lake: Lake) -> None:
         _commit(table, FIRST, [3, 4], attempt=3)
     assert _users(table.scan()) == [2]
     assert table.counts() == {"2026-01-01": {"kept": 1}}
+
+
+def test_a_day_that_was_replaced_since_the_job_began_is_left_alone(lake: Lake) -> None:
+    table = lake.interactions
+    _commit(table, FIRST, [1], attempt=1)
+    began = table.version()
+    written = {day: _write(table, day, [5]) for day in (FIRST, SECOND)}
+    _commit(table, FIRST, [2], attempt=2)
+    with pytest.raises(UserError, match=r"^interactions, 2026-01-01: another job replaced it meanwhile"):
+        table.commit(written[FIRST], {"day": FIRST}, attempt=3, metadata={}, as_of=began)
+    table.commit(written[SECOND], {"day": SECOND}, attempt=3, metadata={}, as_of=began)
+    assert _users(table.scan()) == [2, 5]
+
+
+def test_a_commit_that_another_process_has_just_made_is_not_made_twice(lake: Lake) -> None:
+    table = lake.interactions
+    _commit(table, FIRST, [1], attempt=1)
+    with _overtaken(table, lambda: _commit(table, FIRST, [2], attempt=2)):
+        _commit(table, FIRST, [2], attempt=2)
+    assert _users(table.scan()) == [2]
 
 
 def test_a_writer_on_another_day_goes_through(lake: Lake) -> None:

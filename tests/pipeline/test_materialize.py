@@ -1,6 +1,7 @@
 """The materialize job on a small made-up source: every row kept or counted, days replaced whole."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.pipeline.rows import DAY, Rows
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import Materialized, materialize
-from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.schema import Downsampling, Feature, Schema, Task
 from tutelage.pipeline.sources.base import Unit
 
 SCHEMA = Schema(
@@ -103,3 +104,23 @@ def test_small_frames_become_one_file_of_a_day(tmp_path: Path, monkeypatch: pyte
         [4, 5, 6, 7],
         [8, 9],
     ]
+
+
+def test_of_the_negatives_a_share_is_kept_and_counted_the_same_each_time(tmp_path: Path) -> None:
+    n = 4_000
+    schema = replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.25))
+    source = Rows((tuple((i, i, "a", int(i % 4 == 0), "") for i in range(n)),))
+    tables = []
+    for attempt in ("one", "other"):
+        lake = Lake(tmp_path / attempt, schema)
+        lake.create()
+        done = materialize(source, schema, lake, raw_dir="", workdir=str(tmp_path), days=DAYS[:1])
+        counts = done.days[DAYS[0]]
+        assert counts.rows_in == n == counts.kept + counts.dropped["downsampled"]
+        tables.append(lake.interactions.scan().collect().sort("user"))
+    kept = tables[0]
+    assert kept.equals(tables[1])
+    assert set(kept["sampling_rate"]) == {0.25}
+    assert kept["click"].sum() == 1_000  # all
+    # Of 3,000 negatives each with probability 1/4: 750, give or take three times 24.
+    assert 680 < len(kept) - 1_000 < 820

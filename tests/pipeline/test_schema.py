@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Feature, History, Schema, Task
+from tutelage.pipeline.schema import Downsampling, Feature, Growth, History, Schema, Task
 
 USER = Feature(name="user", dtype="int64", rows=10)
 CLICK = Task(name="click", label="click")
@@ -60,11 +60,33 @@ def _says(text: str) -> Any:
             {"dtype": "int64", "rows": 1, "buckets": (1.0,)},
             "buckets is (1.0,), expected ascending numbers, and none for an id",
         ),
+        (
+            {"dtype": "int64", "rows": 9, "length": 2, "grows": Growth()},
+            "grows is for single ids with at least 2 rows, the default row and another; "
+            "this one is int64 of length 2 with 9 rows",
+        ),
+        (
+            {"dtype": "string", "rows": 1, "grows": Growth()},
+            "grows is for single ids with at least 2 rows, the default row and another; "
+            "this one is string of length 0 with 1 rows",
+        ),
+        (
+            {"dtype": "float32", "grows": Growth()},
+            "grows is for single ids with at least 2 rows, the default row and another; "
+            "this one is float32 of length 0 with 0 rows",
+        ),
     ],
 )
 def test_a_feature_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
     with _says(f"feature 'x': {text}"):
         Feature(name="x", **fields)
+
+
+def test_growth_that_cannot_be_is_refused() -> None:
+    with _says("growth: min_seen is 0 and unseen_days 30, expected at least 1"):
+        Growth(min_seen=0)
+    with _says("growth: min_seen is 2 and unseen_days 0, expected at least 1"):
+        Growth(unseen_days=0)
 
 
 @pytest.mark.parametrize("rows", [1, 2**31 - 1])
@@ -121,7 +143,9 @@ def test_a_schema_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -
         Schema(**{"features": (USER,), "tasks": (CLICK,), "key": ("user",), **fields})
 
 
-@pytest.mark.parametrize("name", ["day", "example_id", "event_time_us", "content", "dropped"])
+@pytest.mark.parametrize(
+    "name", ["day", "example_id", "event_time_us", "content", "dropped", "sampling_rate"]
+)
 def test_the_columns_that_the_pipeline_itself_adds_are_reserved(name: str) -> None:
     with _says(f"schema: column {name!r} is reserved or named twice; rename it"):
         Schema(features=(USER,), tasks=(Task(name="t", label=name),), key=("user",))
@@ -250,7 +274,10 @@ def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
 @pytest.mark.parametrize(
     ("without", "text"),
     [
-        (["tag"], "model: without names 'tag', expected inputs of the schema: user, tags, history"),
+        (
+            ["tag"],
+            "model: without names 'tag', expected inputs of the schema: user, tags, history; or tasks: click",
+        ),
         (["user"], "model: without names 'user', of which 'history' is; leave that out too"),
         (["user", "tags", "history"], "model: without names every input; leave it at least one"),
     ],
@@ -258,6 +285,20 @@ def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
 def test_what_a_model_cannot_be_without_is_refused(without: list[str], text: str) -> None:
     with _says(text):
         LISTS.inputs(without)
+
+
+def test_a_model_may_be_without_a_task_and_a_history_that_needs_its_label() -> None:
+    more = replace(
+        LISTS,
+        tasks=(CLICK, Task(name="like", label="liked")),
+        histories=(*LISTS.histories, History(name="liked_ones", of="user", where="liked")),
+    )
+    assert more.learnt() is more
+    assert more.learnt(["like", "liked_ones"]) == LISTS
+    assert more.learnt(["tags"]) is more
+    assert [f.name for f in more.inputs(["like", "liked_ones"])] == ["user", "tags", "history"]
+    with _says("model: without names every task; leave it at least one"):
+        more.learnt(["click", "like"])
 
 
 def test_models_see_the_first_items_of_a_list_and_the_default_after_the_last() -> None:
@@ -276,3 +317,20 @@ def test_models_see_the_first_items_of_a_list_and_the_default_after_the_last() -
         "tags": (0, 2),
         "history": (0, 3),
     }
+
+
+def test_a_downsampling_that_cannot_be_is_refused() -> None:
+    for rate in (0.0, 1.5, float("nan")):
+        with _says(f"downsampling: rate is {rate}, expected a share above 0, at most 1, or None"):
+            Downsampling(task="click", rate=rate)
+    with _says("downsampling: task 'watch' is log1p, expected a binary one"):
+        replace(SCHEMA, downsampling=Downsampling(task="watch"))
+    with _says("unknown task 'buy'; this schema has click, watch, like, click_again"):
+        replace(SCHEMA, downsampling=Downsampling(task="buy"))
+
+
+def test_a_downsampled_table_has_the_rate_of_each_row() -> None:
+    schema = replace(SCHEMA, downsampling=Downsampling(task="click"))
+    assert schema.interactions == SCHEMA.interactions.append(pa.field("sampling_rate", pa.float32()))
+    assert schema.offered == [*SCHEMA.offered, "sampling_rate"]
+    assert replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.5)).offered == SCHEMA.offered

@@ -14,7 +14,7 @@ from tests.tiny import DAYS, MODEL, ROWS, SCHEMA, commit, frame, interactions, m
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.schema import History
+from tutelage.pipeline.schema import History, Task
 from tutelage.trainers import feed
 from tutelage.trainers.config import Sampling
 from tutelage.trainers.feed import load_day, read_ahead, soft_label_frame, write_predictions
@@ -145,6 +145,23 @@ def test_soft_labels_stand_beside_their_rows_and_the_rest_is_masked_and_counted(
     assert day.counts == {"labels_used": 2, "teacher_too_young": 1, "labels_missing": 1}
 
 
+def test_a_label_that_came_to_the_schema_later_is_no_negative_but_refused_by_a_model_that_learns_it(
+    lake: Lake, ranker: Ranker
+) -> None:
+    wider = replace(SCHEMA, tasks=(*SCHEMA.tasks, Task(name="like", label="liked")))
+    grown = Lake(lake.interactions.path.parent, wider)
+    grown.interactions.add_columns()
+    with pytest.raises(UserError) as error:
+        load_day(grown, DAY, wider, transform=ranker.transform)
+    assert str(error.value) == (
+        "day 2026-01-01: the label 'liked' is null in 4 rows, as it came to the schema later; let the model begin "
+        "with a later day (first_day), or be without its task, or make the day anew with tutelage-materialize"
+    )
+    day = load_day(grown, DAY, wider, transform=ranker.transform, without=["like"])
+    same = load_day(lake, DAY, SCHEMA, transform=ranker.transform)
+    assert day.digest == same.digest
+
+
 def test_a_day_that_is_not_there_is_named_with_the_command_that_makes_it(lake: Lake, ranker: Ranker) -> None:
     says = r"^day 2026-01-02 is not in .*/interactions; run tutelage-materialize for it first$"
     with pytest.raises(UserError, match=says):
@@ -172,7 +189,7 @@ def test_days_are_read_ahead_in_order_and_an_unreadable_one_is_told_when_its_tur
     lake: Lake, ranker: Ranker
 ) -> None:
     commit(lake, DAYS[1], interactions(DAYS[1]))
-    days = read_ahead(DAYS, lambda day: load_day(lake, day, SCHEMA, transform=ranker.transform))
+    days = read_ahead(DAYS, lambda day, _: load_day(lake, day, SCHEMA, transform=ranker.transform))
     first, second = next(days), next(days)
     assert (first.day, first.size, first.waited) == (DAYS[0], 4, 0.0)
     assert (second.day, second.size) == (DAYS[1], ROWS[DAYS[1]])

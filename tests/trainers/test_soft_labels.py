@@ -1,5 +1,6 @@
 """Soft labels as a student reads them."""
 
+import dataclasses
 from datetime import date
 from pathlib import Path
 
@@ -91,3 +92,17 @@ def test_a_label_weighs_half_for_every_half_life_of_its_age(tmp_path: Path) -> N
     _, weight, counts = labels.join(pl.Series([1, 2, 3, 4]), DAY, lake=lake, schema=SCHEMA)
     assert weight.tolist() == [1.0, 0.25, 1.0, 0.0]
     assert counts["labels_used"] == 3
+
+
+def test_a_label_of_a_teacher_without_a_task_that_is_distilled_is_missing(tmp_path: Path) -> None:
+    wider = dataclasses.replace(SCHEMA, tasks=(*SCHEMA.tasks, Task(name="like", label="like")))
+    lake = Lake(_lake(tmp_path).soft_labels.path.parent, wider)
+    lake.soft_labels.add_columns()
+    ids = pl.Series([1, 2])
+    both = dataclasses.replace(LABELS, min_step=0, outputs=("click_logit", "like_logit"))
+    soft, mask, counts = both.join(ids, DAY, lake=lake, schema=wider)
+    assert soft.tolist() == [[0.5, 0.0], [-0.5, 0.0]]
+    assert mask.tolist() == [0.0, 0.0]
+    assert counts == {"labels_used": 0, "teacher_too_young": 0, "labels_missing": 2}
+    one = dataclasses.replace(both, outputs=("click_logit",))
+    assert one.join(ids, DAY, lake=lake, schema=wider)[1].tolist() == [1.0, 1.0]

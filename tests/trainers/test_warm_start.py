@@ -105,6 +105,7 @@ def test_the_teacher_must_have_come_as_far(taught: Run, tmp_path: Path) -> None:
         (taught, DAYS[0], "2026-01-01 to 2026-01-02; let it learn 2025-12-31 first"),
         (dataclasses.replace(taught, root=tmp_path), DAYS[1], "no day; let it learn 2026-01-01 first"),
     ):
+        run.lake.create()
         with pytest.raises(UserError) as error:
             warm_start(learner, run, "wide", first_day)
         assert str(error.value) == (

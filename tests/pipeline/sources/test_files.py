@@ -1,10 +1,8 @@
 """Logs of a user's own, as real files of each format: each row read right or counted, each bad file named."""
 
 import gzip
-import itertools
 import json
 import pickle
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -24,7 +22,7 @@ from hypothesis import strategies as st
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import materialize
-from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.schema import Downsampling, Feature, Schema, Task
 from tutelage.pipeline.sources.files import Files
 
 SCHEMA = Schema(
@@ -110,7 +108,10 @@ def _write(folder: Path, kind: str, rows: Sequence[dict[str, Any]], name: str = 
 def _read(folder: Path, kind: str = "csv", **fields: Any) -> pl.DataFrame:
     source = _files(kind, **fields)
     units = source.units(str(folder), workdir="", days=[])
-    return pl.concat([frame for unit in units for frame in source.read(unit)])
+    frames = [frame for unit in units for frame in source.read(unit)]
+    # Of JSON lines and records an empty file has no events, and no header to miss.
+    empty = pl.DataFrame(schema=["event_time_us", *source.columns(), "content", "dropped"])
+    return pl.concat(frames) if frames else empty
 
 
 def _read_or_refused(folder: Path, kind: str) -> pl.DataFrame | str:
@@ -178,6 +179,20 @@ def test_a_parquet_column_that_is_no_list_of_the_feature_s_type_is_named(tmp_pat
     assert _read(tmp_path, "parquet", schema=LISTS)["dropped"].to_list() == ["bad_words"]
 
 
+def test_a_log_that_lacks_negatives_says_at_which_rate_they_were_kept(tmp_path: Path) -> None:
+    schema = replace(SCHEMA, downsampling=Downsampling(task="click"))
+    rates = ["0.25", "1", "", "0", "1.5", "-1", "nan"]
+    _write(tmp_path, "csv", [EVENT | {"kept": rate} for rate in rates])
+    frame = _read(tmp_path, schema=schema, renamed=(("user", "uid"), ("sampling_rate", "kept")))
+    assert frame["sampling_rate"].to_list() == [0.25, 1.0, None, None, None, None, None]
+    assert frame["dropped"].to_list() == [None, None, None, *["bad_sampling_rate"] * 3, None]
+    with pytest.raises(UserError, match="has no column 'sampling_rate'"):
+        _read(tmp_path, schema=schema)
+    # It is not asked of a log whose negatives are all there.
+    made = replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.5))
+    assert "sampling_rate" not in _files(schema=made).columns()
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_one_event_is_the_same_in_every_format(tmp_path: Path, kind: str) -> None:
     _write(tmp_path, kind, [EVENT, dict.fromkeys(EVENT) | {"ts": EVENT["ts"]}])
@@ -194,6 +209,12 @@ def test_one_event_is_the_same_in_every_format(tmp_path: Path, kind: str) -> Non
     }
     nothing = dict.fromkeys(READ) | {"event_time_us": US}
     assert frame.drop("content").to_dicts() == [READ | {"dropped": None}, nothing | {"dropped": None}]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_boolean_is_the_same_text_in_every_format(tmp_path: Path, kind: str) -> None:
+    _write(tmp_path, kind, [EVENT | {"topic": True}])
+    assert _read(tmp_path, kind)["topic"].to_list() == ["true"]
 
 
 # A raw value as text, and what it is read as; a name in the place of a value is the reason of a drop.
@@ -241,7 +262,7 @@ OURS = {"uid": "user", "topic": "topic", "age": "age", "click": "click", "second
 OURS |= {"ts": "event_time_us"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     kind=st.sampled_from(["parquet", "csv", "jsonl.zst"]),
     rows=st.lists(
@@ -418,7 +439,7 @@ def test_a_line_of_csv_that_is_no_row_is_dropped_alone(tmp_path: Path) -> None:
     assert _read(tmp_path)["dropped"].to_list() == list(rows.values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     kind=st.sampled_from(["csv", "jsonl"]),
     edits=st.lists(
@@ -454,7 +475,7 @@ def test_a_damaged_line_harms_no_other(
             assert row == READ | {"user": whole[line], "dropped": None}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     kind=st.sampled_from(["parquet", "csv.gz", "jsonl.zst"]),
     cut=st.one_of(st.none(), st.integers(0, 2_000)),
@@ -785,82 +806,3 @@ def test_the_job_keeps_or_counts_every_row(tmp_path: Path) -> None:
     kept = lake.interactions.scan().collect().sort("user")
     assert kept["user"].to_list() == [ID + i for i in range(5)]
     assert kept["event_time_us"].to_list() == [(start + i) * 1000 for i in range(5)]
-
-
-DAMAGED_FILES = 1_800
-ZONED = [
-    ("2026-01-01T00:00:00.123Z", US),
-    ("2026-01-01T01:00:00.123+01:00", US),
-    ("2025-12-31 22:30:00.123-0130", US),
-    ("2026-01-01T00:00:00.123", US),  # of the config's zone, UTC
-    ("1969-12-31T23:59:59Z", "bad_time"),
-    ("2026-01-01T25:00:00Z", "bad_time"),
-]
-
-
-def _damaged(rng: random.Random, data: bytes) -> bytes:
-    """The bytes of a file cut, changed, or with a part of it taken out or there twice."""
-    at, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-    way = rng.randrange(4)
-    if way == 0:
-        return data[:at]
-    if way == 1:
-        return data[:at] + rng.choice([b"\xff", b'"', b"\n", b"\0", b"9" * 30]) + data[at + 1 :]
-    return data[:at] + data[end:] if way == 2 else data[:end] + data[at:]
-
-
-@pytest.mark.slow
-def test_damaged_files_are_refused_in_one_line_or_every_row_is_counted(tmp_path: Path) -> None:
-    rng, refused, damaged = random.Random(1), 0, 0
-    for group, (kind, zoned) in enumerate(itertools.product(FORMATS, [False, True])):
-        values = VALUES | {"ts": ZONED} if zoned else VALUES
-        fields = {"time_unit": "iso8601"} if zoned else {}
-        folder = tmp_path / str(group)
-        folder.mkdir()
-        good = EVENT | ({"ts": ZONED[0][0]} if zoned else {})
-        _write(folder, kind, [{name: str(good[name]) for name in VALUES}], name="good")
-        read = [_read(folder, kind, **fields)]
-        for number in range(DAMAGED_FILES // (2 * len(FORMATS))):
-            rows = [{name: rng.choice(those) for name, those in values.items()} for _ in range(4)]
-            rows.append(rows[0])
-            path = _write(
-                folder, kind, [{n: raw for n, (raw, _) in row.items()} for row in rows], f"f{number}"
-            )
-            broken = rng.random() < 0.5
-            if broken:
-                path.write_bytes(_damaged(rng, path.read_bytes()))
-            source = _files(kind, pattern=path.name, **fields)
-            says = None
-            try:
-                (unit,) = source.units(str(folder), workdir="", days=[])
-                frames = list(source.read(unit))
-            except UserError as error:
-                says = str(error)
-            if says is not None:
-                assert (str(path) in says, "\n" in says, broken) == (True, False, True)
-                refused += 1
-                path.unlink()
-                continue
-            damaged += broken
-            read += frames
-            if not broken:
-                (frame,) = frames
-                assert [row["dropped"] for row in frame.to_dicts()] == [_reason(row) for row in rows]
-        lake = Lake(folder / "lake", SCHEMA)
-        lake.create()
-        source = _files(kind, **fields)
-        day = date(2026, 1, 1)
-        done = materialize(source, SCHEMA, lake, raw_dir=str(folder), workdir=str(folder), days=[day])
-        counts = done.days[day]
-        assert done.rows_in == sum(len(frame) for frame in read)
-        assert done.rows_in == counts.kept + sum(counts.dropped.values()) + sum(done.elsewhere.values())
-        kept = lake.interactions.scan().collect()
-        assert (len(kept), kept["example_id"].n_unique()) == (counts.kept, counts.kept)
-    assert refused > DAMAGED_FILES // 10
-    assert damaged > DAMAGED_FILES // 10
-
-
-def _reason(row: dict[str, tuple[str, Any]]) -> str | None:
-    """The time is the first to be looked at, then the schema's columns in their order."""
-    bad = [value for _, value in row.values() if str(value).startswith("bad_")]
-    return "bad_time" if "bad_time" in bad else bad[0] if bad else None

@@ -1,16 +1,23 @@
 """The MovieLens reader on made shards, and on the real archive where it is there."""
 
+import dataclasses
+import hashlib
 import os
 import pickle
 import subprocess
 import sys
-from datetime import UTC, datetime
+import zipfile
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from tutelage.pipeline.days import slice_of
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.materialize import materialize
+from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.base import Unit
 from tutelage.pipeline.sources.movielens import MovieLens
 
@@ -156,3 +163,85 @@ def test_the_real_archive(
     assert (times.min(), times.max()) == (datetime(1996, 3, 29).date(), datetime(2018, 9, 24).date())
     assert frame["year"].null_count() == 18
     assert frame["click"].sum() == (frame["rating"] >= 4).sum() == 48_580
+
+
+# Users 7 and 8, a movie of 1995 and one of 2000; ratings on two days, in the layout of each archive.
+_FIRST, _SECOND = date(2001, 2, 3), date(2001, 2, 5)
+_TIMES = [int(datetime(d.year, d.month, d.day, 12, tzinfo=UTC).timestamp()) for d in (_FIRST, _SECOND)]
+_NEW = {
+    "movies.csv": 'movieId,title,genres\n1,Toy Story (1995),Animation|Comedy\n2,"Été, L\' (2000)",(no genres listed)\n',
+    "ratings.csv": f"userId,movieId,rating,timestamp\n7,1,4.5,{_TIMES[0]}\n8,2,3.0,{_TIMES[1]}\n",
+}
+_ARCHIVES = {
+    "latest-small": _NEW,
+    "20m": _NEW,
+    "25m": _NEW,
+    "1m": {
+        "movies.dat": "1::Toy Story (1995)::Animation|Children's\n2::Été, L' (2000)::Drama\n",
+        "users.dat": "7::F::1::10::48067\n8::M::56::16::70072-1\n",
+        "ratings.dat": f"7::1::5::{_TIMES[0]}\n8::2::3::{_TIMES[1]}\n",
+    },
+    "100k": {
+        "u.item": "1|Toy Story (1995)|01-Jan-1995||http://x|0|0|0|1|1" + "|0" * 14 + "\n"
+        "2|Été, L' (2000)|01-Jan-2000||http://y|0|0|0|0|0|0|0|0|1" + "|0" * 10 + "\n",
+        "u.user": "7|17|F|student|48067\n8|57|M|librarian|T8H1N\n",
+        "u.data": f"7\t1\t5\t{_TIMES[0]}\n8\t2\t3\t{_TIMES[1]}\n",
+    },
+}
+_USERS = {
+    "1m": [("F", 1, "student", "48067"), ("M", 56, "self-employed", "70072-1")],
+    "100k": [("F", 1, "student", "48067"), ("M", 56, "librarian", "T8H1N")],
+}
+
+
+@pytest.mark.parametrize("name", _ARCHIVES)
+def test_an_archive_of_each_config_comes_through_its_builder_and_is_cut_in_days_and_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+
+    archive = tmp_path / f"ml-{name}.zip"
+    encoding = "latin-1" if name in _USERS else "utf-8"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file, text in _ARCHIVES[name].items():
+            packed.writestr(f"ml-{name}/{file}", text.encode(encoding))
+    # The builders are TFDS's own; only the checksum that it knows is that of the archive made here.
+    url = f"https://files.grouplens.org/datasets/movielens/{archive.name}"
+    data = archive.read_bytes()
+    known = UrlInfo(size=len(data), checksum=hashlib.sha256(data).hexdigest(), filename=archive.name)
+    monkeypatch.setitem(tfds.builder_cls("movielens").url_infos, url, known)
+
+    source = MovieLens(config=f"{name}-ratings")
+    user = list(source.columns())[7:]
+    schema = Schema(
+        features=(
+            Feature(name="user_id", dtype="string", rows=9),
+            Feature(name="movie_id", dtype="string", rows=9),
+            Feature(name="genres", dtype="string", rows=9),
+            Feature(name="year", dtype="int64", rows=9),
+            *(
+                Feature(name=column, dtype="int64" if column == "age" else "string", rows=9)
+                for column in user
+            ),
+        ),
+        tasks=(Task(name="click", label="click"), Task(name="rating", label="rating", kind="log1p")),
+        key=("user_id", "movie_id", "event_time_us"),
+    )
+    month = slice_of(_FIRST, slice_days=30)
+    assert slice_of(_SECOND, slice_days=30) == month
+    for slice_days, days in ((1, [_FIRST, _SECOND]), (30, [month])):
+        cut = dataclasses.replace(schema, slice_days=slice_days)
+        lake = Lake(tmp_path / f"lake{slice_days}", cut)
+        lake.create()
+        materialize(source, cut, lake, raw_dir=str(tmp_path), workdir=str(tmp_path), days=days)
+        rows = lake.interactions.scan().collect().sort("user_id")
+        assert rows["day"].to_list() == [days[0], days[-1]]
+        assert rows["event_time_us"].to_list() == [time * 1_000_000 for time in _TIMES]
+    old = name in _USERS
+    genres = {"1m": ("Animation,Children", "Drama"), "100k": ("Animation,Children", "Drama")}
+    assert rows.select("user_id", "movie_id", "genres", "year", "click", "rating").rows() == [
+        ("7", "1", genres.get(name, ("Animation,Comedy", ""))[0], 1995, 1, 5.0 if old else 4.5),
+        ("8", "2", genres.get(name, ("", "(no genres listed)"))[1], 2000, 0, 3.0),
+    ]
+    assert rows.select(user).rows() == _USERS.get(name, [(), ()] if user else [])

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -157,6 +158,44 @@ def test_new_ids_come_each_day_and_never_before_their_first():
         assert len(SMALL.truth(eve.filter(~is_new["user"] & ~is_new["video"]))) > 10_000
 
 
+def test_a_share_of_the_ids_gives_way_to_new_ones_each_day_for_good():
+    source = replace(SMALL, users=1_000, videos=500, new_users_per_day=1, new_videos_per_day=1, new_ids=0.05)
+    sizes = {"users": 1_000, "videos": 500, "new_users": 1, "new_videos": 1}
+    worlds = [world.build(seed=source.seed, day=day, new_ids=0.05, **sizes) for day in range(4)]
+    for table, share in ("users", 50), ("videos", 25):
+        ids = [set(getattr(w, table)[f"{table[:-1]}_id"]) for w in worlds]
+        for yesterday, today in itertools.pairwise(ids):
+            assert share - 2 <= len(yesterday - today) <= share + 2
+            # And the one who comes in addition.
+            assert len(today - yesterday) == len(yesterday - today) + 1
+        assert not (ids[0] - ids[1]) & ids[3]
+    # All rows of a day are of its world, and not all of the day before's.
+    rows = rows_of(source, 3)
+    truth = source.truth(rows)
+    gap = rows["click"].cast(pl.Float64) - truth["click"]
+    assert abs(gap.mean() / gap.std() * len(gap) ** 0.5) < 3
+    with pytest.raises(UserError, match=r"is none of the"):
+        source.truth(rows.with_columns(pl.col("event_time_us") - DAY_US))
+
+
+def test_the_new_ones_are_new_in_age_and_other_in_kind():
+    before, after = (
+        world.build(seed=7, day=day, users=1_000, videos=500, new_users=1, new_videos=1, new_ids=0.05)
+        for day in (6, 7)
+    )
+    new = (before.users["user_id"] != after.users["user_id"][:-1]).to_numpy()
+    assert (after.users["user_age_days"].to_numpy()[:-1] < 1).tolist() == new.tolist()
+    turned = np.abs(before.taste - after.taste[:-1]).max(axis=1)
+    assert turned[~new].max() < 0.2 < turned[new].min()
+
+
+def test_without_new_ids_a_world_is_what_it_was():
+    # Fixed by what earlier runs were made with.
+    rows = rows_of(replace(SMALL, rows_per_day=1_000), 1)
+    assert rows["video_id"][:2].to_list() == [3692294021648142738, 4174098099998228795]
+    assert (rows["click"].sum(), rows["long_view"].sum()) == (452, 281)
+
+
 def test_tastes_turn_and_topics_rise_and_fall_by_the_day(large, truth):
     later = LARGE.truth(large.with_columns(pl.col("event_time_us") + 20 * DAY_US))
     change = large.select("video_id", "topic", change=logit(later["click"]) - logit(truth["click"]))
@@ -186,6 +225,7 @@ def test_ids_are_positive_and_unique_over_kinds_and_lead_back():
         ("seed", -1, "synthetic: seed is -1, expected 0 to 2**63 - 1; give another one"),
         ("rows_per_day", 0, "synthetic: rows_per_day is 0, expected at least 1; raise it"),
         ("new_users_per_day", 0, "synthetic: new_users_per_day is 0, expected at least 1; raise it"),
+        ("new_ids", 1.5, "synthetic: new_ids is 1.5, expected a share, 0 to 1"),
     ],
 )
 def test_fields_out_of_range_are_refused(field, value, text):

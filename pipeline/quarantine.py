@@ -1,4 +1,4 @@
-"""Days that a model learnt and that did not pass its gate: one file a day, for people and for the next run."""
+"""Days that did not pass a gate, of data or of a model: one file a day, for people and for the next run."""
 
 import json
 import math
@@ -6,16 +6,18 @@ import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 Outcome = Literal["stopped", "skipped", "retried", "accepted", "passed"]
-"""`stopped`: the day is still to be learnt; `skipped`: it never was; `retried`: kept, learnt with the
-fallback; `accepted`: kept as it was, by a person; `passed`: kept, learnt anew later."""
+"""Of a model: `stopped`: the day is still to be learnt; `skipped`: it never was; `retried`: kept, learnt with the
+fallback; `accepted`: kept as it was, by a person; `passed`: kept, learnt anew later. Of data: `skipped`, `accepted`,
+`passed`."""
 _OPEN = ("stopped", "skipped", "accepted")
 
 
 class Quarantine:
-    """The records of one model, under `folder`/YYYY-MM-DD.json."""
+    """The records of one model, or of the data, under `folder`/YYYY-MM-DD.json."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -26,15 +28,33 @@ class Quarantine:
             for path in sorted(self.folder.glob("[0-9]*.json"))
         }
 
+    def of_attempt(self, attempt: int) -> dict[date, dict[str, Any]]:
+        """What the job of that number found of each day of data that it has put here."""
+        last = {day: record["attempts"][-1] for day, record in self.days().items()}
+        return {day: found for day, found in last.items() if found.get("attempt") == attempt}
+
     def skipped(self) -> list[date]:
         return [day for day, record in self.days().items() if record["outcome"] == "skipped"]
 
     def write(
-        self, day: date, outcome: Outcome, attempts: list[Mapping[str, Any]], *, reason: str = ""
+        self,
+        day: date,
+        outcome: Outcome,
+        attempts: list[Mapping[str, Any]],
+        *,
+        reason: str = "",
+        made_of: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """`attempts`: what was found each time that the day was learnt, with the factor of its rates."""
+        """`attempts`: what was found each time that the day was made, or learnt: `said`, and what else is known.
+        `made_of`: the versions of what it was learnt from."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"day": str(day), "outcome": outcome, "reason": reason, "attempts": attempts}
+        record = {
+            "day": str(day),
+            "outcome": outcome,
+            "reason": reason,
+            "made_of": made_of,
+            "attempts": attempts,
+        }
         path = self.folder / f"{day}.json"
         partial = path.with_name(f".{path.name}")
         partial.write_text(json.dumps(_finite(record), indent=1) + "\n")

@@ -1,0 +1,117 @@
+"""What it costs to go on within a day, and to write checkpoints: the teacher of the synthetic config.
+
+One process learns a day and half of the next, gets SIGTERM, and another goes on: the seconds from the end of
+its import of TensorFlow until its first update is made. Then, of that day: the seconds that its checkpoint
+takes, and one within it, as shares of its learning and of `checkpoint_minutes`.
+"""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from tutelage.launch import steps
+from tutelage.launch.quiet import import_tensorflow, silence
+from tutelage.launch.session import Session, Settings
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.run import TEACHER
+
+_ROWS = flags.DEFINE_integer("rows_per_day", 1_000_000, "Exposures of a day.")
+_BATCH = flags.DEFINE_integer("batch_size", 512, "Rows per update.")
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    with tempfile.TemporaryDirectory() as workdir:
+        settings = Settings(
+            config="synthetic",
+            workdir=workdir,
+            end_day="2026-01-02",
+            overrides=(f"training.batch_size={_BATCH.value}", f"source.rows_per_day={_ROWS.value}"),
+        )
+        before = multiprocessing.get_context("spawn").Process(target=_stop_within, args=(settings,))
+        before.start()
+        before.join()
+        silence(verbose=False)
+        started = time.monotonic()
+        import_tensorflow(verbose=False)
+        from tutelage.trainers import day_loop, learner  # noqa: F401  Of what is imported, too.
+
+        imported = time.monotonic()
+        session = Session.open(settings)
+        updates: list[float] = []
+        state = steps.learn(session, TEACHER, progress=lambda rows: updates.append(time.monotonic()))[-1]
+        print(f"a day of {state.rows:,} rows, learnt in {state.seconds:.1f} s, batch {_BATCH.value:,}")
+        # The first one tells of the rows that had been learnt before.
+        print(f"resume: {updates[1] - imported:.2f} s, beyond {imported - started:.2f} s of import")
+        _checkpoints(session)
+
+
+def _stop_within(settings: Settings) -> None:
+    """Learn the first day and half of the second."""
+    silence(verbose=False)
+    import_tensorflow(verbose=False)
+    session = Session.open(settings)
+    steps.materialize(session, session.days)
+    learnt, half = 0, 1.5 * _rows(session)
+
+    def stop(rows: int) -> None:
+        nonlocal learnt
+        learnt += rows
+        if learnt - rows < half <= learnt:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        steps.learn(session, TEACHER, progress=stop)
+    except UserError as stopped:
+        print(stopped)
+
+
+def _rows(session: Session) -> int:
+    return int(session.run.lake.interactions.partitions()["rows"][0])
+
+
+def _checkpoints(session: Session) -> None:
+    """Write the last day's checkpoint once more, and one within it."""
+    from tutelage.trainers.checkpoints import Checkpoints
+    from tutelage.trainers.feed import load_day
+    from tutelage.trainers.learner import Learner, Learnt
+
+    run = session.run
+    learner = Learner(run.schema, run.teacher.model, batch_size=run.training.batch_size, seed=1)
+    state = run.checkpoints(TEACHER).states()[-1]
+    started = time.monotonic()
+    learner.restore(run.checkpoints(TEACHER), state)
+    restored = time.monotonic()
+    day = load_day(run.lake, state.day, run.schema, transform=learner.transform)
+    read = time.monotonic()
+    ahead = learner.score(day)
+    print(f"of it: restore {restored - started:.2f} s, reading the day {read - restored:.2f} s")
+    learnt = Learnt(
+        outputs=ahead,
+        losses=np.zeros(state.step, np.float32),
+        teacher_step=np.zeros(day.size, np.int64),
+        seconds=state.seconds,
+        waited=0.0,
+    )
+    again = Checkpoints(Path(session.settings.workdir) / "again")
+    started = time.monotonic()
+    learner.put_down(day, learnt, ahead, again, rates=1.0)
+    within = time.monotonic() - started
+    started = time.monotonic()
+    learner.finish(state.day, learnt, again)
+    whole = time.monotonic() - started
+    minutes = run.training.checkpoint_minutes
+    print(f"its checkpoint: {whole:.2f} s, {whole / state.seconds:.1%} of the day's learning")
+    if minutes:
+        print(f"a checkpoint within it: {within:.2f} s, {within / (60 * minutes):.1%} of {minutes:g} minutes")
+
+
+if __name__ == "__main__":
+    app.run(main)

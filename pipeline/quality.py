@@ -1,0 +1,173 @@
+"""The quality gate of a day of data: what its columns must show before it is committed."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.verdict import Check, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityConfig:
+    """What a day of data must show before it is committed, against the days of the table before it.
+
+    A value is held against the lowest and the highest of these days, so that seven of them hold the rhythm of a
+    week. It may change in a workdir at any time.
+    """
+
+    trailing_days: int = 7
+    """Days of the table, or slices, that a day is compared with: the last ones before it."""
+    min_days: int = 3
+    """With fewer of them a day need only have the columns of the schema, none of them all null, and finite numbers."""
+    rows_ratio: float = 2.0
+    """A day passes with up to so many times the most rows of these days, and as many times fewer than the fewest."""
+    nulls_rise: float = 0.1
+    """... with a share of nulls in a column higher by up to this; 1: any share passes, all of them too."""
+    rate_ratio: float = 2.0
+    """... with a mean of a label up to so many times the highest or below the lowest, and five standard errors."""
+    new_ids_rise: float = 0.25
+    """... with a share of rows with an id that none of these days has higher by up to this."""
+    id_drift: float = 0.3
+    """... with a Jensen–Shannon distance (0 to 1) of an id column's values from these days' up to this."""
+    number_drift: float = 0.25
+    """... with a population stability index of a number, a value label's too, up to this."""
+    drift_ratio: float = 2.0
+    """... or with a drift up to so many times the largest that these days had: few rows drift far by chance."""
+
+    def __post_init__(self) -> None:
+        for count in ("trailing_days", "min_days"):
+            if (days := getattr(self, count)) < 1:
+                raise UserError(f"quality: {count} is {days}, expected at least 1")
+        if self.min_days > self.trailing_days:
+            raise UserError(
+                f"quality: min_days is {self.min_days}, expected at most trailing_days, {self.trailing_days}"
+            )
+        for ratio in ("rows_ratio", "rate_ratio", "drift_ratio"):
+            if not (value := getattr(self, ratio)) >= 1:
+                raise UserError(f"quality: {ratio} is {value}, expected a number of at least 1")
+        for margin in ("nulls_rise", "new_ids_rise", "id_drift", "number_drift"):
+            if not (value := getattr(self, margin)) >= 0:
+                raise UserError(f"quality: {margin} is {value}, expected a number of at least 0")
+
+
+DEFAULT_QUALITY = QualityConfig()
+
+
+def judge(
+    schema: Schema,
+    day: pl.DataFrame,
+    before: Sequence[pl.DataFrame],
+    config: QualityConfig,
+    *,
+    differences: Sequence[str] = (),
+) -> Verdict:
+    """Judge a day by its rows of `statistics`, against those of the days `before` it; `differences` are of its
+    columns from what the source offers."""
+    compared = len(before) >= config.min_days
+    days = [_by_column(frame) for frame in before] if compared else []
+    checks = [
+        Check(
+            name="columns that differ",
+            value=float(len(differences)),
+            bound=0.0,
+            detail="; ".join(differences[:3]),
+            passed=not differences,
+        )
+    ]
+    now = _by_column(day)
+    rows, *earlier_rows = (float(next(iter(each.values()))["rows"]) for each in (now, *days))
+    checks.append(_between("rows", rows, earlier_rows, config.rows_ratio))
+    for feature in schema.features:
+        name = feature.name
+        was = [earlier[name] for earlier in days if name in earlier]
+        checks.append(_nulls(f"nulls of {name}", now[name], was, config.nulls_rise))
+        if feature.is_id:
+            checks += [
+                _at_most(
+                    f"new ids of {name}", now[name]["new_ids"], was, "new_ids", rise=config.new_ids_rise
+                ),
+                _drift(name, now[name], was, config.id_drift, config),
+            ]
+        else:
+            checks += [_finite(name, now[name]), _drift(name, now[name], was, config.number_drift, config)]
+    binary = {task.label for task in schema.tasks if task.kind == "binary"}
+    for name in schema.labels:
+        was = [earlier[name] for earlier in days if name in earlier]
+        means = _known(each["mean"] for each in was)
+        spread = max(_known(each["sd"] for each in was), default=0.0)
+        labelled = max(now[name]["rows"] - now[name]["nulls"], 1)
+        checks.append(
+            _between(
+                f"mean of {name}",
+                now[name]["mean"],
+                means,
+                config.rate_ratio,
+                slack=5 * spread / math.sqrt(labelled),
+            )
+        )
+        if name not in binary:
+            checks.append(_drift(name, now[name], was, config.number_drift, config))
+    if not all(check.passed for check in checks):
+        return Verdict(verdict="fail", checks=tuple(checks))
+    return Verdict(verdict="pass" if compared else "first", checks=tuple(checks))
+
+
+_Row = dict[str, float]
+
+
+def _by_column(statistics: pl.DataFrame) -> dict[str, _Row]:
+    """What is judged of each column; None where there is no value."""
+    names = ("column", "rows", "nulls", "not_finite", "mean", "sd", "drift", "new_ids")
+    return {row["column"]: row for row in statistics.select(names).iter_rows(named=True)}
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _between(
+    name: str, value: float | None, days: Sequence[float], ratio: float, *, slack: float = 0.0
+) -> Check:
+    if value is None or not days:
+        return Check(name=name, value=value, passed=True)
+    low, high = min(days), max(days)
+    # Of the two ends, the one that the value lies beyond, or nearer to.
+    if value - low > high - value:
+        bound, reference, passed = high * ratio + slack, high, value <= high * ratio + slack
+    else:
+        bound = low / ratio - slack
+        reference, passed = low, value >= bound
+    return Check(name=name, value=value, reference=reference, bound=bound, passed=passed)
+
+
+def _at_most(name: str, value: float | None, was: Sequence[_Row], field: str, *, rise: float) -> Check:
+    high = max(_known(row[field] for row in was), default=None)
+    if value is None or high is None:
+        return Check(name=name, value=value, passed=True)
+    return Check(name=name, value=value, reference=high, bound=high + rise, passed=value <= high + rise)
+
+
+def _nulls(name: str, now: _Row, was: Sequence[_Row], rise: float) -> Check:
+    value = now["nulls"] / now["rows"]
+    high = max((row["nulls"] / row["rows"] for row in was), default=None)
+    # Nobody needs a column that is all null, unless it has always been so, or the config says that any share will do.
+    bound = 1.0 if high == 1 or rise >= 1 else min(1.0 if high is None else high + rise, 1 - 1 / now["rows"])
+    return Check(name=name, value=value, reference=high, bound=bound, passed=value <= bound)
+
+
+def _finite(name: str, now: _Row) -> Check:
+    value = float(now["not_finite"] or 0)
+    return Check(name=f"values of {name} that are not finite", value=value, bound=0.0, passed=not value)
+
+
+def _drift(name: str, now: _Row, was: Sequence[_Row], bound: float, config: QualityConfig) -> Check:
+    high = max(_known(row["drift"] for row in was), default=None)
+    value = now["drift"]
+    if value is None or not was:
+        return Check(name=f"drift of {name}", value=value, passed=True)
+    bound = max(bound, config.drift_ratio * (high or 0.0))
+    return Check(name=f"drift of {name}", value=value, reference=high, bound=bound, passed=value <= bound)

@@ -1,0 +1,179 @@
+"""What is read of each raw row: a time, and columns that fit their dtype or give the reason why not."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema import SAMPLING_RATE, check_time_zone
+from tutelage.pipeline.sources.formats import BAD, frames
+from tutelage.pipeline.sources.store import File
+
+TimeUnit = Literal["s", "ms", "us", "iso8601"]
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+_YEAR_2100 = 4_102_444_800  # in seconds
+_EXACT = 2**53  # a larger whole number may have been another one before it became a float
+_BOOLEANS = {"true": "1", "True": "1", "false": "0", "False": "0"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Of the rows of one kind of file."""
+
+    time: str
+    """The raw column of the time."""
+    time_unit: TimeUnit
+    time_zone: str
+    """Of times that name none."""
+    dates: bool = False
+    """Whether a date alone is a time too: its midnight in `time_zone`."""
+    raw: Mapping[str, str]
+    """Our name to the raw one."""
+    dtypes: Mapping[str, pl.DataType]
+    """By our name."""
+    labels: Sequence[str] = ()
+    """Those of ours that are labels: 0 or 1, or of a float a value ≥ 0."""
+
+    @property
+    def wanted(self) -> list[str]:
+        """The raw columns, each once."""
+        return list(dict.fromkeys([self.time, *self.raw.values()]))
+
+    def read(self, file: File) -> Iterator[pl.DataFrame]:
+        """Frames of up to 65,536 rows: `event_time_us`, our columns, `content`, and `dropped` or why."""
+        lists = {self.raw[name] for name, dtype in self.dtypes.items() if dtype == pl.List}
+        for raw, content, bad_row in frames(file, self.wanted, lists):
+            dropped = pl.when(bad_row).then(pl.lit("bad_row")).otherwise("dropped")
+            yield (
+                self._fit(raw, file)
+                .with_columns(content=content, dropped=dropped)
+                .select("event_time_us", *self.dtypes, "content", "dropped")
+            )
+
+    def bounds(self, file: File, metadata: pq.FileMetaData) -> tuple[int, int] | None:
+        """The first and the last time of a Parquet file, in microseconds; None where its statistics do not tell."""
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+        times = [column.statistics for column in columns if column.path_in_schema == self.time]
+        # A null has no place among the times: its row is to be read, and counted as what it is.
+        if not times or not all(s and s.has_min_max and s.has_null_count and not s.null_count for s in times):
+            return None
+        try:
+            found = [value for s in times for value in (s.min, s.max)]
+        except (OverflowError, ValueError):  # a timestamp that Python's datetime cannot hold
+            return None
+        if not all(isinstance(value, int | date) for value in found):  # a datetime is a date
+            return None
+        raw = pl.DataFrame({self.time: found}, strict=False)
+        us = raw.select(us=self._time(raw.schema[self.time], file))["us"]
+        return None if us.null_count() else (us.min(), us.max())  # type: ignore[return-value]
+
+    def _fit(self, raw: pl.DataFrame, file: File) -> pl.DataFrame:
+        time = self._time(raw.schema[self.time], file)
+        values, bad, reasons = [], [time.is_null()], ["bad_time"]
+        for name, dtype in self.dtypes.items():
+            column = self.raw[name]
+            cast = _cast_items if dtype == pl.List else _cast
+            value, missing = cast(pl.col(column), column, raw.schema[column], dtype, file)
+            if name in self.labels:
+                fits = value.is_in([0, 1]) if dtype == pl.Int8 else value >= 0
+                value = pl.when(fits).then(value)
+            elif name == SAMPLING_RATE:
+                value = pl.when(value.is_between(0, 1, closed="right")).then(value)
+            values.append(value.cast(dtype).alias(name))
+            bad.append(value.is_null() & ~missing)
+            reasons.append(f"bad_{name}")
+        # By number: a column of text for each reason would take longer than all the rest.
+        first = pl.coalesce(pl.when(wrong).then(pl.lit(i, pl.UInt32)) for i, wrong in enumerate(bad))
+        dropped = pl.lit(pl.Series(reasons)).gather(first).alias("dropped")
+        return raw.select(time.alias("event_time_us"), *values, dropped)
+
+    def _time(self, dtype: pl.DataType, file: File) -> pl.Expr:
+        """Microseconds in UTC, null where they cannot be read."""
+        column = pl.col(self.time)
+
+        def utc(local: pl.Expr) -> pl.Expr:
+            there = local.dt.replace_time_zone(self.time_zone, ambiguous="earliest", non_existent="null")
+            return there.dt.epoch("us")
+
+        if isinstance(dtype, pl.Datetime):
+            us = column.dt.epoch("us") if dtype.time_zone else utc(column)
+        elif self.dates and dtype == pl.Date:
+            us = utc(column.cast(pl.Datetime("us")))
+        elif self.time_unit != "iso8601" and (dtype.is_numeric() or dtype in (pl.String, pl.Null)):
+            second = _PER_SECOND[self.time_unit]
+            number = column.cast(pl.Float64, strict=False)
+            # Whole microseconds of these years are exact in a float.
+            in_range = number.is_between(0, _YEAR_2100 * second, closed="left")
+            us = pl.when(in_range).then((number * (1_000_000 // second)).round()).cast(pl.Int64)
+        elif self.time_unit == "iso8601" and dtype in (pl.String, pl.Null):
+            text = column.cast(pl.String).str.replace(" ", "T", literal=True).str.replace("Z$", "+00:00")
+            if self.dates:
+                text = text.str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00")
+            seconds = "%Y-%m-%dT%H:%M:%S%.f"
+            aware = text.str.to_datetime(f"{seconds}%z", time_unit="us", time_zone="UTC", strict=False)
+            naive = text.str.to_datetime(seconds, time_unit="us", strict=False)
+            us = aware.dt.epoch("us").fill_null(utc(naive))
+        else:
+            expected = "text in ISO 8601" if self.time_unit == "iso8601" else f"a number of {self.time_unit}"
+            raise _unfit(file, self.time, dtype, f"{expected} or a timestamp; see the config's time_unit")
+        return pl.when(us.is_between(0, _YEAR_2100 * 1_000_000, closed="left")).then(us)
+
+
+def check_time(whose: str, unit: str, time_zone: str) -> None:
+    """Raises UserError for a unit that is none, and a name that no time zone has."""
+    if unit not in (*_PER_SECOND, "iso8601"):
+        raise UserError(f"{whose}: time_unit is {unit!r}, expected 's', 'ms', 'us' or 'iso8601'")
+    check_time_zone(whose, time_zone)
+
+
+def _cast_items(
+    column: pl.Expr, name: str, raw: pl.DataType, dtype: pl.DataType, file: File
+) -> tuple[pl.Expr, pl.Expr]:
+    """The raw lists as `dtype`, null where an item does not fit, and where there is no list at all."""
+    if raw == pl.Null:
+        return pl.lit(None, dtype), pl.lit(True)
+    if isinstance(raw, pl.Array):
+        column, raw = column.arr.to_list(), pl.List(raw.inner)
+    if not (isinstance(raw, pl.List) and isinstance(dtype, pl.List)):
+        raise _unfit(file, name, raw, str(dtype))
+    item, none = _cast(pl.element(), name, raw.inner, dtype.inner, file)  # type: ignore[arg-type]
+    bad = column.list.eval(item.is_null() & ~none).list.any().fill_null(False)
+    return pl.when(~bad).then(column.list.eval(item).list.drop_nulls()), column.is_null()
+
+
+def _cast(
+    column: pl.Expr, name: str, raw: pl.DataType, dtype: pl.DataType, file: File
+) -> tuple[pl.Expr, pl.Expr]:
+    """The raw column as `dtype`, null where it does not fit, and where there is no value at all."""
+    missing = column.is_null()
+    if raw == pl.Null:
+        return pl.lit(None, dtype), pl.lit(True)
+    if raw == pl.String:
+        missing |= column == ""
+        if dtype == pl.String:
+            return pl.when((column != "") & (column != BAD)).then(column), missing
+        column = column.replace(_BOOLEANS)
+    elif raw.is_float() and dtype != pl.String:
+        missing |= column.is_nan()
+    elif not (raw.is_integer() or raw == pl.Boolean):
+        raise _unfit(file, name, raw, str(dtype))
+    if dtype == pl.String:
+        return column.cast(pl.String), missing
+    if dtype == pl.Float32:
+        number = column.cast(pl.Float64, strict=False)
+        value = number.cast(pl.Float32, strict=False)
+        return pl.when(value.is_finite()).then(value), missing | number.is_nan().fill_null(False)
+    if raw == pl.String:
+        column = column.str.replace(r"\.0+$", "")
+    elif raw.is_float():
+        column = pl.when((column == column.round()) & (column.abs() <= _EXACT)).then(column)
+    return column.cast(pl.Int64, strict=False), missing
+
+
+def _unfit(file: File, name: str, dtype: pl.DataType, expected: str) -> UserError:
+    return UserError(f"{file}: column {name!r} is {dtype}, expected {expected}")

@@ -1,0 +1,193 @@
+"""Tables beside the events, of users or videos, whose rows change: each event gets the row of its time."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.sources.columns import Columns, TimeUnit, check_time
+from tutelage.pipeline.sources.store import File, check_pattern, find, readable
+
+_ROWS = 1 << 19  # that are held before it is looked which of them can still be joined
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """What was known of a user or a video at the time of an event.
+
+    An event gets the columns of the newest row of its key that was known then (`valid_from`, and `lag_days`); without
+    one, nulls. So a day that is made anew gets what it got at first, and nothing of later rows.
+
+    Files, formats and values are read as those of events (see `Files`). A row is left out and counted, once a job,
+    as NAME_bad_row, NAME_bad_time, NAME_bad_<column>, NAME_bad_key (none), and, of those with one key and one time,
+    the later ones by file and row as NAME_duplicate or NAME_conflicting_duplicate. Parquet files of later times
+    are not read.
+
+    A worker holds the rows that can be joined to events of the slices that a unit has events of (of text: of all that
+    are asked for): of each key the newest before them, and those that came within them.
+    """
+
+    name: str
+    """Of the table, in the counts."""
+    pattern: str
+    """A glob below the raw folder, as in users/*.parquet."""
+    key: tuple[tuple[str, str], ...]
+    """Pairs of a feature of the events, or of a side table before this one, and the raw column here that it equals."""
+    columns: tuple[tuple[str, str], ...]
+    """Pairs of a feature and the raw column here that it is read from."""
+    valid_from: str
+    """The raw column that says from when on a row holds: a time, or a date, whose midnight is meant."""
+    time_unit: TimeUnit = "iso8601"
+    """Of `valid_from`, as of `Files.event_time`."""
+    time_zone: str = "UTC"
+    """Of times and dates that name none (an IANA name)."""
+    lag_days: int = 0
+    """Days of 24 hours from `valid_from` until a row is known: 1 for a snapshot named after the day it sums up."""
+    max_age_days: int | None = None
+    """A row that is known for more days than this is not joined, and not read. None: it holds until the next one."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise UserError(f"Side: name is {self.name!r}, expected lower-case letters, digits or _")
+        check_pattern(self._whose, self.pattern)
+        check_time(self._whose, self.time_unit, self.time_zone)
+        if not self.key or not self.columns:
+            raise UserError(
+                f"{self._whose}: key is {self.key}, columns {self.columns}; expected a pair or more each"
+            )
+        if self.lag_days < 0 or (self.max_age_days is not None and self.max_age_days < 1):
+            raise UserError(
+                f"{self._whose}: lag_days is {self.lag_days} and max_age_days {self.max_age_days}, "
+                "expected at least 0, and at least 1 or None"
+            )
+
+    @property
+    def _whose(self) -> str:
+        return f"Side {self.name!r}"
+
+    def check(self, features: Mapping[str, pl.DataType], free: Sequence[str], earlier: Sequence[str]) -> None:
+        """Raise UserError where it gives what is not `free` to be given, or is joined by what is not `earlier`."""
+        given = [name for name, _ in self.columns]
+        for name in given:
+            if name not in free or given.count(name) > 1:
+                raise UserError(
+                    f"{self._whose}: columns has {name!r}, expected features that nothing else gives, each once: "
+                    f"{', '.join(free)}"
+                )
+        for name, _ in self.key:
+            if name not in earlier or features[name] == pl.List:
+                raise UserError(
+                    f"{self._whose}: key has {name!r}, expected features of single values that the events, or a side "
+                    f"table before it, give: {', '.join(earlier)}"
+                )
+
+    def load(
+        self, raw_dir: str, features: Mapping[str, pl.DataType], start: int, end: int
+    ) -> tuple[pl.DataFrame, Counter[str]]:
+        """The rows that can be joined to events at `start` to `end` (microseconds, without the last), and what was
+        left out.
+
+        The key, `known_us` and the columns, by `known_us`. Raises UserError where the files cannot be read.
+        """
+        raw = dict((*self.key, *self.columns))
+        rows = Columns(
+            time=self.valid_from,
+            time_unit=self.time_unit,
+            time_zone=self.time_zone,
+            dates=True,
+            raw=raw,
+            dtypes={name: features[name] for name in raw},
+        )
+        oldest = start - self._max_age_us if self._max_age_us is not None else None
+        keys = [name for name, _ in self.key]
+        bad: Counter[str] = Counter()
+        held: list[pl.DataFrame] = []
+        enough = _ROWS
+        for file in find(raw_dir, self.pattern):
+            with readable(file):
+                if not self._may_hold(rows, file, oldest, end):
+                    continue
+                for frame in rows.read(file):
+                    no_key = pl.any_horizontal(pl.col(keys).is_null())
+                    frame = frame.with_columns(
+                        pl.col("event_time_us").add(self.lag_days * _DAY_US).alias("known_us"),
+                        pl.coalesce("dropped", pl.when(no_key).then(pl.lit("bad_key"))).alias("dropped"),
+                    )
+                    bad.update(dict(frame["dropped"].drop_nulls().value_counts().iter_rows()))
+                    known = pl.col("known_us")
+                    held.append(
+                        frame.filter(
+                            pl.col("dropped").is_null()
+                            & (known < end)
+                            & (True if oldest is None else known >= oldest)
+                        ).select(*keys, "known_us", *dict(self.columns), "content")
+                    )
+                    if sum(map(len, held)) >= enough:
+                        held = [_joinable(pl.concat(held), keys, start)]
+                        enough = max(_ROWS, 2 * len(held[0]))
+        if not held:  # all files are of later times
+            none = dict.fromkeys((*keys, "known_us", *dict(self.columns)), pl.Int64()) | {
+                "content": pl.UInt64()
+            }
+            held = [pl.DataFrame(schema=none).cast(rows.dtypes)]  # type: ignore[arg-type]
+        table, repeats = _without_repeats(_joinable(pl.concat(held), keys, start), keys)
+        bad.update(repeats)
+        return table.sort("known_us"), Counter({f"{self.name}_{reason}": n for reason, n in bad.items()})
+
+    def join(self, events: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+        """`events` in their order, with the columns of `table`, which `load` made."""
+        keys = [name for name, _ in self.key]
+        # The join's cost follows its two sides.
+        table = table.join(events.select(keys).unique(), on=keys, how="semi", maintain_order="left")
+        joined = (
+            events.with_row_index("row")
+            .sort("event_time_us")
+            .join_asof(
+                table,
+                left_on="event_time_us",
+                right_on="known_us",
+                by=keys,
+                tolerance=self._max_age_us,
+                check_sortedness=False,
+            )
+        )
+        return joined.sort("row").drop("row", "known_us")
+
+    @property
+    def _max_age_us(self) -> int | None:
+        return None if self.max_age_days is None else self.max_age_days * _DAY_US
+
+    def _may_hold(self, rows: Columns, file: File, oldest: int | None, end: int) -> bool:
+        """Whether a file may hold rows that were known before `end`, and not before `oldest`."""
+        if file.suffix != ".parquet":
+            return True
+        with file.open() as source, pq.ParquetFile(source) as parquet:
+            bounds = rows.bounds(file, parquet.metadata)
+        if bounds is None:
+            return True
+        first, last = (us + self.lag_days * _DAY_US for us in bounds)
+        return first < end and (oldest is None or last >= oldest)
+
+
+def _joinable(rows: pl.DataFrame, keys: Sequence[str], start: int) -> pl.DataFrame:
+    """Without those that a newer one of their key had taken the place of before `start`."""
+    before = pl.when(pl.col("known_us") < start).then("known_us")
+    return rows.filter((before.is_null()) | (before == before.max().over(keys)))
+
+
+def _without_repeats(rows: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The first row of each key and time, without `content`, and how many others there were."""
+    one = [*keys, "known_us"]
+    same = pl.col("content") == pl.col("content").first().over(one)
+    rows = rows.with_columns(
+        reason=pl.when(pl.struct(one).is_first_distinct())
+        .then(None)
+        .otherwise(pl.when(same).then(pl.lit("duplicate")).otherwise(pl.lit("conflicting_duplicate")))
+    )
+    counts = dict(rows["reason"].drop_nulls().value_counts().iter_rows())
+    return rows.filter(pl.col("reason").is_null()).drop("reason", "content"), counts

@@ -1,0 +1,68 @@
+"""A day of data that went wrong is kept out, the following days go on, the report shows it; then it is accepted."""
+
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+pytestmark = pytest.mark.end_to_end
+BIN = Path(sys.executable).parent
+CONFIG = Path(__file__).with_name("drifting.py")
+BAD = date(2026, 1, 5)
+
+
+def _run(command: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / f"tutelage-{command}", f"--config={CONFIG}", f"--workdir={workdir}", *flags],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def _learnt(workdir: Path, model: str) -> list[date]:
+    folders = (workdir / model / "checkpoints").glob("2*")
+    return sorted(date.fromisoformat(folder.name) for folder in folders)
+
+
+def test_a_drifted_day_is_kept_out_shown_and_accepted(tmp_path: Path) -> None:
+    days = [date(2026, 1, day) for day in range(1, 8)]
+    others = [day for day in days if day != BAD]
+
+    # The night goes on without the day, and does not look sound.
+    done = _run("run", tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "\nquarantine: 2026-01-05 fail; nulls of country is 1, 0.1 is the bound; mean of click is 0.5" in (
+        f"\n{done.stdout}"
+    )
+    assert done.stderr.startswith(
+        "tutelage-run: in quarantine, so all goes on without: 2026-01-05; look into "
+    )
+    assert done.stderr.count("\n") == 1
+    assert _learnt(tmp_path, "teacher") == _learnt(tmp_path, "students/student") == others
+    page = (tmp_path / "report/index.html").read_text("utf-8")
+    assert "Quarantine: data: 2026-01-05 skipped (fail; nulls of country is 1, 0.1 is the bound; " in page
+    assert "Quarantine: teacher, student: 2026-01-05 skipped (its data is in quarantine)" in page
+    assert "The data by day" in page
+    assert "A day between dashed lines is in quarantine." in page
+
+    # It is not tried again every night.
+    done = _run("run", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in done.stdout
+    assert "Without 2026-01-05: its data is in quarantine" in done.stdout
+
+    done = _run("materialize", tmp_path, "--accept_day=2026-01-05", "--reason=a sale")
+    assert done.returncode == 0, done.stderr
+    assert "2026-01-05: 1,000 rows are in interactions now, accepted: a sale" in done.stdout
+    assert "teacher, student went past it and will not learn it, unless tutelage-rollback" in done.stdout
+    assert pl.read_delta(str(tmp_path / "lake/interactions")).filter(day=BAD)["click"].mean() > 0.4
+
+    done = _run("rollback", tmp_path, "--to_day=2026-01-04")
+    assert done.returncode == 0, done.stderr
+    done = _run("run", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "learnt 2026-01-05 to 2026-01-07" in done.stdout

@@ -1,0 +1,136 @@
+"""The commands, each in a process that is forked from one that has imported everything and run nothing."""
+
+import datetime
+import itertools
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+CONFIG = str(Path(__file__).with_name("five_days.py"))
+STUDENTS = ("control", "auxiliary", "snapshot")
+STEPS = {
+    "materialize": "materialize",
+    "teach": "teach",
+    "export teacher": "export --model=teacher",
+    "label": "label",
+    **{f"learn {name}": f"student --student={name}" for name in STUDENTS},
+    **{f"export {name}": f"export --model={name}" for name in STUDENTS},
+    "report": "report",
+}
+"""The command of each step and its flags, in the order in which they need one another."""
+
+_context = multiprocessing.get_context("forkserver")
+# What the commands import; TensorFlow takes many times as long as a fork.
+_context.set_forkserver_preload(
+    [
+        "tutelage.launch.actions",
+        "tutelage.launch.report",
+        "tutelage.pipeline.materialize",
+        "tutelage.pipeline.label",
+        "tutelage.trainers.day_loop",
+        "tutelage.export.publish",
+    ]
+)
+
+
+class Command:
+    """A command at work in `workdir`; `first` is called in its process before anything else."""
+
+    def __init__(self, command: str, workdir: Path, *, first: Callable[[], object] | None = None):
+        self._marks, theirs = _context.Pipe(duplex=False)
+        descriptor, err = tempfile.mkstemp()
+        os.close(descriptor)
+        self._err = Path(err)
+        name, *flags = command.split()
+        flags += [f"--config={CONFIG}", f"--workdir={workdir}"]
+        self.process = _context.Process(target=_run, args=(name, flags, err, theirs, first))
+        self.process.start()
+        theirs.close()
+        self._marks.recv_bytes(1)
+        self.started = time.monotonic()
+
+    def commits(self) -> Iterator[float]:
+        """Seconds since its start, whenever something is about to be committed: by a rename, or in Delta."""
+        while True:
+            try:
+                self._marks.recv_bytes(1)
+            except EOFError:
+                return
+            yield time.monotonic() - self.started
+
+    def end(self) -> tuple[int | None, str]:
+        """Its exit status, and what it wrote to stderr."""
+        self.process.join()
+        err = self._err.read_text()
+        self._err.unlink()
+        return self.process.exitcode, err
+
+
+def complete(step: str, workdir: Path, *, first: Callable[[], object] | None = None) -> list[float]:
+    """A step from its begin to its end; seconds until each of its commits, and until its end."""
+    command = Command(STEPS[step], workdir, first=first)
+    seconds = list(command.commits())
+    assert command.end() == (0, ""), step
+    return [*seconds, time.monotonic() - command.started]
+
+
+def _run(
+    name: str, flags: list[str], err: str, marks: Connection, first: Callable[[], object] | None
+) -> None:
+    os.dup2(os.open(err, os.O_WRONLY), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stderr, sys.stdout = os.fdopen(2, "w", buffering=1), os.fdopen(1, "w")
+    sys.argv = [f"tutelage-{name}", *flags]
+    if first:
+        first()
+    _tell_commits(marks)
+    from tutelage.launch import commands
+
+    marks.send_bytes(b"1")
+    getattr(commands, name)()
+
+
+def _tell_commits(marks: Connection) -> None:
+    from deltalake import DeltaTable
+
+    from tutelage.pipeline import lake
+
+    def told(act: Callable[..., Any]) -> Callable[..., Any]:
+        def tell_first(*args: Any, **kwargs: Any) -> Any:
+            marks.send_bytes(b"1")
+            return act(*args, **kwargs)
+
+        return tell_first
+
+    def tell_renames(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.rename":
+            marks.send_bytes(b"1")
+
+    sys.addaudithook(tell_renames)
+    DeltaTable.create_write_transaction = told(DeltaTable.create_write_transaction)
+    lake.write_deltalake = told(lake.write_deltalake)
+
+
+def run_the_clock_backwards() -> None:
+    """In this process, each look at the time of day is an hour before the last one."""
+    from tutelage.export import versions
+    from tutelage.launch import actions
+
+    now, looks = time.time(), itertools.count(1)
+
+    def seconds() -> float:
+        return now - 3600 * next(looks)
+
+    class Backwards(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.datetime.fromtimestamp(seconds(), tz)
+
+    time.time, time.time_ns = seconds, lambda: int(seconds() * 1e9)
+    versions.datetime = actions.datetime = Backwards  # type: ignore[attr-defined]

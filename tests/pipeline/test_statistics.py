@@ -1,0 +1,153 @@
+"""Statistics of columns: hand-computed, the same over one file or many, and right about ids by the hundred thousand."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tutelage.pipeline.schema import STATISTICS, Feature, Schema, Task
+from tutelage.pipeline.statistics import DayStatistics, Sketches, _hashes, compare, jensen_shannon, psi
+
+SCHEMA = Schema(
+    features=(
+        Feature(name="user", dtype="int64", rows=10),
+        Feature(name="tags", dtype="string", rows=10, length=2),
+        Feature(name="age", dtype="float32"),
+    ),
+    tasks=(Task(name="click", label="click"),),
+    key=("user",),
+)
+COLUMNS = {"user": pl.Int64, "tags": pl.List(pl.String), "age": pl.Float32, "click": pl.Int8}
+
+
+def _frame(**columns: Sequence[object]) -> pl.DataFrame:
+    """The columns given, the others all null."""
+    rows = len(next(iter(columns.values())))
+    return pl.DataFrame({name: columns.get(name, [None] * rows) for name in COLUMNS}, schema=COLUMNS)
+
+
+def _day(*frames: pl.DataFrame) -> DayStatistics:
+    sketches = Sketches(SCHEMA)
+    for frame in frames:
+        sketches.add(frame)
+    return sketches.finish()
+
+
+def _row(day: DayStatistics, column: str) -> dict[str, object]:
+    return day.columns.row(by_predicate=pl.col("column") == column, named=True)
+
+
+def test_a_number_has_its_moments_and_the_nulls_and_infinities_are_counted_apart() -> None:
+    row = _row(_day(_frame(age=[1.0, 2.0, 3.0, None, math.nan, -math.inf])), "age")
+    assert (row["rows"], row["nulls"], row["not_finite"]) == (6, 1, 2)
+    assert (row["mean"], row["min"], row["max"]) == (2.0, 1.0, 3.0)
+    assert row["sd"] == pytest.approx(math.sqrt(2 / 3))
+    assert (row["bucket"], row["bucket_rows"]) == ([1.0, 2.0, 3.0], [1, 1, 1])
+
+
+def test_a_bucket_is_a_bfloat16_towards_zero_and_buckets_are_in_order() -> None:
+    # bfloat16 has 7 bits after the leading one: between 1 and 2 its steps are 1/128.
+    row = _row(_day(_frame(age=[1.005, -1.005, 0.0, -0.0, 1 + 1 / 128])), "age")
+    assert row["bucket"] == [-1.0, 0.0, 1.0, 1 + 1 / 128]
+    assert row["bucket_rows"] == [1, 2, 1, 1]
+
+
+def test_deciles_are_those_of_the_values_within_a_bucket() -> None:
+    values = np.random.default_rng(1).exponential(30, 20_000).astype("f4")
+    row = _row(_day(_frame(age=values.tolist())), "age")
+    np.testing.assert_allclose(row["deciles"], np.quantile(values, np.arange(1, 10) / 10), rtol=0.01)
+
+
+def test_ids_have_their_top_values_and_lists_count_items() -> None:
+    tags = [["a", "b", "c"], ["a"], [None], [], None, ["b", "a"]]
+    day = _day(_frame(user=[7, 7, 7, 8, None, 9], tags=tags))
+    user, tag = _row(day, "user"), _row(day, "tags")
+    assert (user["rows"], user["nulls"]) == (6, 1)
+    assert (user["top"], user["top_share"]) == (["7", "8", "9"], pytest.approx([0.6, 0.2, 0.2]))
+    # Of the first list the first two items; three rows have no item.
+    assert (tag["rows"], tag["nulls"], sum(tag["bucket_rows"])) == (6, 3, 5)  # type: ignore[arg-type]
+    assert (tag["top"], tag["top_share"]) == (["a", "b"], pytest.approx([0.6, 0.4]))
+
+
+@pytest.mark.parametrize("distinct", [12, 3_000, 150_000, 2_000_000])
+def test_how_many_ids_there_are_is_told_within_five_percent(distinct: int) -> None:
+    ids = np.arange(distinct) * 4096 + (1 << 40)
+    found = _row(_day(_frame(user=ids.tolist())), "user")["distinct"]
+    assert found == pytest.approx(distinct, rel=0.05)
+
+
+def test_files_add_up_to_the_day() -> None:
+    rng = np.random.default_rng(2)
+    whole = _frame(
+        user=rng.integers(0, 500, 1000).tolist(),
+        age=rng.normal(size=1000).tolist(),
+        click=rng.integers(0, 2, 1000).tolist(),
+        tags=[["x", "y"][: i % 3] for i in range(1000)],
+    )
+    one, many = _day(whole), _day(whole[:300], whole[300:300], whole[300:])
+    moments = pl.col("mean", "sd").round(12)
+    assert many.columns.with_columns(moments).equals(one.columns.with_columns(moments))
+    assert (many.marks["user"] == one.marks["user"]).all()
+
+
+def test_the_rows_are_those_of_the_table() -> None:
+    assert _day(_frame(user=[1])).columns.to_arrow().cast(STATISTICS).schema == STATISTICS
+
+
+def test_hashes_are_the_same_in_every_version() -> None:
+    # In 64 bits: i · 0x9E3779B97F4A7C15, exclusive-or its upper half, · 0xD6E8FEB86659FD93.
+    assert _hashes(pl.Series([1, -1])).tolist() == [1728126539640421828, 2277438904167250775]
+    # xxHash64 of "a", seed 0.
+    assert _hashes(pl.Series(["a"])).tolist() == [0xD24EC4F1A98C6E5B]
+
+
+def test_psi_of_a_day_all_in_one_decile() -> None:
+    before = np.array([range(1, 11), [10] * 10], float)
+    # Half a row more in each of ten parts: 100.5 and .5 of 105 rows against 10.5 of 105.
+    expected = 90 / 105 * math.log(100.5 / 10.5) + 9 * (-10 / 105) * math.log(0.5 / 10.5)
+    assert psi(np.array([[1.0], [100]]), before) == pytest.approx(expected)
+    assert psi(before, before) == 0
+    # Below and above all of it: two parts more, of which the other is not there.
+    apart = 100.5 / 105.5 - 0.5 / 105.5
+    expected = apart * math.log(100.5 / 0.5) + 10 * (0.5 - 10.5) / 105.5 * math.log(0.5 / 10.5)
+    for beyond in (0.5, 11.0):
+        assert psi(np.array([[beyond], [100]]), before) == pytest.approx(expected)
+
+
+def test_jensen_shannon_by_hand() -> None:
+    one, half = np.array([[3.0], [8]]), np.array([[3.0, 9.0], [5, 5]])
+    # p = (1, 0), q = (.5, .5), m = (.75, .25): (log2(4/3) + .5 log2(2/3) + .5 log2(2)) / 2 = .31128.
+    assert jensen_shannon(one, half) == pytest.approx(math.sqrt(0.31128), abs=1e-5)
+    assert jensen_shannon(one, one) == 0
+    assert jensen_shannon(one, np.array([[4.0], [2]])) == 1
+
+
+def test_new_ids_are_a_share_of_the_rows() -> None:
+    before = [_day(_frame(user=[1, 2, 3])).columns, _day(_frame(user=[4, 5])).columns]
+    day = compare(_day(_frame(user=[1, 1, 1, 5, 6, 7, None])), before)
+    found = dict(zip(day["column"], day["new_ids"], strict=True))
+    assert found == {"user": pytest.approx(2 / 6, abs=1e-3), "tags": None, "age": None, "click": None}
+    assert compare(_day(_frame(user=[1])), [])["new_ids"].null_count() == 4
+
+
+def test_new_ids_among_hundreds_of_thousands_are_told_within_some_percent() -> None:
+    known = np.arange(300_000)
+    before = [_day(_frame(user=part.tolist())).columns for part in (known[::2], known[1::2])]
+    day = compare(_day(_frame(user=np.arange(225_000, 325_000).tolist())), before)
+    assert day["new_ids"][0] == pytest.approx(0.25, abs=0.02)
+
+
+def test_drift_is_against_all_the_days_before_together() -> None:
+    before = [
+        _day(_frame(user=[1, 1], age=[1.0, 1.0])).columns,
+        _day(_frame(user=[2, 2], age=[2.0, 2.0])).columns,
+    ]
+    same = compare(_day(_frame(user=[1, 2], age=[1.0, 2.0])), before)
+    assert same.filter(column="user")["drift"].item() == 0
+    assert same.filter(column="age")["drift"].item() == 0
+    other = compare(_day(_frame(user=[1, 1])), before)
+    assert other.filter(column="user")["drift"].item() == pytest.approx(math.sqrt(0.31128), abs=1e-5)
+    # There is nothing to compare.
+    assert other.filter(column="age")["drift"].item() is None

@@ -1,0 +1,137 @@
+"""The number that tells one day's rows from others: of what they are, not of when and how they were written."""
+
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import CommitProperties, Transaction, write_deltalake
+
+from tutelage.pipeline.lake import Lake, Table
+from tutelage.pipeline.schema import Feature, History, Schema, Task
+
+SCHEMA = Schema(
+    features=(
+        Feature(name="user", dtype="int64", rows=10),
+        Feature(name="tags", dtype="string", rows=10, length=3),
+        Feature(name="age", dtype="float32"),
+    ),
+    tasks=(Task(name="click", label="click"),),
+    key=("user",),
+    user="user",
+    histories=(History(of="user"),),
+)
+DAY = date(2026, 1, 1)
+KEY = str(DAY)
+ROWS = pl.DataFrame(
+    [
+        (1, 10, 7, ["a", None], 1.5, 1),
+        (2, 20, None, [], None, 0),
+        (3, 20, 8, None, 0.0, None),
+        (4, 30, 0, ["a", "b"], 2.5, 0),
+    ],
+    schema={
+        "example_id": pl.Int64,
+        "event_time_us": pl.Int64,
+        "user": pl.Int64,
+        "tags": pl.List(pl.String),
+        "age": pl.Float32,
+        "click": pl.Int8,
+    },
+    orient="row",
+)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake(tmp_path, SCHEMA)
+    lake.create()
+    return lake
+
+
+def _commit(table: Table, *parts: pl.DataFrame, attempt: int = 1, source: int | None = None) -> int | None:
+    files = [table.write_file(part, {"day": DAY}, name="part") for part in parts]
+    table.commit(files, {"day": DAY}, attempt=attempt, metadata={}, source=source)
+    return table.versions([KEY]).get(KEY)
+
+
+def test_the_same_rows_have_one_version_however_they_were_written(lake: Lake) -> None:
+    table = lake.interactions
+    version = _commit(table, ROWS)
+    assert version
+    assert _commit(table, ROWS.reverse(), attempt=2) == version
+    assert _commit(table, ROWS[2:], ROWS[:2], attempt=3) == version
+    table.replace(ROWS.select(reversed(ROWS.columns)), {"day": DAY})
+    assert table.versions([KEY, "2026-01-02"]) == {KEY: version}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ROWS[1:],
+        pl.concat([ROWS, ROWS[:1]]),
+        *(
+            ROWS.with_columns(pl.when(pl.col("example_id") == row).then(value).otherwise(name).alias(name))
+            for row, name, value in (
+                (1, "user", pl.lit(None)),
+                (2, "user", pl.lit(0)),
+                (1, "tags", pl.lit(["a"])),
+                (3, "tags", pl.lit([], pl.List(pl.String))),
+                (4, "tags", pl.lit(["b", "a"])),
+                (3, "age", pl.lit(None)),
+                (1, "age", pl.lit(1.5000001, pl.Float32)),
+                (3, "click", pl.lit(0, pl.Int8)),
+                (4, "event_time_us", pl.lit(31)),
+            )
+        ),
+        ROWS.with_columns(user=pl.col("user").reverse()),
+    ],
+)
+def test_any_other_value_is_another_version(lake: Lake, change: pl.DataFrame) -> None:
+    version = _commit(lake.interactions, ROWS)
+    assert _commit(lake.interactions, change.cast(ROWS.schema), attempt=2) != version  # type: ignore[arg-type]
+
+
+def test_a_day_without_rows_has_no_version(lake: Lake) -> None:
+    _commit(lake.interactions, ROWS)
+    lake.interactions.replace(ROWS[:0], {"day": DAY})
+    assert lake.interactions.versions([KEY]) == {}
+
+
+def test_of_a_day_written_before_this_was_recorded_the_attempt_is_the_version(lake: Lake) -> None:
+    rows = ROWS.with_columns(day=pl.lit(DAY)).select(lake.interactions.schema.names)
+    write_deltalake(
+        lake.interactions.path,
+        rows.to_arrow().cast(lake.interactions.schema),
+        mode="append",
+        commit_properties=CommitProperties(app_transactions=[Transaction(KEY, 17)]),
+    )
+    assert lake.interactions.versions([KEY]) == {KEY: 17}
+
+
+def test_a_commit_says_what_it_was_made_of(lake: Lake) -> None:
+    _commit(lake.interactions, ROWS, source=5)
+    assert lake.interactions.sources([KEY, "2026-01-02"]) == {KEY: 5}
+
+
+def test_histories_of_the_same_rows_written_again_are_not_stale(lake: Lake) -> None:
+    _commit(lake.interactions, ROWS)
+    (attempt,) = lake.history_attempts([DAY]).values()
+    assert lake.histories
+    made = pl.DataFrame({"user": [7], "history": [[8]]})
+    lake.histories.commit(
+        [lake.histories.write_file(made, {"day": DAY}, name="part")],
+        {"day": DAY},
+        attempt=attempt,
+        metadata={},
+    )
+    sources = lake.label_sources([DAY, date(2026, 1, 2)])
+    assert list(sources) == [DAY]
+    _commit(lake.interactions, ROWS.reverse(), attempt=2)
+    assert lake.stale_histories([DAY]) == []
+    assert lake.label_sources([DAY]) == sources
+    _commit(lake.interactions, ROWS[1:], attempt=3)
+    assert lake.stale_histories([DAY]) == [DAY]
+    assert lake.label_sources([DAY]) != sources
+    made_of = lake.made_of([DAY], histories=True, labels={"teacher": "t", "producer": "p"})
+    assert list(made_of[DAY]) == ["interactions", "histories"]  # no label is there

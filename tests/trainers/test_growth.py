@@ -1,0 +1,252 @@
+"""Models whose vocabulary grows, over three days: the same after a kill, and as if a day not kept had never been."""
+
+import dataclasses
+import functools
+import os
+import signal
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import tensorflow as tf
+from polars.testing import assert_frame_equal
+
+from tests.growing import GROWING, growing_run
+from tests.same import assert_same
+from tests.tiny import BATCH, DAYS, MODEL, ROWS, commit, interactions
+from tutelage.trainers.config import GateConfig, StudentConfig
+from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.feed import Day, load_day
+from tutelage.trainers.learner import Learner
+from tutelage.trainers.preemption import Preempted
+from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A teacher of three days, in one call."""
+    run = growing_run(tmp_path_factory.mktemp("taught"))
+    teach(run, DAYS)
+    return run
+
+
+def _learner(batch_size: int = BATCH) -> Learner:
+    return Learner(GROWING, MODEL, batch_size=batch_size, seed=1)
+
+
+def _restored(run: Run, day: date, batch_size: int = BATCH) -> Learner:
+    learner = _learner(batch_size)
+    (state,) = (s for s in run.checkpoints(TEACHER).states() if s.day == day)
+    learner.restore(run.checkpoints(TEACHER), state)
+    return learner
+
+
+def _load(run: Run, learner: Learner, day: date, vocabulary: Vocabulary | None = None) -> Day:
+    return load_day(
+        run.lake, day, GROWING, transform=learner.transform, vocabulary=vocabulary or learner.vocabulary
+    )
+
+
+def _assert_known(vocabulary: Vocabulary | None, expected: Vocabulary) -> None:
+    assert vocabulary
+    for name, frame in expected.known.items():
+        assert frame.height > 3
+        assert_frame_equal(vocabulary.known[name], frame)
+
+
+@functools.cache
+def _untrained() -> Learner:
+    """No test changes it."""
+    return _learner()
+
+
+def _through(run: Run, *days: date) -> Vocabulary:
+    """What is known after these days, by the rule alone."""
+    learner = _untrained()
+    vocabulary = learner.vocabulary
+    for day in days:
+        met = _load(run, learner, day, vocabulary).met
+        assert met
+        vocabulary = met.vocabulary
+    assert vocabulary
+    return vocabulary
+
+
+def test_a_checkpoint_holds_what_is_known_after_its_day(taught: Run) -> None:
+    for n, day in enumerate(DAYS, 1):
+        learner = _restored(taught, day)
+        expected = _through(taught, *DAYS[:n])
+        _assert_known(learner.vocabulary, expected)
+        ids, rows = expected.entries()
+        assert learner.ranker.id_map.ids.numpy().tolist() == ids.numpy().tolist()
+        assert learner.ranker.id_map.own_rows.numpy().tolist() == rows.numpy().tolist()
+
+
+def test_each_day_tells_what_became_of_the_ids_of_each_feature(taught: Run) -> None:
+    rows: dict[int, int] = {}
+    seen: dict[int, int] = {}
+    for day in DAYS:
+        # A missing one is -1.
+        users = interactions(day).sort("event_time_us", "example_id")["user"].fill_null(-1).to_list()
+        free = sorted({*range(1, 16)} - {*rows.values()})
+        given, default, full = 0, 0, set()
+        for user in users:
+            seen[user] = seen.get(user, 0) + 1
+            if user not in rows and seen[user] >= 2:
+                if free:
+                    rows[user] = free.pop(0)
+                    given += 1
+                else:
+                    full.add(user)
+            default += user not in rows
+        evicted = [user for user in rows if user not in users]
+        rows = {user: row for user, row in rows.items() if user in users}
+        seen = {user: n for user, n in seen.items() if user in users}
+        metrics = taught.lake.metrics.scan(model=TEACHER, day=day).filter(slice="user").collect()
+        assert dict(metrics.select("metric", "value").iter_rows()) == {
+            "ids_known": len(seen),
+            "ids_with_rows": len(rows),
+            "ids_given": given,
+            "ids_evicted": len(evicted),
+            "ids_full": len(full),
+            "default_row_share": default / len(users),
+        }
+        assert (metrics["rows"] == ROWS[day]).all()
+        # Two lose theirs on the second day, and others have these on the third.
+        assert (given, len(evicted), len(full)) == {1: (15, 0, 2), 2: (0, 2, 11), 3: (2, 0, 11)}[day.day]
+
+
+def test_days_learnt_in_calls_of_their_own_are_the_days_learnt_in_one(taught: Run, tmp_path: Path) -> None:
+    run = growing_run(tmp_path)
+    for day in DAYS:
+        teach(run, [day])
+    assert_same(taught.root, tmp_path)
+
+
+# After 60 rows of the first day: in the second's first batch, and in the third's second.
+@pytest.mark.parametrize("rows", [60 + 1, 60 + 57 + 17])
+def test_a_run_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
+    taught: Run, tmp_path: Path, rows: int
+) -> None:
+    run, learnt = growing_run(tmp_path), 0
+
+    def stop(more: int) -> None:
+        nonlocal learnt
+        before, learnt = learnt, learnt + more
+        if before < rows <= learnt:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted):
+        teach(run, DAYS, progress=stop)
+    teach(run, DAYS)
+    assert_same(taught.root, tmp_path)
+
+
+def test_a_day_after_a_damaged_checkpoint_is_learnt_again_with_what_was_known_before_it(
+    taught: Run, tmp_path: Path
+) -> None:
+    run = growing_run(tmp_path)
+    teach(run, DAYS[:2])
+    (run.checkpoints(TEACHER).folder / str(DAYS[1]) / "variables.index").unlink()
+    teach(run, DAYS)
+    assert_same(taught.root, tmp_path)
+
+
+def _poison(run: Run, day: date) -> None:
+    """No model keeps the day: a value of it is infinite."""
+    rows = interactions(day)
+    infinite = pl.when(pl.int_range(pl.len()) == 5).then(float("inf")).otherwise(pl.col("seconds"))
+    commit(run.lake, day, rows.with_columns(seconds=infinite.cast(pl.Float32)), attempt=2)
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_skipped_day_s_ids_were_never_met(tmp_path: Path, skipped: int) -> None:
+    run = growing_run(tmp_path)
+    _poison(run, DAYS[skipped])
+    teacher = dataclasses.replace(run.teacher, gate=GateConfig(on_failure="skip"))
+    # The day after it is read while it is learnt.
+    states = teach(dataclasses.replace(run, teacher=teacher), DAYS)
+    kept = [day for day in DAYS if day != DAYS[skipped]]
+    assert [state.day for state in states] == kept
+    _assert_known(_restored(run, DAYS[2]).vocabulary, _through(run, *kept))
+    labels = run.lake.soft_labels.scan(day=DAYS[2]).collect()
+    before = _restored(run, kept[0])
+    day = _load(run, before, DAYS[2])
+    order = pl.DataFrame({"example_id": day.example_id})
+    of_first_batch = order.head(BATCH).join(labels, on="example_id", how="left", maintain_order="left")
+    # Of its first batch the rows are those of the day, given already in part.
+    outputs = before.ranker(day.tensors.rows[:1], day.tensors.numbers[:1])
+    np.testing.assert_allclose(of_first_batch["click_logit"][0], outputs["click_logit"][0], rtol=1e-5)
+
+
+def test_a_day_learnt_again_with_lower_rates_meets_its_ids_once(tmp_path: Path) -> None:
+    run = growing_run(tmp_path)
+    # Days of 60 rows: whatever is finite passes, but for a spread that rates a thousand times too high make.
+    gate = GateConfig(
+        auc_drop=1,
+        entropy_rise=9,
+        squared_error_rise=9,
+        calibration_drift=9,
+        logit_shift=9,
+        logit_spread=5,
+        min_days=1,
+        on_failure="retry",
+        fallback_rate=1e-3,
+    )
+    teach(run, DAYS[:2])
+    hot = dataclasses.replace(MODEL, embedding_rate=50.0, dense_rate=1.0)
+    teach(dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, model=hot, gate=gate)), DAYS)
+    assert run.quarantine(TEACHER).days()[DAYS[2]]["outcome"] == "retried"
+    _assert_known(_restored(run, DAYS[2]).vocabulary, _through(run, *DAYS))
+
+
+def test_rows_that_are_given_start_anew_before_their_day_is_learnt_and_no_other_does(taught: Run) -> None:
+    learner = _restored(taught, DAYS[1], batch_size=1)
+    table = learner.ranker.embeddings.table
+    (accumulator,) = (v for v in learner.adagrad.variables if v.shape == table.shape)
+    before = [v.numpy() for v in (table, accumulator)]
+    day = _load(taught, learner, DAYS[2])
+    assert day.met
+    given, first = day.met.given.tolist(), day.tensors.rows[0].numpy().tolist()
+    # Two rows of users that were lost on the day before, and the topics' new one.
+    users = _through(taught, DAYS[0]).known["user"]
+    assert set(given) & set(range(1, 16)) <= set(users["row"])
+    later = [row for row in given if row not in first]
+    kept = [row for row in range(26) if row not in [*given, *first]]
+    assert later
+    assert kept
+
+    class Enough(Exception):
+        pass
+
+    def look(_: object) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        learner.learn(day, pause=look)
+    # As a table's first values, and not as that of the owner before.
+    assert np.abs(table.numpy()[later]).max() <= 0.05
+    assert not np.isclose(table.numpy()[later], before[0][later]).any()
+    assert len(np.unique(table.numpy()[later])) == 4 * len(later)
+    assert (accumulator.numpy()[later] == np.float32(1e-6)).all()
+    assert np.array_equal(table.numpy()[kept], before[0][kept])
+    assert np.array_equal(accumulator.numpy()[kept], before[1][kept])
+
+
+def test_a_late_student_knows_nothing_before_its_first_day(taught: Run) -> None:
+    train_student(taught, StudentConfig(name="late", model=MODEL, first_day=DAYS[1]), DAYS[:2])
+    learner = _learner()
+    learner.restore(taught.checkpoints("late"), taught.checkpoints("late").states()[0])
+    _assert_known(learner.vocabulary, _through(taught, DAYS[1]))
+
+
+def test_a_day_of_ids_that_were_never_met_is_scored_ahead_as_one_of_the_default_row(taught: Run) -> None:
+    learner = _untrained()
+    day = _load(taught, learner, DAYS[0])
+    assert (day.ahead.rows.numpy() == [0, 16]).all()
+    assert (day.tensors.rows.numpy() != [0, 16]).any(axis=0).all()
+    outputs = learner.ranker(tf.constant([[0, 16]] * ROWS[DAYS[0]]), day.tensors.numbers)
+    np.testing.assert_allclose(learner.score(day)["click_logit"], outputs["click_logit"], rtol=1e-6)

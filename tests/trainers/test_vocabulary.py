@@ -1,0 +1,113 @@
+"""Which ids have a row of their own, day after day: given, kept, lost, given anew. All expected values by hand."""
+
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tutelage.models.id_map import GrowingIdMap, fingerprint
+from tutelage.pipeline.schema import Feature, Growth
+from tutelage.trainers.vocabulary import Met, Vocabulary
+
+# Three rows beside the default one. The user's range begins after the item's four rows.
+GROWTH = Growth(min_seen=2, unseen_days=2)
+MAP = GrowingIdMap(
+    [
+        Feature(name="item", dtype="string", rows=4, grows=GROWTH),
+        Feature(name="user", dtype="int64", rows=4, grows=GROWTH),
+        Feature(name="tab", dtype="int64", rows=10),
+        Feature(name="seen", dtype="string", rows=4, length=2),
+    ],
+    shared={"seen": "item"},
+)
+
+
+def _meet(before: Vocabulary, day: int, users: list[int], **others: list[Any]) -> Met:
+    columns: dict[str, Any] = {"item": [""] * len(users), "tab": [3] * len(users), "user": users}
+    columns |= {"seen": [["", ""]] * len(users), **others}
+    arrays = {
+        name: np.array(values, object if name in ("item", "seen") else np.int64)
+        for name, values in columns.items()
+    }
+    ahead = MAP.lookup({name: tf.constant(values) for name, values in arrays.items()}, before.entries())
+    return before.meet(arrays, ahead, date(2026, 1, day))
+
+
+def _counts(met: Met, feature: str = "user") -> tuple[float, ...]:
+    names = ("ids_known", "ids_with_rows", "ids_given", "ids_evicted", "ids_full")
+    return tuple(met.counts[feature][name] for name in names)
+
+
+def test_an_id_has_a_row_from_its_second_time_on_until_two_days_without_it() -> None:
+    # Rows of the user's range, 4 to 7; 4 is the default one.
+    first = _meet(Vocabulary.empty(MAP), 1, [7, 8, 7, 9, 7, 8])
+    assert first.ahead[:, 1].numpy().tolist() == [4, 4, 4, 4, 4, 4]
+    assert first.rows[:, 1].numpy().tolist() == [4, 4, 5, 4, 5, 6]
+    assert _counts(first) == (3, 2, 2, 0, 0)
+    assert first.counts["user"]["default_row_share"] == 3 / 6
+
+    # 9 comes for the second time in all. For 10 and 11 there is no row left.
+    second = _meet(first.vocabulary, 2, [9, 10, 11, 10, 8, 11])
+    assert second.ahead[:, 1].numpy().tolist() == [4, 4, 4, 4, 6, 4]
+    assert second.rows[:, 1].numpy().tolist() == [7, 4, 4, 4, 6, 4]
+    assert _counts(second) == (5, 3, 1, 0, 2)
+
+    # 7 is lost at the end of the second day without it, too late for 10 on that day.
+    third = _meet(second.vocabulary, 3, [10, 12, 10])
+    assert third.rows[:, 1].numpy().tolist() == [4, 4, 4]
+    assert _counts(third) == (5, 2, 0, 1, 1)
+
+    # 10 was counted before, and is the first to come. What was known of 7 is forgotten: it needs two times.
+    fourth = _meet(third.vocabulary, 4, [10, 7, 7, 12])
+    assert fourth.rows[:, 1].numpy().tolist() == [5, 4, 4, 4]
+    assert fourth.given.tolist() == [5]
+    assert _counts(fourth) == (3, 1, 1, 2, 2)
+    left = fourth.vocabulary.known["user"].to_dict(as_series=False)
+    assert left["id"] == [7, 10, 12]
+    assert left["row"] == [0, 1, 0]
+    assert left["seen"] == [2, 5, 2]
+    assert left["last"] == [date(2026, 1, 4)] * 3
+
+
+def test_a_history_finds_the_rows_of_its_feature_as_they_are_given_and_counts_nothing() -> None:
+    met = _meet(
+        Vocabulary.empty(MAP),
+        1,
+        [1, 2, 3],
+        item=["a", "b", "a"],
+        seen=[["a", ""], ["b", "b"], ["a", "b"]],
+    )
+    # `a` is given row 1 by the third example; `b`, met once as an item, none.
+    assert met.rows[:, 0].numpy().tolist() == [0, 0, 1]
+    assert met.rows[:, 3:].numpy().tolist() == [[0, -1], [0, 0], [1, 0]]
+    assert met.ahead[:, 3:].numpy().tolist() == [[0, -1], [0, 0], [0, 0]]
+    known = met.vocabulary.known["item"]
+    prints = fingerprint(tf.constant(["a", "b"])).numpy().tolist()
+    assert dict(known.select("id", "seen").iter_rows()) == {prints[0]: 2, prints[1]: 1}
+
+
+def test_a_missing_value_is_an_id_as_any_other_and_what_fills_a_history_up_stays_none() -> None:
+    met = _meet(Vocabulary.empty(MAP), 1, [1, 2, 3], item=["", "", ""], seen=[["", ""]] * 3)
+    assert met.rows[:, 0].numpy().tolist() == [0, 1, 1]
+    assert met.rows[:, 3:].numpy().tolist() == [[-1, -1]] * 3
+
+
+def test_what_does_not_grow_is_hashed_as_before_and_never_given_anew() -> None:
+    met = _meet(Vocabulary.empty(MAP), 1, [7, 7, 7], tab=[0, 5, 9])
+    # Of 10 rows, after 4 and 4: the share .618 · id, modulo 1, of them.
+    assert met.rows[:, 2].numpy().tolist() == [8 + 0, 8 + 0, 8 + 5]
+    assert met.ahead[:, 2].numpy().tolist() == met.rows[:, 2].numpy().tolist()
+    # The item "" is met three times as well.
+    assert sorted(met.given.tolist()) == [1, 5]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_the_days_before_are_counted_as_if_they_were_this_one(cut: int) -> None:
+    users = [7, 8, 7, 9, 9, 8]
+    whole = _meet(Vocabulary.empty(MAP), 1, users)
+    start = _meet(Vocabulary.empty(MAP), 1, users[:cut])
+    rest = _meet(start.vocabulary, 2, users[cut:])
+    rows = [*start.rows[:, 1].numpy(), *rest.rows[:, 1].numpy()]
+    assert rows == whole.rows[:, 1].numpy().tolist()
