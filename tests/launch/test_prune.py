@@ -111,7 +111,9 @@ def test_a_second_prune_finds_nothing_and_a_pruned_day_is_neither_made_nor_learn
     assert not any(session.to_learn(model) for model in session.models)
     assert not any(session.to_export(model) for model in ("teacher", "control"))
     again = [step.what for step in prune.plan(session, 3).steps]
-    assert again == [f"old files of lake/{table}" for table in ("soft_labels", "histories", "interactions")]
+    assert again == [
+        f"old files of lake/{table}" for table in ("soft_labels", "histories", "statistics", "interactions")
+    ]
 
 
 def test_rows_in_are_kept_and_dropped_ones_in_what_is_left_and_status_names_the_pruned_days(
@@ -204,7 +206,7 @@ def test_pruned_days_are_made_anew_only_when_they_alone_are_asked_for(
 
 def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
     planned = prune.plan(_open(workdir), 2).steps
-    assert len(planned) == 23
+    assert len(planned) == 27
     for number, step in enumerate(planned):
         session = _open(workdir)
         left = [step.what for step in prune.plan(session, 2).steps]
