@@ -19,7 +19,7 @@ from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.metrics import served_score
-from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +43,13 @@ def export_teacher(
     Its signature gives raw outputs by task: it is what the labeler reads.
     Raises UserError where a day was asked for and never trained.
     """
-    versions = Versions(run.root / "export" / TEACHER)
+    model = run.teacher_model
+    versions = Versions(run.root / "export" / model)
     ranker = Ranker(run.schema, run.teacher.model)
     served = Served(ranker, None)
     exported = []
-    for state in _todo(run, TEACHER, versions, days):
-        _restore(run, TEACHER, ranker, state)
+    for state in _todo(run, model, versions, days):
+        _restore(run, model, ranker, state)
         version = versions.publish(versions.stage(state, served.save))
         exported.append(Exported(version=version, verdict=None, contents=inspect.describe(version.path)))
         progress(1)
@@ -154,7 +155,7 @@ def _facts(
         first_day=states[0].day,
         rows=state.examples,
         config=asdict(student),
-        teacher=run.teacher.name if student.distillation else None,
+        teacher=run.labeller(state.day).name if student.distillation else None,
         label_coverage=coverage["value"].max(),  # type: ignore[arg-type]
         metrics=_by_task(now),
         blessed=None if before is None else _by_task(before),

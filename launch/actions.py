@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from tutelage.launch import pool, steps
+from tutelage.launch import pool, steps, succession
 from tutelage.launch.quiet import import_tensorflow, quiet_stderr
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.summary import DASH, print_table, simple_table
-from tutelage.launch.workspace import claim_student, reset_student
+from tutelage.launch.workspace import claim_student, claim_successor, reset_student
 from tutelage.pipeline.days import parse_day, spans
 from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
 from tutelage.trainers.checkpoints import State
@@ -42,17 +42,34 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
             reset_student(session.run, session.experiment.student(name))
         for student in session.experiment.students:
             claim_student(session.run, student)
+        if session.successor:
+            claim_successor(session.run, session.successor)
         started = time.monotonic()
         missing = steps.to_materialize(session)
         failed = _materialize(session, missing) if missing else []
         steps.build_histories(session)
         mended = _take_back_stale(session)
-        outcomes = list(_train(session, [TEACHER]))
+        if mended:
+            session = Session.open(settings)  # A change of teacher may have gone along.
+        outcomes = list(_train(session, [session.run.teacher_model]))
+        amiss: UserError | None = None
+        changed = False
+        if session.successor:
+            try:
+                outcomes += _train(session, session.teachers[1:])
+            except pool.Stopped:
+                raise
+            except UserError as error:
+                # No student needs it yet: they are not held up.
+                amiss = error
+                _console.print(f"{error}", markup=False)
+            changed = _succeed(session, [o.learnt for o in outcomes if o.model == session.teachers[-1]])
+            session = Session.open(settings)
         unlabelled = steps.to_label(session)
         if unlabelled:
             _label(session, unlabelled)
-        outcomes += _train(session, session.models[1:])
-        if not (missing or mended or outcomes or unlabelled):
+        outcomes += _train(session, session.students)
+        if not (missing or mended or outcomes or unlabelled or changed or amiss):
             days = f"{session.days[0]} to {session.days[-1]} are" if session.days else "the released days are"
             _console.print(f"Nothing to do: {days} learnt by all models, labelled and exported.")
             for day in session.run.lake.kept_out():
@@ -62,6 +79,8 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
         _report(session, {outcome.model: outcome.learnt for outcome in outcomes if outcome.learnt})
         _console.print(f"Done in {time.monotonic() - started:.0f} s.")
         _raise_rejected(session, [line for outcome in outcomes for line in outcome.rejected], failed)
+        if amiss:
+            raise amiss
 
 
 def materialize(settings: Settings, *, accept_day: str | None = None, reason: str = "") -> None:
@@ -83,10 +102,22 @@ def materialize(settings: Settings, *, accept_day: str | None = None, reason: st
 
 
 def train(
-    settings: Settings, model: str, *, reset: bool = False, accept_day: str | None = None, reason: str = ""
+    settings: Settings,
+    model: str,
+    *,
+    successor: bool = False,
+    reset: bool = False,
+    accept_day: str | None = None,
+    reason: str = "",
 ) -> None:
+    """`successor`: the teacher's, in its place."""
     session, day = _open_to_accept(settings, accept_day, reason)
-    if model != TEACHER:
+    model = _model(session, model)
+    if successor:
+        if session.successor is None:
+            raise UserError("--successor: the config has none that has not taken over; leave the flag out")
+        model = session.teachers[-1]
+    if model not in session.teachers:
         student = session.experiment.student(model)
         if reset:
             reset_student(session.run, student)
@@ -94,16 +125,38 @@ def train(
     _print_waits(session)
     _tell_left_out(session, model)
     todo = session.to_learn(model, accept=day)
-    if not todo and day is None:
-        _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
-        return
-    import_tensorflow(verbose=settings.verbose)
-    with _bar(model, _rows(session, todo)) as advance:
-        from tutelage.trainers.day_loop import Accept
+    states: list[State] = []
+    if todo or day:
+        import_tensorflow(verbose=settings.verbose)
+        with _bar(model, _rows(session, todo)) as advance:
+            from tutelage.trainers.day_loop import Accept
 
-        accept = Accept(day=day, reason=reason) if day else None
-        states = steps.learn(session, model, accept=accept, progress=advance)
-    _print_learnt(model, states)
+            accept = Accept(day=day, reason=reason) if day else None
+            states = steps.learn(session, model, accept=accept, progress=advance)
+        _print_learnt(model, states)
+    changed = model in session.teachers[1:] and _succeed(session, [states])
+    if not (todo or day or changed):
+        _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
+
+
+def _model(session: Session, name: str) -> str:
+    """As it is called in folders: `teacher` is whoever labels now."""
+    return session.run.teacher_model if name == TEACHER else name
+
+
+def _succeed(session: Session, learnt: Sequence[Sequence[State]]) -> bool:
+    """Let the successor take over if it is as good; `learnt`: what it learnt now. Returns whether it did."""
+    model = session.teachers[-1]
+    states = [state for each in learnt for state in each]
+    began = states and states[0].day == session.run.checkpoints(model).states()[0].day
+    if began and (start := succession.started(session, model)):
+        _console.print(start, markup=False)
+    changed = succession.take_over(session)
+    if changed:
+        session = Session.open(session.settings)
+    if changed or states:
+        _console.print(succession.say(session)[-1], markup=False)
+    return changed is not None
 
 
 def _open_to_accept(settings: Settings, day: str | None, reason: str) -> tuple[Session, date | None]:
@@ -133,6 +186,7 @@ def export(
     if reason and not any(asked):
         raise UserError("--reason is of --promote, --rollback, --pin or --unpin; give one of them with it")
     session = Session.open(settings)
+    model = _model(session, model)
     session.model(model)
     versions = session.versions(model)
     retired: list[int] = []
@@ -183,16 +237,17 @@ def label(settings: Settings, *, snapshot_day: str | None = None) -> None:
 
     session = Session.open(settings)
     _print_waits(session, needed=True)
-    published = steps.snapshots(session)
+    days = [day for day in session.days if day not in session.pruned]
+    of = {day: session.run.labeller(day).model for day in session.days}
+    published = {model: steps.snapshots(session, model) for model in set(of.values())}
     if snapshot_day:
         day = parse_day(snapshot_day, time_zone=session.experiment.schema.time_zone)
-        published = [snapshot for snapshot in published if snapshot.day == day]
-    days = [day for day in session.days if day not in session.pruned]
-    labelled = [day for day in days if any(snapshot.day < day for snapshot in published)]
+        published = {model: [s for s in found if s.day == day] for model, found in published.items()}
+    labelled = [day for day in days if any(s.day < day for s in published[of[day]])]
     for day in days:
         if day not in labelled and labelled:
             _console.print(f"{day}: left out, there is no snapshot of an earlier day")
-    _label(session, {day: choose(published, day) for day in labelled or days[-1:]})
+    _label(session, {day: choose(published[of[day]], day) for day in labelled or days[-1:]})
 
 
 def skew(settings: Settings, student: str, requests: str, *, day: str | None = None) -> None:
@@ -394,6 +449,9 @@ def _take_back_stale(session: Session) -> bool:
     found = stale.find(session)
     if not found:
         return False
+    if held := found.fall.held(session):
+        _console.print(f"stale: {found.say(session)}; left as it is: {held}", markup=False)
+        return False
     if found.lost:
         _console.print(
             f"stale: {found.say(session)}; left as it is, as {', '.join(map(str, found.lost))} would have to be "
@@ -476,7 +534,13 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
     from tutelage.launch.summary import print_summary
 
     experiment = session.experiment
-    metrics = session.run.lake.metrics.scan().filter(pl.col("run") == session.run.name).collect()
+    # A teacher whose place was taken stays behind for good.
+    former = [change.before.model for change in session.run.takeovers]
+    metrics = (
+        session.run.lake.metrics.scan()
+        .filter(pl.col("run") == session.run.name, ~pl.col("model").is_in(former))
+        .collect()
+    )
     baselines = {student.name: student.baseline for student in experiment.students if student.baseline}
     students = [student.name for student in experiment.students]
     tasks = [task.name for task in experiment.schema.tasks]
@@ -486,6 +550,7 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         throughput=steps.throughput(learnt),
         students=students,
         tasks=tasks,
+        teacher=session.run.teacher_model,
         file=sys.stdout,
     )
     path = session.run.report / "index.html"
@@ -504,6 +569,8 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         quarantined=steps.quarantined(session),
         statistics=steps.statistics(session),
         labels=experiment.schema.labels,
+        teacher=session.run.teacher_model,
+        teachers=succession.say(session),
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         study=session.run.root / "study" / "results.html",
     )

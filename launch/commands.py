@@ -36,10 +36,17 @@ def teach() -> None:
     """tutelage-teach: let the teacher learn the days asked for that it has not."""
     _days_flags()
     _accept_flags()
+    flags.DEFINE_bool(
+        "successor", False, "The config's successor instead; it takes over when it is as good as the teacher."
+    )
     _start(
         teach,
         lambda actions: actions.train(
-            _settings(), "teacher", accept_day=FLAGS.accept_day, reason=FLAGS.reason
+            _settings(),
+            "teacher",
+            successor=FLAGS.successor,
+            accept_day=FLAGS.accept_day,
+            reason=FLAGS.reason,
         ),
     )
 

@@ -20,7 +20,13 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source
-from tutelage.trainers.config import Sampling, StudentConfig, TeacherConfig, TrainingConfig
+from tutelage.trainers.config import (
+    Sampling,
+    StudentConfig,
+    SuccessorConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,8 @@ class Experiment:
     """Id features by whose values metrics are computed too, as far as a day has 1,000 rows of one."""
     quality: QualityConfig = DEFAULT_QUALITY
     study: StudyConfig | None = None
+    successor: SuccessorConfig | None = None
+    """A teacher that learns beside the present one until it is as good, then takes its place."""
 
     def __post_init__(self) -> None:
         names = [student.name for student in self.students]
@@ -81,15 +89,22 @@ class Experiment:
                     f"the students are {', '.join(names)}"
                 )
             self._check_distillation(student)
-        for model in (self.teacher.model, *(student.model for student in self.students)):
-            self.schema.inputs(model.without)
-            self.schema.learnt(model.without)
+        if self.successor and self.successor.teacher.name == self.teacher.name:
+            raise UserError(
+                f"successor {self.teacher.name!r}: that is the teacher's name; give the successor another"
+            )
+        models: list[TeacherConfig | StudentConfig] = [self.teacher, *self.students]
+        if self.successor:
+            models.append(self.successor.teacher)
+        for model in models:
+            self.schema.inputs(model.model.without)
+            self.schema.learnt(model.model.without)
         ids = [feature.name for feature in self.schema.single_ids]
         for name in self.slice_by:
             if name not in ids:
                 raise UserError(f"slice_by: {name!r} is no id feature; these are {', '.join(ids)}")
-        for sampling in (self.teacher.sampling, *(student.sampling for student in self.students)):
-            self._check_sampling(sampling, ids)
+        for model in models:
+            self._check_sampling(model.sampling, ids)
         self.serving.check(self.schema)
         for student in self.students:
             served = [task.score for task in self.schema.learnt(student.model.without).tasks]
@@ -108,7 +123,10 @@ class Experiment:
             )
         for distillation in student.distillation:
             (task,) = self.schema.select_tasks([distillation.task])
-            for whose, model in ((student.name, student.model), ("teacher", self.teacher.model)):
+            whole = [(student.name, student.model), ("teacher", self.teacher.model)]
+            if self.successor:
+                whole.append((self.successor.teacher.name, self.successor.teacher.model))
+            for whose, model in whole:
                 if task.name in model.without:
                     raise UserError(
                         f"student {student.name!r}: task {task.name!r} is distilled, and the model of {whose!r} "
@@ -153,7 +171,7 @@ class Experiment:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a workdir is made with, and cannot be changed in: all but the students, their serving and the days."""
+        """What a workdir is made with, and cannot be changed in: all but students, a successor, serving and days."""
         return {
             "name": self.name,
             "source": plain(self.source),
@@ -255,8 +273,8 @@ def _parse(kind: Any, text: str, flag: str) -> Any:
     raise UserError(f"{flag}: {text!r} does not fit a field of type {getattr(kind, '__name__', kind)}")
 
 
-# They decide whether a day is kept, and when it is put down, not what is learnt.
-_CHANGEABLE = ("gate", "checkpoint_minutes")
+# They decide whether a day is kept, when it is put down, and what a change of teacher is to be, not what was learnt.
+_CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days")
 
 
 def plain(value: Any) -> Any:

@@ -1,12 +1,16 @@
 """A schema that grows in a workdir: what is new becomes a column, of which the days that are there have none."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.whole import replacing
+from tutelage.trainers import takeovers
+from tutelage.trainers.config import TeacherConfig
 from tutelage.trainers.run import TEACHER, Run
 
 KINDS = ("features", "tasks", "histories")
@@ -45,19 +49,22 @@ def without(identity: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return whole
 
 
-def evolve(run: Run, names: list[str]) -> None:
-    """Give the tables the columns of `names`, null for the days that are there, and let the students that have
+def evolve(run: Run, names: list[str], teachers: Mapping[str, TeacherConfig]) -> None:
+    """Give the tables the columns of `names`, null for the days that are there, and let the models that have
     learnt days stay without them. Killed anywhere and done again it ends the same.
 
-    Raises UserError where the teacher has learnt days and its model takes one of them.
+    `teachers`: the config's, by their models. Raises UserError where one of them has learnt days and its model
+    takes one of the names.
     """
-    taken = [name for name in names if name not in run.teacher.model.without]
-    if taken and run.checkpoints(TEACHER).states():
-        raise UserError(
-            f"{', '.join(taken)}: new in the schema, and the teacher has learnt days without: put "
-            f"{'it' if len(taken) == 1 else 'them'} into its model's `without` (new students may take what is "
-            "new), or give another --workdir"
-        )
+    for model, teacher in teachers.items():
+        taken = [name for name in names if name not in teacher.model.without]
+        if taken and run.checkpoints(model).states():
+            whose = "the teacher" if model == run.teacher_model else model
+            raise UserError(
+                f"{', '.join(taken)}: new in the schema, and {whose} has learnt days without: put "
+                f"{'it' if len(taken) == 1 else 'them'} into its model's `without` (new students may take what is "
+                "new), or give another --workdir"
+            )
     run.lake.create()
     for table in (run.lake.interactions, run.lake.soft_labels, run.lake.histories):
         if table:
@@ -65,9 +72,24 @@ def evolve(run: Run, names: list[str]) -> None:
     for path in sorted((run.root / "students").glob("*/config.json")):
         if run.checkpoints(path.parent.name).states():
             made = json.loads(path.read_text())
-            old = made["model"].get("without", [])
-            made["model"]["without"] = [*old, *(name for name in names if name not in old)]
-            write(path, made)
+            write(path, _without_too(made, names))
+    own = {teacher.name: list(teacher.model.without) for teacher in teachers.values()}
+    for path in sorted(run.root.glob(f"{TEACHER}-*/config.json")):
+        if run.checkpoints(path.parent.name).states():
+            made = json.loads(path.read_text())
+            write(path, {**made, "teacher": _without_too(made["teacher"], names, own)})
+    if run.takeovers:
+        changes = [replace(each, teacher=_without_too(each.teacher, names, own)) for each in run.takeovers]
+        takeovers.write(run.root, changes)
+
+
+def _without_too(
+    made: Mapping[str, Any], names: Iterable[str], own: Mapping[str, list[str]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """A model's config with these names too in its `without`; in the order of the config's `own`, by name."""
+    old = made["model"].get("without", [])
+    without = own.get(made["name"], [*old, *(name for name in names if name not in old)])
+    return {**made, "model": {**made["model"], "without": without}}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -1,21 +1,22 @@
 """Delete a user from a workdir: from its tables, from the files beside them and beside the exported models."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from tutelage.export.versions import versions_in
-from tutelage.launch.rollback import Step
+from tutelage.launch.rollback import Step, teacher_at
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import FORGOTTEN, Table, counted
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.whole import replacing
-from tutelage.trainers.run import TEACHER
+from tutelage.trainers.run import is_teacher
 
 ELSEWHERE = (
     "Raw data, mirrors and copies elsewhere are not looked at: a day that is made anew from raw data "
@@ -149,12 +150,18 @@ def _within(session: Session, days: Sequence[date]) -> Iterator[Step]:
 def _trained(session: Session, days: Sequence[date]) -> list[str]:
     """What each model learnt from the user, its own days' rows or a teacher's labels, and all after that."""
     students = {student.name: student for student in session.experiment.students}
-    teacher = [state.day for state in session.run.checkpoints(TEACHER).states() if state.day in days]
+    taught = _taught(session, days)
     lines = []
     for model in session.all_models:
         learnt = [state.day for state in session.run.checkpoints(model).states()]
         distilled = model in students and bool(students[model].distillation)
-        met = [day for day in learnt if day in days or (distilled and teacher and day > teacher[0])]
+        met = [
+            day
+            for day in learnt
+            if day in days
+            or day >= taught.get(model, date.max)
+            or (distilled and day > taught.get(session.run.labeller(day).model, date.max))
+        ]
         if not met:
             continue
         versions = session.versions(model)
@@ -169,9 +176,28 @@ def _trained(session: Session, days: Sequence[date]) -> list[str]:
     return lines
 
 
+def _taught(session: Session, days: Sequence[date]) -> dict[str, date]:
+    """The first day of each teacher that learnt from the user, or started from another one that had."""
+    run = session.run
+    models = {change.before.name: change.before.model for change in run.takeovers}
+    models[run.teacher.name] = run.teacher_model
+    first: dict[str, date] = {}
+    for model in dict.fromkeys([*models.values(), *filter(is_teacher, session.all_models)]):
+        learnt = [state.day for state in run.checkpoints(model).states()]
+        met = [day for day in learnt if day in days]
+        if learnt and (start := run.warm_start(model)).exists():
+            base = json.loads(start.read_text())
+            if date.fromisoformat(base["day"]) >= first.get(models.get(base["teacher"], ""), date.max):
+                met = learnt
+        if met:
+            first[model] = met[0]
+    return first
+
+
 def unlearn(session: Session, days: Sequence[date]) -> str:
     """What to do about the models that learnt from the user on `days`."""
-    learnt = [state.day for state in session.run.checkpoints(TEACHER).states()]
+    teacher = teacher_at(session.run, min(days, default=date.max) - timedelta(days=1))
+    learnt = [state.day for state in session.run.checkpoints(teacher).states()]
     met = [day for day in learnt if day in days]
     before = [day for day in learnt if met and day < met[0]]
     if before:

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from tutelage.launch.summary import LABELS, Results
-from tutelage.trainers.run import TEACHER
 
 INK = "#010203"  # becomes currentColor in the page: pictures follow its light or dark scheme
 # Okabe and Ito's colours, told apart by the colour-blind, without black and the pale yellow.
@@ -135,9 +134,9 @@ def _figure(days: Sequence[date], *, panels: int = 1, height: float = 2.6) -> Fi
 
 
 def _style(results: Results, model: str) -> dict[str, Any]:
-    if model == TEACHER:
+    if model == results.teacher:
         return {"color": INK, "linewidth": 2.6, "marker": "o", "zorder": 3}
-    i = [name for name in results.models if name != TEACHER].index(model)
+    i = [name for name in results.models if name != results.teacher].index(model)
     dashes = ("-", "--", ":")[i // 6 % 3]
     return {"color": COLOURS[i % 6], "linewidth": 1.6, "marker": "os^Dv"[i % 5], "linestyle": dashes}
 

@@ -28,6 +28,10 @@ T = TypeVar("T")
 _progress: Any = None  # The queue to the parent, in a child.
 
 
+class Stopped(UserError):
+    """The run was asked to stop, and what its models had learnt is written down."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a child did."""
@@ -91,14 +95,14 @@ def each(
                 for other in futures:
                     other.cancel()
                 # In this process nothing is being learnt: it ends in the usual way, when the others have.
-                failures.insert(0, UserError(str(error)))
+                failures.insert(0, Stopped(str(error)))
             except CancelledError:
                 pass
             except UserError as error:
                 failures.append(error)
             except BrokenProcessPool:
                 if asked():
-                    raise (failures[0] if failures else UserError(STOPPED)) from None
+                    raise Stopped(str(failures[0]) if failures else STOPPED) from None
                 raise UserError(
                     f"a process that trained {' or '.join(unfinished)} was killed (is there memory enough "
                     f"for {workers} models at a time?); run again to go on from the last finished day"
@@ -110,10 +114,10 @@ def each(
             unfinished.remove(futures[future])
     queue.put(None)
     listener.join()
+    if asked():
+        raise Stopped(str(failures[0]) if failures else STOPPED)
     if failures:
         raise failures[0]
-    if asked():
-        raise UserError(STOPPED)
 
 
 def _listen(queue: Any, progress: Callable[[str, int], None]) -> None:

@@ -15,7 +15,7 @@ from tutelage.launch.session import Session
 from tutelage.pipeline import admit
 from tutelage.pipeline.days import spans
 from tutelage.pipeline.lake import PRUNED, Table, counted
-from tutelage.trainers.run import TEACHER
+from tutelage.trainers.run import is_teacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def _to_learn(session: Session, model: str, days: Sequence[date]) -> list[date]:
     learnt = session.run.checkpoints(model).states()
     if learnt:
         return [day for day in days if day > learnt[-1].day]
-    first = None if model == TEACHER else session.experiment.student(model).first_day
+    first = session.first_day(model)
     return [day for day in days if first is None or day >= first]
 
 
@@ -85,7 +85,7 @@ def _needed(session: Session, days: Sequence[date], todo: dict[str, list[date]])
 
 
 def _readers_days(session: Session, todo: dict[str, list[date]]) -> list[date]:
-    """Days that are still to be labelled by a snapshot of the teacher."""
+    """Days that are still to be labelled by a snapshot of a teacher."""
     readers = [s.name for s in session.experiment.students if s.producer == "snapshot" and s.distillation]
     return sorted({day for name in readers for day in todo[name]})
 
@@ -98,6 +98,7 @@ def _model(
     steps = [
         Step(what=f"checkpoint of {model}, {day}", take=partial(checkpoints.prune, day))
         for day in checkpoints.to_prune(before)
+        if day != _base(session, model)
     ]
     steps += [
         Step(what=f"damaged checkpoint of {model}, {path.name[-10:]}", take=partial(shutil.rmtree, path))
@@ -108,7 +109,7 @@ def _model(
     idle = [*versions_in(versions.rejected), *versions_in(versions.retired)]
     served = versions.published()
     stay = {max((version.number for version in [*idle, *served]), default=0), *versions.pinned()}
-    if model == TEACHER:  # No server has it: the labeler takes the newest that is older than a day.
+    if is_teacher(model):  # No server has it: the labeler takes the newest that is older than a day.
         stay |= {max((v.number for v in served if v.day < day), default=0) for day in to_label}
         idle += served
     alive = {state.id for state in checkpoints.states()[-1:]}
@@ -124,6 +125,17 @@ def _model(
         if day < before and day not in needed
     ]
     return steps
+
+
+def _base(session: Session, model: str) -> date | None:
+    """The day after which the teacher is what a successor that has learnt nothing yet is to start from."""
+    successor = session.successor
+    if model != session.run.teacher_model or not successor or not successor.first_day:
+        return None
+    if session.run.checkpoints(session.teachers[-1]).states():
+        return None
+    days = [state.day for state in session.run.checkpoints(model).states()]
+    return max((day for day in days if day < successor.first_day), default=None)
 
 
 def _days(root: Path, table: Table, before: date, needed: Iterable[date]) -> list[Step]:

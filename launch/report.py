@@ -31,6 +31,8 @@ def write_report(
     quarantined: Sequence[str] = (),
     statistics: pl.DataFrame | None = None,
     labels: Sequence[str] = (),
+    teacher: str = TEACHER,
+    teachers: Sequence[str] = (),
     students: Sequence[str] = (),
     tasks: Sequence[str] = (),
     last_days: int = 3,
@@ -42,9 +44,10 @@ def write_report(
     `metrics` are those of one run. `counts` has one row per day and reason: day, rows_in, kept, reason,
     dropped (for a day that dropped nothing, one with reason null). `statistics` are the days' as
     `pipeline.admit.statistics` gives them, `labels` those of its columns that are labels. `students` and `tasks` set
-    an order. `created` is shown as it is. `study`: a page that is linked to where it is there.
+    an order. `teacher` is the model that labels, `teachers` what is to be said of changes of it. `created` is shown
+    as it is. `study`: a page that is linked to where it is there.
     """
-    results = Results.of(metrics, baselines, students=students, tasks=tasks)
+    results = Results.of(metrics, baselines, students=students, tasks=tasks, teacher=teacher)
     days = _per_day(counts)
     last = _last_day(results, days)
     versions = versions or {}
@@ -53,7 +56,7 @@ def write_report(
         experiment=experiment,
         created=created,
         study=os.path.relpath(study, path.parent) if study and study.exists() else None,
-        facts=_facts(results, days, last, versions, quarantined),
+        facts=_facts(results, days, last, versions, quarantined, teachers),
         last=last,
         results=results,
         means=results.means(last_days),
@@ -102,11 +105,13 @@ def _facts(
     last: Mapping[str, Any],
     versions: Mapping[str, str],
     quarantined: Sequence[str],
+    teachers: Sequence[str],
 ) -> list[tuple[str, str]]:
     """What the person on call asks first, and how it stands: `amiss`, to `look` at, or `sound`, in this order."""
     reached = results.reached(until=last["day"])
     facts = [(reached, "sound" if reached.startswith("All") else "amiss")]
     facts += [(f"Quarantine: {line}.", "amiss") for line in quarantined]
+    facts += [(f"Teacher: {line}.", "sound") for line in teachers]
     noted = [f"{row['name']} ({row['note']})" for row in last["rows"] if row["note"]]
     what = f"Teacher, label coverage and rows of {last['day']}"
     if noted:
@@ -143,7 +148,9 @@ def _last_day(results: Results, days: Sequence[Mapping[str, Any]]) -> dict[str, 
     """What tells whether the last day is sound, each beside its (up to) seven days before."""
     last = max([*results.days[-1:], *(day["day"] for day in days[-1:])], default=None)
     # The teacher's go by their task alone.
-    measures = [(TEACHER, task, m) for task, m in results.columns() if task and not m.endswith("_delta")]
+    measures = [
+        (results.teacher, task, m) for task, m in results.columns() if task and not m.endswith("_delta")
+    ]
     measures += [(model, "", "label_coverage") for model in results.models]
     series = []
     for model, task, metric in measures:

@@ -13,7 +13,9 @@ import polars as pl
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Table
-from tutelage.trainers.run import TEACHER
+from tutelage.trainers import takeovers
+from tutelage.trainers.run import Run, is_teacher, successor_model
+from tutelage.trainers.takeovers import TakeOver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +29,23 @@ class Step:
 def plan(session: Session, to_day: date) -> list[Step]:
     """What goes so that the teacher has learnt `to_day` last, with all that was built on its later days.
 
-    Raises UserError where the teacher has not learnt `to_day`.
+    Raises UserError where the teacher has not learnt `to_day`, or was another then and the config has moved on.
     """
-    learnt = [state.day for state in session.run.checkpoints(TEACHER).states()]
+    teacher = teacher_at(session.run, to_day)
+    checkpoints = session.run.checkpoints(teacher)
+    fall = Fall.of(session, {teacher: to_day + timedelta(days=1)})
+    if held := fall.held(session):
+        raise UserError(f"--to_day={to_day}: {held}")
+    learnt = [state.day for state in checkpoints.states()]
     if to_day not in learnt:
         have = f"{learnt[0]} to {learnt[-1]}" if learnt else "no day"
         raise UserError(f"--to_day={to_day}: the teacher has learnt {have}; give one of its days")
-    fall = Fall.of(session, {TEACHER: to_day + timedelta(days=1)})
     for model, last in fall.cut_off(session).items():
-        if model == TEACHER:
-            left = next(state.day for state in session.run.checkpoints(TEACHER).states() if not state.pruned)
+        if is_teacher(model):
+            left = next(state.day for state in session.run.checkpoints(model).states() if not state.pruned)
+            whose = "the teacher's" if model == teacher else f"{model}'s"
             raise UserError(
-                f"--to_day={to_day}: the teacher's checkpoint of it was pruned; give {left} or a later day"
+                f"--to_day={to_day}: {whose} checkpoint of it was pruned; give {left} or a later day"
             )
         raise UserError(
             f"--to_day={to_day}: {model} would stand at {last}, and its checkpoint of that day was pruned; "
@@ -47,36 +54,80 @@ def plan(session: Session, to_day: date) -> list[Step]:
     return fall.steps(session, reason=f"the teacher was taken back to {to_day}")
 
 
+def teacher_at(run: Run, day: date) -> str:
+    """Whose place no other had taken, by what was known when `day` was learnt."""
+    return next(
+        (change.before.model for change in run.takeovers if change.judged[-1] > day), run.teacher_model
+    )
+
+
+def teachers(session: Session) -> dict[str, str]:
+    """The names in `soft_labels` of the former teachers, the teacher and its successor, by model, in this order."""
+    former = {change.before.model: change.before.name for change in session.run.takeovers}
+    return former | {model: session.run_of(model).teacher.name for model in session.teachers}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fall:
     """All that falls with some days of some models."""
 
     since: Mapping[str, date]
     """The first day that goes, of each model that loses any."""
-    labels: Sequence[tuple[str, date]]
-    """(producer, day) of the teacher's soft labels."""
+    labels: Sequence[tuple[str, str, date]]
+    """(teacher, producer, day) of soft labels."""
+    takeovers: Sequence[TakeOver]
+    """Changes of teacher that were decided by days which go."""
 
     @classmethod
     def of(
-        cls, session: Session, since: Mapping[str, date], labels: Iterable[tuple[str, date]] = ()
+        cls, session: Session, since: Mapping[str, date], labels: Iterable[tuple[str, str, date]] = ()
     ) -> "Fall":
         """What goes with each model's days from the one in `since` on, and with `labels`.
 
-        Of the teacher these are the labels that it made in them or after them; of labels, the days in which
-        a student learnt from them and those after. Other students stay as they are.
+        Of a teacher these are the labels that it made in them or after them, its successors' days, as they may have
+        started from one that goes, and a change of teacher that was decided by them; of labels, and of a change,
+        the days in which a student learnt from them and those after. Other students stay as they are.
         """
-        since, gone = dict(since), set(labels)
-        if TEACHER in since:
-            gone |= _labels(session, since[TEACHER])
+        run, since, gone = session.run, dict(since), set(labels)
+        names = teachers(session)
+        first = date.max
+        for model, name in names.items():
+            first = min(first, since.get(model, date.max))
+            if first < date.max:
+                since[model] = first
+                gone |= _labels(session, name, first)
+        changes = [change for change in run.takeovers if _decided_by(change, since)]
         for student in session.experiment.students:
             if student.distillation:
-                read = [day for producer, day in gone if producer == student.producer]
+                read = [
+                    day
+                    for name, producer, day in gone
+                    if (name, producer) == (run.labeller(day).name, student.producer)
+                ]
+                read += [change.from_day for change in changes]
                 start = min([*read, *filter(None, [since.get(student.name)])], default=None)
-                if TEACHER in since:
-                    start = _with_skipped(session, student.name, start, since[TEACHER])
+                if first < date.max:
+                    start = _with_skipped(session, student.name, start, first)
                 if start:
                     since[student.name] = start
-        return cls(since=since, labels=sorted(gone))
+        return cls(since=since, labels=sorted(gone), takeovers=changes)
+
+    def held(self, session: Session) -> str:
+        """Why a change of teacher cannot be taken back, and what to do; empty: it can, or none has to be."""
+        if not self.takeovers:
+            return ""
+        change = self.takeovers[-1]
+        if self.takeovers[1:]:
+            return (
+                "the teacher has changed more than once since then; go back to "
+                f"{session.run.takeovers[-2].judged[-1]} first"
+            )
+        if session.experiment.teacher.name == change.name:
+            return (
+                f"{change.before.name!r} was the teacher then; give {change.name!r} back its place as the config's "
+                f"successor and {change.before.name!r} that as its teacher"
+            )
+        return ""
 
     def days(self, session: Session, model: str) -> list[date]:
         """Those that the model has learnt."""
@@ -122,14 +173,24 @@ class Fall:
                 if day in days
             ]
         for model in self.since:
-            if model != TEACHER:
+            if not is_teacher(model):
                 steps += self._learnt(session, model)
-        for producer, day in self.labels:
-            where: dict[str, str | date] = {"teacher": run.teacher.name, "producer": producer, "day": day}
+        for change in reversed(self.takeovers):
             steps.append(
-                Step(what=f"{producer} labels of {day}", take=partial(_forget, run.lake.soft_labels, where))
+                Step(
+                    what=f"that {change.name} took over from {change.before.name} on {change.from_day}",
+                    take=partial(takeovers.write, run.root, run.takeovers[: run.takeovers.index(change)]),
+                )
             )
-        return steps + self._learnt(session, TEACHER)
+        several = len(teachers(session)) > 1
+        for name, producer, day in self.labels:
+            where: dict[str, str | date] = {"teacher": name, "producer": producer, "day": day}
+            whose = f"{producer} labels of {day}" + (f" by {name}" if several else "")
+            steps.append(Step(what=whose, take=partial(_forget, run.lake.soft_labels, where)))
+        # A successor's before those of the teacher that it may have started from.
+        for model in reversed(teachers(session)):
+            steps += self._learnt(session, model)
+        return steps
 
     def verdicts(self, session: Session, model: str) -> list[date]:
         """Days whose verdict says nothing any more, be they kept or not: they are to be learnt anew."""
@@ -149,6 +210,11 @@ class Fall:
         ]
 
 
+def _decided_by(change: TakeOver, since: Mapping[str, date]) -> bool:
+    both = change.before.model, successor_model(change.name)
+    return min(since.get(model, date.max) for model in both) <= change.judged[-1]
+
+
 def _with_skipped(session: Session, model: str, start: date | None, teacher: date) -> date | None:
     """`start`, or the first of the days right before it (None: at the end of all), and not before `teacher`, that the
     model skipped: one that had no labels, as its data was in quarantine, may be there now."""
@@ -159,11 +225,11 @@ def _with_skipped(session: Session, model: str, start: date | None, teacher: dat
     return min([*before, *filter(None, [start])], default=None)
 
 
-def _labels(session: Session, since: date) -> set[tuple[str, date]]:
-    """(producer, day) of the teacher's labels that come from what it learnt on `since` or later."""
+def _labels(session: Session, teacher: str, since: date) -> set[tuple[str, str, date]]:
+    """(teacher, producer, day) of a teacher's labels that come from what it learnt on `since` or later."""
     table = session.run.lake.soft_labels
     newest = (
-        table.scan(teacher=session.run.teacher.name)
+        table.scan(teacher=teacher)
         .filter(pl.col("day") >= since)
         .group_by("producer", "day")
         .agg(pl.col("snapshot_day").max())
@@ -171,7 +237,7 @@ def _labels(session: Session, since: date) -> set[tuple[str, date]]:
     )
     # The forward passes of a day have learnt the batches before them.
     return {
-        (producer, day)
+        (teacher, producer, day)
         for producer, day, snapshot in newest.iter_rows()
         if (day if producer == "pre_update" else snapshot) >= since
     }

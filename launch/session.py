@@ -10,7 +10,8 @@ from tutelage.launch.workspace import open_workdir
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.days import parse_day, slices_between
 from tutelage.trainers.checkpoints import State, pending
-from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.config import SuccessorConfig
+from tutelage.trainers.run import TEACHER, Run, successor_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,21 +81,45 @@ class Session:
 
     @property
     def models(self) -> list[str]:
-        """The teacher, then the students in the config's order."""
-        return [TEACHER, *(student.name for student in self.experiment.students)]
+        """The teacher, a successor that has not taken its place, then the students in the config's order."""
+        return [*self.teachers, *self.students]
+
+    @property
+    def teachers(self) -> list[str]:
+        return [self.run.teacher_model, *([successor_model(s.teacher.name)] if (s := self.successor) else [])]
+
+    @property
+    def students(self) -> list[str]:
+        return [student.name for student in self.experiment.students]
+
+    @property
+    def successor(self) -> SuccessorConfig | None:
+        """The config's, as long as it has not taken over."""
+        successor = self.experiment.successor
+        return successor if successor and successor.teacher.name != self.run.teacher.name else None
+
+    def run_of(self, model: str) -> Run:
+        """As one of the `teachers` sees it: with itself as the teacher."""
+        if self.successor and model == self.teachers[-1]:
+            return self.run.of_successor(self.successor.teacher)
+        return self.run
 
     @property
     def all_models(self) -> list[str]:
-        """Those, and the students that are in the workdir and no longer in the config."""
-        found = sorted(path.name for path in (self.run.root / "students").glob("*") if path.is_dir())
+        """Those, and the students and teachers that are in the workdir and no longer in the config."""
+        root = self.run.root
+        paths = [*root.glob(f"{TEACHER}-*"), root / TEACHER, *(root / "students").glob("*")]
+        found = sorted(path.name for path in paths if path.is_dir())
         return list(dict.fromkeys([*self.models, *found]))
 
     def model(self, name: str) -> ModelConfig:
-        """Raises UserError for a name that is neither `teacher` nor a student's."""
-        return self.experiment.teacher.model if name == TEACHER else self.experiment.student(name).model
+        """Raises UserError for a name that is neither a teacher's nor a student's."""
+        if name in self.teachers:
+            return self.run_of(name).teacher.model
+        return self.experiment.student(name).model
 
     def days_of(self, model: str) -> list[date]:
-        """Those of the days asked for that are the model's: a student's begin with its first day. None is pruned."""
+        """Those of the days asked for that are the model's: they begin with its first day. None is pruned."""
         return [day for day in self._own_days(model) if day not in self.pruned]
 
     def left_out(self, model: str) -> list[date]:
@@ -102,8 +127,16 @@ class Session:
         learnt = self.run.checkpoints(model).states()
         return [] if learnt else [day for day in self._own_days(model) if day in self.pruned]
 
+    def first_day(self, model: str) -> date | None:
+        """The first that a model is to learn, as its config says."""
+        if model == self.run.teacher_model:
+            return self.run.takeovers[-1].first_day if self.run.takeovers else None
+        if self.successor and model in self.teachers:
+            return self.successor.first_day
+        return self.experiment.student(model).first_day
+
     def _own_days(self, model: str) -> list[date]:
-        first = None if model == TEACHER else self.experiment.student(model).first_day
+        first = self.first_day(model)
         return [day for day in self.days if first is None or day >= first]
 
     def to_learn(self, model: str, *, accept: date | None = None) -> list[date]:

@@ -1,12 +1,12 @@
 """What was built on rows or labels that have been made anew since, and what falls with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from tutelage.launch.rollback import Fall, Step
+from tutelage.launch.rollback import Fall, Step, teachers
 from tutelage.launch.session import Session
-from tutelage.trainers.run import TEACHER
+from tutelage.trainers.run import is_teacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +29,9 @@ class Stale:
             elif self.fall.verdicts(session, model):
                 parts.append(f"the verdict on {model}, {since}")
         parts += [
-            f"{producer} labels of {day}" for producer, day in self.fall.labels if producer == "snapshot"
+            f"{producer} labels of {day}" for _, producer, day in self.fall.labels if producer == "snapshot"
         ]
+        parts += [f"that {each.name} took over on {each.from_day}" for each in self.fall.takeovers]
         others = f"{', '.join(self.why[:3])}{f' and {len(self.why) - 3} more' if self.why[3:] else ''}"
         return f"{', '.join(parts)}: made from other {others}"
 
@@ -43,16 +44,22 @@ def find(session: Session) -> Stale | None:
 
     A day that is no longer there, or was learnt before its versions were recorded, makes nothing stale.
     """
-    recorded = {model: _recorded(session, model) for model in session.models}
+    # After its place was taken, a teacher may have learnt days of which nothing was made.
+    until = {change.before.model: change.from_day for change in session.run.takeovers}
+    recorded = {
+        model: {
+            day: made for day, made in _recorded(session, model).items() if day < until.get(model, date.max)
+        }
+        for model in [*teachers(session), *session.students]
+    }
     days = sorted({day for made_of in recorded.values() for day in made_of})
     now: dict[str | None, dict[date, dict[str, int]]] = {}
     since: dict[str, date] = {}
     why: set[tuple[date, str]] = set()
     for model, made_of in recorded.items():
-        producer = None if model == TEACHER else session.experiment.student(model).producer
+        producer = None if is_teacher(model) else session.experiment.student(model).producer
         if producer not in now:
-            read = {"teacher": session.run.teacher.name, "producer": producer} if producer else None
-            now[producer] = session.run.lake.made_of(days, histories=True, labels=read)
+            now[producer] = _now(session, days, producer)
         others = {
             (day, name)
             for day, versions in made_of.items()
@@ -65,7 +72,7 @@ def find(session: Session) -> Stale | None:
     labels = _labels(session)
     if not since and not labels:
         return None
-    why |= {(day, "rows") for _, day in labels if all(day != other for other, _ in why)}
+    why |= {(day, "rows") for _, _, day in labels if all(day != other for other, _ in why)}
     fall = Fall.of(session, since, labels)
     again = {day for model in fall.since for day in fall.days(session, model)}
     there = set(session.days) & set(session.run.lake.interactions.partitions()["day"])
@@ -80,11 +87,25 @@ def _recorded(session: Session, model: str) -> dict[date, Mapping[str, int]]:
     return skipped | {state.day: state.made_of for state in session.run.checkpoints(model).states()}
 
 
-def _labels(session: Session) -> list[tuple[str, date]]:
-    """(producer, day) of the labels of rows, or histories, that are others now."""
-    lake, teacher = session.run.lake, session.run.teacher.name
-    rows = lake.soft_labels.partitions().filter(teacher=teacher).select("producer", "day").rows()
-    keys = {f"{teacher}/{producer}/{day}": (producer, day) for producer, day in rows}
+def _now(session: Session, days: Sequence[date], producer: str | None) -> dict[date, dict[str, int]]:
+    """What each day is made of by now; with the labels that a student reads of it, where there is a `producer`."""
+    lake = session.run.lake
+    if producer is None:
+        return lake.made_of(days, histories=True)
+    found: dict[date, dict[str, int]] = {}
+    by = {day: session.run.labeller(day).name for day in days}
+    for teacher in set(by.values()):
+        own = [day for day in days if by[day] == teacher]
+        found |= lake.made_of(own, histories=True, labels={"teacher": teacher, "producer": producer})
+    return found
+
+
+def _labels(session: Session) -> list[tuple[str, str, date]]:
+    """(teacher, producer, day) of the labels of rows, or histories, that are others now."""
+    lake = session.run.lake
+    rows = lake.soft_labels.partitions().select("teacher", "producer", "day").rows()
+    known = set(teachers(session).values())
+    keys = {"/".join(map(str, row)): row for row in rows if row[0] in known}
     recorded = lake.soft_labels.sources(list(keys))
-    now = lake.label_sources([keys[key][1] for key in recorded])
-    return [keys[key] for key, source in recorded.items() if now.get(keys[key][1], source) != source]
+    now = lake.label_sources([keys[key][2] for key in recorded])
+    return [keys[key] for key, source in recorded.items() if now.get(keys[key][2], source) != source]

@@ -4,7 +4,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from tutelage.launch import stale, steps
+from tutelage.launch import stale, steps, succession
 from tutelage.launch.session import Session
 from tutelage.launch.summary import DASH, print_table, simple_table
 from tutelage.pipeline.days import spans
@@ -18,6 +18,8 @@ def print_status(session: Session, console: Console) -> None:
         print_table(console, table)
     for line in steps.quarantined(session):
         console.print(f"Quarantine: {line}", markup=False)
+    for line in succession.say(session):
+        console.print(f"Teacher: {line}", markup=False)
     if waits := session.waits():
         console.print(f"Waits: {waits}", markup=False)
     if found := stale.find(session):
@@ -34,8 +36,11 @@ def print_status(session: Session, console: Console) -> None:
 def _days(session: Session) -> Table:
     """A row for each materialised day: its rows, labels, and what was dropped."""
     counts = steps.day_counts(session)
-    labels = session.run.lake.soft_labels.partitions().filter(teacher=session.run.teacher.name)
-    labelled = {(producer, day): rows for _, producer, day, rows in labels.iter_rows()}
+    labelled = {
+        (producer, day): rows
+        for teacher, producer, day, rows in session.run.lake.soft_labels.partitions().iter_rows()
+        if teacher == session.run.labeller(day).name
+    }
     producers = sorted({producer for producer, _ in labelled})
     heads = [f"{producer} labels" for producer in producers]
     notes = {"late": "late", "masked": "labels not mature"}

@@ -9,12 +9,12 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from tutelage.launch.session import Session
-from tutelage.launch.workspace import claim_student
+from tutelage.launch.workspace import claim_student, claim_successor
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import LOCK
 from tutelage.pipeline.whole import replacing
 from tutelage.trainers.checkpoints import State
-from tutelage.trainers.run import TEACHER
+from tutelage.trainers.run import is_teacher
 
 # Beam and TensorFlow take seconds to import: each step imports what it runs.
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tutelage.pipeline.label import Snapshot
     from tutelage.pipeline.materialize import Materialized
     from tutelage.trainers.day_loop import Accept
+    from tutelage.trainers.learner import Learner
 
 UnitsDone = Callable[[int, int], None]
 
@@ -73,16 +74,28 @@ def learn(
     accept: "Accept | None" = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[State]:
-    """Let `teacher` or a student learn the days asked for that it has not; returns what it learnt now."""
+    """Let a teacher or a student learn the days asked for that it has not; returns what it learnt now."""
     from tutelage.trainers.day_loop import teach, train_student
 
-    with _locked(session, model):
-        if model == TEACHER:
-            return teach(session.run, session.days_of(model), accept=accept, progress=progress)
+    with locked(session, model):
+        if model in session.teachers:
+            start = _warm_start(session) if model != session.run.teacher_model else lambda learner: None
+            run, days = session.run_of(model), session.days_of(model)
+            return teach(run, days, start=start, accept=accept, progress=progress)
         student = session.experiment.student(model)
         claim_student(session.run, student)
         days = session.days_of(model)
         return train_student(session.run, student, days, accept=accept, progress=progress)
+
+
+def _warm_start(session: Session) -> "Callable[[Learner], object]":
+    from tutelage.trainers.warm_start import warm_start
+
+    successor = session.successor
+    assert successor
+    claim_successor(session.run, successor)
+    first, name = successor.first_day, successor.teacher.name
+    return lambda learner: warm_start(learner, session.run, name, first) if first else None
 
 
 def export(
@@ -98,9 +111,9 @@ def export(
         return []
     from tutelage.export.publish import export_student, export_teacher
 
-    with _locked(session, model):
-        if model == TEACHER:
-            return export_teacher(session.run, days=days, progress=progress)
+    with locked(session, model):
+        if model in session.teachers:
+            return export_teacher(session.run_of(model), days=days, progress=progress)
         exported = export_student(
             session.run,
             session.experiment.student(model),
@@ -129,11 +142,11 @@ def overrule(session: Session, model: str, number: int, reason: str) -> None:
     card.record_override(version.path, reason)
 
 
-def snapshots(session: Session) -> list["Snapshot"]:
-    """The teacher's published snapshots, the newest version of each day."""
+def snapshots(session: Session, model: str) -> list["Snapshot"]:
+    """A teacher's published snapshots, the newest version of each day."""
     from tutelage.pipeline.label import Snapshot
 
-    newest = {version.day: version for version in session.versions(TEACHER).published()}
+    newest = {version.day: version for version in session.versions(model).published()}
     return [Snapshot(path=str(v.path), day=v.day, step=v.step) for v in newest.values()]
 
 
@@ -143,14 +156,17 @@ def label(
     """Replace the `snapshot` labels of `days`, each by those of its snapshot; returns rows by day."""
     from tutelage.pipeline import label as job
 
-    return job.label(
-        session.run.schema,
-        session.run.lake,
-        teacher=session.run.teacher.name,
-        days=days,
-        beam_flags=session.settings.beam_flags,
-        progress=progress,
-    )
+    rows: dict[date, int] = {}
+    for teacher in dict.fromkeys(session.run.labeller(day).name for day in days):
+        rows |= job.label(
+            session.run.schema,
+            session.run.lake,
+            teacher=teacher,
+            days={day: s for day, s in days.items() if session.run.labeller(day).name == teacher},
+            beam_flags=session.settings.beam_flags,
+            progress=progress,
+        )
+    return rows
 
 
 def to_materialize(session: Session) -> list[date]:
@@ -172,11 +188,15 @@ def to_label(session: Session) -> dict[date, "Snapshot"]:
         return {}
     wanted = sorted({day for student in readers for day in session.days_of(student.name)})
     rows = session.run.lake.soft_labels.partitions()
-    have = set(rows.filter(teacher=session.run.teacher.name, producer="snapshot")["day"])
-    have.update(session.run.lake.kept_out())
-    published = snapshots(session)
-    first = min((snapshot.day for snapshot in published), default=date.max)
-    return {day: choose(published, day) for day in wanted if day not in have and day > first}
+    have = set(rows.filter(producer="snapshot").select("teacher", "day").iter_rows())
+    kept_out = set(session.run.lake.kept_out())
+    teachers = {day: session.run.labeller(day) for day in wanted if day not in kept_out}
+    published = {model: snapshots(session, model) for model in {t.model for t in teachers.values()}}
+    return {
+        day: choose(published[teacher.model], day)
+        for day, teacher in teachers.items()
+        if (teacher.name, day) not in have and any(s.day < day for s in published[teacher.model])
+    }
 
 
 def day_counts(session: Session) -> pl.DataFrame:
@@ -246,7 +266,7 @@ def _write_models_config(session: Session) -> None:
     """What TensorFlow Serving is told to serve: every student that has a version."""
     from tutelage.export.card import models_config
 
-    names = [name for name in session.models if name != TEACHER and session.versions(name).published()]
+    names = [name for name in session.models if not is_teacher(name) and session.versions(name).published()]
     with replacing(session.run.root / "export" / "models.config") as partial:
         partial.write_text(models_config("/models", names))
 
@@ -256,7 +276,7 @@ def all_locked(session: Session) -> Iterator[None]:
     """No trainer, no export and no job at work in the workdir: what none of them refers to may go."""
     with contextlib.ExitStack() as locks:
         for model in session.all_models:
-            locks.enter_context(_locked(session, model))
+            locks.enter_context(locked(session, model))
         root = session.run.lake.interactions.path.parent
         try:
             locks.enter_context(FileLock(root / LOCK, blocking=False))
@@ -266,7 +286,7 @@ def all_locked(session: Session) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(session: Session, model: str) -> Iterator[None]:
+def locked(session: Session, model: str) -> Iterator[None]:
     """One process at a time on a model. The system takes the lock back from a killed one."""
     folder = session.run.folder(model)
     folder.mkdir(parents=True, exist_ok=True)

@@ -330,6 +330,8 @@ def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Calla
         session.run,
         root=unit.scratch,
         teacher=replace(setting.teacher, gate=_UNGATED),
+        teacher_model=TEACHER,
+        takeovers=(),
         training=replace(session.run.training, seed=seed),
         interactions=session.run.lake.interactions.path,
         keep_predictions=True,

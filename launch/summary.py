@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tutelage.pipeline.errors import UserError
-from tutelage.trainers.run import TEACHER
+from tutelage.trainers.run import TEACHER, is_teacher
 
 DASH = "–"
 FEED_WAIT = "Feed wait: share of a model's time spent waiting until its days were read."
@@ -64,6 +64,8 @@ class Results:
     tasks: tuple[str, ...]
     learnt: dict[str, list[date]]
     baselines: dict[str, str]
+    teacher: str = TEACHER
+    """The model that labels."""
 
     @classmethod
     def of(
@@ -73,8 +75,9 @@ class Results:
         *,
         students: Sequence[str] = (),
         tasks: Sequence[str] = (),
+        teacher: str = TEACHER,
     ) -> "Results":
-        """The teacher comes first, then `students`, with or without a day learnt, then any others.
+        """The teacher comes first, others after it, then `students`, with or without a day learnt, then any others.
 
         Raises UserError where a value is there twice, as in the metrics of two runs.
         """
@@ -87,7 +90,8 @@ class Results:
         # A day that did not pass its gate has a verdict, and was not learnt.
         metrics = metrics.filter(pl.col("basis").is_in(["day_ahead", "pre_update"]))
         found = metrics["model"].unique(maintain_order=True).to_list()
-        models = dict.fromkeys([*(m for m in found if m == TEACHER), *students, *found])
+        teachers = sorted((m for m in found if is_teacher(m)), key=lambda m: m != teacher)
+        models = dict.fromkeys([*teachers, *students, *found])
         values = values.select(*_KEY, "value")
         values = pl.concat([values, _deltas(values, baselines)]).sort(_KEY)
         return cls(
@@ -96,6 +100,7 @@ class Results:
             tasks=tuple(dict.fromkeys([*tasks, *metrics.filter(pl.col("task") != "")["task"]])),
             learnt={m: metrics.filter(pl.col("model") == m)["day"].unique().sort().to_list() for m in models},
             baselines=dict(baselines),
+            teacher=teacher,
         )
 
     @property
@@ -182,7 +187,7 @@ def results_table(results: Results, *, last_days: int = 3) -> Table:
         cells = [show(means.get((model, *column)), column[1]) for column in columns]
         styles = ["" if cell == "+0.00" else {"-": "green", "+": "red"}.get(cell[0], "") for cell in cells]
         table.add_row(
-            Text(model, style="bold" if model == TEACHER else ""),
+            Text(model, style="bold" if model == results.teacher else ""),
             str(len(results.learnt[model])),
             *(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True)),
         )
@@ -203,11 +208,12 @@ def print_summary(
     last_days: int = 3,
     students: Sequence[str] = (),
     tasks: Sequence[str] = (),
+    teacher: str = TEACHER,
     file: TextIO | None = None,
 ) -> None:
     """Prints the results, who reached the last day and, where something was trained, how fast."""
     console = Console(file=file, highlight=False, markup=False)
-    results = Results.of(metrics, baselines, students=students, tasks=tasks)
+    results = Results.of(metrics, baselines, students=students, tasks=tasks, teacher=teacher)
     print_table(console, results_table(results, last_days=last_days))
     console.print(f"\n{results.reached()}", soft_wrap=True)
     if throughput:

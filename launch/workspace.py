@@ -5,8 +5,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -15,8 +16,9 @@ from tutelage.launch import evolve
 from tutelage.launch.config import Experiment, plain
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import LOCK
-from tutelage.trainers.config import StudentConfig
-from tutelage.trainers.run import Run
+from tutelage.trainers import takeovers
+from tutelage.trainers.config import StudentConfig, SuccessorConfig
+from tutelage.trainers.run import TEACHER, Run, successor_model
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 10
@@ -42,11 +44,17 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
             f"--workdir={workdir}: the path {root} holds {odd[0]!r}, and Delta tables below it could not be read; "
             "give one of ASCII letters, digits, -, _ and ."
         )
+    changes = takeovers.read(root)
+    successor = experiment.successor
+    # That of the config's until the config says that it is the teacher.
+    in_charge = bool(changes and successor and successor.teacher.name == changes[-1].name)
     run = Run(
         name=experiment.name,
         schema=experiment.schema,
         training=experiment.training,
-        teacher=experiment.teacher,
+        teacher=successor.teacher if successor and in_charge else experiment.teacher,
+        teacher_model=successor_model(changes[-1].name) if changes else TEACHER,
+        takeovers=changes,
         root=root,
         slice_by=experiment.slice_by,
     )
@@ -59,15 +67,32 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
         raise UserError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); give a folder that can"
         ) from None
+    how = "give another --workdir"
+    if changes:
+        how = f"{changes[-1].name!r} is the teacher since {changes[-1].from_day}: make it the config's, or {how}"
     path, identity = root / "config.json", experiment.identity
     new = evolve.added(json.loads(path.read_text()), identity) if path.exists() else []
-    _check(path, evolve.without(identity, new), f"--workdir={workdir}", "give another --workdir")
+    now = evolve.without(identity, new)
+    # Of the teachers of this workdir, the config has the last, or the last as the successor of the one before.
+    others = changes[:-1] if in_charge else changes
+    last = (
+        {"teacher": evolve.without({**identity, "teacher": others[-1].teacher}, new)["teacher"]}
+        if others
+        else {}
+    )
+    _check(path, now, f"--workdir={workdir}", how, since=last)
     run.lake.create()
     if new:
+        # Of the config, the one whose place was taken too: a rollback may give it back.
+        teachers = {run.teacher_model: run.teacher}
+        if in_charge:
+            teachers[changes[-1].before.model] = experiment.teacher
+        elif successor:
+            teachers[successor_model(successor.teacher.name)] = successor.teacher
         try:
             # A job that writes with the schema as it was would take the columns away again.
             with FileLock(run.lake.interactions.path.parent / LOCK, timeout=_PATIENCE):
-                evolve.evolve(run, new)
+                evolve.evolve(run, new, teachers)
                 evolve.write(path, identity)
         except Timeout:
             raise UserError(
@@ -75,7 +100,20 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
                 "wait for it, or stop it"
             ) from None
         _log.warning("%s: added to the tables, null for the days that are there", ", ".join(new))
+    if successor and in_charge:
+        claim_successor(run, successor)
     return run
+
+
+def claim_successor(run: Run, successor: SuccessorConfig) -> None:
+    """Record what a successor is made with. Raises UserError where it was made differently before."""
+    name = successor.teacher.name
+    folder = run.folder(successor_model(name))
+    earlier = [change.before.name for change in run.takeovers]
+    if name in earlier:
+        raise UserError(f"successor {name!r}: that was a teacher of {run.root} before; give it a new name")
+    folder.mkdir(parents=True, exist_ok=True)
+    _check(folder / "config.json", plain(successor), f"successor {name!r}", "give the changed one a new name")
 
 
 def claim_student(run: Run, student: StudentConfig) -> None:
@@ -92,10 +130,12 @@ def reset_student(run: Run, student: StudentConfig) -> None:
     run.lake.metrics.replace(run.lake.metrics.scan().limit(0).collect(), {"model": student.name})
 
 
-def _check(path: Path, now: dict[str, Any], what: str, how: str) -> None:
-    """Compare with what is recorded at `path`; record it where nothing is."""
+def _check(
+    path: Path, now: dict[str, Any], what: str, how: str, *, since: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Compare with what is recorded at `path`, or `since`; record it where nothing is."""
     if path.exists():
-        before = json.loads(path.read_text())
+        before = {**json.loads(path.read_text()), **since}
         changes = list(_differences(before, now, ""))
         if changes:
             if changes[0].startswith(_STAY):

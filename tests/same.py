@@ -42,7 +42,7 @@ def _variables(root: Path) -> dict[str, Path]:
     (the last two digits of a version's number) does not matter."""
     return {
         re.sub(r"/(\d{8})\d\d/", r"/\1/", str(path.relative_to(root))): path.with_suffix("")
-        for pattern in ("teacher/checkpoints/*", "students/*/checkpoints/*", "export/*/*/variables")
+        for pattern in ("teacher*/checkpoints/*", "students/*/checkpoints/*", "export/*/*/variables")
         for path in root.glob(f"{pattern}/variables.index")
     }
 

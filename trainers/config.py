@@ -146,6 +146,29 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SuccessorConfig:
+    """A teacher that learns beside the present one, and takes its place when it is as good."""
+
+    teacher: TeacherConfig
+    """Of another name."""
+    first_day: date | None = None
+    """It learns from this day on, and starts with what of the teacher's checkpoint before it has the same name
+    and shape; None: from the first day, with nothing."""
+    judged_days: int = 3
+    """The last days that both have learnt, by whose scores ahead they are compared; the first day of neither is
+    among them. May change in a workdir at any time."""
+    margin: float = 0.0
+    """It takes over with a loss of each task that is higher than the teacher's by up to this share of it; below 0:
+    that is lower by so much. May change at any time."""
+
+    def __post_init__(self) -> None:
+        if self.judged_days < 1:
+            raise UserError(f"successor: judged_days is {self.judged_days}, expected at least 1")
+        if not -1 < self.margin < math.inf:
+            raise UserError(f"successor: margin is {self.margin}, expected a share above -1, as in 0.01")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudentConfig:
     """A model that is served."""
 
@@ -165,6 +188,12 @@ class StudentConfig:
     baseline: str | None = None
     """The student that it is compared with."""
     gate: GateConfig = DEFAULT_GATE
+    new_teacher: Literal["keep", "mask", "adapt"] = "keep"
+    """What becomes of a new teacher's labels where another one's were learnt from before. `keep`: nothing;
+    `mask`: those of its first `mask_days` are masked, and counted as `teacher_changed`; `adapt`: the adapters,
+    which correct the teacher's labels, start anew. May change in a workdir at any time."""
+    mask_days: int = 0
+    """Of `mask`."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -181,4 +210,18 @@ class StudentConfig:
         if self.label_half_life is not None and not 0 < self.label_half_life < math.inf:
             raise UserError(
                 f"student {self.name!r}: label_half_life is {self.label_half_life}, expected days above 0"
+            )
+        if self.new_teacher not in ("keep", "mask", "adapt"):
+            raise UserError(
+                f"student {self.name!r}: new_teacher is {self.new_teacher!r}, expected keep, mask or adapt"
+            )
+        if (self.new_teacher == "mask") != (self.mask_days > 0):
+            raise UserError(
+                f"student {self.name!r}: new_teacher is {self.new_teacher!r} and mask_days {self.mask_days}, "
+                "expected days above 0 with mask, and 0 with keep and adapt"
+            )
+        if self.new_teacher == "adapt" and not any(each.adapter for each in self.distillation):
+            raise UserError(
+                f"student {self.name!r}: new_teacher is 'adapt' and there is no adapter; give its distillation "
+                "adapter=True"
             )

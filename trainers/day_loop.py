@@ -4,7 +4,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, timedelta
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -20,8 +21,9 @@ from tutelage.trainers.learner import Learner, Learnt, Progress
 from tutelage.trainers.metrics import day_metrics, write_metrics
 from tutelage.trainers.preemption import Preempted, noted
 from tutelage.trainers.retry import persistently
-from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.run import Run
 from tutelage.trainers.soft_labels import SoftLabels
+from tutelage.trainers.takeovers import Labeller
 from tutelage.trainers.tensorboard import write_events
 from tutelage.trainers.vocabulary import Vocabulary
 
@@ -41,12 +43,14 @@ def teach(
     run: Run,
     days: Sequence[date],
     *,
+    start: Callable[[Learner], object] = lambda learner: None,
     accept: Accept | None = None,
     progress: Progress = lambda rows: None,
 ) -> list[State]:
     """Let the teacher learn those of `days` that it has not; returns what was learnt now.
 
-    Of each day its forward passes before the updates become `pre_update` soft labels.
+    Of each day its forward passes before the updates become `pre_update` soft labels. `start` is called with a
+    learner that has learnt nothing yet.
     Raises UserError where a day does not pass its gate and the config does not say how to go on, Preempted
     after a SIGTERM.
     """
@@ -69,17 +73,20 @@ def teach(
             )
 
     def build() -> Learner:
-        return Learner(
+        learner = Learner(
             run.schema,
             run.teacher.model,
             batch_size=run.training.batch_size,
             seed=run.training.seed,
             offsets=run.teacher.sampling.offsets,
         )
+        if not run.checkpoints(run.teacher_model).states():
+            start(learner)
+        return learner
 
     return _learn(
         run,
-        TEACHER,
+        run.teacher_model,
         days,
         build=build,
         sampling=run.teacher.sampling,
@@ -100,23 +107,41 @@ def train_student(
     progress: Progress = lambda rows: None,
 ) -> list[State]:
     """Let a student learn those of `days`, from its first day on, that it has not. Raises as `teach` does."""
-    soft_labels = None
-    if student.distillation:
-        soft_labels = SoftLabels(
-            teacher=run.teacher.name,
-            producer=student.producer,
-            min_step=step_of_example(
-                run.checkpoints(TEACHER).states(),
-                run.teacher.min_examples,
-                batch_size=run.training.batch_size,
-            ),
-            half_life=student.label_half_life,
-            outputs=tuple(
-                output
-                for task in run.schema.select_tasks(d.task for d in student.distillation)
-                for output in task.outputs
-            ),
+    days = [day for day in days if student.first_day is None or day >= student.first_day]
+    states = run.checkpoints(student.name).states()
+    begun = min([*(state.day for state in states[:1]), *days[:1]], default=None)
+    # A new teacher is none to a student that has known no other.
+    changes = [t.from_day for t in run.takeovers if begun and begun < t.from_day]
+    masked = timedelta(days=student.mask_days)
+    learnt_from = tuple(
+        output
+        for task in run.schema.select_tasks(d.task for d in student.distillation)
+        for output in task.outputs
+    )
+
+    @cache
+    def min_step(teacher: Labeller) -> int:
+        return step_of_example(
+            run.checkpoints(teacher.model).states(),
+            teacher.min_examples,
+            batch_size=run.training.batch_size,
         )
+
+    def soft_labels(day: date) -> SoftLabels:
+        teacher = run.labeller(day)
+        return SoftLabels(
+            teacher=teacher.name,
+            producer=student.producer,
+            min_step=min_step(teacher),
+            half_life=student.label_half_life,
+            outputs=learnt_from,
+            masked=any(change <= day < change + masked for change in changes),
+        )
+
+    def prepare(learner: Learner, day: date) -> None:
+        last = learner.state.day if learner.state else day
+        if student.new_teacher == "adapt" and any(last < change <= day for change in changes):
+            learner.reset_adapters()
 
     def build() -> Learner:
         return Learner(
@@ -128,7 +153,6 @@ def train_student(
             offsets=student.sampling.offsets,
         )
 
-    days = [day for day in days if student.first_day is None or day >= student.first_day]
     return _learn(
         run,
         student.name,
@@ -137,7 +161,8 @@ def train_student(
         sampling=student.sampling,
         config=student.gate,
         accept=accept,
-        soft_labels=soft_labels,
+        soft_labels=soft_labels if student.distillation else None,
+        prepare=prepare,
         progress=progress,
     )
 
@@ -152,7 +177,8 @@ def _learn(
     config: GateConfig,
     accept: Accept | None,
     progress: Progress,
-    soft_labels: SoftLabels | None = None,
+    soft_labels: Callable[[date], SoftLabels] | None = None,
+    prepare: Callable[[Learner, date], None] = lambda learner, day: None,
     publish: Callable[[Learner, Day, Learnt], None] = lambda learner, day, learnt: None,
     withdraw: Callable[[date], None] = lambda day: None,
 ) -> list[State]:
@@ -177,7 +203,7 @@ def _learn(
             day,
             run.schema,
             transform=learner.transform,
-            soft_labels=soft_labels,
+            soft_labels=soft_labels(day) if soft_labels else None,
             sampling=sampling,
             slice_by=run.slice_by,
             without=learner.ranker.config.without,
@@ -192,6 +218,7 @@ def _learn(
         attempts: list[Mapping[str, object]] = []
         rates = 1.0
         while True:
+            prepare(learner, day.day)
             with noted() as asked:
                 ahead, learnt, rates = _go_through(
                     run, model, learner, day, checkpoints, rates=rates, asked=asked, progress=progress

@@ -84,6 +84,7 @@ class Learner:
             self.checkpoint.vocabulary = Kept(self.vocabulary)
             entries = tuple(tf.TensorSpec.from_tensor(entry) for entry in self.vocabulary.entries())
         self.state: State | None = None
+        self._adapters = [(v, v.numpy()) for a in self.ranker.adapters.values() for v in a.variables]
         # Traced once, here, for days of any size: no step waits for it, the day's last one neither. Nothing
         # branches on a tensor, and AutoGraph would take twice as long as all the rest to find that out.
         traced = partial(tf.function, autograph=False)
@@ -190,6 +191,20 @@ class Learner:
         self.adagrad.learning_rate = factor * self.ranker.config.embedding_rate
         self.adam.learning_rate = factor * self.ranker.config.dense_rate
 
+    def slots(self, variable: tf.Variable) -> list[tf.Variable]:
+        """What its optimizer keeps of a variable."""
+        if variable is self.sparse[0]:
+            return [self.adagrad._accumulators[0]]
+        (place,) = (i for i, v in enumerate(self.dense) if v is variable)
+        return [self.adam._momentums[place], self.adam._velocities[place]]
+
+    def reset_adapters(self) -> None:
+        """The networks that correct the teacher's labels, as they were before the model's first day."""
+        for variable, start in self._adapters:
+            variable.assign(start)
+            for slot in self.slots(variable):
+                slot.assign(tf.zeros_like(slot))
+
     def weights_not_finite(self, day: Day) -> int:
         """Of the dense variables and of the rows of the table that the day has; a row counts as often as it is met."""
         (table,) = self.sparse
@@ -262,9 +277,7 @@ class Learner:
     ) -> None:
         """Commit the day: from here on it is learnt, and the ids that it `met` are known."""
         if met:
-            self.vocabulary = met.vocabulary
-            self.checkpoint.vocabulary.write(met.vocabulary)
-            self.ranker.id_map.assign(met.vocabulary.entries())
+            self.know(met.vocabulary)
         step, examples = (self.state.step, self.state.examples) if self.state else (0, 0)
         state = State(
             day=day,
@@ -276,6 +289,12 @@ class Learner:
             made_of=dict(made_of),
         )
         self.state = checkpoints.save(self.checkpoint, state)
+
+    def know(self, vocabulary: Vocabulary) -> None:
+        """Let these ids have rows of their own, in the checkpoints and in what is served too."""
+        self.vocabulary = vocabulary
+        self.checkpoint.vocabulary.write(vocabulary)
+        self.ranker.id_map.assign(vocabulary.entries())
 
     def restore(self, checkpoints: Checkpoints, state: State) -> None:
         checkpoints.restore(self.checkpoint, state.day)

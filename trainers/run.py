@@ -1,6 +1,6 @@
 """What every model of a workdir has in common, and where it keeps what it has learnt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -9,9 +9,19 @@ from tutelage.pipeline.quarantine import Quarantine
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.checkpoints import Checkpoints
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
+from tutelage.trainers.takeovers import Labeller, TakeOver
 
 TEACHER = "teacher"
-"""The teacher's name in `metrics`, in folders and on command lines."""
+"""The first teacher's name in `metrics`, in folders and on command lines."""
+
+
+def successor_model(name: str) -> str:
+    """The same of a teacher that came later, from its name in the config: no student can be called so."""
+    return f"{TEACHER}-{name}"
+
+
+def is_teacher(model: str) -> bool:
+    return model == TEACHER or model.startswith(f"{TEACHER}-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +32,12 @@ class Run:
     schema: Schema
     training: TrainingConfig
     teacher: TeacherConfig
+    """The one that labels now."""
     root: Path
+    teacher_model: str = TEACHER
+    """Under which name it keeps what it has learnt."""
+    takeovers: tuple[TakeOver, ...] = ()
+    """The changes of teacher before it, the oldest first."""
     slice_by: tuple[str, ...] = ()
     """Features by whose values a day's metrics are computed too."""
     interactions: Path | None = None
@@ -35,8 +50,21 @@ class Run:
         return Lake(self.root / "lake", self.schema, interactions=self.interactions)
 
     def folder(self, model: str) -> Path:
-        """Of `teacher`, or of the student of that name."""
-        return self.root / TEACHER if model == TEACHER else self.root / "students" / model
+        """Of a teacher, or of the student of that name."""
+        return self.root / model if is_teacher(model) else self.root / "students" / model
+
+    def labeller(self, day: date) -> Labeller:
+        """The teacher whose labels students read of a day."""
+        for takeover in self.takeovers:
+            if day < takeover.from_day:
+                return takeover.before
+        return Labeller(
+            model=self.teacher_model, name=self.teacher.name, min_examples=self.teacher.min_examples
+        )
+
+    def of_successor(self, teacher: TeacherConfig) -> "Run":
+        """The same with a successor in the teacher's place, which it has not taken yet."""
+        return replace(self, teacher=teacher, teacher_model=successor_model(teacher.name))
 
     def checkpoints(self, model: str) -> Checkpoints:
         return Checkpoints(self.folder(model) / "checkpoints")
@@ -51,6 +79,10 @@ class Run:
     def predictions(self, model: str, day: date) -> Path:
         """Parquet: example_id and the raw outputs."""
         return self.folder(model) / "predictions" / f"{day}.parquet"
+
+    def warm_start(self, model: str) -> Path:
+        """JSON: from whose state of which day a successor started, what was `taken`, and what started `anew`."""
+        return self.folder(model) / "warm_start.json"
 
     @property
     def report(self) -> Path:

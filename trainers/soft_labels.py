@@ -31,6 +31,8 @@ class SoftLabels:
     """Days of age after which a label weighs half."""
     outputs: tuple[str, ...] = ()
     """What is learnt from: a label that lacks one of them, of a teacher without that task, is missing."""
+    masked: bool = False
+    """Whether all are masked: their teacher is new to the student."""
 
     @property
     def partition(self) -> dict[str, str | date]:
@@ -42,8 +44,8 @@ class SoftLabels:
     ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
         """Soft labels float32 [rows, raw outputs], their weights float32 [rows], 0 where there is none, and counts.
 
-        The counts are of rows by what became of them, and add up to all: `labels_used`, `teacher_too_young`
-        and `labels_missing`.
+        The counts are of rows by what became of them, and add up to all: `labels_used`, `teacher_too_young`,
+        `labels_missing` and, where the teacher is new, `teacher_changed`.
         Raises UserError where a label was made by a teacher that had learnt the row, or a row has two.
         """
         where = {**self.partition, "day": day}
@@ -75,6 +77,9 @@ class SoftLabels:
             "teacher_too_young": int(young.sum()),
             "labels_missing": int(missing.sum()),
         }
+        if self.masked:
+            counts |= {"labels_used": 0, "teacher_changed": int(used.sum())}
+            used = used & False
         soft = joined.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32)
         weight = used.to_numpy().astype(np.float32)
         if self.half_life:

@@ -139,10 +139,10 @@ def test_a_day_made_anew_takes_later_days_labels_and_their_readers_along(learnt:
     since = dict.fromkeys((TEACHER, "control", "auxiliary", "snapshot"), DAYS[1:])
     assert _falls(learnt) == since  # the late student has learnt the third day only
     assert found.fall.labels == [
-        ("pre_update", DAYS[1]),
-        ("pre_update", DAYS[2]),
-        ("snapshot", DAYS[1]),  # of rows that are others; the snapshot of the first day stays
-        ("snapshot", DAYS[2]),  # by the snapshot of the second day
+        ("teacher", "pre_update", DAYS[1]),
+        ("teacher", "pre_update", DAYS[2]),
+        ("teacher", "snapshot", DAYS[1]),  # of rows that are others; the snapshot of the first day stays
+        ("teacher", "snapshot", DAYS[2]),  # by the snapshot of the second day
     ]
     assert found.lost == []
     assert found.say(learnt) == (
@@ -174,7 +174,7 @@ def test_labels_of_rows_made_anew_go_even_where_nobody_has_learnt_the_day(tmp_pa
     _mend(session, DAYS[1])
     found = stale.find(session)
     assert found
-    assert (_falls(session), found.fall.labels) == ({"snapshot": []}, [("snapshot", DAYS[1])])
+    assert (_falls(session), found.fall.labels) == ({"snapshot": []}, [("teacher", "snapshot", DAYS[1])])
     assert found.say(session) == "snapshot labels of 2026-01-02: made from other rows of 2026-01-02"
     for step in found.steps(session):
         step.take()

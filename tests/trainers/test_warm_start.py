@@ -1,0 +1,122 @@
+"""A successor starts with what of the teacher has the same name and shape."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tiny import BATCH, DAYS, MODEL, make_run
+from tutelage.models.config import ModelConfig
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.config import TeacherConfig
+from tutelage.trainers.day_loop import teach
+from tutelage.trainers.learner import Learner
+from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.warm_start import warm_start
+
+NARROW = dataclasses.replace(MODEL, without=("topic",))
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A teacher without topics has learnt two days."""
+    run = make_run(tmp_path_factory.mktemp("taught"))
+    run = dataclasses.replace(run, teacher=TeacherConfig(model=NARROW))
+    teach(run, DAYS[:2])
+    return run
+
+
+def _learner(run: Run, model: ModelConfig) -> Learner:
+    return Learner(run.schema, model, batch_size=BATCH, seed=run.training.seed)
+
+
+def _tensors(run: Run, model: str) -> dict[str, np.ndarray]:
+    path = run.checkpoints(model).folder / str(DAYS[1]) / "variables"
+    reader = tf.train.load_checkpoint(str(path))
+    names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_a_successor_of_the_same_network_goes_on_as_the_teacher_did_bit_for_bit(taught: Run) -> None:
+    same = taught.of_successor(TeacherConfig(name="same", model=NARROW))
+    teach(same, DAYS[1:2], start=lambda learner: warm_start(learner, taught, "same", DAYS[1]))
+    found = json.loads((taught.root / "teacher-same/warm_start.json").read_text())
+    assert (found["teacher"], found["day"], found["anew"]) == ("teacher", str(DAYS[0]), [])
+    own, teacher = _tensors(taught, "teacher-same"), _tensors(taught, TEACHER)
+    assert own.keys() == teacher.keys()
+    for name, value in teacher.items():
+        np.testing.assert_array_equal(own[name], value, err_msg=name)
+
+
+def test_what_has_another_shape_or_is_new_starts_anew_and_is_listed(taught: Run) -> None:
+    # One more feature, and a wider second layer: the first one's input and the heads' are wider too.
+    model = dataclasses.replace(MODEL, hidden=(8, 6))
+    learner, fresh, teacher = _learner(taught, model), _learner(taught, model), _learner(taught, NARROW)
+    teacher.restore(taught.checkpoints(TEACHER), taught.checkpoints(TEACHER).states()[0])
+    warm_start(learner, taught, "wide", DAYS[1])
+    found = json.loads((taught.root / "teacher-wide/warm_start.json").read_text())
+    assert sorted(found["taken"]) == [
+        "embeddings/user",
+        "heads/click/bias",
+        "heads/watch/bias",
+        "shared/0/bias",
+    ]
+    anew = {each["name"]: (each["shape"], each["teacher"]) for each in found["anew"]}
+    # Two embeddings of 4 and two numbers; without topics one of them.
+    assert anew["shared/0/kernel"] == ([10, 8], [6, 8])
+    assert anew["shared/1/kernel"] == ([8, 6], [8, 4])
+    assert anew["heads/click/kernel"] == ([6, 1], [4, 1])
+    assert anew["embeddings/topic"] == ([10, 4], None)
+    assert set(anew) == {
+        "embeddings/topic",
+        "shared/0/kernel",
+        "shared/1/kernel",
+        "shared/1/bias",
+        "heads/click/kernel",
+        "heads/watch/kernel",
+    }
+    (table,), (there,), (start,) = learner.sparse, teacher.sparse, fresh.sparse
+    for own, theirs, first in zip(
+        [table, *learner.slots(table)],
+        [there, *teacher.slots(there)],
+        [start, *fresh.slots(start)],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(own[:40], theirs[:40])
+        np.testing.assert_array_equal(own[40:], first[40:])
+        assert not np.array_equal(theirs[:40], first[:40])
+    bias, other = learner.ranker.shared[0].bias, teacher.ranker.shared[0].bias
+    for own, theirs in zip([bias, *learner.slots(bias)], [other, *teacher.slots(other)], strict=True):
+        np.testing.assert_array_equal(own, theirs)
+        assert np.any(theirs)
+    kernel = learner.ranker.shared[0].kernel
+    np.testing.assert_array_equal(kernel, fresh.ranker.shared[0].kernel)
+    assert not any(np.any(slot) for slot in learner.slots(kernel))
+    assert int(learner.adam.iterations) == 0 < int(teacher.adam.iterations)
+
+
+def test_the_teacher_must_have_come_as_far(taught: Run, tmp_path: Path) -> None:
+    learner = _learner(taught, NARROW)
+    for run, first_day, have in (
+        (taught, DAYS[2].replace(day=4), "2026-01-01 to 2026-01-02; let it learn 2026-01-03 first"),
+        (taught, DAYS[0], "2026-01-01 to 2026-01-02; let it learn 2025-12-31 first"),
+        (dataclasses.replace(taught, root=tmp_path), DAYS[1], "no day; let it learn 2026-01-01 first"),
+    ):
+        run.lake.create()
+        with pytest.raises(UserError) as error:
+            warm_start(learner, run, "wide", first_day)
+        assert str(error.value) == (
+            f"successor 'wide' starts from what teacher had learnt before {first_day}, and that has learnt {have}, "
+            "or give another first_day, or none to start with nothing"
+        )
+
+
+def test_after_a_skipped_day_a_successor_starts_from_the_day_before_it(tmp_path: Path) -> None:
+    run = dataclasses.replace(make_run(tmp_path), teacher=TeacherConfig(model=NARROW))
+    teach(run, DAYS[:1])
+    run.quarantine(TEACHER).write(DAYS[1], "skipped", [{"said": "fail"}])
+    warm_start(_learner(run, NARROW), run, "wide", DAYS[2])
+    assert json.loads(run.warm_start("teacher-wide").read_text())["day"] == str(DAYS[0])
