@@ -1,5 +1,6 @@
 """The commands, each in a process that is forked from one that has imported everything and run nothing."""
 
+import contextlib
 import datetime
 import itertools
 import multiprocessing
@@ -54,17 +55,13 @@ class Command:
         self.process = _context.Process(target=_run, args=(name, flags, err, theirs, first))
         self.process.start()
         theirs.close()
-        self._marks.recv_bytes(1)
-        self.started = time.monotonic()
+        self.started = float(self._marks.recv_bytes())
 
     def commits(self) -> Iterator[float]:
         """Seconds since its start, whenever something is about to be committed: by a rename, or in Delta."""
-        while True:
-            try:
-                self._marks.recv_bytes(1)
-            except EOFError:
-                return
-            yield time.monotonic() - self.started
+        with contextlib.suppress(EOFError):
+            while True:
+                yield float(self._marks.recv_bytes()) - self.started
 
     def end(self) -> tuple[int | None, str]:
         """Its exit status, and what it wrote to stderr."""
@@ -89,8 +86,6 @@ class Undisturbed:
 
     before: dict[str, Path] = field(default_factory=dict)
     after: dict[str, Path] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    """Until each commit of the step, and last until its end."""
 
 
 def _run(
@@ -105,8 +100,13 @@ def _run(
     _tell_commits(marks)
     from tutelage.launch import commands
 
-    marks.send_bytes(b"1")
+    _mark(marks)
     getattr(commands, name)()
+
+
+def _mark(marks: Connection) -> None:
+    # The clock is the same in all processes.
+    marks.send_bytes(repr(time.monotonic()).encode())
 
 
 def _tell_commits(marks: Connection) -> None:
@@ -116,14 +116,14 @@ def _tell_commits(marks: Connection) -> None:
 
     def told(act: Callable[..., Any]) -> Callable[..., Any]:
         def tell_first(*args: Any, **kwargs: Any) -> Any:
-            marks.send_bytes(b"1")
+            _mark(marks)
             return act(*args, **kwargs)
 
         return tell_first
 
     def tell_renames(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "os.rename":
-            marks.send_bytes(b"1")
+            _mark(marks)
 
     sys.addaudithook(tell_renames)
     DeltaTable.create_write_transaction = told(DeltaTable.create_write_transaction)

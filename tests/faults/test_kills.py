@@ -1,14 +1,15 @@
 """Every step is killed with SIGKILL at random instants; run again, it ends as if it had not been."""
 
+import math
 import random
 import re
 import shutil
 import time
 from bisect import bisect_right
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -44,21 +45,32 @@ def _instant(seconds: list[float], chance: random.Random, *, near: bool) -> floa
     return chance.choice(commits) + chance.uniform(-NEAR, NEAR) if near else chance.uniform(0, end)
 
 
-def _kill(step: str, workdir: Path, seconds: list[float], instant: float) -> bool:
-    """Whether the kill at `instant`, as the undisturbed run counts, came before the end.
+@dataclass(frozen=True, kw_only=True)
+class Kill:
+    cut_short: bool
+    """It came before the end."""
+    since_commit: float
+    """Seconds; infinite: none had begun."""
+    lost: int
+    doubled: int
+
+
+def _kill(step: str, workdir: Path, seconds: list[float], instant: float) -> tuple[bool, float]:
+    """Kill a step at `instant`, as the undisturbed run counts; whether that was before its end, and the
+    seconds since the begin of its last commit.
 
     It is timed from the last commit before it: runs drift apart.
     """
     before = bisect_right(seconds[:-1], instant)
     command = Command(STEPS[step], workdir)
     commits = command.commits()
-    for _ in range(before):
-        next(commits, None)
+    made = [-math.inf, *islice(commits, before)]
     time.sleep(max(0.0, instant - (seconds[before - 1] if before else 0.0)))
     command.process.kill()
+    killed = time.monotonic() - command.started
     code, err = command.end()
     assert code in (0, -9), err
-    return code != 0
+    return code != 0, killed - [*made, *commits][-1]
 
 
 def _lost_and_doubled(expected: Path, found: Path) -> tuple[int, int]:
@@ -75,46 +87,46 @@ def _report(workdir: Path) -> str:
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", path.read_text()) if path.exists() else ""
 
 
-def _go(step: str, done: Undisturbed, folder: Callable[[], Path], instant: float) -> tuple[bool, int, int]:
-    """Kill a step at an instant and run it again; whether it was cut short, rows lost and doubled."""
-    workdir = shutil.copytree(done.before[step], folder())
-    cut_short = _kill(step, workdir, done.seconds[step], instant)
+def _go(step: str, done: Undisturbed, seconds: list[float], instant: float, workdir: Path) -> Kill:
+    """Kill a step at an instant, run it again, and compare."""
+    shutil.copytree(done.before[step], workdir)
+    cut_short, since_commit = _kill(step, workdir, seconds, instant)
     complete(step, workdir)
     lost, doubled = _lost_and_doubled(done.after[step], workdir)
     assert_same(done.after[step], workdir)
     assert _report(done.after[step]) == _report(workdir)
     shutil.rmtree(workdir)
-    return cut_short, lost, doubled
+    return Kill(cut_short=cut_short, since_commit=since_commit, lost=lost, doubled=doubled)
 
 
 @pytest.mark.slow
 def test_killed_at_two_hundred_instants_a_step_that_is_run_again_ends_the_same(
     undisturbed: Undisturbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    numbers = count()
     started = time.monotonic()
-    kills = lost = doubled = 0
+    kills: list[Kill] = []
     with ThreadPoolExecutor(2) as pool:
         for step, wanted in KILLS.items():
+            timed = shutil.copytree(undisturbed.before[step], tmp_path / step.replace(" ", "_"))
+            seconds = complete(step, timed)
             chance = random.Random(step)
-            instants = [
-                _instant(undisturbed.seconds[step], chance, near=n % 2 == 0) for n in range(2 * wanted)
-            ]
-            cut_short = 0
-            while cut_short < wanted:
-                assert instants, "too many came after its end"
-                now, instants = instants[: wanted - cut_short], instants[wanted - cut_short :]
-                go = partial(_go, step, undisturbed, lambda: tmp_path / str(next(numbers)))
-                for cut, lost_, doubled_ in pool.map(go, now):
-                    cut_short, lost, doubled = cut_short + cut, lost + lost_, doubled + doubled_
-            kills += cut_short
+            found: list[Kill] = []
+            tried = 0
+            while (left := wanted - len(found)) > 0:
+                assert tried < 3 * wanted + 20, "too many came after its end"
+                instants = [_instant(seconds, chance, near=n % 2 == 0) for n in range(tried, tried + left)]
+                folders = [timed.with_name(f"{timed.name}-{n}") for n in range(tried, tried + left)]
+                tried += left
+                done = pool.map(partial(_go, step, undisturbed, seconds), instants, folders)
+                found += [kill for kill in done if kill.cut_short]
+            kills += found
             with capsys.disabled():
-                print(
-                    f"\n{kills} of {sum(KILLS.values())} kills, {time.monotonic() - started:.0f} s: {step}",
-                    end="",
-                )
+                print(f"\n{len(kills)} kills, {time.monotonic() - started:.0f} s: {step}", end="", flush=True)
+    lost, doubled = sum(kill.lost for kill in kills), sum(kill.doubled for kill in kills)
+    just = sum(kill.since_commit < NEAR for kill in kills)
     with capsys.disabled():
         print(
-            f"\n{kills} kills, half of them within {1000 * NEAR:.0f} ms of a commit: lost = {lost}, doubled = {doubled}"
+            f"\n{len(kills)} kills, half of them aimed at within {1000 * NEAR:.0f} ms of a commit, "
+            f"{just} came so soon after its begin: lost = {lost}, doubled = {doubled}"
         )
-    assert (kills, lost, doubled) == (200, 0, 0)
+    assert (len(kills), lost, doubled) == (200, 0, 0)
