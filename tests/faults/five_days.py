@@ -5,6 +5,7 @@ from datetime import date, timedelta
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
 from tutelage.models.config import ModelConfig, distil
+from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, History, Schema, Task
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.config import GateConfig, StudentConfig, TeacherConfig, TrainingConfig
@@ -66,6 +67,8 @@ def experiment(*, smoke: bool) -> Experiment:
             calibration_drift=9,
             max_latency_ms=9_999,
         ),
+        # Of five days none has six before it to be compared with: so few rows drift far by chance.
+        quality=QualityConfig(min_days=6),
         start_day=str(FIRST_DAY),
         end_day=str(FIRST_DAY + timedelta(days=4)),
     )
