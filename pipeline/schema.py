@@ -285,9 +285,12 @@ class Schema:
         for history in self.histories:
             if self.user is None:
                 raise UserError(f"history {history.name!r} is a user's, and the schema names no `user`")
-            if history.of not in single:
+            # A list of a user's own id would say nothing.
+            others = [name for name in single if name != self.user]
+            if history.of not in others:
                 raise UserError(
-                    f"history {history.name!r}: of is {history.of!r}, expected an id feature; these are {have}"
+                    f"history {history.name!r}: of is {history.of!r}, expected an id feature other than the user's; "
+                    f"these are {', '.join(others) or 'none'}"
                 )
             if history.where and history.where not in self.labels:
                 raise UserError(
