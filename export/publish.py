@@ -118,9 +118,10 @@ def _restore(run: Run, model: str, ranker: Ranker, state: State) -> None:
 
 
 def _features(run: Run, ranker: Ranker, day: date) -> pl.DataFrame:
-    rows = run.lake.interactions.scan(day=day)
+    lake = run.lake.snapshot()
+    rows = lake.interactions.scan(day=day)
     if ranker.of:
-        rows = run.lake.with_histories(rows, day)
+        rows = lake.with_histories(rows, day)
     return rows.select("example_id", *(f.name for f in ranker.inputs)).collect()
 
 

@@ -97,7 +97,8 @@ def load_day(
     """
     inputs = [feature.name for feature in schema.inputs(without)]
     histories = any(history.name in inputs for history in schema.histories)
-    # Looked at first: where the day is replaced meanwhile, it counts as stale, not as what it was not read from.
+    # Where the day is replaced while it is read, it counts as stale, not as what it was not read from.
+    lake = lake.snapshot()
     made_of = lake.made_of([day], histories=histories, labels=soft_labels.partition if soft_labels else None)
     frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
     if not frame.height:
