@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tutelage.launch import evolve
-from tutelage.launch.config import Experiment, plain
+from tutelage.launch.config import Experiment, completed, plain
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import LOCK
 from tutelage.trainers.config import StudentConfig
@@ -60,8 +60,9 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
             f"--workdir={workdir}: cannot be written to ({error.strerror}); give a folder that can"
         ) from None
     path, identity = root / "config.json", experiment.identity
-    new = evolve.added(json.loads(path.read_text()), identity) if path.exists() else []
-    _check(path, evolve.without(identity, new), f"--workdir={workdir}", "give another --workdir")
+    before = completed(json.loads(path.read_text()), experiment.fixed) if path.exists() else None
+    new = [] if before is None else evolve.added(before, identity)
+    _check(path, before, evolve.without(identity, new), f"--workdir={workdir}", "give another --workdir")
     run.lake.create()
     if new:
         try:
@@ -83,7 +84,9 @@ def claim_student(run: Run, student: StudentConfig) -> None:
     folder = run.folder(student.name)
     folder.mkdir(parents=True, exist_ok=True)
     how = f"pass --reset to train {student.name} anew, or give the changed one a new name"
-    _check(folder / "config.json", plain(student), f"student {student.name!r}", how)
+    path = folder / "config.json"
+    before = completed(json.loads(path.read_text()), student) if path.exists() else None
+    _check(path, before, plain(student), f"student {student.name!r}", how)
 
 
 def reset_student(run: Run, student: StudentConfig) -> None:
@@ -92,10 +95,9 @@ def reset_student(run: Run, student: StudentConfig) -> None:
     run.lake.metrics.replace(run.lake.metrics.scan().limit(0).collect(), {"model": student.name})
 
 
-def _check(path: Path, now: dict[str, Any], what: str, how: str) -> None:
-    """Compare with what is recorded at `path`; record it where nothing is."""
-    if path.exists():
-        before = json.loads(path.read_text())
+def _check(path: Path, before: dict[str, Any] | None, now: dict[str, Any], what: str, how: str) -> None:
+    """Compare with what is recorded at `path`, `before`; record it where nothing is."""
+    if before is not None:
         changes = list(_differences(before, now, ""))
         if changes:
             if changes[0].startswith(_STAY):
@@ -113,8 +115,6 @@ def _differences(before: Any, now: Any, where: str) -> Iterable[str]:
         before, now = old, new
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
-            if key not in before and not now[key]:
-                continue  # A field that a later version of the code has, and that says nothing here.
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
     elif before != now:
         yield f"{where} was {_short(before)} and is {_short(now)}"
