@@ -439,6 +439,15 @@ class Schema:
         wanted = frame.columns if names is None else list(names)
         return {f.name: f.array(frame[f.name]) for f in self.inputs() if f.name in wanted}
 
+    def stands_for(self, frame: pl.DataFrame) -> np.ndarray | None:
+        """float32 [rows]: of how many rows each of `interactions` is what was kept, 1/rate of a negative, 1 of a
+        positive, of which none was left out; None: each is of itself."""
+        if self.downsampling is None:
+            return None
+        rate = frame[SAMPLING_RATE].fill_null(1.0).to_numpy()
+        negative = frame[self.downsampled.label].to_numpy() == 0
+        return np.where(negative, 1 / rate, 1).astype(np.float32)
+
     def select_tasks(self, names: Iterable[str]) -> tuple[Task, ...]:
         """The tasks called `names`, in the schema's order. Raises UserError for a name that is none."""
         wanted, known = list(names), [task.name for task in self.tasks]

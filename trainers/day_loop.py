@@ -388,7 +388,7 @@ def _judge(
     metrics = run.lake.metrics.scan(model=model, run=run.name).filter(pl.col("day").is_in(kept)).collect()
     before = gate.trailing(metrics, config)
     return rows + _counts(day), gate.judge(
-        learner.ranker.schema, rows, learnt.outputs, before, config, checks=checks
+        learner.ranker.schema, rows, learnt.outputs, before, config, weight=day.stands_for, checks=checks
     )
 
 
