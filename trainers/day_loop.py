@@ -11,6 +11,7 @@ import polars as pl
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.quarantine import Outcome, Quarantine
+from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers import gate
 from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
@@ -19,7 +20,6 @@ from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, 
 from tutelage.trainers.learner import Learner, Learnt, Progress
 from tutelage.trainers.metrics import day_metrics, write_metrics
 from tutelage.trainers.preemption import Preempted, noted
-from tutelage.trainers.retry import persistently
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.soft_labels import SoftLabels
 from tutelage.trainers.tensorboard import write_events
