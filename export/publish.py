@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tutelage.export.saved_model import Served
 from tutelage.export.versions import Version, Versions
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
@@ -48,9 +50,13 @@ def export_teacher(
     ranker = Ranker(run.schema, run.teacher.model)
     served = Served(ranker, None)
     exported = []
-    for state in _todo(run, model, versions, days):
+
+    def stage(state: State) -> Path:
         _restore(run, model, ranker, state)
-        version = versions.publish(versions.stage(state, served.save))
+        return versions.stage(state, served.save)
+
+    for state in _todo(run, model, versions, days):
+        version = versions.publish(persistently(f"{model}, the version of {state.day}", stage, state))
         exported.append(Exported(version=version, verdict=None, contents=inspect.describe(version.path)))
         progress(1)
     return exported
@@ -74,7 +80,8 @@ def export_student(
     ranker = Ranker(run.schema, student.model)
     served = Served(ranker, serving)
     exported = []
-    for state in _todo(run, student.name, versions, days):
+
+    def stage(state: State) -> tuple[Path, Verdict, inspect.Contents]:
         _restore(run, student.name, ranker, state)
         folder = versions.stage(state, served.save)
         rows = golden.choose(_features(run, ranker, state.day)).drop("example_id")
@@ -98,6 +105,11 @@ def export_student(
         )
         gate.record(run, student.name, state, verdict)
         card.write_card(folder, _facts(run, student, state, now, before, verdict, contents))
+        return folder, verdict, contents
+
+    for state in _todo(run, student.name, versions, days):
+        what = f"{student.name}, the version of {state.day}"
+        folder, verdict, contents = persistently(what, stage, state)
         version = versions.publish(folder) if verdict.blessed else versions.reject(folder)
         exported.append(Exported(version=version, verdict=verdict, contents=contents))
         progress(1)
@@ -119,9 +131,10 @@ def _restore(run: Run, model: str, ranker: Ranker, state: State) -> None:
 
 
 def _features(run: Run, ranker: Ranker, day: date) -> pl.DataFrame:
-    rows = run.lake.interactions.scan(day=day)
+    lake = run.lake.snapshot()
+    rows = lake.interactions.scan(day=day)
     if ranker.of:
-        rows = run.lake.with_histories(rows, day)
+        rows = lake.with_histories(rows, day)
     return rows.select("example_id", *(f.name for f in ranker.inputs)).collect()
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from tutelage.launch import pool, steps, succession
 from tutelage.launch.quiet import import_tensorflow, quiet_stderr
 from tutelage.launch.session import Session, Settings
-from tutelage.launch.summary import DASH, print_table, simple_table
+from tutelage.launch.summary import DASH, noted, print_table, simple_table
 from tutelage.launch.workspace import claim_student, claim_successor, reset_student
 from tutelage.pipeline.days import parse_day, spans
 from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
@@ -428,10 +428,9 @@ def _materialize(session: Session, days: Sequence[date]) -> list[date]:
         for reason, rows in c.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + rows
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(dropped.items())) or "none"
-    late, masked = sum(c.late for c in counts), sum(sum(c.masked.values()) for c in counts)
-    found = ((late, "late"), (masked, "labels not mature"))
-    notes = ", ".join(f"{n:,} {what}" for n, what in found if n)
-    notes = f" ({notes})" if notes else ""
+    notes = noted(
+        {"late": sum(c.late for c in counts), "masked": sum(sum(c.masked.values()) for c in counts)}
+    )
     _console.print(
         f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {kept:,} kept{notes} + "
         f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "

@@ -170,15 +170,14 @@ class Experiment:
         raise UserError(f"unknown student {name!r}; this config has {have}")
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, Any]:
         """What a workdir is made with, and cannot be changed in: all but students, a successor, serving and days."""
-        return {
-            "name": self.name,
-            "source": plain(self.source),
-            "schema": plain(self.schema),
-            "training": plain(self.training),
-            "teacher": plain(self.teacher),
-        }
+        return {name: getattr(self, name) for name in ("name", "source", "schema", "training", "teacher")}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """`fixed`, as it is recorded."""
+        return typing.cast(dict[str, Any], plain(self.fixed))
 
 
 def load(config: str, *, smoke: bool = False, overrides: Sequence[str] = ()) -> Experiment:
@@ -291,3 +290,34 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     return str(value) if isinstance(value, date) else value
+
+
+def completed(recorded: Any, now: Any) -> Any:
+    """What `plain` recorded, with the fields that the classes of `now` have besides as their defaults.
+
+    An older version had not these fields, and did what their defaults say.
+    """
+    if isinstance(recorded, list):
+        if isinstance(now, tuple):
+            # In whatever order: items are told by their name.
+            by_name = {getattr(item, "name", None): item for item in now}
+            return [
+                completed(item, by_name.get(item.get("name", item.get("task"))))
+                if isinstance(item, dict)
+                else item
+                for item in recorded
+            ]
+        return recorded
+    if not isinstance(recorded, dict):
+        return recorded
+    if isinstance(now, dict):
+        return {name: completed(value, now.get(name)) for name, value in recorded.items()}
+    if recorded.get("type") != type(now).__name__:
+        return recorded
+    defaults = {
+        field.name: plain(field.default)
+        for field in dataclasses.fields(now)
+        if field.name not in _CHANGEABLE and field.default is not dataclasses.MISSING
+    }
+    known = {name: completed(value, getattr(now, name, None)) for name, value in recorded.items()}
+    return known | {name: value for name, value in defaults.items() if name not in known}

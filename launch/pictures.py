@@ -85,29 +85,33 @@ def lines(results: Results, task: str, metric: str) -> Picture:
 
 @matplotlib.rc_context(STYLE)
 def rows_by_reason(days: Sequence[Mapping[str, Any]]) -> Markup:
-    """Rows kept above, rows dropped below: on one scale the dropped could not be seen."""
+    """Rows kept above, rows dropped, if any, below: on one scale the dropped could not be seen."""
     calendar = _calendar([day["day"] for day in days])
-    figure = _figure(calendar, panels=2)
-    kept, dropped = figure.axes
+    tops = {"rows kept": max(day["kept"] for day in days)}
+    if some := max(day["dropped_rows"] for day in days):
+        tops["rows dropped"] = some
+    figure = _figure(calendar, panels=len(tops))
+    kept, dropped = figure.axes[0], figure.axes[-1]
     x = [day["day"].toordinal() for day in days]
     width = 0.75 * (calendar[1] - calendar[0]).days if len(calendar) > 1 else 0.5
     kept.bar(x, [day["kept"] for day in days], width=width, color=COLOURS[0])
     base = [0] * len(days)
-    for i, reason in enumerate(days[0]["dropped"]):
+    for i, reason in enumerate(days[0]["dropped"] if some else ()):
         rows = [day["dropped"][reason] for day in days]
         colour, hatch = COLOURS[(i + 1) % 6], ("", "///", "...")[(i + 1) // 6 % 3]
         name = short_name(reason.replace("_", " "))
         dropped.bar(x, rows, width=width, bottom=base, label=name, color=colour, hatch=hatch)
         base = [a + b for a, b in zip(base, rows, strict=True)]
-    if any(base):
+    if some:
         dropped.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, reverse=True)
-    tops = {"rows kept": max(day["kept"] for day in days), "rows dropped": max(base)}
     for axes, (title, top) in zip(figure.axes, tops.items(), strict=True):
         axes.set_title(title, loc="left", fontsize=9)
         axes.set_ylim(0, 1.08 * top or 1)
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.locator_params(axis="y", integer=True)
         axes.grid(axis="x", visible=False)
-    return to_svg(figure, "rows kept and rows dropped by reason, by day")
+    label = "rows kept and rows dropped by reason" if some else "rows kept"
+    return to_svg(figure, f"{label}, by day")
 
 
 def _calendar(days: Sequence[date]) -> list[date]:

@@ -37,6 +37,10 @@ def quiet_stderr(*, verbose: bool) -> Iterator[None]:
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
+        # What is worth a warning is told all the same.
+        tell = logging.StreamHandler(os.fdopen(os.dup(kept), "w"))
+        log = logging.getLogger("tutelage")
+        log.addHandler(tell)
         try:
             yield
         except UserError:
@@ -46,6 +50,8 @@ def quiet_stderr(*, verbose: bool) -> Iterator[None]:
             os.write(kept, held.read())
             raise
         finally:
+            log.removeHandler(tell)
+            tell.stream.close()
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)

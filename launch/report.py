@@ -12,7 +12,17 @@ import polars as pl
 from jinja2 import Environment, StrictUndefined
 
 from tutelage.launch import drift, pictures
-from tutelage.launch.summary import DASH, FEED_WAIT, LABELS, LOSSES, Results, show, throughput_rows
+from tutelage.launch.summary import (
+    DASH,
+    FEED_WAIT,
+    LABELS,
+    LOSSES,
+    NOTES,
+    Results,
+    noted,
+    show,
+    throughput_rows,
+)
 from tutelage.pipeline.whole import replacing
 from tutelage.trainers.run import TEACHER
 
@@ -42,7 +52,7 @@ def write_report(
     """Writes the report to the file `path`, whole or not at all; the same input gives the same bytes.
 
     `metrics` are those of one run. `counts` has one row per day and reason: day, rows_in, kept, reason,
-    dropped (for a day that dropped nothing, one with reason null). `statistics` are the days' as
+    dropped (for a day that dropped nothing, one with reason null), late, masked. `statistics` are the days' as
     `pipeline.admit.statistics` gives them, `labels` those of its columns that are labels. `students` and `tasks` set
     an order. `teacher` is the model that labels, `teachers` what is to be said of changes of it. `created` is shown
     as it is. `study`: a page that is linked to where it is there.
@@ -67,6 +77,7 @@ def write_report(
         rows_svg=pictures.rows_by_reason(days) if days else None,
         counts=days,
         total=_total(days) if days else None,
+        notes={name: head for name, head in NOTES.items() if any(day[name] for day in days)},
         speed={model: cells for model, *cells in throughput_rows(throughput)},
         feed_wait=FEED_WAIT,
         versions=versions,
@@ -79,7 +90,7 @@ def write_report(
 
 
 def _per_day(counts: pl.DataFrame) -> list[dict[str, Any]]:
-    """Per day: day, rows_in, kept, dropped (every reason → rows), dropped_rows, reconciled."""
+    """Per day: day, rows_in, kept, late, masked, dropped (every reason → rows), dropped_rows, reconciled."""
     reasons = sorted(set(counts["reason"].drop_nulls()) - {""})
     days: dict[date, dict[str, Any]] = {}
     for row in counts.sort("day").iter_rows(named=True):
@@ -94,7 +105,7 @@ def _per_day(counts: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _total(days: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The same of all days."""
-    total = {name: sum(day[name] for day in days) for name in ("rows_in", "kept", "dropped_rows")}
+    total = {name: sum(day[name] for day in days) for name in ("rows_in", "kept", "dropped_rows", *NOTES)}
     dropped = {reason: sum(day["dropped"][reason] for day in days) for reason in days[0]["dropped"]}
     return {"day": "total", **total, "dropped": dropped, "reconciled": all(day["reconciled"] for day in days)}
 
@@ -112,10 +123,10 @@ def _facts(
     facts = [(reached, "sound" if reached.startswith("All") else "amiss")]
     facts += [(f"Quarantine: {line}.", "amiss") for line in quarantined]
     facts += [(f"Teacher: {line}.", "sound") for line in teachers]
-    noted = [f"{row['name']} ({row['note']})" for row in last["rows"] if row["note"]]
+    worse = [f"{row['name']} ({row['note']})" for row in last["rows"] if row["note"]]
     what = f"Teacher, label coverage and rows of {last['day']}"
-    if noted:
-        facts.append((f"{what}, to look at: {', '.join(noted)}.", "look"))
+    if worse:
+        facts.append((f"{what}, to look at: {', '.join(worse)}.", "look"))
     elif last["rows"]:
         facts.append((f"{what}: none worse than on all the days before.", "sound"))
     ends = {model: learnt[-1] for model, learnt in results.learnt.items() if learnt}
@@ -134,7 +145,8 @@ def _facts(
         facts.append((f"Rows do not reconcile on {', '.join(wrong)}: in is not kept + dropped.", "amiss"))
     elif days:
         total = _total(days)
-        text = f"{total['rows_in']:,} in = {total['kept']:,} kept + {total['dropped_rows']:,} dropped"
+        kept = f"{total['kept']:,} kept{noted(total)}"
+        text = f"{total['rows_in']:,} in = {kept} + {total['dropped_rows']:,} dropped"
         facts.append((f"Rows reconcile on every day ({len(days)}): {text}.", "sound"))
     gaps = results.values.filter(pl.col("value").is_null(), ~pl.col("metric").str.ends_with("_delta"))
     if len(gaps):

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from tutelage.launch import stale, steps, succession
 from tutelage.launch.session import Session
-from tutelage.launch.summary import DASH, print_table, simple_table
+from tutelage.launch.summary import DASH, NOTES, print_table, simple_table
 from tutelage.pipeline.days import spans
 
 
@@ -43,8 +43,7 @@ def _days(session: Session) -> Table:
     }
     producers = sorted({producer for producer, _ in labelled})
     heads = [f"{producer} labels" for producer in producers]
-    notes = {"late": "late", "masked": "labels not mature"}
-    notes = {name: head for name, head in notes.items() if (counts[name] > 0).any()}
+    notes = {name: head for name, head in NOTES.items() if (counts[name] > 0).any()}
     heads += notes.values()
     days = simple_table("day", "rows in", "kept", *heads, "dropped", title="Days")
     for (day,), rows in counts.partition_by("day", as_dict=True, maintain_order=True).items():

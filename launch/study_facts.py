@@ -10,7 +10,7 @@ from tutelage.launch.config import Experiment
 from tutelage.pipeline.schema import Task
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.diagnosis import agreement, bias_leakage, buckets, calibration_by, diversity
-from tutelage.trainers.metrics import sigmoid
+from tutelage.trainers.metrics import Weight, mean, sigmoid
 
 TOP = 3
 """Places of a user's list that diversity looks at: a median user has a handful of rows in the judged days."""
@@ -87,12 +87,13 @@ def facts_of_arm(
     found = [(task, metric, value) for task, metric, value in ahead.iter_rows() if metric in TITLES]
     truth = getattr(experiment.source, "truth", None)
     true = truth(rows) if truth else None
+    weight = experiment.schema.stands_for(rows)
     for task in experiment.schema.tasks:
         if task.kind == "binary":
             logit, taught = (frame[task.outputs[0]].to_numpy() for frame in (own, other))
-            values = _of_task(rows, rows[task.label].to_numpy(), logit, taught)
+            values = _of_task(rows, rows[task.label].to_numpy(), logit, taught, weight)
             if true is not None:
-                values["truth"] = _divergence(true[task.label].to_numpy(), sigmoid(logit))
+                values["truth"] = mean(_divergence(true[task.label].to_numpy(), sigmoid(logit)), weight)
             found += [(task.name, name, value) for name, value in values.items()]
     first = next((task for task in experiment.schema.tasks if task.kind == "binary"), None)
     if first is not None:
@@ -104,19 +105,20 @@ def facts_of_arm(
 
 
 def _of_task(
-    rows: pl.DataFrame, label: np.ndarray, logit: np.ndarray, teacher: np.ndarray
+    rows: pl.DataFrame, label: np.ndarray, logit: np.ndarray, teacher: np.ndarray, weight: Weight
 ) -> dict[str, float]:
     student, taught = sigmoid(logit), sigmoid(teacher)
     values = {}
     for name in ("activity", "popularity", "age"):
-        by = calibration_by(label, student, rows[f"{name}_bucket"].to_numpy())
+        by = calibration_by(label, student, rows[f"{name}_bucket"].to_numpy(), weight)
         values[f"error_{name}"] = _error(by)
-    values["error_decile"] = _error(calibration_by(label, student, buckets(student)))
+    values["error_decile"] = _error(calibration_by(label, student, buckets(student), weight))
     values["spearman"] = agreement(teacher, logit)["spearman"]
     # Two ways of cutting the same rows, side by side.
     cuts = [rows["activity_bucket"].to_numpy(), rows["popularity_bucket"].to_numpy() + 100]
     of_student, of_teacher = (
-        pl.concat([calibration_by(label, scores, cut) for cut in cuts]) for scores in (student, taught)
+        pl.concat([calibration_by(label, scores, cut, weight) for cut in cuts])
+        for scores in (student, taught)
     )
     leakage = bias_leakage(of_student, of_teacher)
     return values | {"leakage_slope": leakage["slope"], "leakage_r2": leakage["r2"]}
@@ -126,12 +128,12 @@ def _error(by: pl.DataFrame) -> float:
     return float((by["predicted"] - by["observed"]).abs().sum()) / float(by["observed"].sum())
 
 
-def _divergence(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean KL(true ‖ predicted) of Bernoulli variables, in nats."""
+def _divergence(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """KL(true ‖ predicted) [rows] of Bernoulli variables, in nats."""
     low, high = np.finfo(np.float64).tiny, 1.0
     p, q = (np.clip(x, low, high) for x in (true, predicted))
     r, s = (np.clip(1 - x, low, high) for x in (true, predicted))
-    return float(np.mean(p * np.log(p / q) + r * np.log(r / s)))
+    return np.asarray(p * np.log(p / q) + r * np.log(r / s))
 
 
 def _diversity(

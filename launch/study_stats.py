@@ -31,8 +31,8 @@ COMPARISONS = pl.Schema(
 )
 """Columns of what `compare` returns. A value that is not known is null.
 
-`rows` of the judged days; `loss`: log loss, or the squared error of log1p of the value; `delta`: percent;
-`calibration`: Σ predicted / Σ observed; `farther`: how much farther from 1 it is than the baseline's;
+`rows` of the judged days, as many as they stand for; `loss`: log loss, or the squared error of log1p of the value;
+`delta`: percent; `calibration`: Σ predicted / Σ observed; `farther`: how much farther from 1 it is than the baseline's;
 `transfer_ratio`: (baseline − arm) / (baseline − teacher), in losses; `_low` and `_high` bound 95 %.
 """
 
@@ -58,10 +58,11 @@ def user_sums(predictions: pl.DataFrame, labels: pl.DataFrame, schema: Schema) -
     """What one arm with one seed did for each user of one day.
 
     `predictions`: example_id and the raw outputs; `labels`: rows of `interactions` (example_id, the
-    schema's user, its labels), of the same examples in any order.
+    schema's user, its labels, `sampling_rate` where it is downsampled), of the same examples in any order.
 
     Returns for each user and task: rows, loss (Σ log loss, or Σ squared error of log1p of the value),
-    predicted and observed (Σ in the label's unit; of a `log1p` task nothing is predicted in it: NaN).
+    predicted and observed (Σ in the label's unit; of a `log1p` task nothing is predicted in it: NaN), each of
+    as many rows as it stands for (`Schema.stands_for`).
 
     Raises UserError where the two hold other examples.
     """
@@ -76,6 +77,7 @@ def user_sums(predictions: pl.DataFrame, labels: pl.DataFrame, schema: Schema) -
     user = frame[schema.user].fill_null(default)
     users = user.unique().sort()
     index = user.rank("dense").to_numpy() - 1
+    weight = schema.stands_for(frame)
 
     parts = []
     for task in schema.tasks:
@@ -94,8 +96,11 @@ def user_sums(predictions: pl.DataFrame, labels: pl.DataFrame, schema: Schema) -
                 {
                     "user": users,
                     "task": pl.repeat(task.name, len(users), eager=True),
-                    "rows": np.bincount(index),
-                    **{name: np.bincount(index, values) for name, values in sums.items()},
+                    "rows": np.bincount(index, weight),
+                    **{
+                        name: np.bincount(index, values if weight is None else values * weight)
+                        for name, values in sums.items()
+                    },
                 }
             )
         )
@@ -207,7 +212,7 @@ def _draw(
             counts, labels = block["rows"][t, :, 0, 0], block["observed"][t, :, 0, 0]
             share = 1 / (weights @ counts)[:, None] / len(days)
             losses = block["loss"][t]
-            rows[t] += int(counts.sum())
+            rows[t] += round(counts.sum())
             loss[t] += _total(losses, weights, seed_weights) * share
             # User by user, before anything is summed: between equal arms it is 0, not nearly 0.
             gap[t] += _total(losses[:, left] - losses[:, right], weights, seed_weights) * share

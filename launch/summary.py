@@ -27,6 +27,8 @@ LABELS = {
     "ltv_loss_delta": "Δ %",
     "label_coverage": "label coverage",
 }
+NOTES = {"late": "late", "masked": "labels not mature"}
+"""What is said of a day's kept rows besides (`pipeline.materialize.Counts`)."""
 _FORMATS = {
     "calibration": ".3f",
     "log_loss_delta": "+z.2f",
@@ -48,6 +50,12 @@ def show(value: float | None, metric: str = "") -> str:
     if value is None or not math.isfinite(value):
         return DASH
     return format(value, _FORMATS.get(metric, ".4f" if metric in LABELS else ",.0f"))
+
+
+def noted(counts: Mapping[str, int]) -> str:
+    """` (5 late, 3 labels not mature)`, of what there is any."""
+    found = ", ".join(f"{counts[name]:,} {what}" for name, what in NOTES.items() if counts[name])
+    return f" ({found})" if found else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

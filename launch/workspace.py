@@ -5,15 +5,14 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from tutelage.launch import evolve
-from tutelage.launch.config import Experiment, plain
+from tutelage.launch.config import Experiment, completed, plain
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import LOCK
 from tutelage.trainers import takeovers
@@ -71,16 +70,14 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
     if changes:
         how = f"{changes[-1].name!r} is the teacher since {changes[-1].from_day}: make it the config's, or {how}"
     path, identity = root / "config.json", experiment.identity
-    new = evolve.added(json.loads(path.read_text()), identity) if path.exists() else []
-    now = evolve.without(identity, new)
+    before = _recorded(path, experiment.fixed)
+    new = [] if before is None else evolve.added(before, identity)
     # Of the teachers of this workdir, the config has the last, or the last as the successor of the one before.
     others = changes[:-1] if in_charge else changes
-    last = (
-        {"teacher": evolve.without({**identity, "teacher": others[-1].teacher}, new)["teacher"]}
-        if others
-        else {}
-    )
-    _check(path, now, f"--workdir={workdir}", how, since=last)
+    if before and others:
+        last = evolve.without({**identity, "teacher": others[-1].teacher}, new)["teacher"]
+        before["teacher"] = completed(last, experiment.teacher)
+    _check(path, before, evolve.without(identity, new), f"--workdir={workdir}", how)
     run.lake.create()
     if new:
         # Of the config, the one whose place was taken too: a rollback may give it back.
@@ -113,7 +110,8 @@ def claim_successor(run: Run, successor: SuccessorConfig) -> None:
     if name in earlier:
         raise UserError(f"successor {name!r}: that was a teacher of {run.root} before; give it a new name")
     folder.mkdir(parents=True, exist_ok=True)
-    _check(folder / "config.json", plain(successor), f"successor {name!r}", "give the changed one a new name")
+    path, how = folder / "config.json", "give the changed one a new name"
+    _check(path, _recorded(path, successor), plain(successor), f"successor {name!r}", how)
 
 
 def claim_student(run: Run, student: StudentConfig) -> None:
@@ -121,7 +119,8 @@ def claim_student(run: Run, student: StudentConfig) -> None:
     folder = run.folder(student.name)
     folder.mkdir(parents=True, exist_ok=True)
     how = f"pass --reset to train {student.name} anew, or give the changed one a new name"
-    _check(folder / "config.json", plain(student), f"student {student.name!r}", how)
+    path = folder / "config.json"
+    _check(path, _recorded(path, student), plain(student), f"student {student.name!r}", how)
 
 
 def reset_student(run: Run, student: StudentConfig) -> None:
@@ -130,12 +129,14 @@ def reset_student(run: Run, student: StudentConfig) -> None:
     run.lake.metrics.replace(run.lake.metrics.scan().limit(0).collect(), {"model": student.name})
 
 
-def _check(
-    path: Path, now: dict[str, Any], what: str, how: str, *, since: Mapping[str, Any] = MappingProxyType({})
-) -> None:
-    """Compare with what is recorded at `path`, or `since`; record it where nothing is."""
-    if path.exists():
-        before = {**json.loads(path.read_text()), **since}
+def _recorded(path: Path, now: Any) -> dict[str, Any] | None:
+    """What `_check` has recorded of what is `now` such; None: nothing."""
+    return completed(json.loads(path.read_text()), now) if path.exists() else None
+
+
+def _check(path: Path, before: dict[str, Any] | None, now: dict[str, Any], what: str, how: str) -> None:
+    """Compare with what is recorded at `path`, `before`; record it where nothing is."""
+    if before is not None:
         changes = list(_differences(before, now, ""))
         if changes:
             if changes[0].startswith(_STAY):
@@ -153,8 +154,6 @@ def _differences(before: Any, now: Any, where: str) -> Iterable[str]:
         before, now = old, new
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
-            if key not in before and not now[key]:
-                continue  # A field that a later version of the code has, and that says nothing here.
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
     elif before != now:
         yield f"{where} was {_short(before)} and is {_short(now)}"

@@ -8,6 +8,7 @@ import polars as pl
 
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.schema import History, Schema
 
 
@@ -24,6 +25,11 @@ class BuildDay(beam.DoFn):
 
     def process(self, unit: tuple[date, int]) -> None:
         day, attempt = unit
+        with self.staging.telling(str(day)):
+            persistently(f"the histories of {day}", self._build, day, attempt)
+        self.staging.done(day.toordinal())
+
+    def _build(self, day: date, attempt: int) -> None:
         lake = Lake(self.lake_root, self.schema)
         assert lake.histories
         user = self.schema.user
@@ -32,9 +38,7 @@ class BuildDay(beam.DoFn):
             users = users.with_columns(_items(lake, history, users.to_series(), day))
         partition = {"day": day}
         file = lake.histories.write_file(users, partition, name="part")
-        with self.staging.telling(str(day)):
-            lake.histories.commit([file], partition, attempt=attempt, metadata={})
-        self.staging.done(day.toordinal())
+        lake.histories.commit([file], partition, attempt=attempt, metadata={})
 
 
 def _items(lake: Lake, history: History, users: pl.Series, day: date) -> pl.Series:

@@ -14,6 +14,7 @@ import polars as pl
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import DataFile, Lake
+from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.schema import Schema
 
 PRODUCER = "snapshot"
@@ -102,11 +103,16 @@ class ScoreFile(beam.DoFn):
         self.staging = beam_job.Staging(staging)
 
     def process(self, unit: LabelUnit) -> Iterator[tuple[str, tuple[int, DataFile]]]:
+        with self.staging.telling(unit.index):
+            file = persistently(f"the labels of {unit.day}", self._score, unit)
+        self.staging.done(unit.index)
+        yield str(unit.day), (unit.index, file)
+
+    def _score(self, unit: LabelUnit) -> DataFile:
         lake, names = Lake(self.lake_root, self.schema), takes(unit.snapshot)
         rows = lake.interactions.read_file(unit.file)
         if any(history.name in names for history in self.schema.histories):
-            with self.staging.telling(unit.index):
-                rows = lake.with_histories(rows, unit.day)
+            rows = lake.with_histories(rows, unit.day)
         frame = rows.select("example_id", *names).collect()
         scores = score(unit.snapshot, frame, self.schema)
         labels = frame.select("example_id").with_columns(
@@ -116,11 +122,9 @@ class ScoreFile(beam.DoFn):
             teacher_step=pl.lit(unit.snapshot.step, pl.Int64),
             trained_step=pl.lit(None, pl.Int64),
         )
-        file = lake.soft_labels.write_file(
+        return lake.soft_labels.write_file(
             labels, partition(self.teacher, unit.day), name=f"part-{unit.index:05d}"
         )
-        self.staging.done(unit.index)
-        yield str(unit.day), (unit.index, file)
 
 
 class CommitLabels(beam.DoFn):
@@ -142,7 +146,9 @@ class CommitLabels(beam.DoFn):
         table = Lake(self.lake_root, self.schema).soft_labels
         metadata = {"labelled": sum(file.rows for file in files)}
         with self.staging.telling(text):
-            table.commit(
+            persistently(
+                f"the labels of {day}",
+                table.commit,
                 files,
                 partition(self.teacher, day),
                 attempt=self.staging.attempt,

@@ -1,5 +1,6 @@
 """The Delta Lake tables under WORKDIR/lake: replace a partition in one commit, read a snapshot."""
 
+import copy
 import hashlib
 import json
 import os
@@ -55,6 +56,7 @@ class Table:
         self.path = path
         self.partition_by = list(partition_by)
         self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
+        self._pinned: DeltaTable | None = None
 
     @classmethod
     def at(cls, path: Path) -> "Table":
@@ -63,6 +65,16 @@ class Table:
         columns = pa.schema(table.schema().to_arrow())
         by = {name: columns.field(name).type for name in table.metadata().partition_columns}
         return cls(path, pa.schema([f for f in columns if f.name not in by]), partition_by=by)
+
+    def snapshot(self) -> "Table":
+        """The table as it is now, to be read: what is committed later is not seen."""
+        pinned = copy.copy(self)
+        pinned._pinned = DeltaTable(self.path)
+        return pinned
+
+    @property
+    def _delta(self) -> DeltaTable:
+        return self._pinned or DeltaTable(self.path)
 
     def create(self) -> None:
         """Make an empty table where there is none."""
@@ -85,7 +97,7 @@ class Table:
 
     def scan(self, **partition: str | date) -> pl.LazyFrame:
         """The newest snapshot, or the part of it where the partition columns have these values."""
-        frame = pl.scan_delta(str(self.path))
+        frame = pl.scan_delta(self._pinned or str(self.path))
         return frame.filter(*(pl.col(name) == value for name, value in partition.items()))
 
     def files(self, **partition: str | date) -> list[str]:
@@ -104,7 +116,7 @@ class Table:
 
     def _adds(self) -> pl.DataFrame:
         """The files of the newest snapshot: `path`, `num_records` and the partition columns."""
-        adds = pl.DataFrame(DeltaTable(self.path).get_add_actions(flatten=True))
+        adds = pl.DataFrame(self._delta.get_add_actions(flatten=True))
         if adds.height:
             return adds.rename({f"partition.{name}": name for name in self.partition_by})
         empty = pl.DataFrame(self.schema.empty_table()).select(self.partition_by)
@@ -193,7 +205,7 @@ class Table:
 
     def version(self) -> int:
         """The number of the newest commit."""
-        return DeltaTable(self.path).version()
+        return self._delta.version()
 
     def _data(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The columns that are in the data files."""
@@ -267,7 +279,7 @@ class Table:
 
     def attempts(self, days: Sequence[date]) -> dict[date, int | None]:
         """The attempt that made what there is of each day, of a table by day; None: nothing did."""
-        table = DeltaTable(self.path)
+        table = self._delta
         return {day: table.transaction_version(str(day)) for day in days}
 
     def versions(self, keys: Sequence[str]) -> dict[str, int]:
@@ -276,7 +288,7 @@ class Table:
         It is of what the rows are, in any order, and not of when they were written; where they were written
         before this was recorded, it is the attempt.
         """
-        table = DeltaTable(self.path)
+        table = self._delta
         # An empty partition's is 0.
         found = {key: table.transaction_version(f"{key}#content") for key in keys}
         found = {key: table.transaction_version(key) if n is None else n for key, n in found.items()}
@@ -284,14 +296,14 @@ class Table:
 
     def sources(self, keys: Sequence[str]) -> dict[str, int]:
         """The `source` of the commit of each partition that was given one."""
-        table = DeltaTable(self.path)
+        table = self._delta
         found = {key: table.transaction_version(f"{key}#source") for key in keys}
         return {key: number for key, number in found.items() if number is not None}
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """The `metadata` of the newest commit of each partition, by the values of its columns, joined by /."""
         newest: dict[str, dict[str, Any]] = {}
-        for entry in DeltaTable(self.path).history():
+        for entry in self._delta.history():
             if "counts" in entry:
                 newest.setdefault(entry["partition"], json.loads(entry["counts"]))
         return newest
@@ -362,6 +374,15 @@ class Lake:
         ):
             if table:
                 table.create()
+
+    def snapshot(self) -> "Lake":
+        """What a model reads of a day, as it is now: rows, histories and labels of one moment, whatever is
+        committed while they are read."""
+        pinned = copy.copy(self)
+        pinned.interactions = self.interactions.snapshot()
+        pinned.soft_labels = self.soft_labels.snapshot()
+        pinned.histories = self.histories and self.histories.snapshot()
+        return pinned
 
     def kept_out(self) -> list[date]:
         """The days that did not pass the quality gate and are not in `interactions`: all others go on without them."""

@@ -18,6 +18,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.lake import DataFile, Lake, Table
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
+from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.schema import SAMPLING_RATE, Schema
 from tutelage.pipeline.sources.base import Source, Unit
 from tutelage.pipeline.statistics import Sketches
@@ -95,15 +96,21 @@ class ReadUnit(beam.DoFn):
         self.staging = beam_job.Staging(staging)
 
     def process(self, unit: Unit) -> Iterator[tuple[str, Piece]]:
-        with self.staging.telling(unit.index), unit.unchanged():
-            if unit.rows_outside:
-                yield NO_DAY, Piece(order=(unit.index, 0), dropped={"outside_days": unit.rows_outside})
-            else:
-                differences: dict[str, None] = {}
-                frames = (self._conform(frame, unit, differences) for frame in self.source.read(unit))
-                for number, frame in enumerate(_joined(frames)):
-                    yield from self._pieces(frame, (unit.index, number), unit.day, tuple(differences))
+        with self.staging.telling(unit.index):
+            yield from persistently(f"the rows of {unit.where}", self._read, unit)
         self.staging.done(unit.index)
+
+    def _read(self, unit: Unit) -> list[tuple[str, Piece]]:
+        if unit.rows_outside:
+            with unit.unchanged():
+                return [(NO_DAY, Piece(order=(unit.index, 0), dropped={"outside_days": unit.rows_outside}))]
+        differences: dict[str, None] = {}
+        pieces: list[tuple[str, Piece]] = []
+        with unit.unchanged():
+            frames = (self._conform(frame, unit, differences) for frame in self.source.read(unit))
+            for number, frame in enumerate(_joined(frames)):
+                pieces += self._pieces(frame, (unit.index, number), unit.day, tuple(differences))
+        return pieces
 
     def _conform(self, frame: pl.DataFrame, unit: Unit, differences: dict[str, None]) -> pl.DataFrame:
         """The frame with the columns of the table in its dtypes, nulls where they do not fit; adds what differs."""
@@ -232,7 +239,14 @@ class MakeDay(beam.DoFn):
 
     def process(self, group: tuple[str, Iterable[Piece]]) -> Iterator[tuple[str, Made]]:
         text, pieces = group
-        pieces = sorted(pieces, key=lambda piece: piece.order)
+        with self.staging.telling(text):
+            made = persistently(
+                f"the rows of {text}", self._make, text, sorted(pieces, key=lambda piece: piece.order)
+            )
+        if made:
+            yield "", made
+
+    def _make(self, text: str, pieces: Sequence[Piece]) -> Made | None:
         dropped: Counter[str] = Counter()
         for piece in pieces:
             dropped.update(piece.dropped)
@@ -249,24 +263,21 @@ class MakeDay(beam.DoFn):
             late += file.rows * piece.late
             masked.update({name: frame[name].null_count() for name in self.schema.maturity})
         if not files:
-            return
+            return None
         statistics = self.staging.path / f"{text}.statistics"
         statistics.write_bytes(pickle.dumps(sketches.finish()))
-        yield (
-            "",
-            Made(
-                day=date.fromisoformat(text),
-                files=tuple(files),
-                statistics=str(statistics),
-                differences=tuple(dict.fromkeys(d for piece in pieces for d in piece.differences)),
-                metadata={
-                    "rows_in": rows_in,
-                    "kept": sum(file.rows for file in files),
-                    "dropped": dict(sorted(dropped.items())),
-                    "late": late,
-                    "masked": {name: rows for name, rows in masked.items() if rows},
-                },
-            ),
+        return Made(
+            day=date.fromisoformat(text),
+            files=tuple(files),
+            statistics=str(statistics),
+            differences=tuple(dict.fromkeys(d for piece in pieces for d in piece.differences)),
+            metadata={
+                "rows_in": rows_in,
+                "kept": sum(file.rows for file in files),
+                "dropped": dict(sorted(dropped.items())),
+                "late": late,
+                "masked": {name: rows for name, rows in masked.items() if rows},
+            },
         )
 
 
@@ -294,7 +305,7 @@ class AdmitDays(beam.DoFn):
         for made in sorted(group[1], key=lambda made: made.day):
             with self.staging.telling(str(made.day)):
                 made = replace(made, metadata={**made.metadata, "job": job})
-                if admission.admit(made).blessed:
+                if persistently(f"the commit of {made.day}", admission.admit, made).blessed:
                     self.staging.committed(str(made.day))
 
 

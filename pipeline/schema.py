@@ -285,9 +285,12 @@ class Schema:
         for history in self.histories:
             if self.user is None:
                 raise UserError(f"history {history.name!r} is a user's, and the schema names no `user`")
-            if history.of not in single:
+            # A list of a user's own id would say nothing.
+            others = [name for name in single if name != self.user]
+            if history.of not in others:
                 raise UserError(
-                    f"history {history.name!r}: of is {history.of!r}, expected an id feature; these are {have}"
+                    f"history {history.name!r}: of is {history.of!r}, expected an id feature other than the user's; "
+                    f"these are {', '.join(others) or 'none'}"
                 )
             if history.where and history.where not in self.labels:
                 raise UserError(
@@ -435,6 +438,15 @@ class Schema:
         """The inputs that `frame` has, or those of `names`, as models take them (`Feature.array`), by name."""
         wanted = frame.columns if names is None else list(names)
         return {f.name: f.array(frame[f.name]) for f in self.inputs() if f.name in wanted}
+
+    def stands_for(self, frame: pl.DataFrame) -> np.ndarray | None:
+        """float32 [rows]: of how many rows each of `interactions` is what was kept, 1/rate of a negative, 1 of a
+        positive, of which none was left out; None: each is of itself."""
+        if self.downsampling is None:
+            return None
+        rate = frame[SAMPLING_RATE].fill_null(1.0).to_numpy()
+        negative = frame[self.downsampled.label].to_numpy() == 0
+        return np.where(negative, 1 / rate, 1).astype(np.float32)
 
     def select_tasks(self, names: Iterable[str]) -> tuple[Task, ...]:
         """The tasks called `names`, in the schema's order. Raises UserError for a name that is none."""

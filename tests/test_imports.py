@@ -16,6 +16,7 @@ TABLES = LEAVES | {
     "pipeline.lake",
     "pipeline.days",
     "pipeline.quarantine",
+    "pipeline.retry",
     "pipeline.verdict",
     "pipeline.whole",
 }
@@ -41,6 +42,7 @@ LIGHT = (
     "pipeline.days",
     "pipeline.lake",
     "pipeline.quarantine",
+    "pipeline.retry",
     "pipeline.verdict",
     "pipeline.whole",
 )

@@ -12,6 +12,7 @@ import polars as pl
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.quarantine import Outcome, Quarantine
+from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers import gate
 from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
@@ -20,7 +21,6 @@ from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, 
 from tutelage.trainers.learner import Learner, Learnt, Progress
 from tutelage.trainers.metrics import day_metrics, write_metrics
 from tutelage.trainers.preemption import Preempted, noted
-from tutelage.trainers.retry import persistently
 from tutelage.trainers.run import Run
 from tutelage.trainers.soft_labels import SoftLabels
 from tutelage.trainers.takeovers import Labeller
@@ -415,7 +415,7 @@ def _judge(
     metrics = run.lake.metrics.scan(model=model, run=run.name).filter(pl.col("day").is_in(kept)).collect()
     before = gate.trailing(metrics, config)
     return rows + _counts(day), gate.judge(
-        learner.ranker.schema, rows, learnt.outputs, before, config, checks=checks
+        learner.ranker.schema, rows, learnt.outputs, before, config, weight=day.stands_for, checks=checks
     )
 
 

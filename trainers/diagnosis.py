@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
-from tutelage.trainers.metrics import ranked, sigmoid
+from tutelage.trainers.metrics import Weight, ranked, sigmoid
 
 
 def buckets(values: np.ndarray, edges: ArrayLike | None = None) -> np.ndarray:
@@ -19,15 +19,18 @@ def buckets(values: np.ndarray, edges: ArrayLike | None = None) -> np.ndarray:
     return np.where(known, np.searchsorted(np.asarray(edges), values, side="right"), -1)
 
 
-def calibration_by(label: np.ndarray, predicted: np.ndarray, bucket: np.ndarray) -> pl.DataFrame:
+def calibration_by(
+    label: np.ndarray, predicted: np.ndarray, bucket: np.ndarray, weight: Weight = None
+) -> pl.DataFrame:
     """`rows`, `predicted` (Σ) and `observed` (Σ) of each `bucket`, ascending.
 
     Labels and predictions [rows] are in one unit, probability or seconds; calibration is the one sum over
-    the other, and no number where nothing is observed.
+    the other, and no number where nothing is observed. `weight` [rows] is how many rows each stands for.
     """
-    rows = pl.DataFrame({"bucket": bucket, "predicted": predicted, "observed": label})
-    sums = pl.col("predicted", "observed").cast(pl.Float64).sum()
-    return rows.group_by("bucket").agg(pl.len().cast(pl.Int64).alias("rows"), sums).sort("bucket")
+    weight = np.ones(len(label), np.int64) if weight is None else weight.astype(np.float64)
+    rows = pl.DataFrame({"bucket": bucket, "rows": weight, "predicted": predicted, "observed": label})
+    sums = (pl.col("predicted", "observed").cast(pl.Float64) * pl.col("rows")).sum()
+    return rows.group_by("bucket").agg(pl.col("rows").sum(), sums).sort("bucket")
 
 
 def agreement(teacher: np.ndarray, student: np.ndarray) -> dict[str, float]:

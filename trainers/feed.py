@@ -16,7 +16,7 @@ import tensorflow as tf
 from tutelage.models.ranker import Batch
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.schema import SAMPLING_RATE, Feature, Schema
+from tutelage.pipeline.schema import Feature, Schema
 from tutelage.pipeline.whole import replacing
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.soft_labels import SoftLabels
@@ -47,7 +47,7 @@ class Day:
     made_of: Mapping[str, int] = field(default_factory=dict)
     """The versions of what it was read from (`Lake.made_of`)."""
     stands_for: np.ndarray | None = None
-    """float32 [rows]: of how many rows each is what was kept; None: of itself, nothing was left out."""
+    """`Schema.stands_for` [rows]."""
     met: Met | None = None
     """What the model meets of growing features' ids; None: it has no such feature."""
     waited: float = 0.0
@@ -97,7 +97,8 @@ def load_day(
     """
     inputs = [feature.name for feature in schema.inputs(without)]
     histories = any(history.name in inputs for history in schema.histories)
-    # Looked at first: where the day is replaced meanwhile, it counts as stale, not as what it was not read from.
+    # Where the day is replaced while it is read, it counts as stale, not as what it was not read from.
+    lake = lake.snapshot()
     made_of = lake.made_of([day], histories=histories, labels=soft_labels.partition if soft_labels else None)
     frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
     if not frame.height:
@@ -123,7 +124,7 @@ def load_day(
     else:
         soft = np.zeros([frame.height, len(learnt.outputs)], np.float32)
         mask, counts = np.zeros(frame.height, np.float32), {}
-    stands_for = _stands_for(frame, schema)
+    stands_for = schema.stands_for(frame)
     tensors = Batch(
         rows=met.rows if met else rows,
         numbers=tf.concat([numbers for _, numbers in parts], axis=0),
@@ -173,15 +174,6 @@ def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
     labels = [(task.kind, frame[task.label].to_numpy()) for task in schema.tasks]
     targets = [np.log1p(label) if kind == "log1p" else label for kind, label in labels]
     return np.stack(targets, axis=1).astype(np.float32)
-
-
-def _stands_for(frame: pl.DataFrame, schema: Schema) -> np.ndarray | None:
-    """`Day.stands_for`: 1/rate of a negative, 1 of a positive, of which none was left out."""
-    if schema.downsampling is None:
-        return None
-    rate = frame[SAMPLING_RATE].fill_null(1.0).to_numpy()
-    negative = frame[schema.downsampled.label].to_numpy() == 0
-    return np.where(negative, 1 / rate, 1).astype(np.float32)
 
 
 def _weights(

@@ -9,6 +9,7 @@ import polars as pl
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import GateConfig
+from tutelage.trainers.metrics import Weight, mean
 
 BASIS = "day_gate"
 """Of its values in `metrics`; what they are compared with is under `day_gate_reference`."""
@@ -62,15 +63,17 @@ def judge(
     before: Sequence[Mapping[str, float]],
     config: GateConfig,
     *,
+    weight: Weight = None,
     checks: Sequence[Check] = (),
 ) -> Verdict:
     """Judge a day by its rows of `metrics` and its raw outputs [rows] of each batch before its update.
 
-    `before`: what this found on the days that it is compared with, value by name (see `values`). What
-    goes wrong in here is a verdict too: no day is kept because its judge fell over. `checks` come before this one's.
+    `weight` [rows] is how many rows each stands for. `before`: what this found on the days that it is compared
+    with, value by name (see `values`). What goes wrong in here is a verdict too: no day is kept because its judge
+    fell over. `checks` come before this one's.
     """
     try:
-        now = values(metrics, outputs)
+        now = values(metrics, outputs, weight)
         compared = len(before) >= config.min_days
         checks = list(checks)
         for basis in ("day_ahead", "pre_update"):
@@ -96,7 +99,9 @@ def judge(
     return Verdict(verdict="pass" if compared else "first", checks=tuple(checks))
 
 
-def values(metrics: Sequence[Mapping[str, object]], outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+def values(
+    metrics: Sequence[Mapping[str, object]], outputs: Mapping[str, np.ndarray], weight: Weight = None
+) -> dict[str, float]:
     """What a day is judged by: its metrics of all rows, and mean and standard deviation of its outputs."""
     found = {
         f"{row['basis']} {row['task']} {row['metric']}": float(row["value"])  # type: ignore[arg-type]
@@ -104,8 +109,9 @@ def values(metrics: Sequence[Mapping[str, object]], outputs: Mapping[str, np.nda
         if not row["slice"]
     }
     for name, output in outputs.items():
-        found[f"{name} mean"] = float(np.mean(output, dtype=np.float64))
-        found[f"{name} sd"] = float(np.std(output, dtype=np.float64))
+        output = output.astype(np.float64)
+        found[f"{name} mean"] = mean(output, weight)
+        found[f"{name} sd"] = math.sqrt(mean(np.square(output - found[f"{name} mean"]), weight))
     return found
 
 

@@ -11,10 +11,13 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.export.lenient import LENIENT
+from tests.failing import EIO, failing
 from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, ROWS, SCHEMA, make_run
+from tutelage.export import warmup
 from tutelage.export.publish import export_student, export_teacher
 from tutelage.export.versions import Version, Versions
 from tutelage.models.config import distil
+from tutelage.pipeline import retry
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import teach, train_student
@@ -181,13 +184,18 @@ def test_what_is_published_is_not_exported_again(run: Run, teacher: Version) -> 
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_a_day_alone_is_exported_and_the_rest_when_asked_for(run: Run) -> None:
+def test_a_day_alone_is_exported_and_the_rest_when_asked_for_though_the_disk_fails_for_a_while(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     student = StudentConfig(name="late", model=MODEL)
     train_student(run, student, TRAINED)
     exported: list[int] = []
     only = export_student(run, student, LENIENT, days=[DAY], progress=exported.append)
     assert [one.version.day for one in only] == [DAY]
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(warmup, "write_warmup", failing(1, EIO, warmup.write_warmup))
     rest = export_student(run, student, LENIENT, progress=exported.append)
+    assert [message.split(":")[0] for message in caplog.messages] == ["late, the version of 2026-01-01"]
     assert [one.version.day for one in rest] == [DAYS[0]]
     assert exported == [1, 1]
 

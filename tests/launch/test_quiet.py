@@ -47,6 +47,11 @@ def test_what_was_hidden_is_shown_before_the_failure(then: str, status: int, end
     assert "after" not in done.stderr
 
 
+def test_a_warning_of_this_package_is_told_at_once() -> None:
+    code = "import logging; logging.getLogger('tutelage.pipeline.retry').warning('tried again')"
+    assert _noisy(verbose=False, then=code).stderr == "tried again\nafter\n"
+
+
 def test_a_users_mistake_is_told_without_what_was_hidden() -> None:
     done = _noisy(verbose=False, then="from tutelage.pipeline.errors import UserError; raise UserError('x')")
     assert done.returncode == 1

@@ -26,7 +26,8 @@ def _metrics(rows: Iterable[tuple[str, str, str, dict[int, float]]]) -> pl.DataF
 
 def _counts(*rows: tuple[int, int, int, str | None, int]) -> pl.DataFrame:
     schema = {"day": pl.Date, "rows_in": pl.Int64, "kept": pl.Int64, "reason": pl.String, "dropped": pl.Int64}
-    return pl.DataFrame([(date(2024, 5, d), *row) for d, *row in rows], schema=schema, orient="row")
+    frame = pl.DataFrame([(date(2024, 5, d), *row) for d, *row in rows], schema=schema, orient="row")
+    return frame.with_columns(late=0, masked=0)
 
 
 def _page(path: Path, **changes: Any) -> str:
@@ -107,6 +108,21 @@ def test_what_the_person_on_call_reads_first(tmp_path):
         ("sound", "The last day of every model is served."),
         ("sound", "Rows reconcile on every day (3): 330 in = 300 kept + 30 dropped."),
     ]
+
+
+def test_late_rows_and_labels_that_were_not_mature_are_told_of_each_day_where_there_are_any(tmp_path):
+    counts = _counts((1, 110, 100, "duplicate", 7), (1, 110, 100, "no_user", 3), (2, 1050, 1050, None, 0))
+    assert "labels not mature" not in _page(tmp_path, counts=counts)
+    late = counts.with_columns(late=pl.when(pl.col("day").dt.day() == 1).then(12).otherwise(1005))
+    page = _page(tmp_path, counts=late)
+    assert ["day", "in", "kept", "late", "dropped", "duplicate", "no user", "adds up"] in _rows(page)
+    assert ["2024-05-01", "110", "100", "12", "10", "7", "3", "yes"] in _rows(page)
+    assert ["total", "1,160", "1,150", "1,017", "10", "7", "3", "yes"] in _rows(page)
+    fact = "Rows reconcile on every day (2): 1,160 in = 1,150 kept (1,017 late) + 10 dropped."
+    assert ("sound", fact) in _facts(page)
+    page = _page(tmp_path, counts=late.with_columns(masked=pl.lit(40)))
+    assert ["2024-05-02", "1,050", "1,050", "1,005", "40", "0", "0", "0", "yes"] in _rows(page)
+    assert "1,150 kept (1,017 late, 80 labels not mature) + 10 dropped" in page
 
 
 def test_the_last_day_may_be_no_worse_than_all_the_days_before(tmp_path):
@@ -203,13 +219,24 @@ def test_a_difference_says_from_whose_loss(tmp_path):
 
 
 def _ticks(page: str, label: str) -> list[str]:
-    picture = page[page.index(f'aria-label="{label} by day') :]
-    return re.findall(r">(\d[\d.%-]*)</text>", picture[: picture.index("</svg>")])
+    picture = page[re.search(f'aria-label="{label},? by day', page).start() :]
+    return re.findall(r">(\d[\d.%km-]*)</text>", picture[: picture.index("</svg>")])
 
 
 def test_label_coverage_is_drawn_from_none_to_all(page):
     ticks = _ticks(page, "Soft label coverage")
     assert [tick for tick in ticks if "%" in tick] == ["0%", "20%", "40%", "60%", "80%", "100%"]
+
+
+def test_rows_are_drawn_in_whole_numbers_and_none_dropped_is_not_drawn(tmp_path):
+    page = _page(tmp_path, counts=_counts((1, 2000, 1999, "duplicate", 1), (2, 900, 900, None, 0)))
+    ticks = _ticks(page, "rows kept and rows dropped by reason")
+    # Of the kept, then the days, then of the dropped.
+    assert ticks == ["0", "1k", "2k", "05-01", "05-02", "0", "1"]
+    page = _page(tmp_path, counts=_counts((1, 2000, 2000, None, 0)))
+    assert _ticks(page, "rows kept") == ["05-01", "0", "500", "1k", "1.5k", "2k"]
+    assert "Every row that went in is kept; none was dropped." in page
+    assert "rows dropped" not in page
 
 
 def test_a_new_year_is_named(page, tmp_path):

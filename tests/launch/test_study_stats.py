@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -8,7 +9,7 @@ import pytest
 
 from tutelage.launch.study_stats import COMPARISONS, Arm, compare, user_sums
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.schema import Downsampling, Feature, Schema, Task
 
 DAYS = [date(2024, 5, 1), date(2024, 5, 2)]
 SCHEMA = Schema(
@@ -62,6 +63,26 @@ def test_sums_of_a_user_are_of_all_its_rows_of_the_day():
     np.testing.assert_allclose(sums["predicted"], [0.5, 0.5, 1.5, *[math.nan] * 3, 0.5, 0.5, 1.0], rtol=1e-6)
     seconds = [0, 0, math.e - 1]
     np.testing.assert_allclose(sums["observed"], [1, 0, 1, *seconds, *seconds], rtol=1e-6)
+
+
+def test_a_row_of_a_downsampled_table_counts_as_the_rows_that_it_stands_for():
+    schema = dataclasses.replace(SCHEMA, downsampling=Downsampling(task="click"))
+    # Example 2 stands for four rows and 3 for two; of positives none was left out.
+    rates = pl.Series("sampling_rate", [0.25, 0.25, 0.5, None], dtype=pl.Float32)
+    sums = user_sums(PREDICTIONS, LABELS.with_columns(rates), schema)
+    assert sums["rows"].to_list() == [1, 4, 3] * 3
+    click = [math.log(2), 4 * math.log(2), math.log(4 / 3) + 2 * math.log(4)]
+    watch = [0.1**2, 4 * 0.3**2, (1 - 0.4) ** 2 + 2 * 0.2**2]
+    np.testing.assert_allclose(sums["loss"][:6], [*click, *watch], rtol=1e-5)
+    np.testing.assert_allclose(sums["predicted"][:3], [0.5, 4 * 0.5, 3 / 4 + 2 * 3 / 4], rtol=1e-6)
+    assert sums["observed"][:3].to_list() == [1, 0, 1]
+    found = compare(
+        sums.with_columns(arm=pl.lit("none"), seed=1, day=DAYS[0]), _arms("none"), days=DAYS[:1], seed=1
+    )
+    (of_click,) = found.filter(task="click").iter_rows(named=True)
+    assert of_click["rows"] == 8
+    assert of_click["loss"] == pytest.approx(sum(click) / 8)
+    assert of_click["calibration"] == pytest.approx((0.5 + 2 + 9 / 4) / 2)
 
 
 def test_a_day_is_judged_by_all_of_its_examples():

@@ -4,15 +4,19 @@ import dataclasses
 import json
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
-from tutelage.launch.config import Experiment, load
+from tutelage.launch.config import Experiment, load, plain
 from tutelage.launch.workspace import claim_student, open_workdir, reset_student
+from tutelage.models.config import Distillation, ModelConfig
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import METRICS, Feature
+from tutelage.pipeline.schema import METRICS, Downsampling, Feature, Schema, Task
 from tutelage.pipeline.sources.kuairand import KuaiRand
+from tutelage.pipeline.sources.synthetic import Synthetic
+from tutelage.trainers.config import Sampling, StudentConfig, TeacherConfig, TrainingConfig
 from tutelage.trainers.run import Run
 
 DAY = date(2026, 1, 1)
@@ -121,19 +125,73 @@ def test_another_experiment_is_refused_with_what_was_and_what_is(
     assert _contents(tmp_path) == before
 
 
-def test_a_workdir_made_before_a_field_was_there_is_opened_while_the_field_says_nothing(
-    tmp_path: Path,
-) -> None:
+def _make_old(path: Path) -> None:
+    """As a version recorded it that had none of the fields which are at their defaults."""
+    kinds = (Schema, Feature, Task, Synthetic, TrainingConfig, TeacherConfig, StudentConfig)
+    kinds += (ModelConfig, Distillation, Sampling)  # type: ignore[assignment]
+    defaults = {kind.__name__: {f.name: plain(f.default) for f in dataclasses.fields(kind)} for kind in kinds}
+
+    def undone(config: Any) -> Any:
+        if isinstance(config, list):
+            return [undone(item) for item in config]
+        if not isinstance(config, dict):
+            return config
+        newer = defaults.get(config.get("type", ""), {})
+        return {key: undone(value) for key, value in config.items() if value != newer.get(key, ...)}
+
+    whole = path.read_text()
+    path.write_text(json.dumps(undone(json.loads(whole)), indent=1))
+    assert '"sampling"' not in path.read_text()
+
+
+def test_fields_that_an_older_version_did_not_record_are_their_defaults(tmp_path: Path) -> None:
+    experiment = _synthetic()
+    run = open_workdir(str(tmp_path), experiment)
+    claim_student(run, experiment.student("auxiliary"))
+    _make_old(tmp_path / "config.json")
+    _make_old(tmp_path / "students/auxiliary/config.json")
+    before = _contents(tmp_path)
+    assert open_workdir(str(tmp_path), experiment) == run
+    claim_student(run, experiment.student("auxiliary"))
+    assert _contents(tmp_path) == before
+    for override, says in (
+        ("teacher.model.without=hour", 'teacher.model.without was [] and is ["hour"]'),
+        ("teacher.sampling.rate=0.5", "teacher.sampling.rate was 1.0 and is 0.5"),
+        ("schema.slice_days=2", "schema.slice_days was 1 and is 2"),
+        ("source.new_ids=0.1", "source.new_ids was 0.0 and is 0.1"),
+    ):
+        with pytest.raises(UserError) as error:
+            open_workdir(str(tmp_path), _synthetic(override))
+        made = f"--workdir={tmp_path} was made with another config"
+        assert str(error.value) == f"{made}: {says}; give another --workdir"
+    schema = dataclasses.replace(experiment.schema, downsampling=Downsampling(task="click", rate=0.5))
+    with pytest.raises(UserError, match=r'config: schema\.downsampling was null and is {"type": "Downs'):
+        open_workdir(str(tmp_path), dataclasses.replace(experiment, schema=schema))
+    changed = _synthetic("students.auxiliary.distillation.click.temperature=2").student("auxiliary")
+    with pytest.raises(
+        UserError, match=r"distillation\.click\.temperature was 1\.0 and is 2\.0; pass --reset"
+    ):
+        claim_student(run, changed)
+
+
+def test_the_schema_of_a_workdir_of_an_older_version_may_grow(tmp_path: Path) -> None:
+    experiment = _synthetic()
+    open_workdir(str(tmp_path), experiment)
+    _make_old(tmp_path / "config.json")
+    features = (*experiment.schema.features, Feature(name="age", dtype="float32"))
+    grown = dataclasses.replace(experiment, schema=dataclasses.replace(experiment.schema, features=features))
+    open_workdir(str(tmp_path), grown)
+    assert json.loads((tmp_path / "config.json").read_text()) == grown.identity
+
+
+def test_a_field_without_a_default_that_is_not_recorded_is_told(tmp_path: Path) -> None:
     open_workdir(str(tmp_path), _synthetic())
     path = tmp_path / "config.json"
     made = json.loads(path.read_text())
-    del made["schema"]["histories"], made["teacher"]["model"]["without"]
-    for feature in made["schema"]["features"]:
-        del feature["length"], feature["buckets"]
+    del made["source"]["seed"]
     path.write_text(json.dumps(made))
-    open_workdir(str(tmp_path), _synthetic())
-    with pytest.raises(UserError, match=r"without was null and is \[.hour.\]; give another"):
-        open_workdir(str(tmp_path), _synthetic("teacher.model.without=hour"))
+    with pytest.raises(UserError, match=r"config: source\.seed was null and is 1; give another --workdir$"):
+        open_workdir(str(tmp_path), _synthetic())
 
 
 def test_a_feature_less_is_told_by_its_name_and_one_more_besides_does_not_help(tmp_path: Path) -> None:

@@ -340,22 +340,28 @@ def _tops(ranker: Ranker) -> list[tf.keras.layers.Layer]:
 @pytest.mark.parametrize(
     "fields", [{}, {"cross_layers": 1}, {"dot_interaction": True}, {"experts": 2}, {"without": ("tags",)}]
 )
-@pytest.mark.parametrize("of", ["item", "user"])
+@pytest.mark.parametrize("of", ["item", "place"])
 def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, object], of: str) -> None:
-    schema = replace(LISTS, histories=(History(of=of, length=2), History(name="more", of="item", length=1)))
+    place = Feature(name="place", dtype="int64", rows=2, scope="user")
+    schema = replace(
+        LISTS,
+        features=(*LISTS.features, place),
+        histories=(History(of=of, length=2), History(name="more", of="item", length=1)),
+    )
     ranker = _ranker(schema=schema, **{"cross_layers": 0, **fields})
     rng = np.random.default_rng(1)
     for variable in ranker.variables:
         variable.assign(rng.normal(scale=0.5, size=variable.shape))
     columns = {
         "user": tf.constant([1], tf.int64),
+        "place": tf.constant([5], tf.int64),
         "item": tf.constant([5, 6, 7], tf.int64),
         "tags": tf.constant([[3, 4, -1], [-1, -1, -1], [4, -1, -1]], tf.int64),
         "seconds": tf.constant([1.0, 10.0, 5.0]),
         "history": tf.constant([[5, 6]], tf.int64),
         "more": tf.constant([[7]], tf.int64),
     }
-    user = {name: columns[name] for name in ("user", "history", "more")}
+    user = {name: columns[name] for name in ("user", "place", "history", "more")}
     others = {name: columns[name] for name in columns if name not in user}
     listed = ranker.call_list(ranker.transform(user), ranker.transform(others))
     rows = others | {name: tf.repeat(values, 3, axis=0) for name, values in user.items()}

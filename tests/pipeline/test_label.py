@@ -10,9 +10,11 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
+from tests.failing import EIO, failing
+from tutelage.pipeline import retry
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.label import BATCH, Snapshot, choose, label, score
-from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.lake import Lake, Table
 from tutelage.pipeline.schema import Feature, Schema, Task
 
 SCHEMA = Schema(
@@ -123,6 +125,18 @@ def test_every_row_is_labelled_once_by_the_snapshot_of_its_day(
         "big/snapshot/2026-01-02": {"labelled": 3},
         "big/snapshot/2026-01-03": {"labelled": 1},
     }
+
+
+def test_a_labeler_whose_disk_fails_for_a_while_labels_every_row_once(
+    lake: Lake, doubling: Snapshot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _put(lake, DAYS[1], [(11, 1, "a", 0.5)], [(12, 2, "bb", 1.0)])
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
+    for name in ("write_file", "commit"):
+        monkeypatch.setattr(Table, name, failing(1, EIO, getattr(Table, name)))
+    assert label(SCHEMA, lake, teacher="big", days={DAYS[1]: doubling}) == {DAYS[1]: 2}
+    assert lake.soft_labels.scan().collect()["example_id"].sort().to_list() == [11, 12]
+    assert [message.split(":")[0] for message in caplog.messages] == ["the labels of 2026-01-02"] * 2
 
 
 def test_a_missing_value_reaches_the_model_as_its_default(lake: Lake, doubling: Snapshot) -> None:

@@ -212,11 +212,15 @@ def test_a_task_that_is_none_is_named_with_those_there_are() -> None:
 
 
 LISTS = Schema(
-    features=(USER, Feature(name="tags", dtype="string", rows=5, length=2)),
+    features=(
+        USER,
+        Feature(name="item", dtype="int64", rows=10),
+        Feature(name="tags", dtype="string", rows=5, length=2),
+    ),
     tasks=(CLICK,),
     key=("user",),
     user="user",
-    histories=(History(of="user", length=3, where="click"),),
+    histories=(History(of="item", length=3, where="click"),),
 )
 
 
@@ -229,25 +233,29 @@ LISTS = Schema(
 )
 def test_a_history_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
     with _says(f"history 'seen': {text}"):
-        History(name="seen", of="user", **fields)
+        History(name="seen", of="item", **fields)
 
 
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
         ({"user": None}, "history 'history' is a user's, and the schema names no `user`"),
-        ({"user": "tags"}, "schema: user is 'tags', expected an id feature; these are user"),
+        ({"user": "tags"}, "schema: user is 'tags', expected an id feature; these are user, item"),
         ({"key": ("tags",)}, "schema: key column 'tags' is a list; expected columns of single values"),
         (
             {"histories": (History(of="tags"),)},
-            "history 'history': of is 'tags', expected an id feature; these are user",
+            "history 'history': of is 'tags', expected an id feature other than the user's; these are item",
         ),
         (
-            {"histories": (History(of="user", where="like"),)},
+            {"histories": (History(of="user"),), "features": (USER, LISTS.features[2])},
+            "history 'history': of is 'user', expected an id feature other than the user's; these are none",
+        ),
+        (
+            {"histories": (History(of="item", where="like"),)},
             "history 'history': where is 'like', expected a label; these are click",
         ),
         (
-            {"histories": (History(name="tags", of="user"),)},
+            {"histories": (History(name="tags", of="item"),)},
             "schema: column 'tags' is reserved or named twice; rename it",
         ),
     ],
@@ -268,7 +276,7 @@ def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
         *LISTS.features,
         Feature(name="history", dtype="int64", rows=10, length=3, scope="user"),
     )
-    assert [f.name for f in LISTS.inputs(["history", "tags"])] == ["user"]
+    assert [f.name for f in LISTS.inputs(["history", "tags"])] == ["user", "item"]
 
 
 @pytest.mark.parametrize(
@@ -276,10 +284,10 @@ def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
     [
         (
             ["tag"],
-            "model: without names 'tag', expected inputs of the schema: user, tags, history; or tasks: click",
+            "model: without names 'tag', expected inputs of the schema: user, item, tags, history; or tasks: click",
         ),
-        (["user"], "model: without names 'user', of which 'history' is; leave that out too"),
-        (["user", "tags", "history"], "model: without names every input; leave it at least one"),
+        (["item"], "model: without names 'item', of which 'history' is; leave that out too"),
+        (["user", "item", "tags", "history"], "model: without names every input; leave it at least one"),
     ],
 )
 def test_what_a_model_cannot_be_without_is_refused(without: list[str], text: str) -> None:
@@ -291,12 +299,12 @@ def test_a_model_may_be_without_a_task_and_a_history_that_needs_its_label() -> N
     more = replace(
         LISTS,
         tasks=(CLICK, Task(name="like", label="liked")),
-        histories=(*LISTS.histories, History(name="liked_ones", of="user", where="liked")),
+        histories=(*LISTS.histories, History(name="liked_ones", of="item", where="liked")),
     )
     assert more.learnt() is more
     assert more.learnt(["like", "liked_ones"]) == LISTS
     assert more.learnt(["tags"]) is more
-    assert [f.name for f in more.inputs(["like", "liked_ones"])] == ["user", "tags", "history"]
+    assert [f.name for f in more.inputs(["like", "liked_ones"])] == ["user", "item", "tags", "history"]
     with _says("model: without names every task; leave it at least one"):
         more.learnt(["click", "like"])
 

@@ -13,27 +13,29 @@ from tutelage.pipeline.schema import Feature, History, Schema, Task
 SCHEMA = Schema(
     features=(
         Feature(name="user", dtype="int64", rows=10),
+        Feature(name="item", dtype="int64", rows=10),
         Feature(name="tags", dtype="string", rows=10, length=3),
         Feature(name="age", dtype="float32"),
     ),
     tasks=(Task(name="click", label="click"),),
     key=("user",),
     user="user",
-    histories=(History(of="user"),),
+    histories=(History(of="item"),),
 )
 DAY = date(2026, 1, 1)
 KEY = str(DAY)
 ROWS = pl.DataFrame(
     [
-        (1, 10, 7, ["a", None], 1.5, 1),
-        (2, 20, None, [], None, 0),
-        (3, 20, 8, None, 0.0, None),
-        (4, 30, 0, ["a", "b"], 2.5, 0),
+        (1, 10, 7, 1, ["a", None], 1.5, 1),
+        (2, 20, None, 1, [], None, 0),
+        (3, 20, 8, 2, None, 0.0, None),
+        (4, 30, 0, 1, ["a", "b"], 2.5, 0),
     ],
     schema={
         "example_id": pl.Int64,
         "event_time_us": pl.Int64,
         "user": pl.Int64,
+        "item": pl.Int64,
         "tags": pl.List(pl.String),
         "age": pl.Float32,
         "click": pl.Int8,

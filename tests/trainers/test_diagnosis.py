@@ -50,6 +50,15 @@ def test_calibration_by_bucket_adds_up_predicted_and_observed() -> None:
     ]
 
 
+def test_calibration_by_bucket_counts_a_row_as_often_as_it_weighs() -> None:
+    label, predicted = np.array([1, 0, 1, 0]), np.array([0.5, 0.25, 0.75, 0.5])
+    weight = np.array([1, 4, 1, 2], np.float32)
+    assert calibration_by(label, predicted, np.array([2, 0, 2, 0]), weight).to_dicts() == [
+        {"bucket": 0, "rows": 6, "predicted": 2.0, "observed": 0.0},
+        {"bucket": 2, "rows": 2, "predicted": 1.25, "observed": 2.0},
+    ]
+
+
 def test_agreement_of_order_of_logits_and_of_probabilities() -> None:
     teacher, student = np.log([1.0, 3.0, 9.0]), np.log([1.0, 1 / 3, 3.0])
     found = agreement(teacher, student)

@@ -74,6 +74,17 @@ def test_features_are_what_the_model_makes_of_them_and_a_missing_one_is_its_defa
     np.testing.assert_allclose(tensors.numbers, numbers, rtol=1e-6)
 
 
+def _commit_histories(lake: Lake, day: date, items: dict[int, list[str]]) -> None:
+    assert lake.histories
+    made = pl.DataFrame(
+        {"user": list(items), "history": list(items.values())},
+        schema_overrides={"history": pl.List(pl.String)},
+    )
+    (attempt,) = lake.history_attempts([day]).values()
+    file = lake.histories.write_file(made, {"day": day}, name="part")
+    lake.histories.commit([file], {"day": day}, attempt=attempt, metadata={})
+
+
 def test_a_day_s_rows_have_the_histories_of_their_users_and_none_without_one(tmp_path: Path) -> None:
     schema = replace(SCHEMA, user="user", histories=(History(of="topic", length=2),))
     lake = Lake(tmp_path, schema)
@@ -93,13 +104,7 @@ def test_a_day_s_rows_have_the_histories_of_their_users_and_none_without_one(tmp
     alone = Ranker(schema, replace(MODEL, without=("history",)))
     day = load_day(lake, DAYS[1], schema, transform=alone.transform, without=("history",))
     assert day.tensors.rows.shape == (3, 2)
-    assert lake.histories
-    made = pl.DataFrame(
-        {"user": [4, 5], "history": [["c", "a"], []]}, schema_overrides={"history": pl.List(pl.String)}
-    )
-    (attempt,) = lake.history_attempts([DAYS[1]]).values()
-    file = lake.histories.write_file(made, {"day": DAYS[1]}, name="part")
-    lake.histories.commit([file], {"day": DAYS[1]}, attempt=attempt, metadata={})
+    _commit_histories(lake, DAYS[1], {4: ["c", "a"], 5: []})
     day = load_day(lake, DAYS[1], schema, transform=ranker.transform)
     # In the order of time: 23, 21, 22. Slots: user, topic, and two of the history, which shares the topics' rows.
     of_topics = ranker.id_map.lookup({"topic": tf.constant(["c", "a"])}).numpy()[:, 0].tolist()
@@ -160,6 +165,41 @@ def test_a_label_that_came_to_the_schema_later_is_no_negative_but_refused_by_a_m
     day = load_day(grown, DAY, wider, transform=ranker.transform, without=["like"])
     same = load_day(lake, DAY, SCHEMA, transform=ranker.transform)
     assert day.digest == same.digest
+
+
+def test_a_day_that_is_made_anew_while_it_is_read_is_read_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = replace(SCHEMA, user="user", histories=(History(of="topic", length=1),))
+    lake = Lake(tmp_path, schema)
+    lake.create()
+    ranker = Ranker(schema, MODEL)
+    commit(lake, DAYS[1], frame(DAYS[1], [(21, 1, 4, "b", 0.0, 0.0, 0, 0.0)]))
+    _commit_histories(lake, DAYS[1], {4: ["old"]})
+    before = lake.made_of([DAYS[1]], histories=True)[DAYS[1]]
+    read = Lake.with_histories
+
+    def made_anew_before(self: Lake, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
+        commit(lake, DAYS[1], frame(DAYS[1], [(21, 1, 4, "a", 0.0, 0.0, 0, 0.0)]), attempt=2)
+        _commit_histories(lake, DAYS[1], {4: ["new"]})
+        monkeypatch.undo()
+        return read(self, rows, day)
+
+    monkeypatch.setattr(Lake, "with_histories", made_anew_before)
+    rows = {
+        topic: row
+        for topic, (row,) in zip(
+            ("b", "old", "a", "new"),
+            ranker.id_map.lookup({"topic": tf.constant(["b", "old", "a", "new"])}).numpy().tolist(),
+            strict=True,
+        )
+    }
+    day = load_day(lake, DAYS[1], schema, transform=ranker.transform)
+    assert day.tensors.rows.numpy()[:, 1:].tolist() == [[rows["b"], rows["old"]]]
+    assert day.made_of == before
+    day = load_day(lake, DAYS[1], schema, transform=ranker.transform)
+    assert day.tensors.rows.numpy()[:, 1:].tolist() == [[rows["a"], rows["new"]]]
+    assert day.made_of == lake.made_of([DAYS[1]], histories=True)[DAYS[1]] != before
 
 
 def test_a_day_that_is_not_there_is_named_with_the_command_that_makes_it(lake: Lake, ranker: Ranker) -> None:

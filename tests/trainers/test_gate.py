@@ -16,7 +16,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers.config import GateConfig, StudentConfig
 from tutelage.trainers.day_loop import Accept, teach, train_student
-from tutelage.trainers.gate import judge, rows, trailing
+from tutelage.trainers.gate import judge, rows, trailing, values
 from tutelage.trainers.run import TEACHER, Run
 
 SCHEMA = Schema(
@@ -44,6 +44,16 @@ def _before(*values: tuple[float, float, float]) -> list[dict[str, float]]:
 BEFORE = _before((0.7, 1.0, 0.5), (0.9, 2.0, 0.7))
 # Means: an error of 0.8, a mean of 1.5, a standard deviation of 0.6. So an error up to 0.8 · 1.25 = 1,
 # a mean within 1.5 ± 0.6, a standard deviation between 0.3 and 1.2.
+
+
+def test_an_output_s_mean_and_spread_are_of_the_rows_that_each_row_stands_for() -> None:
+    outputs = {"watch_log1p": np.array([0.0, 1.0], np.float32)}
+    assert values([], outputs) == {MEAN: 0.5, SD: 0.5}
+    # 0, 0, 0 and 1: a mean of 1/4, a variance of 3/4 · 1/16 + 1/4 · 9/16.
+    assert values([], outputs, np.array([3, 1], np.float32)) == {
+        MEAN: 0.25,
+        SD: pytest.approx((3 / 16) ** 0.5),
+    }
 
 
 @pytest.mark.parametrize(
