@@ -71,7 +71,8 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
     if changes:
         how = f"{changes[-1].name!r} is the teacher since {changes[-1].from_day}: make it the config's, or {how}"
     path, identity = root / "config.json", experiment.identity
-    new = evolve.added(json.loads(path.read_text()), identity) if path.exists() else []
+    before = json.loads(path.read_text()) if path.exists() else identity
+    new = evolve.added(before, identity)
     now = evolve.without(identity, new)
     # Of the teachers of this workdir, the config has the last, or the last as the successor of the one before.
     others = changes[:-1] if in_charge else changes
@@ -93,6 +94,8 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
             # A job that writes with the schema as it was would take the columns away again.
             with FileLock(run.lake.interactions.path.parent / LOCK, timeout=_PATIENCE):
                 evolve.evolve(run, new, teachers)
+                if others:  # The first teacher's config stays: a rollback may give it its place back.
+                    identity["teacher"] = evolve.without_too(before["teacher"], new)
                 evolve.write(path, identity)
         except Timeout:
             raise UserError(
