@@ -72,18 +72,18 @@ def evolve(run: Run, names: list[str], teachers: Mapping[str, TeacherConfig]) ->
     for path in sorted((run.root / "students").glob("*/config.json")):
         if run.checkpoints(path.parent.name).states():
             made = json.loads(path.read_text())
-            write(path, _without_too(made, names))
+            write(path, without_too(made, names))
     own = {teacher.name: list(teacher.model.without) for teacher in teachers.values()}
     for path in sorted(run.root.glob(f"{TEACHER}-*/config.json")):
         if run.checkpoints(path.parent.name).states():
             made = json.loads(path.read_text())
-            write(path, {**made, "teacher": _without_too(made["teacher"], names, own)})
+            write(path, {**made, "teacher": without_too(made["teacher"], names, own)})
     if run.takeovers:
-        changes = [replace(each, teacher=_without_too(each.teacher, names, own)) for each in run.takeovers]
+        changes = [replace(each, teacher=without_too(each.teacher, names, own)) for each in run.takeovers]
         takeovers.write(run.root, changes)
 
 
-def _without_too(
+def without_too(
     made: Mapping[str, Any], names: Iterable[str], own: Mapping[str, list[str]] = MappingProxyType({})
 ) -> dict[str, Any]:
     """A model's config with these names too in its `without`; in the order of the config's `own`, by name."""

@@ -55,6 +55,9 @@ def plan(session: Session, keep_days: int) -> Plan:
                 Step(what=f"quarantine of {day}", take=partial(lake.quarantine.remove, day)),
             ]
     kept = _say([(day, needed[day]) for day in days if day < before and day in needed], session)
+    teacher = session.run.teacher_model
+    if (base := _base(session, teacher)) in session.run.checkpoints(teacher).to_prune(before):
+        kept.append(f"checkpoint of {teacher}, {base}: {session.teachers[-1]} starts from it")
     return Plan(steps=steps, kept=kept)
 
 

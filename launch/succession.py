@@ -24,9 +24,9 @@ def take_over(session: Session) -> TakeOver | None:
         # No student may learn from the old labels while it is decided from which day on it reads the new.
         for student in session.students:
             locks.enter_context(steps.locked(session, student))
-        judged = judge(session)
-        if judged is None or not judged.verdict.blessed:
-            return None  # One has learnt meanwhile.
+        judged, before = judge(session), session.run.takeovers
+        if judged is None or not judged.verdict.blessed or takeovers.read(session.run.root) != before:
+            return None  # One has learnt, or another process has decided it, meanwhile.
         day = judged.days[-1] + timedelta(days=session.run.schema.slice_days)
         found = TakeOver(
             before=session.run.labeller(day),
@@ -38,7 +38,7 @@ def take_over(session: Session) -> TakeOver | None:
             from_day=day,
             decided_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
         )
-        takeovers.write(session.run.root, [*session.run.takeovers, found])
+        takeovers.write(session.run.root, [*before, found])
     return found
 
 

@@ -74,10 +74,11 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
     new = [] if before is None else evolve.added(before, identity)
     # Of the teachers of this workdir, the config has the last, or the last as the successor of the one before.
     others = changes[:-1] if in_charge else changes
+    compared = before
     if before and others:
         last = evolve.without({**identity, "teacher": others[-1].teacher}, new)["teacher"]
-        before["teacher"] = completed(last, experiment.teacher)
-    _check(path, before, evolve.without(identity, new), f"--workdir={workdir}", how)
+        compared = {**before, "teacher": completed(last, experiment.teacher)}
+    _check(path, compared, evolve.without(identity, new), f"--workdir={workdir}", how)
     run.lake.create()
     if new:
         # Of the config, the one whose place was taken too: a rollback may give it back.
@@ -90,6 +91,10 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
             # A job that writes with the schema as it was would take the columns away again.
             with FileLock(run.lake.interactions.path.parent / LOCK, timeout=_PATIENCE):
                 evolve.evolve(run, new, teachers)
+                if (
+                    before and others
+                ):  # The first teacher's config stays: a rollback may give it its place back.
+                    identity["teacher"] = evolve.without_too(before["teacher"], new)
                 evolve.write(path, identity)
         except Timeout:
             raise UserError(

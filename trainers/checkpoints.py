@@ -55,7 +55,7 @@ class Within:
 
     day: date
     after: str
-    """`State.id` of the day before; empty: there is none."""
+    """`State.id` of the day before, be it another model's that this one started from; empty: there is none."""
     digest: str
     """Of the day's rows: others are not gone on with."""
     rows: int

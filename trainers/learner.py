@@ -84,6 +84,8 @@ class Learner:
             self.checkpoint.vocabulary = Kept(self.vocabulary)
             entries = tuple(tf.TensorSpec.from_tensor(entry) for entry in self.vocabulary.entries())
         self.state: State | None = None
+        self.started_from = ""
+        """`State.id` of what of another model it has, before it has a state of its own."""
         self._adapters = [(v, v.numpy()) for a in self.ranker.adapters.values() for v in a.variables]
         # Traced once, here, for days of any size: no step waits for it, the day's last one neither. Nothing
         # branches on a tensor, and AutoGraph would take twice as long as all the rest to find that out.
@@ -230,13 +232,17 @@ class Learner:
         arrays |= {f"ahead {name}": values for name, values in ahead.items()}
         within = Within(
             day=day.day,
-            after=self.state.id if self.state else "",
+            after=self._after,
             digest=day.digest,
             rows=len(learnt.teacher_step),
             rates=rates,
             seconds=learnt.seconds,
         )
         checkpoints.save_within(self.checkpoint, within, arrays)
+
+    @property
+    def _after(self) -> str:
+        return self.state.id if self.state else self.started_from
 
     def take_up(
         self, day: Day, checkpoints: Checkpoints
@@ -247,8 +253,7 @@ class Learner:
         if found is None:
             return None
         within, path = found
-        after = self.state.id if self.state else ""
-        if (within.day, within.after, within.digest) != (day.day, after, day.digest):
+        if (within.day, within.after, within.digest) != (day.day, self._after, day.digest):
             checkpoints.forget_within()
             return None
         arrays = checkpoints.restore_within(self.checkpoint, path)

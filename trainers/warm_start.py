@@ -48,6 +48,7 @@ def warm_start(learner: Learner, run: Run, name: str, first_day: date) -> None:
         else:
             anew.append({"name": path, "shape": shape, "teacher": there})
             dense_anew |= variable is not learner.sparse[0]
+    learner.started_from = base.id
     _take_ids(learner, teacher, taken)
     if not dense_anew:
         learner.adam.iterations.assign(teacher.adam.iterations)

@@ -1,58 +1,63 @@
 """The real commands change the teacher: in the shadow, taking over, and as the config's teacher."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tests.same import assert_same
-
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 BIN = Path(sys.executable).parent
 
-# `wide` is wider than the teacher, has one feature more, and starts on the second day: it can be judged from the
-# fourth on, by the two days before.
+# `wide` is wider than the teacher, has one feature more, and starts on the second day: it is judged from the third on.
 CONFIG = """
 from dataclasses import replace
 from datetime import date
 
 from tutelage.launch.configs import synthetic
 from tutelage.models.config import ModelConfig, distil
+from tutelage.pipeline.quality import QualityConfig
+from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers.config import GateConfig, StudentConfig, SuccessorConfig, TeacherConfig
 
 LOOSE = GateConfig(min_days=7)
-SMALL = ModelConfig(embedding_dim=8, hidden=(16, 8))
+SMALL = ModelConfig(embedding_dim=4, hidden=(8, 4))
 OLD = TeacherConfig(model=replace(SMALL, without=("topic",)), gate=LOOSE)
-WIDE = TeacherConfig(name="wide", model=replace(SMALL, hidden=(32, 8)), gate=LOOSE)
-
-
-def student(name, **fields):
-    return StudentConfig(name=name, model=SMALL, distillation=distil("click", "watch"), gate=LOOSE, **fields)
+WIDE = TeacherConfig(name="wide", model=replace(SMALL, hidden=(16, 4)), gate=LOOSE)
+SCHEMA = Schema(
+    features=(
+        Feature(name="user_id", dtype="int64", rows=100, scope="user"),
+        Feature(name="video_id", dtype="int64", rows=100),
+        Feature(name="topic", dtype="string", rows=20),
+        Feature(name="video_seconds", dtype="float32", log1p=True),
+    ),
+    tasks=(Task(name="click", label="click"),),
+    key=("user_id", "video_id", "event_time_us"),
+)
 
 
 def experiment(*, smoke):
     base = synthetic.experiment(smoke=True)
     return replace(
         base,
-        source=replace(base.source, rows_per_day=2_000),
-        serving=replace(base.serving, auc_drop=1, entropy_rise=9, squared_error_rise=9, calibration_drift=9,
+        source=replace(base.source, rows_per_day=1_000),
+        schema=SCHEMA,
+        quality=QualityConfig(min_days=7),
+        serving=replace(base.serving, score=(("click", 1.0),), auc_drop=1, entropy_rise=9, calibration_drift=9,
                         max_latency_ms=1e6),
         students=(
-            student("kept"),
-            student("masked", producer="snapshot", new_teacher="mask", mask_days=1),
+            StudentConfig(name="masked", model=SMALL, distillation=distil("click"), gate=LOOSE, producer="snapshot",
+                          new_teacher="mask", mask_days=1),
         ),
         slice_by=(),
+        study=None,
         {teachers}
     )
 """
-BESIDE = "teacher=OLD, successor=SuccessorConfig(teacher=WIDE, first_day=date(2026, 1, 2), judged_days=2)"
+BESIDE = "teacher=OLD, successor=SuccessorConfig(teacher=WIDE, first_day=date(2026, 1, 2), judged_days=1)"
 MOVED = "teacher=WIDE"
 AS_GOOD, NEVER = "--set=successor.margin=0.5", "--set=successor.margin=-0.9"
 
@@ -82,66 +87,37 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workdir(beside: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four nights in which the successor was refused, and a fifth in which it took over."""
+    """Three nights in which the successor was refused, and a fourth in which it took over."""
     root = tmp_path_factory.mktemp("succeeded")
-    printed = _run("run", beside, root, "--end_day=2026-01-04", NEVER)
+    printed = _run("run", beside, root, "--end_day=2026-01-03", NEVER)
     assert "teacher-wide: starts with " in printed
-    assert ", shared/0/kernel [" in printed
+    assert " shared/0/kernel [" in printed
     assert "wide learns beside teacher, which labels (not as good: click log_loss " in printed
     assert not (root / "takeovers.json").exists()
-    printed = _run("run", beside, root, "--end_day=2026-01-05", AS_GOOD)
+    printed = _run("run", beside, root, "--end_day=2026-01-04", AS_GOOD)
     assert (
-        "wide took over from teacher: students read its labels from 2026-01-05 on (click log_loss " in printed
+        "wide took over from teacher: students read its labels from 2026-01-04 on (click log_loss " in printed
     )
     return root
 
 
 def test_students_go_on_with_the_new_teacher_s_labels(workdir: Path) -> None:
     (change,) = json.loads((workdir / "takeovers.json").read_text())
-    assert (change["judged"], change["from_day"]) == (["2026-01-03", "2026-01-04"], "2026-01-05")
+    assert (change["judged"], change["from_day"]) == (["2026-01-03"], "2026-01-04")
     metrics = pl.read_delta(str(workdir / "lake/metrics")).filter(basis="pre_update", task="")
     counted = {
         (model, str(day), metric): value
         for model, day, metric, value in metrics.select("model", "day", "metric", "value").iter_rows()
     }
-    # The new teacher has learnt 6,000 rows before the fifth day, and it is fit from the first on.
-    assert counted["kept", "2026-01-05", "labels_used"] == 2_000
-    assert counted["masked", "2026-01-05", "teacher_changed"] == 2_000
-    assert ("masked", "2026-01-04", "teacher_changed") not in counted
+    assert counted["masked", "2026-01-04", "teacher_changed"] == 1_000
+    assert ("masked", "2026-01-03", "teacher_changed") not in counted
+    assert counted["masked", "2026-01-03", "labels_used"] == 1_000
     labels = pl.read_delta(str(workdir / "lake/soft_labels")).filter(producer="snapshot")
     by = dict(labels.select("day", "teacher").unique().sort("day").cast(pl.String).iter_rows())
     assert by == {
-        **dict.fromkeys(("2026-01-02", "2026-01-03", "2026-01-04"), "teacher"),
-        "2026-01-05": "wide",
+        **dict.fromkeys(("2026-01-02", "2026-01-03"), "teacher"),
+        "2026-01-04": "wide",
     }
-
-
-def test_a_run_that_was_killed_after_the_take_over_ends_the_same(
-    beside: Path, workdir: Path, tmp_path: Path
-) -> None:
-    flags = [f"--config={beside}", f"--workdir={tmp_path}", "--end_day=2026-01-05", AS_GOOD]
-    with subprocess.Popen(
-        [BIN / "tutelage-run", *flags], stdout=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        while not (tmp_path / "takeovers.json").exists():
-            assert process.poll() is None
-            time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
-    assert not list(tmp_path.glob("students/*/checkpoints/2*"))
-    _run("run", beside, tmp_path, "--end_day=2026-01-05", AS_GOOD)
-    assert_same(workdir, tmp_path)
-
-
-def test_a_rollback_before_the_decision_takes_it_back_and_the_next_run_decides_the_same(
-    beside: Path, workdir: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
-    printed = _run("rollback", beside, tmp_path, "--to_day=2026-01-03", AS_GOOD)
-    assert "goes: that wide took over from teacher on 2026-01-05\n" in printed
-    for model in ("teacher", "teacher-wide", "students/kept", "students/masked"):
-        assert max(path.name for path in (tmp_path / model / "checkpoints").glob("2*")) == "2026-01-03"
-    _run("run", beside, tmp_path, "--end_day=2026-01-05", AS_GOOD)
-    assert_same(workdir, tmp_path)
 
 
 def test_made_the_teacher_of_the_config_it_goes_on_and_a_second_run_does_nothing(
@@ -149,13 +125,13 @@ def test_made_the_teacher_of_the_config_it_goes_on_and_a_second_run_does_nothing
 ) -> None:
     shutil.copytree(workdir, tmp_path / "w")
     moved = _config(tmp_path, MOVED)
-    assert _run("run", beside, tmp_path / "w", "--end_day=2026-01-05").startswith("Nothing to do")
+    assert _run("run", beside, tmp_path / "w", "--end_day=2026-01-04").startswith("Nothing to do")
+    assert _run("run", moved, tmp_path / "w", "--end_day=2026-01-04").startswith("Nothing to do")
+    printed = _run("run", moved, tmp_path / "w", "--end_day=2026-01-05")
+    assert "teacher-wide: learnt 2026-01-05, 1,000 examples" in printed
+    assert "All 2 models reached 2026-01-05." in printed
+    assert not (tmp_path / "w/teacher/checkpoints/2026-01-05").exists()
+    assert (tmp_path / "w/export/masked/2026010501").is_dir()
     assert _run("run", moved, tmp_path / "w", "--end_day=2026-01-05").startswith("Nothing to do")
-    printed = _run("run", moved, tmp_path / "w", "--end_day=2026-01-06")
-    assert "teacher-wide: learnt 2026-01-06, 2,000 examples" in printed
-    assert "All 3 models reached 2026-01-06." in printed
-    assert not (tmp_path / "w/teacher/checkpoints/2026-01-06").exists()
-    assert (tmp_path / "w/export/masked/2026010601").is_dir()
-    assert _run("run", moved, tmp_path / "w", "--end_day=2026-01-06").startswith("Nothing to do")
-    status = _run("status", moved, tmp_path / "w", "--end_day=2026-01-06")
-    assert "Teacher: wide took over from teacher: students read its labels from 2026-01-05 on" in status
+    status = _run("status", moved, tmp_path / "w", "--end_day=2026-01-05")
+    assert "Teacher: wide took over from teacher: students read its labels from 2026-01-04 on" in status

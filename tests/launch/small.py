@@ -14,9 +14,11 @@ from tutelage.export import card, golden, warmup
 from tutelage.launch import steps
 from tutelage.launch.session import Session, Settings
 from tutelage.trainers.checkpoints import State
+from tutelage.trainers.run import is_teacher
 
 CONFIG = Path(__file__).with_name("small_config.py")
 GROWN = CONFIG.with_name("grown_config.py")
+BESIDE = CONFIG.with_name("beside_config.py")
 DAYS = [date(2026, 1, day) for day in (1, 2, 3, 4, 5)]
 ROWS = 40
 """Of each day: 8 users with 5 rows each."""
@@ -83,10 +85,10 @@ def learn(session: Session, model: str, days: Sequence[date]) -> list[State]:
 
 
 def publish(session: Session, model: str, state: State, *, rejected: bool = False) -> Path:
-    """A version of a student with all that lies beside one, its graph apart; returns its folder."""
+    """A version of a model with all that lies beside one, its graph apart; returns its folder."""
     versions = session.versions(model)
     folder = versions.stage(state, _write)
-    if model != "teacher":
+    if not is_teacher(model):
         rows = session.run.lake.interactions.scan(day=state.day)
         frame = session.run.lake.with_histories(rows, state.day).collect()
         frame = golden.choose(frame, 10**6).drop("example_id", "event_time_us", "click", "day")

@@ -11,12 +11,17 @@ from deltalake import DeltaTable
 from filelock import FileLock
 
 from tests.launch import small, small_config
+from tests.launch.grown_config import NEW
 from tests.launch.grown_config import SCHEMA as GROWN
 from tutelage.launch import actions, evolve, steps
-from tutelage.launch.config import Experiment, load
+from tutelage.launch.config import Experiment, load, plain
 from tutelage.launch.session import Session
-from tutelage.launch.workspace import claim_student, open_workdir
+from tutelage.launch.workspace import claim_student, claim_successor, open_workdir
 from tutelage.pipeline.errors import UserError
+from tutelage.trainers import takeovers
+from tutelage.trainers.config import SuccessorConfig, TeacherConfig
+from tutelage.trainers.run import is_teacher
+from tutelage.trainers.takeovers import TakeOver
 
 DAYS = small.DAYS
 OLD = str(DAYS[1])
@@ -107,7 +112,7 @@ def test_a_teacher_that_has_learnt_nothing_may_take_what_is_new(tmp_path: Path) 
 
 def _forge(session: Session, model: str) -> None:
     """Leave a checkpoint of the first day, and how a student was made."""
-    if model != "teacher":
+    if not is_teacher(model):
         claim_student(session.run, session.experiment.student(model))
     folder = session.run.checkpoints(model).folder / str(DAYS[0])
     folder.mkdir(parents=True)
@@ -130,6 +135,80 @@ def test_a_student_that_has_learnt_stays_without_what_is_new_or_is_reset(tmp_pat
     )
     claim_student(session.run, _experiment(small.CONFIG).student("late"))
     claim_student(session.run, session.experiment.student("keen"))
+
+
+def _heirs(config: Path, teacher: str, successor: str = "", **fields: object) -> Experiment:
+    """The config's experiment with teachers of these names; in `fields`, their `without`."""
+    base = _experiment(config)
+
+    def named(name: str) -> TeacherConfig:
+        model = dataclasses.replace(small_config.MODEL, without=fields.get(name, base.teacher.model.without))
+        return dataclasses.replace(base.teacher, name=name, model=model)
+
+    beside = SuccessorConfig(teacher=named(successor)) if successor else None
+    return dataclasses.replace(base, teacher=named(teacher), successor=beside)
+
+
+def _beside(root: Path, experiment: Experiment) -> Session:
+    run = open_workdir(str(root), experiment)
+    session = Session(settings=small.settings(root), experiment=experiment, run=run, days=DAYS)
+    assert session.successor
+    claim_successor(run, session.successor)
+    return session
+
+
+def _take_over(root: Path, experiment: Experiment) -> None:
+    """Both have learnt the first day, and the successor labels from the second on."""
+    session = _beside(root, experiment)
+    assert session.successor
+    for model in session.teachers:
+        if not session.run.checkpoints(model).states():
+            _forge(session, model)
+    change = TakeOver(
+        before=session.run.labeller(DAYS[0]),
+        name=session.successor.teacher.name,
+        teacher=plain(session.successor.teacher),
+        first_day=None,
+        judged=[DAYS[0]],
+        checks=[],
+        from_day=DAYS[1],
+        decided_at="",
+    )
+    takeovers.write(root, [*session.run.takeovers, change])
+
+
+def test_after_changes_of_teacher_the_schema_grows_and_the_teachers_before_may_be_given_back(
+    tmp_path: Path,
+) -> None:
+    _take_over(tmp_path, _heirs(small.CONFIG, "teacher", "wide"))
+    _take_over(tmp_path, _heirs(small.CONFIG, "wide", "wider"))
+    with pytest.raises(
+        UserError, match=r"^age: new in the schema, and the teacher has learnt days without: put it"
+    ):
+        open_workdir(str(tmp_path), _heirs(small.GROWN, "wider", wider=("tags", "like", "clicked")))
+    run = open_workdir(str(tmp_path), _heirs(small.GROWN, "wider"))
+    assert (run.teacher_model, run.teacher.model.without) == ("teacher-wider", NEW)
+    assert "age" in pl.read_delta(str(tmp_path / "lake/interactions")).columns
+    # A rollback takes one change back, and then the other.
+    for left, teachers in ((1, ("wide", "wider")), (0, ("teacher", "wide"))):
+        experiment = _heirs(small.GROWN, *teachers)
+        assert open_workdir(str(tmp_path), experiment).teacher.name == teachers[1]
+        takeovers.write(tmp_path, takeovers.read(tmp_path)[:left])
+        assert _beside(tmp_path, experiment).run.teacher.name == teachers[0]
+
+
+def test_a_successor_may_take_what_is_new_as_long_as_it_has_learnt_nothing(tmp_path: Path) -> None:
+    beside = _heirs(small.CONFIG, "teacher", "wide")
+    greedy, modest = _heirs(small.GROWN, "teacher", "wide", wide=()), _heirs(small.GROWN, "teacher", "wide")
+    _forge(_beside(tmp_path / "one", beside), "teacher")
+    assert _beside(tmp_path / "one", greedy).model("teacher-wide").without == ()
+
+    _forge(_beside(tmp_path / "other", beside), "teacher-wide")
+    with pytest.raises(
+        UserError, match="new in the schema, and teacher-wide has learnt days without: put them"
+    ):
+        open_workdir(str(tmp_path / "other"), greedy)
+    assert _beside(tmp_path / "other", modest).model("teacher-wide").without == NEW
 
 
 def test_killed_anywhere_it_ends_the_same_when_it_is_run_again(

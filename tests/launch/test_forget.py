@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from tutelage.launch.session import Session
 from tutelage.pipeline.beam_job import staging_folder
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Table
+from tutelage.trainers import takeovers
 from tutelage.trainers.feed import write_predictions
+from tutelage.trainers.takeovers import TakeOver
 
 DAYS = small.DAYS[:4]
 LATER, GONE = DAYS[2:], 7
@@ -254,6 +257,51 @@ def test_files_that_a_killed_job_left_behind_go_too(workdir: Path) -> None:
     orphan = lake.interactions.write_file(rows, {"day": DAYS[3]}, name="part")
     _forget(workdir)
     assert not (lake.interactions.path / orphan.path).exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "lines"),
+    [
+        (
+            DAYS[2],
+            [
+                "auxiliary: checkpoints 2026-01-06; versions none",
+                "teacher-wide: checkpoints 2026-01-05; versions 2026010501",
+            ],
+        ),
+        (DAYS[1], []),
+    ],
+)
+def test_a_teacher_that_started_from_one_that_knew_the_user_is_told_with_the_students_of_its_labels(
+    workdir: Path, base: date, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = small.settings(workdir, config=small.BESIDE, end_day=str(DAYS[-1]))
+    session = Session.open(asked)
+    first, later = date(2026, 1, 5), date(2026, 1, 6)
+    # Days without the user.
+    (state,) = small.learn(session, "teacher-wide", [first])
+    small.publish(session, "teacher-wide", state)
+    small.learn(session, "auxiliary", [later])
+    session.run.warm_start("teacher-wide").write_text(json.dumps({"teacher": "teacher", "day": str(base)}))
+    change = TakeOver(
+        before=session.run.labeller(later),
+        name="wide",
+        teacher={},
+        first_day=first,
+        judged=[first],
+        checks=[],
+        from_day=later,
+        decided_at="",
+    )
+    takeovers.write(session.run.root, [change])
+    actions.forget(asked, str(GONE), dry_run=True)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trained with it: ")]
+    by_days = [
+        "control: checkpoints 2026-01-03, 2026-01-04; versions 2026010301, 2026010401",
+        "late: checkpoints 2026-01-04; versions none",
+        "teacher: checkpoints 2026-01-03, 2026-01-04; versions none",
+    ]
+    assert sorted(told) == sorted(f"trained with it: {line}" for line in [*by_days, *lines])
 
 
 def test_a_user_that_no_row_has_is_told_so(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -219,6 +219,27 @@ def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(wo
         assert _days(workdir, table) == DAYS[3:]
 
 
+def test_what_a_successor_starts_from_stays_with_the_days_that_it_has_still_to_learn(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = small.settings(workdir, config=small.BESIDE)
+    actions.prune(asked, 1)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("kept: ")] == [
+        "kept: 2026-01-01 to 2026-01-02: the histories of 2026-01-03 are made of it",
+        "kept: 2026-01-03 to 2026-01-04: teacher-wide has still to learn it",
+        "kept: checkpoint of teacher, 2026-01-02: teacher-wide starts from it",
+    ]
+    session = Session.open(asked)
+    assert session.to_learn("teacher-wide") == DAYS[2:]
+    assert _variables(workdir, "teacher") == ["2026-01-02", "2026-01-05"]
+    small.learn(session, "teacher-wide", DAYS[2:])
+    actions.prune(asked, 1)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("kept: ")] == [
+        "kept: 2026-01-04: the histories of 2026-01-06 are made of it"
+    ]
+    assert _variables(workdir, "teacher") == _variables(workdir, "teacher-wide") == ["2026-01-05"]
+
+
 def test_an_empty_workdir_has_nothing_to_prune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _prune(tmp_path / "w")
     assert capsys.readouterr().out == ""

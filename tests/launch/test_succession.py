@@ -126,6 +126,14 @@ def test_no_student_learns_while_it_is_decided_from_when_on_it_reads_other_label
     assert takeovers.read(begun.run.root) == ()
 
 
+def test_a_change_that_another_process_has_decided_meanwhile_is_not_decided_anew(begun: Session) -> None:
+    assert succession.take_over(begun)
+    decided = takeovers.read(begun.run.root)
+    _learn(begun, "auxiliary", *DAYS)  # the last of them from the new labels
+    assert succession.take_over(begun) is None
+    assert takeovers.read(begun.run.root) == decided
+
+
 def test_a_successor_that_is_not_as_good_leaves_the_labelling_to_the_teacher(tmp_path: Path) -> None:
     session = _session(tmp_path)
     _learn(session, "teacher", *DAYS, loss=0.5)
@@ -310,6 +318,18 @@ def test_a_rollback_before_the_decision_takes_it_back_after_the_students_and_bef
         step.take()
     again = _session(succeeded.run.root)
     assert (again.teachers, plan(again, DAYS[2])) == (["teacher", "teacher-wide"], [])
+
+
+def test_a_rollback_that_is_killed_anywhere_goes_on_with_what_is_left(succeeded: Session) -> None:
+    _learn(succeeded, "auxiliary", *DAYS)
+    for day in DAYS:
+        for teacher in ("teacher", "wide"):
+            _label(succeeded, teacher, "pre_update", day, day - timedelta(days=1))
+    planned, taken = [step.what for step in plan(succeeded, DAYS[2])], []
+    while left := plan(_session(succeeded.run.root), DAYS[2]):
+        left[0].take()
+        taken.append(left[0].what)
+    assert taken == planned
 
 
 def test_two_changes_are_taken_back_one_after_the_other(succeeded: Session) -> None:

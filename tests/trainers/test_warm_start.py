@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.growing import growing_run
 from tests.tiny import BATCH, DAYS, MODEL, make_run
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.config import TeacherConfig
 from tutelage.trainers.day_loop import teach
+from tutelage.trainers.feed import load_day
 from tutelage.trainers.learner import Learner
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.warm_start import warm_start
@@ -120,3 +123,48 @@ def test_after_a_skipped_day_a_successor_starts_from_the_day_before_it(tmp_path:
     run.quarantine(TEACHER).write(DAYS[1], "skipped", [{"said": "fail"}])
     warm_start(_learner(run, NARROW), run, "wide", DAYS[2])
     assert json.loads(run.warm_start("teacher-wide").read_text())["day"] == str(DAYS[0])
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A teacher of two days whose users and topics grow."""
+    run = growing_run(tmp_path_factory.mktemp("grown"))
+    teach(run, DAYS[:2])
+    return run
+
+
+def test_ids_come_along_with_their_rows_and_all_goes_on_as_the_teacher_did_bit_for_bit(grown: Run) -> None:
+    same = grown.of_successor(TeacherConfig(name="same", model=MODEL))
+    teach(same, DAYS[1:2], start=lambda learner: warm_start(learner, grown, "same", DAYS[1]))
+    own, teacher = _tensors(grown, "teacher-same"), _tensors(grown, TEACHER)
+    assert own.keys() == teacher.keys()
+    assert sum("/vocabulary/" in f"/{name}" for name in own) == 8
+    for name, value in teacher.items():
+        np.testing.assert_array_equal(own[name], value, err_msg=name)
+
+
+def test_no_id_has_a_row_of_a_feature_whose_rows_start_anew(grown: Run) -> None:
+    learner = _learner(grown, dataclasses.replace(MODEL, embedding_dim=6))
+    warm_start(learner, grown, "wide", DAYS[1])
+    assert learner.vocabulary
+    assert [frame.height for frame in learner.vocabulary.known.values()] == [0, 0]
+    anew = json.loads((grown.root / "teacher-wide/warm_start.json").read_text())["anew"]
+    assert {"embeddings/user", "embeddings/topic"} < {each["name"] for each in anew}
+
+
+def test_a_first_day_that_was_put_down_is_gone_on_with_only_while_what_it_started_from_stays(
+    taught: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(taught.root, tmp_path / "w")
+    run = dataclasses.replace(taught, root=tmp_path / "w")
+    learner, own = _learner(run, NARROW), run.checkpoints("teacher-wide")
+    warm_start(learner, run, "wide", DAYS[1])
+    day = load_day(run.lake, DAYS[1], run.schema, transform=learner.transform, without=NARROW.without)
+    ahead, learnt = learner.score(day), learner.learn(day)
+    learner.put_down(day, learnt, ahead, own, rates=1.0)
+    assert learner.take_up(day, own)
+    # The teacher is taken back, and learns its day again.
+    path = run.checkpoints(TEACHER).folder / str(DAYS[0]) / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "id": "another"}))
+    warm_start(learner, run, "wide", DAYS[1])
+    assert learner.take_up(day, own) is None
