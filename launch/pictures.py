@@ -97,7 +97,8 @@ def id_rows(feature: str, rows: int, counts: Mapping[str, Mapping[date, float]])
     )
     for i, (axes, metric, name) in enumerate(lines):
         line = [counts[metric].get(day, math.nan) for day in days]
-        axes.plot([day.toordinal() for day in days], line, "o-", markersize=2, color=COLOURS[i], label=name)
+        style: dict[str, Any] = {"linewidth": 1.6, "marker": "o", "markersize": 2, "color": COLOURS[i]}
+        axes.plot([day.toordinal() for day in days], line, label=name, **style)
     in_use.axhline(rows, color=INK, linewidth=1, alpha=0.6, zorder=1)
     in_use.set_title(f"rows in use, of {rows:,}", loc="left", fontsize=9)
     in_use.set_ylim(0, 1.08 * rows)
