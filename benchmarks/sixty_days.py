@@ -7,7 +7,7 @@ of each model's process, its checkpoint, and the rows in use; the ids that rows 
 """
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -23,7 +23,7 @@ from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Growth
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
-from tutelage.trainers.metrics import auc, cross_entropy
+from tutelage.trainers.metrics import auc, log_loss
 
 _FIRST = date(2026, 1, 1)
 _ROWS = {"user_id": 5_000, "video_id": 2_500}
@@ -67,51 +67,44 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("expected the workdir of the run, and nothing else")
     session = Session.open(Settings(config=__file__, workdir=argv[1]))
-    metrics = session.run.lake.metrics.scan(run=session.run.name).collect()
+    metrics = session.run.lake.metrics.scan().collect().sort("day")
     days = metrics["day"].unique().sort().to_list()
-    print(f"{'to day':30}", *(f"{day + 1:>8}" for day in _last(range(len(days)))))
     truth = [_truth(session, day) for day in days]
+    _print("to day", [(day - _FIRST).days + 1 for day in days], _last, "d")
     for i, metric in enumerate(("auc", "log_loss")):
-        _print(f"truth {metric}", _means([found[i] for found in truth]), ".4f")
+        _print(f"truth, {metric}", [found[i] for found in truth], statistics.fmean, ".4f")
         for model in session.models:
-            values = metrics.filter(model=model, task="click", metric=metric, slice="", basis="day_ahead")
-            _print(f"{model} {metric}", _means(values.sort("day")["value"]), ".4f")
+            of = metrics.filter(model=model, task="click", metric=metric, slice="", basis="day_ahead")
+            _print(f"{model}, {metric}", of["value"].to_list(), statistics.fmean, ".4f")
     for model in session.models:
         states = session.run.checkpoints(model).states()
-        _print(f"{model} memory, MB", [state.memory / 1e6 for state in _last(states)], ",.0f")
-        _print(f"{model} checkpoint, MB", [state.size / 1e6 for state in _last(states)], ",.2f")
-    for feature in _ROWS:
-        counted = metrics.filter(model=session.run.teacher_model, slice=feature).sort("day")
-        counts = {
-            str(metric): rows["value"].to_list()
-            for (metric,), rows in counted.partition_by("metric", as_dict=True).items()
-        }
-        _print(f"{feature} in use", _last(counts["ids_with_rows"]), ",.0f")
-        for metric in ("ids_given", "ids_evicted", "ids_full"):
-            _print(f"{feature} {metric}", [10 * mean for mean in _means(counts[metric])], ",.0f")
+        _print(f"{model}, memory, MB", [state.memory / 1e6 for state in states], _last, ",.0f")
+        _print(f"{model}, checkpoint, MB", [state.size / 1e6 for state in states], _last, ",.2f")
+    for name, rows in _ROWS.items():
+        counted = metrics.filter(model=session.run.teacher_model, slice=name)
+        for metric, of_ten in (("ids_with_rows", _last), ("ids_given", sum), ("ids_evicted", sum)):
+            values = counted.filter(metric=metric)["value"].to_list()
+            _print(f"{name} ({rows - 1:,} rows), {metric}", values, of_ten, ",.0f")
 
 
 def _truth(session: Session, day: date) -> tuple[float, float]:
     """AUC and log loss of the probabilities that a day's clicks were drawn from."""
     frame = session.run.lake.interactions.scan(day=day).collect()
-    chance = session.experiment.source.truth(frame)["click"].to_numpy()
-    clicks = frame["click"].to_numpy()
-    logit = np.log(chance / (1 - chance))
-    return auc(clicks, logit), float(np.mean(cross_entropy(clicks, logit)))
+    source = session.experiment.source
+    assert isinstance(source, Synthetic)
+    chance = source.truth(frame)["click"].to_numpy()
+    clicks, logit = frame["click"].to_numpy(), np.log(chance / (1 - chance))
+    return auc(clicks, logit), log_loss(clicks, logit)
 
 
-def _last(values: Iterable[float]) -> list[float]:
-    """The last of each ten."""
-    return list(values)[9::10]
+def _last(values: Sequence[float]) -> float:
+    return values[-1]
 
 
-def _means(values: Iterable[float]) -> list[float]:
-    found = list(values)
-    return [statistics.fmean(found[i : i + 10]) for i in range(0, len(found) - 9, 10)]
-
-
-def _print(name: str, values: Iterable[float], form: str) -> None:
-    print(f"{name:30}", *(f"{value:>8{form}}" for value in values))
+def _print(name: str, values: Sequence[float], of_ten: Callable[[Sequence[float]], float], form: str) -> None:
+    """A line: the days' `values`, ten by ten."""
+    cells = [of_ten(values[i : i + 10]) for i in range(0, len(values), 10)]
+    print(f"{name:40}", *(f"{cell:>8{form}}" for cell in cells))
 
 
 if __name__ == "__main__":
