@@ -34,6 +34,12 @@ STYLE: dict[Any, Any] = {
     ),
 }
 _LINE_AT = {"calibration": 1.0, "log_loss_delta": 0.0, "ltv_loss_delta": 0.0}
+_ID_COUNTS = {
+    "ids_with_rows": "in use",
+    "ids_given": "given",
+    "ids_evicted": "evicted",
+    "ids_full": "none left",
+}
 
 
 class Picture(NamedTuple):
@@ -84,30 +90,29 @@ def sizes(results: Results, title: str, values: Mapping[tuple[str, date], float]
 
 
 @matplotlib.rc_context(STYLE)
-def id_rows(feature: str, rows: int, counts: Mapping[str, Mapping[date, float]]) -> Markup:
+def id_rows(feature: str, rows: int, counts: Mapping[str, Mapping[date, float]]) -> Picture:
     """`counts` by metric and day: above, how many of the `rows` ids have; below, those given and evicted."""
     days = _calendar(sorted(counts["ids_with_rows"]))
     figure = _figure(days, panels=2)
     in_use, changed = figure.axes
-    lines = (
-        (in_use, "ids_with_rows", "in use"),
-        (changed, "ids_given", "given"),
-        (changed, "ids_evicted", "evicted"),
-        (changed, "ids_full", "none left"),
-    )
-    for i, (axes, metric, name) in enumerate(lines):
-        line = [counts[metric].get(day, math.nan) for day in days]
+    drawn: list[list[float]] = []
+    for i, (metric, name) in enumerate(_ID_COUNTS.items()):
+        drawn.append([counts[metric].get(day, math.nan) for day in days])
         style: dict[str, Any] = {"linewidth": 1.6, "marker": "o", "markersize": 2, "color": COLOURS[i]}
-        axes.plot([day.toordinal() for day in days], line, label=name, **style)
+        axes = changed if i else in_use
+        axes.plot([day.toordinal() for day in days], drawn[-1], label=name, **style)
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     in_use.axhline(rows, color=INK, linewidth=1, alpha=0.6, zorder=1)
     in_use.set_title(f"rows in use, of {rows:,}", loc="left", fontsize=9)
     in_use.set_ylim(0, 1.08 * rows)
+    # On the first days all ids are new.
+    begun = min(3, len(days) // 2)
+    top = 1.08 * max((v for line in drawn[1:] for v in line[begun:] if v == v), default=0.0) or 1.0
     changed.set_title("ids that a row was given to, taken from, or not left for", loc="left", fontsize=9)
-    changed.set_ylim(bottom=0)
+    changed.set_ylim(0, top)
     changed.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    for axes in figure.axes:
-        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    return to_svg(figure, f"{feature}: rows of the id map by day")
+    svg = to_svg(figure, f"{feature}: rows of the id map by day")
+    return Picture(feature, "ids_with_rows", svg, sum(value > top for line in drawn[1:] for value in line))
 
 
 def _draw(

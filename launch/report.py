@@ -199,7 +199,7 @@ def _badness(value: float, metric: str) -> float:
     return value if metric in LOSSES else -value
 
 
-def _grown(metrics: pl.DataFrame, id_rows: Mapping[str, int], model: str) -> list[tuple[str, Markup]]:
+def _grown(metrics: pl.DataFrame, id_rows: Mapping[str, int], model: str) -> list[pictures.Picture]:
     """A picture of each growing feature's map, as far as the model has one."""
     drawn = []
     for feature, rows in id_rows.items():
@@ -209,7 +209,7 @@ def _grown(metrics: pl.DataFrame, id_rows: Mapping[str, int], model: str) -> lis
             for (metric,), by_day in counted.partition_by("metric", as_dict=True).items()
         }
         if counts:
-            drawn.append((feature, pictures.id_rows(feature, rows, counts)))
+            drawn.append(pictures.id_rows(feature, rows, counts))
     return drawn
 
 

@@ -294,7 +294,7 @@ def _grown(**counts: dict[int, float]) -> pl.DataFrame:
 def test_the_rows_of_a_growing_feature_are_drawn_of_the_teacher_s_map(tmp_path):
     counts = _grown(
         ids_with_rows={1: 40.0, 2: 60.0, 3: 60.0},
-        ids_given={1: 40.0, 2: 30.0, 3: 20.0},
+        ids_given={1: 21.0, 2: 20.0, 3: 20.0},
         ids_evicted={1: 0.0, 2: 10.0, 3: 20.0},
         ids_full={1: 0.0, 2: 0.0, 3: 5.0},
     )
@@ -310,11 +310,20 @@ def test_the_rows_of_a_growing_feature_are_drawn_of_the_teacher_s_map(tmp_path):
     assert in_use[1] == in_use[2]
     assert (in_use[0] - float(high)) / (in_use[0] - in_use[1]) == pytest.approx(2)
     given, evicted, full = (_heights(picture, c) for c in ("#d55e00", "#009e73", "#cc79a7"))
-    assert given[2] == evicted[2]
+    assert given[1] == given[2] == evicted[2]
     assert evicted[0] == full[0] == full[1]
     ten = (evicted[0] - evicted[2]) / 2
-    assert [(evicted[0] - y) / ten for y in given] == pytest.approx([4, 3, 2])
-    assert (full[0] - full[2]) / ten == pytest.approx(0.5)
+    assert (evicted[0] - given[0]) / ten == pytest.approx(2.1)
+    assert (evicted[0] - evicted[1], full[0] - full[2]) == pytest.approx((ten, ten / 2))
+
+
+def test_first_days_on_which_all_ids_are_new_are_left_outside_and_counted(tmp_path):
+    zero = dict.fromkeys(range(1, 7), 0.0)
+    given = {1: 900.0, 2: 100.0, 3: 20.0, 4: 10.0, 5: 10.0, 6: 9.0}
+    counts = _grown(ids_with_rows=given, ids_given=given, ids_evicted=zero, ids_full=zero)
+    page = _page(tmp_path, metrics=counts, baselines={}, id_rows={"video": 1000})
+    # Of the fourth day on 10 is the most; 10.8 is the top.
+    assert "loses it. Values of models' first days outside the picture: 3." in page
 
 
 def test_a_failure_leaves_the_old_report_and_nothing_else(tmp_path):
