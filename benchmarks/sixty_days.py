@@ -56,7 +56,8 @@ def experiment(*, smoke: bool) -> Experiment:
             StudentConfig(name="auxiliary", model=STUDENT, distillation=distil(*TASKS), baseline="control"),
         ),
         serving=ServingConfig(score=(("click", 1.0), ("long_view", 1.0), ("watch_log1p", 0.1))),
-        # New videos are shown most, and few: a day's lengths are those of the few that all watch.
+        # Lengths and authors are those of the few new videos that all are shown; on day 21 the last of the first
+        # users is gone.
         quality=QualityConfig(id_drift=0.6, number_drift=2.0),
         start_day=str(_FIRST),
         end_day=str(_FIRST + timedelta(days=(6 if smoke else 60) - 1)),
