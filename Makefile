@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # What `make setup` leaves when it has come to its end.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-vocabulary lint format types test-bazel clean
+.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -52,6 +52,10 @@ bench-resume: $(READY) ## seconds until a stopped trainer learns again, and the 
 
 bench-serving: $(READY) ## latency of the teacher and a student, also in LiteRT
 	$(RUN) benchmarks.serving
+
+bench-sixty-days: $(READY) ## a teacher and two students over sixty days with 5 % new ids a day: a report, and figures
+	.venv/bin/tutelage-run --config=benchmarks/sixty_days.py --workdir=build/sixty_days
+	$(RUN) benchmarks.sixty_days build/sixty_days
 
 bench-vocabulary: $(READY) ## log loss and steps of a growing id map beside hashing, on worlds with new ids each day
 	$(RUN) benchmarks.vocabulary

@@ -562,6 +562,8 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         baselines=baselines,
         counts=steps.day_counts(session),
         throughput=steps.throughput(states),
+        states=states,
+        id_rows={f.name: f.rows - 1 for f in experiment.schema.ids if f.grows},
         versions={model: str(versions[-1].number) for model, versions in published.items() if versions},
         students=students,
         tasks=tasks,

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
@@ -35,6 +34,12 @@ STYLE: dict[Any, Any] = {
     ),
 }
 _LINE_AT = {"calibration": 1.0, "log_loss_delta": 0.0, "ltv_loss_delta": 0.0}
+_ID_COUNTS = {
+    "ids_with_rows": "in use",
+    "ids_given": "given",
+    "ids_evicted": "evicted",
+    "ids_full": "none left",
+}
 
 
 class Picture(NamedTuple):
@@ -52,21 +57,12 @@ def lines(results: Results, task: str, metric: str) -> Picture:
     title = f"{task or 'Soft'} {LABELS[loss]}" + (" against the baseline" if loss != metric else "")
     rows = results.values.filter(task=task, metric=metric).select("model", "day", "value")
     values = {(model, day): value for model, day, value in rows.iter_rows() if value is not None}
-    days = _calendar(results.days)
-    # As high as the names at the ends of many lines need.
-    figure = _figure(days, height=max(2.6, 0.5 + 0.2 * len(results.models)))
+    figure, drawn = _draw(results, values)
     axes = figure.axes[0]
-    ends: dict[str, float] = {}
     settled = [_LINE_AT[metric]] if metric in _LINE_AT else []
-    for model in results.models:
-        line = [values.get((model, day), math.nan) for day in days]
-        finite = [value for value in line if not math.isnan(value)]
-        if finite:
-            size = 4 if len(days) <= 31 else 1.5
-            axes.plot([day.toordinal() for day in days], line, markersize=size, **_style(results, model))
-            ends[model] = finite[-1]
-            # A model's first days, before it has learnt much, would flatten all that follow.
-            settled += finite[min(3, len(finite) // 2) :]
+    for line in drawn.values():
+        # A model's first days, before it has learnt much, would flatten all that follow.
+        settled += line[min(3, len(line) // 2) :]
     if metric == "label_coverage":
         settled = [0.0, 1.0]
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -78,9 +74,65 @@ def lines(results: Results, task: str, metric: str) -> Picture:
     outside = sum(not low - pad <= value <= high + pad for value in values.values())
     if metric in _LINE_AT:
         axes.axhline(_LINE_AT[metric], color=INK, linewidth=1, alpha=0.6, zorder=1)
-    _name_lines(axes, results, ends, gap=0.19 / (figure.get_figheight() - 0.4))
+    _name_lines(figure, results, drawn)
     svg = to_svg(figure, f"{title} by day, one line per model")
     return Picture(title, metric, svg, outside)
+
+
+@matplotlib.rc_context(STYLE)
+def sizes(results: Results, title: str, values: Mapping[tuple[str, date], float]) -> Markup:
+    """Bytes by (model, day), from 0 on, so that what is flat looks flat."""
+    figure, drawn = _draw(results, values)
+    figure.axes[0].set_ylim(0, 1.08 * max(map(max, drawn.values())))
+    figure.axes[0].yaxis.set_major_formatter(EngFormatter("B", sep="\N{NO-BREAK SPACE}"))
+    _name_lines(figure, results, drawn)
+    return to_svg(figure, f"{title} by day, one line per model")
+
+
+@matplotlib.rc_context(STYLE)
+def id_rows(feature: str, rows: int, counts: Mapping[str, Mapping[date, float]]) -> Picture:
+    """`counts` by metric and day: above, how many of the `rows` ids have; below, those given and evicted."""
+    days = _calendar(sorted(counts["ids_with_rows"]))
+    figure = _figure(days, panels=2)
+    in_use, changed = figure.axes
+    drawn: list[list[float]] = []
+    for i, (metric, name) in enumerate(_ID_COUNTS.items()):
+        drawn.append([counts[metric].get(day, math.nan) for day in days])
+        style: dict[str, Any] = {"linewidth": 1.6, "marker": "o", "markersize": 2, "color": COLOURS[i]}
+        axes = changed if i else in_use
+        axes.plot([day.toordinal() for day in days], drawn[-1], label=name, **style)
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    in_use.axhline(rows, color=INK, linewidth=1, alpha=0.6, zorder=1)
+    in_use.set_title(f"rows in use, of {rows:,}", loc="left", fontsize=9)
+    in_use.set_ylim(0, 1.08 * rows)
+    # On the first days all ids are new.
+    begun = min(3, len(days) // 2)
+    top = 1.08 * max((v for line in drawn[1:] for v in line[begun:] if v == v), default=0.0) or 1.0
+    changed.set_title("ids that a row was given to, taken from, or not left for", loc="left", fontsize=9)
+    changed.set_ylim(0, top)
+    changed.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    svg = to_svg(figure, f"{feature}: rows of the id map by day")
+    return Picture(feature, "ids_with_rows", svg, sum(value > top for line in drawn[1:] for value in line))
+
+
+def _draw(
+    results: Results, values: Mapping[tuple[str, date], float]
+) -> tuple[Figure, dict[str, list[float]]]:
+    """A line over the days per model that has `values`, a gap where one is missing; returns those of each."""
+    days = _calendar(results.days)
+    # As high as the names at the ends of many lines need.
+    figure = _figure(days, height=max(2.6, 0.5 + 0.2 * len(results.models)))
+    drawn = {}
+    for model in results.models:
+        line = [values.get((model, day), math.nan) for day in days]
+        finite = [value for value in line if not math.isnan(value)]
+        if finite:
+            size = 4 if len(days) <= 31 else 1.5
+            figure.axes[0].plot(
+                [day.toordinal() for day in days], line, markersize=size, **_style(results, model)
+            )
+            drawn[model] = finite
+    return figure, drawn
 
 
 @matplotlib.rc_context(STYLE)
@@ -149,8 +201,11 @@ def short_name(name: str) -> str:
     return name if len(name) <= 22 else f"{name[:12]}…{name[-9:]}"
 
 
-def _name_lines(axes: Axes, results: Results, ends: Mapping[str, float], *, gap: float) -> None:
+def _name_lines(figure: Figure, results: Results, drawn: Mapping[str, Sequence[float]]) -> None:
     """Writes each name where its line ends, moved apart where they end close together."""
+    axes = figure.axes[0]
+    ends = {model: line[-1] for model, line in drawn.items()}
+    gap = 0.19 / (figure.get_figheight() - 0.4)
     low, high = axes.get_ylim()
     names = sorted(ends, key=lambda name: ends[name])
     true = [min(max((ends[name] - low) / (high - low), 0), 1) for name in names]

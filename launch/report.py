@@ -6,10 +6,12 @@ from datetime import date
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from tutelage.launch import drift, pictures
 from tutelage.launch.summary import (
@@ -24,8 +26,21 @@ from tutelage.launch.summary import (
     throughput_rows,
 )
 from tutelage.pipeline.whole import replacing
+from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
+_HELD = (
+    (
+        "memory",
+        "Memory",
+        "What a model's process held when it had learnt the day. It is flat where nothing piles up.",
+    ),
+    (
+        "size",
+        "Checkpoint",
+        "The day's variables on disk, those of the optimizer and the ids that are known among them.",
+    ),
+)
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -37,6 +52,8 @@ def write_report(
     baselines: Mapping[str, str],
     counts: pl.DataFrame,
     throughput: Sequence[Mapping[str, Any]] = (),
+    states: Mapping[str, Sequence[State]] = MappingProxyType({}),
+    id_rows: Mapping[str, int] = MappingProxyType({}),
     versions: Mapping[str, str] | None = None,
     quarantined: Sequence[str] = (),
     statistics: pl.DataFrame | None = None,
@@ -54,7 +71,8 @@ def write_report(
     `metrics` are those of one run. `counts` has one row per day and reason: day, rows_in, kept, reason,
     dropped (for a day that dropped nothing, one with reason null), late, masked. `statistics` are the days' as
     `pipeline.admit.statistics` gives them, `labels` those of its columns that are labels. `students` and `tasks` set
-    an order. `teacher` is the model that labels, `teachers` what is to be said of changes of it. `created` is shown
+    an order. `states` are those of each model, `id_rows` the rows that ids of a growing feature may have, by its name.
+    `teacher` is the model that labels, `teachers` what is to be said of changes of it. `created` is shown
     as it is. `study`: a page that is linked to where it is there.
     """
     results = Results.of(metrics, baselines, students=students, tasks=tasks, teacher=teacher)
@@ -81,6 +99,8 @@ def write_report(
         speed={model: cells for model, *cells in throughput_rows(throughput)},
         feed_wait=FEED_WAIT,
         versions=versions,
+        grown=_grown(metrics, id_rows, results.teacher),
+        held=_held(results, states),
         drift=[] if statistics is None else drift.pictures(statistics, labels),
         labels=LABELS,
         show=show,
@@ -189,6 +209,35 @@ def _badness(value: float, metric: str) -> float:
     if metric == "calibration":
         return abs(value - 1)
     return value if metric in LOSSES else -value
+
+
+def _grown(metrics: pl.DataFrame, id_rows: Mapping[str, int], model: str) -> list[pictures.Picture]:
+    """A picture of each growing feature's map, as far as the model has one."""
+    drawn = []
+    for feature, rows in id_rows.items():
+        counted = metrics.filter(model=model, task="", slice=feature, basis="pre_update")
+        counts = {
+            metric: dict(by_day.select("day", "value").iter_rows())
+            for (metric,), by_day in counted.partition_by("metric", as_dict=True).items()
+        }
+        if counts:
+            drawn.append(pictures.id_rows(feature, rows, counts))
+    return drawn
+
+
+def _held(results: Results, states: Mapping[str, Sequence[State]]) -> list[tuple[str, Markup, str]]:
+    """What the models held after each day, in memory and on disk, as far as it was recorded."""
+    drawn = []
+    for field, title, read in _HELD:
+        values = {
+            (model, state.day): getattr(state, field)
+            for model, learnt in states.items()
+            for state in learnt
+            if getattr(state, field)
+        }
+        if values:
+            drawn.append((title, pictures.sizes(results, title, values), read))
+    return drawn
 
 
 def _sections(results: Results) -> list[dict[str, Any]]:

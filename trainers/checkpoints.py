@@ -41,6 +41,10 @@ class State:
     """Spent on its updates."""
     waited: float = 0.0
     """Seconds before these, spent waiting until the day was read."""
+    memory: int = 0
+    """Bytes that its process held when it had learnt the day; 0: the day is from before this was recorded."""
+    size: int = 0
+    """Bytes of the variables' files; 0 as above."""
     sha256: str = ""
     """Of the variables' files."""
     made_of: Mapping[str, int] = field(default_factory=dict)
@@ -86,14 +90,15 @@ class Checkpoints:
     def save(self, checkpoint: tf.train.Checkpoint, state: State) -> State:
         """Write under a temporary name, then rename: a killed writer leaves nothing that is read.
 
-        Returns the state with the hash of what was written.
+        Returns the state with the size and the hash of what was written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(".partial-*"):
             shutil.rmtree(leftover)
         partial = self.folder / f".partial-{state.id}"
         checkpoint.write(str(partial / "variables"))
-        state = replace(state, sha256=_sha256(partial))
+        size = sum(path.stat().st_size for path in partial.iterdir())
+        state = replace(state, size=size, sha256=_sha256(partial))
         (partial / "state.json").write_text(json.dumps({**asdict(state), "day": str(state.day)}))
         self.forget_within()
         os.rename(partial, self.folder / str(state.day))

@@ -9,6 +9,7 @@ from functools import partial
 from types import MappingProxyType
 
 import numpy as np
+import psutil
 import tensorflow as tf
 
 from tutelage.models.config import Distillation, ModelConfig
@@ -291,6 +292,7 @@ class Learner:
             rows=len(learnt.teacher_step),
             seconds=learnt.seconds,
             waited=learnt.waited,
+            memory=psutil.Process().memory_info().rss,
             made_of=dict(made_of),
         )
         self.state = checkpoints.save(self.checkpoint, state)

@@ -215,6 +215,18 @@ def _bench_serving(line: str, folder: Path, request: pytest.FixtureRequest) -> N
     assert "At 1,000 candidates" in printed
 
 
+def _bench_sixty_days(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    run, figures = (line for line in _recipe(line) if "sixty_days" in line)
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+    # Of the sixty days one, and none of the students.
+    _shell(f"{run} --end_day=2026-01-01 {_only(str(ROOT / 'benchmarks/sixty_days.py'))}", folder)
+    figures = figures.replace(".venv/bin/python", sys.executable)
+    printed = _shell(f"PYTHONPATH={ROOT} {figures}", folder)
+    assert re.search(r"^truth, auc +0\.79\d\d\nteacher, auc +0\.\d{4}$", printed, re.MULTILINE)
+    assert re.search(r"^teacher, checkpoint, MB +\d+\.\d\d$", printed, re.MULTILINE)
+    assert re.search(r"^video_id \(2,499 rows\), ids_evicted +0$", printed, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def served(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo a day later, in a folder of its own: two versions of a student."""
@@ -247,6 +259,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make bench-training": _bench_training,
     "make bench-resume": _bench_resume,
     "make bench-serving": _bench_serving,
+    "make bench-sixty-days": _bench_sixty_days,
     "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
     "make golden": partial(_make, runs=("-m tests.golden",)),  # test_smoke.py makes the run

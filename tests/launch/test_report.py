@@ -12,6 +12,7 @@ import pytest
 
 from tutelage.launch.report import write_report
 from tutelage.pipeline.schema import METRICS
+from tutelage.trainers.checkpoints import State
 
 
 def _metrics(rows: Iterable[tuple[str, str, str, dict[int, float]]]) -> pl.DataFrame:
@@ -272,6 +273,84 @@ def test_little_and_much_are_drawn(tmp_path, rows):
     assert page.count("<figure") == page.count("</svg>") == (1 if rows else 0)
     assert "No day was materialised." in page
     assert "made today" in page
+
+
+def _states(**memory: int) -> dict[str, list[State]]:
+    """Of each model, by its memory on the days of `METRICS_OF_TWO`, megabytes; 0: it was not recorded."""
+    return {
+        model: [
+            State(day=date(2024, 5, day), step=day, examples=day, rows=1, memory=value * 10**6)
+            for day, value in enumerate(values, 1)
+        ]
+        for model, values in memory.items()
+    }
+
+
+def _picture(page: str, label: str) -> str:
+    return page[page.index(f'aria-label="{label}') :].partition("</svg>")[0]
+
+
+def _heights(picture: str, colour: str) -> list[float]:
+    """Of the line's points, from the top of the picture."""
+    paths = re.findall(rf'<path d="([^"]*)"[^>]*stroke: {colour}; stroke-width: 1.6', picture)
+    line = next(path for path in paths if "L" in path)  # Not a marker; a legend comes later.
+    return [float(y) for y in re.findall(r"[ML] \S+ (\S+)", line)]
+
+
+def test_memory_is_drawn_from_nothing_on(tmp_path):
+    states = _states(teacher=[0, 0, 0], a=[400, 400, 200], b=[0, 600, 800])
+    page = _page(tmp_path, states=states)
+    picture = _picture(page, "Memory by day, one line per model")
+    a, b = _heights(picture, "#0072b2"), _heights(picture, "#d55e00")
+    assert a[0] == a[1]
+    assert len(b) == 2
+    # 200 above the axis as 200 between two lines.
+    hundred = (a[2] - a[0]) / 2
+    assert (a[0] - b[0], a[0] - b[1]) == pytest.approx((2 * hundred, 4 * hundred))
+    assert ">0\N{NO-BREAK SPACE}B</text>" in picture
+    assert ">800\N{NO-BREAK SPACE}MB</text>" in picture
+    assert ">teacher</text>" not in picture
+    assert "Checkpoint" not in page  # No size was recorded.
+
+
+def _grown(**counts: dict[int, float]) -> pl.DataFrame:
+    rows = _metrics([("teacher", "", metric, values) for metric, values in counts.items()])
+    return rows.with_columns(slice=pl.lit("video"))
+
+
+def test_the_rows_of_a_growing_feature_are_drawn_of_the_teacher_s_map(tmp_path):
+    counts = _grown(
+        ids_with_rows={1: 40.0, 2: 60.0, 3: 60.0},
+        ids_given={1: 21.0, 2: 20.0, 3: 20.0},
+        ids_evicted={1: 0.0, 2: 10.0, 3: 20.0},
+        ids_full={1: 0.0, 2: 0.0, 3: 5.0},
+    )
+    students = counts.with_columns(model=pl.lit("a"), value=pl.lit(77.0))
+    metrics = pl.concat([METRICS_OF_TWO, counts, students])
+    page = _page(tmp_path, metrics=metrics, id_rows={"video": 80, "user": 9})
+    picture = _picture(page, "video: rows of the id map by day")
+    assert "user: rows of the id map" not in page  # The teacher is without.
+    assert "rows in use, of 80<" in picture
+    # On a scale from 0 to the 80 rows and 8 % more.
+    in_use = _heights(picture, "#0072b2")
+    (high,) = re.findall(r'<path d="M \S+ (\S+) \nL \S+ \1 \n"[^>]*stroke-opacity: 0.6', picture)
+    assert in_use[1] == in_use[2]
+    assert (in_use[0] - float(high)) / (in_use[0] - in_use[1]) == pytest.approx(2)
+    given, evicted, full = (_heights(picture, c) for c in ("#d55e00", "#009e73", "#cc79a7"))
+    assert given[1] == given[2] == evicted[2]
+    assert evicted[0] == full[0] == full[1]
+    ten = (evicted[0] - evicted[2]) / 2
+    assert (evicted[0] - given[0]) / ten == pytest.approx(2.1)
+    assert (evicted[0] - evicted[1], full[0] - full[2]) == pytest.approx((ten, ten / 2))
+
+
+def test_first_days_on_which_all_ids_are_new_are_left_outside_and_counted(tmp_path):
+    zero = dict.fromkeys(range(1, 7), 0.0)
+    given = {1: 900.0, 2: 100.0, 3: 20.0, 4: 10.0, 5: 10.0, 6: 9.0}
+    counts = _grown(ids_with_rows=given, ids_given=given, ids_evicted=zero, ids_full=zero)
+    page = _page(tmp_path, metrics=counts, baselines={}, id_rows={"video": 1000})
+    # Of the fourth day on 10 is the most; 10.8 is the top.
+    assert "loses it. Values of models' first days outside the picture: 3." in page
 
 
 def test_a_failure_leaves_the_old_report_and_nothing_else(tmp_path):

@@ -1,11 +1,12 @@
 """Where a model stands, and what comes next."""
 
 from datetime import date
+from pathlib import Path
 
 import pytest
 
 from tutelage.pipeline.errors import UserError
-from tutelage.trainers.checkpoints import State, pending, step_of_example
+from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
 
 DAYS = [date(2026, 1, n) for n in range(1, 6)]
 
@@ -40,3 +41,12 @@ def test_a_skipped_day_is_never_learnt_and_the_day_after_it_follows() -> None:
 )
 def test_the_first_step_that_has_learnt_so_many_rows(examples: int, step: int) -> None:
     assert step_of_example(_states(*DAYS[:2]), examples, batch_size=10) == step
+
+
+def test_a_state_from_before_memory_and_size_were_recorded_is_read(tmp_path: Path) -> None:
+    (tmp_path / "2026-01-01").mkdir()
+    (tmp_path / "2026-01-01/state.json").write_text(
+        '{"day": "2026-01-01", "step": 3, "examples": 25, "rows": 25, "id": "a", "seconds": 1.0, "sha256": "b"}'
+    )
+    (state,) = Checkpoints(tmp_path).states()
+    assert (state.step, state.memory, state.size) == (3, 0, 0)

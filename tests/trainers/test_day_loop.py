@@ -118,6 +118,26 @@ def test_a_day_is_learnt_once(taught: Run) -> None:
     assert all(a.equals(_labels(taught, day)) for a, day in zip(labels, DAYS, strict=True))
 
 
+def test_a_day_s_memory_is_what_the_process_held_after_it_not_the_most_it_ever_did(tmp_path: Path) -> None:
+    run, held = make_run(tmp_path), 400_000_000
+    (before,) = teach(run, DAYS[:1])
+    ballast = np.ones(held, np.int8)
+    (during,) = teach(run, DAYS[:2])
+    del ballast
+    (after,) = teach(run, DAYS)
+    assert during.memory == pytest.approx(before.memory + held, abs=held / 2)
+    assert after.memory == pytest.approx(before.memory, abs=held / 2)
+
+
+def test_a_checkpoint_s_size_is_that_of_its_variables_files(taught: Run) -> None:
+    folder = taught.checkpoints(TEACHER).folder
+    for state in taught.checkpoints(TEACHER).states():
+        assert state.size == sum(
+            path.stat().st_size for path in (folder / str(state.day)).glob("variables.*")
+        )
+        assert state.size > 1000
+
+
 def test_every_row_gets_a_label_of_a_teacher_that_had_not_learnt_it(taught: Run) -> None:
     for n, day in enumerate(DAYS):
         labels = _labels(taught, day)
