@@ -52,19 +52,10 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
         if mended:
             session = Session.open(settings)  # A change of teacher may have gone along.
         outcomes = list(_train(session, [session.run.teacher_model]))
-        amiss: UserError | None = None
-        changed = False
+        changed, amiss = False, None
         if session.successor:
-            try:
-                outcomes += _train(session, session.teachers[1:])
-            except pool.Stopped:
-                raise
-            except UserError as error:
-                # No student needs it yet: they are not held up.
-                amiss = error
-                _console.print(f"{error}", markup=False)
-            own = session.teachers[-1]
-            changed = _succeed(session, [state for o in outcomes if o.model == own for state in o.learnt])
+            more, changed, amiss = _train_successor(session)
+            outcomes += more
             session = Session.open(settings)
         unlabelled = steps.to_label(session)
         if unlabelled:
@@ -147,6 +138,22 @@ def train(
 def _model(session: Session, name: str) -> str:
     """As it is called in folders: `teacher` is whoever labels now."""
     return session.run.teacher_model if name == TEACHER else name
+
+
+def _train_successor(session: Session) -> tuple[list[pool.Outcome], bool, UserError | None]:
+    """As `_train`, then let it take over if it is as good; with whether it did, and with what went wrong: no student
+    needs it yet, so that they are not held up."""
+    outcomes: list[pool.Outcome] = []
+    amiss = None
+    try:
+        outcomes += _train(session, session.teachers[1:])
+    except pool.Stopped:
+        raise
+    except UserError as error:
+        amiss = error
+        _console.print(f"{error}", markup=False)
+    changed = _succeed(session, [state for outcome in outcomes for state in outcome.learnt])
+    return outcomes, changed, amiss
 
 
 def _succeed(session: Session, learnt: Sequence[State]) -> bool:

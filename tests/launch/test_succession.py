@@ -289,7 +289,7 @@ def test_a_successor_that_has_taken_over_is_taught_as_the_teacher(
     )
     moved = _session(succeeded.run.root, _experiment(WIDE))
     monkeypatch.setattr(Session, "open", lambda settings: moved)
-    with pytest.raises(UserError, match="^--successor: the config has none; leave the flag out$"):
+    with pytest.raises(UserError, match=r"^--successor: the config has none; leave the flag out$"):
         actions.train(moved.settings, "teacher", successor=True)
 
 
