@@ -52,18 +52,10 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
         if mended:
             session = Session.open(settings)  # A change of teacher may have gone along.
         outcomes = list(_train(session, [session.run.teacher_model]))
-        amiss: UserError | None = None
-        changed = False
+        changed, amiss = False, None
         if session.successor:
-            try:
-                outcomes += _train(session, session.teachers[1:])
-            except pool.Stopped:
-                raise
-            except UserError as error:
-                # No student needs it yet: they are not held up.
-                amiss = error
-                _console.print(f"{error}", markup=False)
-            changed = _succeed(session, [o.learnt for o in outcomes if o.model == session.teachers[-1]])
+            more, changed, amiss = _train_successor(session)
+            outcomes += more
             session = Session.open(settings)
         unlabelled = steps.to_label(session)
         if unlabelled:
@@ -114,8 +106,12 @@ def train(
     session, day = _open_to_accept(settings, accept_day, reason)
     model = _model(session, model)
     if successor:
+        if session.experiment.successor is None:
+            raise UserError("--successor: the config has none; leave the flag out")
         if session.successor is None:
-            raise UserError("--successor: the config has none that has not taken over; leave the flag out")
+            name = session.experiment.successor.teacher.name
+            _console.print(f"Nothing to do: {name} is the teacher by now; without --successor it goes on.")
+            return
         model = session.teachers[-1]
     if model not in session.teachers:
         student = session.experiment.student(model)
@@ -134,7 +130,7 @@ def train(
             accept = Accept(day=day, reason=reason) if day else None
             states = steps.learn(session, model, accept=accept, progress=advance)
         _print_learnt(model, states)
-    changed = model in session.teachers[1:] and _succeed(session, [states])
+    changed = model in session.teachers[1:] and _succeed(session, states)
     if not (todo or day or changed):
         _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
 
@@ -144,17 +140,32 @@ def _model(session: Session, name: str) -> str:
     return session.run.teacher_model if name == TEACHER else name
 
 
-def _succeed(session: Session, learnt: Sequence[Sequence[State]]) -> bool:
+def _train_successor(session: Session) -> tuple[list[pool.Outcome], bool, UserError | None]:
+    """As `_train`, then let it take over if it is as good; with whether it did, and with what went wrong: no student
+    needs it yet, so that they are not held up."""
+    outcomes: list[pool.Outcome] = []
+    amiss = None
+    try:
+        outcomes += _train(session, session.teachers[1:])
+    except pool.Stopped:
+        raise
+    except UserError as error:
+        amiss = error
+        _console.print(f"{error}", markup=False)
+    changed = _succeed(session, [state for outcome in outcomes for state in outcome.learnt])
+    return outcomes, changed, amiss
+
+
+def _succeed(session: Session, learnt: Sequence[State]) -> bool:
     """Let the successor take over if it is as good; `learnt`: what it learnt now. Returns whether it did."""
     model = session.teachers[-1]
-    states = [state for each in learnt for state in each]
-    began = states and states[0].day == session.run.checkpoints(model).states()[0].day
+    began = learnt and learnt[0].day == session.run.checkpoints(model).states()[0].day
     if began and (start := succession.started(session, model)):
         _console.print(start, markup=False)
     changed = succession.take_over(session)
     if changed:
         session = Session.open(session.settings)
-    if changed or states:
+    if changed or learnt:
         _console.print(succession.say(session)[-1], markup=False)
     return changed is not None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from tutelage.export.versions import versions_in
-from tutelage.launch.rollback import Step, teacher_at
+from tutelage.launch.rollback import Step, teacher_at, teachers
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import FORGOTTEN, Table, counted
@@ -178,9 +178,7 @@ def _trained(session: Session, days: Sequence[date]) -> list[str]:
 
 def _taught(session: Session, days: Sequence[date]) -> dict[str, date]:
     """The first day of each teacher that learnt from the user, or started from another one that had."""
-    run = session.run
-    models = {change.before.name: change.before.model for change in run.takeovers}
-    models[run.teacher.name] = run.teacher_model
+    run, models = session.run, {name: model for model, name in teachers(session).items()}
     first: dict[str, date] = {}
     for model in dict.fromkeys([*models.values(), *filter(is_teacher, session.all_models)]):
         learnt = [state.day for state in run.checkpoints(model).states()]

@@ -105,10 +105,9 @@ class Fall:
                     if (name, producer) == (run.labeller(day).name, student.producer)
                 ]
                 read += [change.from_day for change in changes]
-                start = min([*read, *filter(None, [since.get(student.name)])], default=None)
-                if first < date.max:
-                    start = _with_skipped(session, student.name, start, first)
-                if start:
+                start = min([since.get(student.name, date.max), *read])
+                start = _with_skipped(session, student.name, start, first)
+                if start < date.max:
                     since[student.name] = start
         return cls(since=since, labels=sorted(gone), takeovers=changes)
 
@@ -215,14 +214,15 @@ def _decided_by(change: TakeOver, since: Mapping[str, date]) -> bool:
     return min(since.get(model, date.max) for model in both) <= change.judged[-1]
 
 
-def _with_skipped(session: Session, model: str, start: date | None, teacher: date) -> date | None:
-    """`start`, or the first of the days right before it (None: at the end of all), and not before `teacher`, that the
-    model skipped: one that had no labels, as its data was in quarantine, may be there now."""
+def _with_skipped(session: Session, model: str, start: date, teacher: date) -> date:
+    """`start`, or the first of the days right before it, and not before `teacher`, that the model skipped: one that
+    had no labels, as its data was in quarantine, may be there now."""
     learnt = [state.day for state in session.run.checkpoints(model).states()]
     # None of the days that it learnt lies between such a day and the start.
-    after = max((day for day in learnt if start is None or day < start), default=date.min)
-    before = [day for day in session.run.quarantine(model).skipped() if max(teacher, after) <= day]
-    return min([*before, *filter(None, [start])], default=None)
+    after = max((day for day in learnt if day < start), default=date.min)
+    return min(
+        [start, *(day for day in session.run.quarantine(model).skipped() if max(teacher, after) <= day)]
+    )
 
 
 def _labels(session: Session, teacher: str, since: date) -> set[tuple[str, str, date]]:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +82,16 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
     _check(path, compared, evolve.without(identity, new), f"--workdir={workdir}", how)
     run.lake.create()
     if new:
-        # Of the config, the one whose place was taken too: a rollback may give it back.
-        teachers = {run.teacher_model: run.teacher}
-        if in_charge:
-            teachers[changes[-1].before.model] = experiment.teacher
-        elif successor:
+        # The one whose place was taken too, as long as the config has it: a rollback may give it back.
+        teachers = {changes[-1].before.model if in_charge else run.teacher_model: experiment.teacher}
+        if successor:
             teachers[successor_model(successor.teacher.name)] = successor.teacher
         try:
             # A job that writes with the schema as it was would take the columns away again.
             with FileLock(run.lake.interactions.path.parent / LOCK, timeout=_PATIENCE):
                 evolve.evolve(run, new, teachers)
-                if (
-                    before and others
-                ):  # The first teacher's config stays: a rollback may give it its place back.
+                # The first teacher's config stays: a rollback may give it its place back.
+                if before and others:
                     identity["teacher"] = evolve.without_too(before["teacher"], new)
                 evolve.write(path, identity)
         except Timeout:
@@ -101,6 +99,7 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
                 f"{', '.join(new)}: new in the schema, and a job is writing tables in {root / 'lake'}; "
                 "wait for it, or stop it"
             ) from None
+        run = replace(run, takeovers=takeovers.read(root))
         _log.warning("%s: added to the tables, null for the days that are there", ", ".join(new))
     if successor and in_charge:
         claim_successor(run, successor)

@@ -24,7 +24,8 @@ def warm_start(learner: Learner, run: Run, name: str, first_day: date) -> None:
     anew, the counts of updates do too: Adam's correction is for averages that begin at 0, and those that were
     taken then move more slowly for about 1,000 updates.
 
-    What became of each is written to `Run.warm_start`. Raises UserError where the teacher has not come as far.
+    What became of each is written to `Run.warm_start`. Raises UserError where the teacher has not come as far, or
+    its checkpoint was pruned.
     """
     base = _base(run, name, first_day)
     teacher = Learner(
@@ -79,6 +80,12 @@ def _base(run: Run, name: str, first_day: date) -> State:
         raise UserError(
             f"successor {name!r} starts from what {run.teacher_model} had learnt before {first_day}, and that has "
             f"learnt {have}; let it learn {before} first, or give another first_day, or none to start with nothing"
+        )
+    if earlier[-1].pruned:
+        left = next(state.day for state in states if not state.pruned)
+        raise UserError(
+            f"successor {name!r} starts from what {run.teacher_model} had learnt before {first_day}, and its "
+            f"checkpoint of {earlier[-1].day} was pruned; give a first_day after {left}, or none to start with nothing"
         )
     return earlier[-1]
 

@@ -45,13 +45,20 @@ _context.set_forkserver_preload(
 class Command:
     """A command at work in `workdir`; `first` is called in its process before anything else."""
 
-    def __init__(self, command: str, workdir: Path, *, first: Callable[[], object] | None = None):
+    def __init__(
+        self,
+        command: str,
+        workdir: Path,
+        *,
+        config: str = CONFIG,
+        first: Callable[[], object] | None = None,
+    ):
         self._marks, theirs = _context.Pipe(duplex=False)
         descriptor, err = tempfile.mkstemp()
         os.close(descriptor)
         self._err = Path(err)
         name, *flags = command.split()
-        flags += [f"--config={CONFIG}", f"--workdir={workdir}"]
+        flags += [f"--config={config}", f"--workdir={workdir}"]
         self.process = _context.Process(target=_run, args=(name, flags, err, theirs, first))
         self.process.start()
         theirs.close()

@@ -54,6 +54,10 @@ def materialize(workdir: Path, day: date) -> None:
     actions.materialize(small.settings(workdir, config=CONFIG, start_day=str(day), end_day=str(day)))
 
 
+def _started(workdir: Path) -> list[str]:
+    return [path.read_text() for path in sorted(workdir.glob("teacher-*/warm_start.json"))]
+
+
 def changes(workdir: Path) -> list[dict[str, Any]]:
     """Those of teacher, but for when they were decided."""
     path = workdir / "takeovers.json"
@@ -64,3 +68,4 @@ def changes(workdir: Path) -> list[dict[str, Any]]:
 def assert_as_if(expected: Path, found: Path) -> None:
     assert_same(expected, found)
     assert changes(expected) == changes(found)
+    assert _started(expected) == _started(found)

@@ -188,6 +188,8 @@ def test_after_changes_of_teacher_the_schema_grows_and_the_teachers_before_may_b
         open_workdir(str(tmp_path), _heirs(small.GROWN, "wider", wider=("tags", "like", "clicked")))
     run = open_workdir(str(tmp_path), _heirs(small.GROWN, "wider"))
     assert (run.teacher_model, run.teacher.model.without) == ("teacher-wider", NEW)
+    assert run.takeovers == takeovers.read(tmp_path)
+    assert [change.teacher["model"]["without"] for change in run.takeovers] == [list(NEW)] * 2
     assert "age" in pl.read_delta(str(tmp_path / "lake/interactions")).columns
     # A rollback takes one change back, and then the other.
     for left, teachers in ((1, ("wide", "wider")), (0, ("teacher", "wide"))):

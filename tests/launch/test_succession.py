@@ -279,6 +279,20 @@ def test_snapshot_labels_of_a_day_are_by_the_teacher_of_its_time(succeeded: Sess
     assert list(steps.to_label(succeeded)) == DAYS[1:4]
 
 
+def test_a_successor_that_has_taken_over_is_taught_as_the_teacher(
+    succeeded: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Session, "open", lambda settings: succeeded)
+    actions.train(succeeded.settings, "teacher", successor=True)
+    assert capsys.readouterr().out == (
+        "Nothing to do: wide is the teacher by now; without --successor it goes on.\n"
+    )
+    moved = _session(succeeded.run.root, _experiment(WIDE))
+    monkeypatch.setattr(Session, "open", lambda settings: moved)
+    with pytest.raises(UserError, match=r"^--successor: the config has none; leave the flag out$"):
+        actions.train(moved.settings, "teacher", successor=True)
+
+
 def test_a_rollback_before_the_decision_takes_it_back_after_the_students_and_before_the_labels(
     succeeded: Session,
 ) -> None:

@@ -115,6 +115,15 @@ def test_the_teacher_must_have_come_as_far(taught: Run, tmp_path: Path) -> None:
             f"successor 'wide' starts from what teacher had learnt before {first_day}, and that has learnt {have}, "
             "or give another first_day, or none to start with nothing"
         )
+    shutil.copytree(taught.root, tmp_path / "pruned")
+    pruned = dataclasses.replace(taught, root=tmp_path / "pruned")
+    pruned.checkpoints(TEACHER).prune(DAYS[0])
+    with pytest.raises(UserError) as error:
+        warm_start(learner, pruned, "wide", DAYS[1])
+    assert str(error.value) == (
+        "successor 'wide' starts from what teacher had learnt before 2026-01-02, and its checkpoint of 2026-01-01 was "
+        "pruned; give a first_day after 2026-01-02, or none to start with nothing"
+    )
 
 
 def test_after_a_skipped_day_a_successor_starts_from_the_day_before_it(tmp_path: Path) -> None:
