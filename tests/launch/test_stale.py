@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -93,10 +94,10 @@ def _label(session: Session, producer: str, day: date, *, snapshot: date | None,
         lake.soft_labels.commit([file], where, attempt=id(file), metadata={}, source=source)
 
 
-@pytest.fixture
-def learnt(tmp_path: Path) -> Session:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Session:
     """All models have learnt their days, and all labels are there."""
-    session = _session(tmp_path)
+    session = _session(tmp_path_factory.mktemp("made"))
     _learn(session, TEACHER, *DAYS)
     for day, before in zip(DAYS, [None, *DAYS], strict=False):
         _label(session, "pre_update", day, snapshot=before)
@@ -107,6 +108,16 @@ def learnt(tmp_path: Path) -> Session:
     _learn(session, "snapshot", *DAYS, labels="snapshot")
     _learn(session, "late", DAYS[2])
     return session
+
+
+@pytest.fixture
+def learnt(made: Session, tmp_path: Path) -> Session:
+    root = shutil.copytree(made.run.root, tmp_path / "w")
+    return dataclasses.replace(
+        made,
+        settings=dataclasses.replace(made.settings, workdir=str(root)),
+        run=dataclasses.replace(made.run, root=root),
+    )
 
 
 def _falls(session: Session) -> dict[str, list[date]]:

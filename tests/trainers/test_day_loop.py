@@ -1,6 +1,7 @@
 """The life of a model over three days: each learnt once, labelled before that, and the same again after a kill."""
 
 import dataclasses
+import functools
 import shutil
 from datetime import date
 from pathlib import Path
@@ -12,7 +13,7 @@ import tensorflow as tf
 from polars.testing import assert_frame_equal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, ROWS, commit, interactions, make_run
+from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, ROWS, SCHEMA, commit, interactions, make_run
 from tutelage.models.config import distil
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers import checkpoints
@@ -47,11 +48,38 @@ def distilled(taught: Run) -> Run:
     return taught
 
 
+@pytest.fixture(scope="module")
+def in_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[date, Run]:
+    """A teacher as it stands after each day, which a call of its own learnt."""
+    run = make_run(tmp_path_factory.mktemp("in_calls"), min_examples=YOUNG)
+    after = {}
+    for day in DAYS:
+        assert [state.day for state in teach(run, [day])] == [day]
+        after[day] = _copy(run, tmp_path_factory.mktemp(str(day)))
+    return after
+
+
+def _copy(run: Run, to: Path) -> Run:
+    return dataclasses.replace(run, root=shutil.copytree(run.root, to / "w"))
+
+
 DIRECT = distil("click", "watch", through="direct")
 
 
-def _untrained(run: Run) -> Learner:
-    return Learner(run.schema, run.teacher.model, batch_size=BATCH, seed=run.training.seed)
+@functools.cache
+def _learner(kept_for: str) -> Learner:
+    """Two are kept, as to build one takes longer than a day: one that no test changes, one for checkpoints."""
+    return Learner(SCHEMA, MODEL, batch_size=BATCH, seed=1)
+
+
+def _untrained() -> Learner:
+    return _learner("untrained")
+
+
+def _restored(run: Run, state: State) -> Learner:
+    learner = _learner("restored")
+    learner.restore(run.checkpoints(TEACHER), state)
+    return learner
 
 
 def _labels(run: Run, day: date) -> pl.DataFrame:
@@ -150,9 +178,7 @@ def test_every_row_gets_a_label_of_a_teacher_that_had_not_learnt_it(taught: Run)
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_day_s_first_labels_are_the_scores_of_the_last_checkpoint(taught: Run, n: int) -> None:
-    learner = _untrained(taught)
-    if n:
-        learner.restore(taught.checkpoints(TEACHER), taught.checkpoints(TEACHER).states()[n - 1])
+    learner = _restored(taught, taught.checkpoints(TEACHER).states()[n - 1]) if n else _untrained()
     day = load_day(taught.lake, DAYS[n], taught.schema, transform=learner.transform)
     ahead = learner.score(day)
     order = pl.DataFrame({"example_id": day.example_id})
@@ -165,7 +191,7 @@ def test_a_day_s_first_labels_are_the_scores_of_the_last_checkpoint(taught: Run,
 
 
 def test_the_first_day_s_scores_ahead_are_an_untrained_model_s(taught: Run) -> None:
-    learner = _untrained(taught)
+    learner = _untrained()
     day = load_day(taught.lake, DAYS[0], taught.schema, transform=learner.transform)
     expected = day_metrics(taught.schema, day.targets, learner.score(day), basis="day_ahead")
     rows = _metrics(taught, TEACHER).filter(day=DAYS[0])
@@ -178,11 +204,10 @@ def test_the_first_day_s_scores_ahead_are_an_untrained_model_s(taught: Run) -> N
     assert not ahead.equals(before)
 
 
-def test_days_learnt_in_calls_of_their_own_are_the_days_learnt_in_one(taught: Run, tmp_path: Path) -> None:
-    run = make_run(tmp_path, min_examples=YOUNG)
-    for day in DAYS:
-        assert [state.day for state in teach(run, [day])] == [day]
-    _assert_same_teacher(taught, run)
+def test_days_learnt_in_calls_of_their_own_are_the_days_learnt_in_one(
+    taught: Run, in_calls: dict[date, Run]
+) -> None:
+    _assert_same_teacher(taught, in_calls[DAYS[2]])
 
 
 def test_a_day_killed_while_it_is_learnt_is_learnt_again_with_the_same_result(
@@ -227,10 +252,13 @@ def test_a_day_killed_after_its_labels_and_before_its_checkpoint_is_learnt_again
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "a file"])
 def test_a_damaged_last_checkpoint_is_told_and_its_day_learnt_again_with_the_same_result(
-    taught: Run, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    taught: Run,
+    in_calls: dict[date, Run],
+    tmp_path: Path,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    run = make_run(tmp_path, min_examples=YOUNG)
-    teach(run, DAYS[:2])
+    run = _copy(in_calls[DAYS[1]], tmp_path)
     folder = run.checkpoints(TEACHER).folder
     (data,) = (folder / str(DAYS[1])).glob("variables.data*")
     if damage == "a file":
@@ -248,10 +276,9 @@ def test_a_damaged_last_checkpoint_is_told_and_its_day_learnt_again_with_the_sam
 
 
 def test_the_last_checkpoint_is_hashed_once_when_a_teacher_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_calls: dict[date, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(tmp_path)
-    teach(run, DAYS[:1])
+    run = _copy(in_calls[DAYS[0]], tmp_path)
     hashed: list[str] = []
     sha256 = checkpoints._sha256
 
@@ -264,13 +291,11 @@ def test_the_last_checkpoint_is_hashed_once_when_a_teacher_goes_on(
     assert [name for name in hashed if not name.startswith(".")] == ["2026-01-01"]
 
 
-def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    teach(run, DAYS[:2])
+def test_a_damaged_checkpoint_is_not_exported(in_calls: dict[date, Run], tmp_path: Path) -> None:
+    run = _copy(in_calls[DAYS[1]], tmp_path)
     (run.checkpoints(TEACHER).folder / "2026-01-01/variables.index").write_bytes(b"")
-    learner = _untrained(run)
     with pytest.raises(UserError, match=r"^the checkpoint of 2026-01-01 in .* is damaged"):
-        learner.restore(run.checkpoints(TEACHER), run.checkpoints(TEACHER).states()[0])
+        _restored(run, run.checkpoints(TEACHER).states()[0])
 
 
 def test_a_student_with_a_first_day_starts_there(taught: Run) -> None:
@@ -281,8 +306,7 @@ def test_a_student_with_a_first_day_starts_there(taught: Run) -> None:
 
 
 def test_every_row_of_a_student_is_used_too_young_or_missing(taught: Run, tmp_path: Path) -> None:
-    shutil.copytree(taught.root, tmp_path, dirs_exist_ok=True)
-    run = dataclasses.replace(taught, root=tmp_path)
+    run = _copy(taught, tmp_path)
     five_less = _labels(run, DAYS[1]).sort("example_id")[5:].drop("teacher", "producer", "day")
     where = {"teacher": "teacher", "producer": "pre_update", "day": DAYS[1]}
     run.lake.soft_labels.replace(five_less, where)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import shutil
 import signal
 from datetime import date
 from pathlib import Path
@@ -33,14 +34,35 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def in_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[date, Run]:
+    """A teacher as it stands after each day, which a call of its own learnt."""
+    run = growing_run(tmp_path_factory.mktemp("in_calls"))
+    after = {}
+    for day in DAYS:
+        teach(run, [day])
+        after[day] = _copy(run, tmp_path_factory.mktemp(str(day)))
+    return after
+
+
+def _copy(run: Run, to: Path) -> Run:
+    return dataclasses.replace(run, root=shutil.copytree(run.root, to / "w"))
+
+
 def _learner(batch_size: int = BATCH) -> Learner:
     return Learner(GROWING, MODEL, batch_size=batch_size, seed=1)
 
 
-def _restored(run: Run, day: date, batch_size: int = BATCH) -> Learner:
-    learner = _learner(batch_size)
-    (state,) = (s for s in run.checkpoints(TEACHER).states() if s.day == day)
-    learner.restore(run.checkpoints(TEACHER), state)
+@functools.cache
+def _borrowed(batch_size: int) -> Learner:
+    """To build one takes longer than a day; each test restores all of it."""
+    return _learner(batch_size)
+
+
+def _restored(run: Run, day: date, batch_size: int = BATCH, model: str = TEACHER) -> Learner:
+    learner = _borrowed(batch_size)
+    (state,) = (s for s in run.checkpoints(model).states() if s.day == day)
+    learner.restore(run.checkpoints(model), state)
     return learner
 
 
@@ -119,11 +141,10 @@ def test_each_day_tells_what_became_of_the_ids_of_each_feature(taught: Run) -> N
         assert (given, len(evicted), len(full)) == {1: (15, 0, 2), 2: (0, 2, 11), 3: (2, 0, 11)}[day.day]
 
 
-def test_days_learnt_in_calls_of_their_own_are_the_days_learnt_in_one(taught: Run, tmp_path: Path) -> None:
-    run = growing_run(tmp_path)
-    for day in DAYS:
-        teach(run, [day])
-    assert_same(taught.root, tmp_path)
+def test_days_learnt_in_calls_of_their_own_are_the_days_learnt_in_one(
+    taught: Run, in_calls: dict[date, Run]
+) -> None:
+    assert_same(taught.root, in_calls[DAYS[2]].root)
 
 
 # After 60 rows of the first day: in the second's first batch, and in the third's second.
@@ -146,13 +167,12 @@ def test_a_run_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
 
 
 def test_a_day_after_a_damaged_checkpoint_is_learnt_again_with_what_was_known_before_it(
-    taught: Run, tmp_path: Path
+    taught: Run, in_calls: dict[date, Run], tmp_path: Path
 ) -> None:
-    run = growing_run(tmp_path)
-    teach(run, DAYS[:2])
+    run = _copy(in_calls[DAYS[1]], tmp_path)
     (run.checkpoints(TEACHER).folder / str(DAYS[1]) / "variables.index").unlink()
     teach(run, DAYS)
-    assert_same(taught.root, tmp_path)
+    assert_same(taught.root, run.root)
 
 
 def _poison(run: Run, day: date) -> None:
@@ -182,8 +202,10 @@ def test_a_skipped_day_s_ids_were_never_met(tmp_path: Path, skipped: int) -> Non
     np.testing.assert_allclose(of_first_batch["click_logit"][0], outputs["click_logit"][0], rtol=1e-5)
 
 
-def test_a_day_learnt_again_with_lower_rates_meets_its_ids_once(tmp_path: Path) -> None:
-    run = growing_run(tmp_path)
+def test_a_day_learnt_again_with_lower_rates_meets_its_ids_once(
+    in_calls: dict[date, Run], tmp_path: Path
+) -> None:
+    run = _copy(in_calls[DAYS[1]], tmp_path)
     # Days of 60 rows: whatever is finite passes, but for a spread that rates a thousand times too high make.
     gate = GateConfig(
         auc_drop=1,
@@ -196,7 +218,6 @@ def test_a_day_learnt_again_with_lower_rates_meets_its_ids_once(tmp_path: Path) 
         on_failure="retry",
         fallback_rate=1e-3,
     )
-    teach(run, DAYS[:2])
     hot = dataclasses.replace(MODEL, embedding_rate=50.0, dense_rate=1.0)
     teach(dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, model=hot, gate=gate)), DAYS)
     assert run.quarantine(TEACHER).days()[DAYS[2]]["outcome"] == "retried"
@@ -238,8 +259,7 @@ def test_rows_that_are_given_start_anew_before_their_day_is_learnt_and_no_other_
 
 def test_a_late_student_knows_nothing_before_its_first_day(taught: Run) -> None:
     train_student(taught, StudentConfig(name="late", model=MODEL, first_day=DAYS[1]), DAYS[:2])
-    learner = _learner()
-    learner.restore(taught.checkpoints("late"), taught.checkpoints("late").states()[0])
+    learner = _restored(taught, DAYS[1], model="late")
     _assert_known(learner.vocabulary, _through(taught, DAYS[1]))
 
 
