@@ -216,12 +216,13 @@ def _duckdb(raw: Path, out: Path, *, bare: bool = False) -> int:
                     from read_parquet('{raw}/*.parquet')
                 ) to '{out}/counts.parquet'"""
             )
+            some = "example_id % 64 = 0"
             ids = [
                 f"count({name}) as {name}_rows, approx_count_distinct({name}) as {name}_distinct, "
-                f"approx_top_k({name}, 10) filter ({some}) as {name}_top, histogram(hash({name}) >> 56) as {name}_buckets"
+                f"approx_top_k({name}, 10) filter ({some}) as {name}_top, "
+                f"histogram(hash({name}) >> 56) as {name}_buckets"
                 for name in _FEATURES
             ]
-            some = "example_id % 64 = 0"
             deciles = [i / 10 for i in range(1, 10)]
             numbers = [
                 f"count({name}) as {name}_rows, count(*) filter (isfinite({name}::float)) as {name}_finite, "

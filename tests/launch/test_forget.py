@@ -256,6 +256,16 @@ def test_files_that_a_killed_job_left_behind_go_too(workdir: Path) -> None:
     assert not (lake.interactions.path / orphan.path).exists()
 
 
+def test_rows_that_a_killed_job_staged_go_too(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lake = _open(workdir).run.lake
+    staged = lake.interactions.path.parent / ".staging/17"
+    staged.mkdir(parents=True)
+    lake.interactions.scan(day=DAYS[3]).collect().write_ipc(staged / "part.arrow")
+    _forget(workdir)
+    assert "goes: what killed jobs have left" in capsys.readouterr().out
+    assert not staged.exists()
+
+
 def test_a_user_that_no_row_has_is_told_so(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = _tables(workdir)
     _forget(workdir, "-3")
