@@ -1,10 +1,18 @@
 """Rows/s and peak memory of `tutelage-materialize`'s job and of the same job in plain Polars, DuckDB and row-wise Beam.
 
 Raw: Parquet event files of 250,000 rows × 15 columns, 8 days; of each 1,000 rows, 10 repeat one of the file
-before, 5 have a bad label, 5 lie outside the days, and 20 come with the next day's files. Each engine writes the
-rows that are good, each key once, with `example_id` (of DuckDB its own hash), as Parquet by day; only tutelage
-counts what it drops and commits the days. Each runs in a process of its own, in turn; the best counts. Also the
-join of a day's labels by `example_id`, and the labeler against its own function over batches in memory.
+before, 5 have a bad label, 5 lie outside the days, and 20 come with the next day's files.
+
+The job: the rows that are good, each key once, with `example_id` (of DuckDB its own hash), as Parquet by day, packed at
+the same level; the rows that were dropped, by reason; and of each day a digest of its rows and statistics of each
+column: nulls, moments, extremes, histogram, distinct and most frequent values. Polars and DuckDB make them by their own
+means: Polars as tutelage does, from histograms of hashes and of numbers, DuckDB with its approximate aggregates. Only
+tutelage tells repeats from conflicting ones, judges the days, and commits them to tables. "bare" are the same peers
+without counts, digests and statistics.
+
+Each runs in a process of its own, in turn; the best counts. Seconds of CPU tell more than rows/s while the machine does
+other things. Also the join of a day's labels by `example_id`, and the labeler against its own function over batches in
+memory.
 """
 
 import json
@@ -14,8 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,50 +119,125 @@ def _tutelage(raw: Path, out: Path) -> int:
     return kept
 
 
-def _polars(raw: Path, out: Path) -> int:
+def _polars(raw: Path, out: Path, *, bare: bool = False) -> int:
     import polars as pl
 
     from tutelage.pipeline.ids import example_id
 
     rows = pl.scan_parquet(raw / "*.parquet")
     end = _START + 8 * _DAY_US
-    frame = (
-        rows.filter(
-            pl.col("event_time_us").is_between(_START, end, closed="left"),
-            pl.all_horizontal(pl.col(_KEY).is_not_null()),
-            pl.all_horizontal(pl.col(_BINARY).is_in([0, 1])),
-            pl.col("watch_seconds").is_finite() & (pl.col("watch_seconds") >= 0),
-        )
+    inside = pl.col("event_time_us").is_between(_START, end, closed="left")
+    keyed = pl.all_horizontal(pl.col(_KEY).is_not_null())
+    labelled = (
+        pl.all_horizontal(pl.col(_BINARY).is_in([0, 1]))
+        & pl.col("watch_seconds").is_finite()
+        & (pl.col("watch_seconds") >= 0)
+    )
+    kept = (
+        rows.filter(inside, keyed, labelled)
         .unique(_KEY, keep="first", maintain_order=True)
         .with_columns(
             day=pl.from_epoch("event_time_us", time_unit="us").dt.date(),
             example_id=example_id(_KEY, rows.collect_schema()),
         )
-        .collect()
     )
+    counts = rows.select(
+        rows=pl.len(),
+        outside_days=(~inside).sum(),
+        bad_key=(inside & ~keyed).sum(),
+        bad_label=(inside & keyed & ~labelled).sum(),
+    )
+    frame, *dropped = pl.collect_all([kept] if bare else [kept, counts])
+    statistics = []
     for (day,), part in frame.partition_by("day", as_dict=True, include_key=False).items():
         (out / f"day={day}").mkdir(parents=True)
-        part.write_parquet(out / f"day={day}" / "part.parquet")
+        part.write_parquet(out / f"day={day}" / "part.parquet", compression_level=1)
+        if not bare:
+            statistics.append(_measure(part).with_columns(day=pl.lit(day)))
+    if not bare:
+        pl.concat(statistics).write_parquet(out / "statistics.parquet")
+        dropped[0].with_columns(kept=pl.lit(frame.height)).write_parquet(out / "counts.parquet")
     return frame.height
 
 
-def _duckdb(raw: Path, out: Path) -> int:
+def _measure(part: Any) -> Any:
+    """A row of statistics of a day, in Polars."""
+    import polars as pl
+
+    def named(expressions: Iterable[Any], what: str) -> list[Any]:
+        return [each.name.suffix(f"_{what}") for each in expressions]
+
+    ids = [pl.col(name) for name in _FEATURES]
+    numbers = [pl.col(name).cast(pl.Float32) for name in (*_NUMBERS, *_BINARY, "watch_seconds")]
+    some = max(1, part.height // 4096)
+    return part.select(
+        pl.len().alias("rows"),
+        pl.lit(part.hash_rows().to_numpy().sum()).alias("digest"),
+        *named([each.null_count() for each in (*ids, *numbers)], "nulls"),
+        *named([each.approx_n_unique() for each in ids], "distinct"),
+        *named([(each.hash() // 2**50).value_counts().implode() for each in ids], "buckets"),
+        *named([each.gather_every(some).value_counts(sort=True).head(10).implode() for each in ids], "top"),
+        *named([each.is_finite().sum() for each in numbers], "finite"),
+        *named([each.mean() for each in numbers], "mean"),
+        *named([each.std() for each in numbers], "sd"),
+        *named([each.min() for each in numbers], "min"),
+        *named([each.max() for each in numbers], "max"),
+        *named(
+            [(each.reinterpret(dtype=pl.UInt32) // 2**16).value_counts().implode() for each in numbers],
+            "buckets",
+        ),
+    )
+
+
+def _duckdb(raw: Path, out: Path, *, bare: bool = False) -> int:
     import duckdb
 
     end = _START + 8 * _DAY_US
+    inside = f"event_time_us >= {_START} and event_time_us < {end}"
+    labelled = "click in (0, 1) and long_view in (0, 1) and isfinite(watch_seconds) and watch_seconds >= 0"
+    keyed = "user_id is not null and video_id is not null"
+    files = f"'{out}/*/*.parquet'"
     with duckdb.connect() as db:
         db.sql(
             f"""copy (
                 select *, hash({", ".join(_KEY)}) as example_id, make_timestamp(event_time_us)::date as day
                 from read_parquet('{raw}/*.parquet', filename = true, file_row_number = true)
-                where event_time_us >= {_START} and event_time_us < {end} and click in (0, 1)
-                    and long_view in (0, 1) and isfinite(watch_seconds) and watch_seconds >= 0
-                    and user_id is not null and video_id is not null
+                where {inside} and {keyed} and {labelled}
                 qualify row_number() over (
                     partition by {", ".join(_KEY)} order by filename, file_row_number) = 1
-            ) to '{out}' (format parquet, partition_by (day), compression zstd, overwrite_or_ignore)"""
+            ) to '{out}' (format parquet, partition_by (day), compression zstd, compression_level 1,
+                overwrite_or_ignore)"""
         )
-        return int(db.sql(f"select count(*) from read_parquet('{out}/*/*.parquet')").fetchall()[0][0])
+        if not bare:
+            db.sql(
+                f"""copy (
+                    select count(*) as rows, count(*) filter (not ({inside})) as outside_days,
+                        count(*) filter ({inside} and not ({keyed})) as bad_key,
+                        count(*) filter ({inside} and {keyed} and not ({labelled})) as bad_label
+                    from read_parquet('{raw}/*.parquet')
+                ) to '{out}/counts.parquet'"""
+            )
+            some = "example_id % 64 = 0"
+            ids = [
+                f"count({name}) as {name}_rows, approx_count_distinct({name}) as {name}_distinct, "
+                f"approx_top_k({name}, 10) filter ({some}) as {name}_top, "
+                f"histogram(hash({name}) >> 56) as {name}_buckets"
+                for name in _FEATURES
+            ]
+            deciles = [i / 10 for i in range(1, 10)]
+            numbers = [
+                f"count({name}) as {name}_rows, count(*) filter (isfinite({name}::float)) as {name}_finite, "
+                f"avg({name}) as {name}_mean, stddev({name}) as {name}_sd, min({name}) as {name}_min, "
+                f"max({name}) as {name}_max, reservoir_quantile({name}, {deciles}) as {name}_deciles"
+                for name in (*_NUMBERS, *_BINARY, "watch_seconds")
+            ]
+            db.sql(
+                f"""copy (
+                    select day, count(*) as rows, bit_xor(hash(rows)) as digest, {", ".join((*ids, *numbers))}
+                    from read_parquet({files}, hive_partitioning = true) as rows group by day
+                ) to '{out}/statistics.parquet'"""
+            )
+        return int(db.sql(f"select count(*) from read_parquet({files})").fetchall()[0][0])
 
 
 def _good(row: dict[str, Any]) -> bool:
@@ -197,6 +281,8 @@ _JOBS: dict[str, Callable[[Path, Path], int]] = {
     "tutelage": _tutelage,
     "Polars": _polars,
     "DuckDB": _duckdb,
+    "bare Polars": partial(_polars, bare=True),
+    "bare DuckDB": partial(_duckdb, bare=True),
     "Beam by row": _beam_rows,
 }
 
@@ -297,12 +383,12 @@ def _run(engine: str, folder: Path) -> dict[str, Any]:
     import polars
 
     del apache_beam, duckdb, polars
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     kept = _JOBS[engine](folder / ("sample" if engine == "Beam by row" else "raw"), out)
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     shutil.rmtree(out)
     peak = sum(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"seconds": seconds, "kept": kept, "peak_gb": peak * 1024 / 1e9}
+    return {"seconds": seconds, "cpu": cpu, "kept": kept, "peak_gb": peak * 1024 / 1e9}
 
 
 def _in_a_process(engine: str, folder: Path) -> dict[str, Any]:
@@ -327,11 +413,11 @@ def _all(folder: Path) -> Iterator[str]:
     speed = {engine: rows[engine] / min(run["seconds"] for run in r) for engine, r in runs.items()}
     yield f"{_ROWS.value:,} rows, {kept['Polars']:,} kept; Beam by row: {_SAMPLE.value:,}, its speed taken as the same"
     for engine, rate in speed.items():
+        cpu = min(run["cpu"] for run in runs[engine])
         memory = max(run["peak_gb"] for run in runs[engine])
-        yield (
-            f"{engine:>12}: {rate:11,.0f} rows/s, {rate / speed['Polars']:.2f} × Polars, "
-            f"{rate / speed['DuckDB']:.2f} × DuckDB, {memory:.2f} GB at most"
-        )
+        peers = ("Polars", "bare Polars", "DuckDB", "bare DuckDB")
+        ratios = ", ".join(f"{rate / speed[peer]:.2f} × {peer}" for peer in peers)
+        yield (f"{engine:>12}: {rate:11,.0f} rows/s, {ratios}, {cpu:.1f} s of CPU, {memory:.2f} GB")
     shutil.rmtree(folder / "sample")
     (folder / "raw").rename(folder / "sample")
     labels = _in_a_process("labels", folder)

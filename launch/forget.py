@@ -12,6 +12,7 @@ import polars as pl
 from tutelage.export.versions import versions_in
 from tutelage.launch.rollback import Step, teacher_at, teachers
 from tutelage.launch.session import Session
+from tutelage.pipeline import beam_job
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import FORGOTTEN, Table, counted
 from tutelage.pipeline.schema import Schema
@@ -74,6 +75,9 @@ def plan(session: Session, user: int | str) -> Plan:
     by_user = [t for t in tables if run.schema.user in columns[t.path] and t.path != interactions]
     steps = list(_files(session, [table.path for table in tables], user, its_rows))
     steps += _within(session, days)
+    lake_root = interactions.parent
+    if beam_job.left_over(lake_root):
+        steps.append(Step(what="what killed jobs have left", take=partial(beam_job.sweep, lake_root)))
     slice_of = pl.col("slice") == f"{run.schema.user}={user}"
     order = (
         (by_id, its_rows),

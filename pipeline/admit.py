@@ -87,6 +87,8 @@ class Admission:
 
 def stale(lake: Lake, days: Sequence[date]) -> dict[date, int | None]:
     """Those of `days` whose statistics are not there, or of other rows, with the attempt that made the rows."""
+    if not days:
+        return {}
     attempts, found = lake.interactions.attempts(days), lake.statistics.attempts(days)
     return {day: attempts[day] for day in days if attempts[day] is None or attempts[day] != found[day]}
 

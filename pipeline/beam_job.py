@@ -102,10 +102,7 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
             raise UserError(
                 f"tutelage-forget or tutelage-prune is at work in {lake_root}; wait for it, or stop it"
             ) from None
-        for left in root.glob("[0-9]*"):
-            # The system takes the lock back from a killed process.
-            with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_EX):
-                shutil.rmtree(left, ignore_errors=True)
+        sweep(lake_root)
         path = root / str(time.time_ns())
         # It is locked before it has the name by which another job would find it.
         new = path.with_name(f"new-{path.name}")
@@ -116,6 +113,19 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
             yield Staging(str(path))
         finally:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def left_over(lake_root: Path) -> list[Path]:
+    """The staging folders of jobs, at work or killed: the latter's rows are in no table."""
+    return sorted((lake_root / ".staging").glob("[0-9]*"))
+
+
+def sweep(lake_root: Path) -> None:
+    """Remove the staging folders of killed jobs."""
+    for left in left_over(lake_root):
+        # The system takes the lock back from a killed process.
+        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_EX):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -2,21 +2,24 @@
 
 import pickle
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta
 
 import apache_beam as beam
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from tutelage.pipeline import beam_job, histories
 from tutelage.pipeline.admit import Admission, Made
 from tutelage.pipeline.days import slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
-from tutelage.pipeline.lake import DataFile, Lake, Table
+from tutelage.pipeline.lake import DataFile, Lake
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.schema import SAMPLING_RATE, Schema
@@ -27,23 +30,23 @@ _ROWS = 1 << 19
 """Rows that a worker holds at once, but for a larger frame of the source's."""
 _BUCKET_ROWS = 1 << 22
 """Rows of a day among which repeats are looked for at once."""
-_REPEATS = {"file": pl.Int64, "row": pl.UInt32, "reason": pl.String}
+_REPEATS = {"piece": pl.Int64, "row": pl.UInt32, "reason": pl.String}
 NO_DAY = ""
 """The group of the rows that belong to none of the days asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one unit holds of one day: a data file (none where all its rows were dropped), whether it came after the
-    day, and counts.
+    """What one unit holds of one day: `rows` in a file of the staging folder (none where all were dropped), whether
+    they came after the day, and counts.
 
-    `content` names a file of the fingerprints of the raw rows, in the order of the data file's rows.
-    `differences` are of the unit's columns from what the source offers.
+    The file is Arrow's, not compressed: it is written and read at the speed of memory. It has the table's columns and
+    `content`. `differences` are of the unit's columns from what the source offers.
     """
 
     order: tuple[int, int]
-    file: DataFile | None = None
-    content: str = ""
+    path: str = ""
+    rows: int = 0
     late: bool = False
     dropped: Mapping[str, int] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
@@ -77,20 +80,11 @@ class Materialized:
 
 
 class ReadUnit(beam.DoFn):
-    """A unit in, a data file per day out, or more. Memory: 524,288 rows, and one frame of the unit."""
+    """A unit in, a staged file per day out, or more. Memory: 524,288 rows, and one frame of the unit."""
 
-    def __init__(
-        self,
-        source: Source,
-        schema: Schema,
-        days: Sequence[date],
-        now: datetime,
-        lake_root: str,
-        staging: str,
-    ):
+    def __init__(self, source: Source, schema: Schema, days: Sequence[date], now: datetime, staging: str):
         self.source = source
         self.schema = schema
-        self.lake_root = lake_root
         self.days = list(days)
         self.now = now
         self.staging = beam_job.Staging(staging)
@@ -163,9 +157,9 @@ class ReadUnit(beam.DoFn):
     def _pieces(
         self, frame: pl.DataFrame, order: tuple[int, int], unit_day: date | None, differences: tuple[str, ...]
     ) -> Iterator[tuple[str, Piece]]:
-        schema = self.schema
-        interactions = Lake(self.lake_root, schema).interactions
+        schema, downsampling = self.schema, self.schema.downsampling
         frame = self._judged(frame)
+        good = pl.col("dropped").is_null()
         # Rows of no day asked for have a reason too, so that what has none is inside.
         inside = pl.when(pl.col("day").is_in(self.days)).then("day").alias("day")
         reasons: dict[date | None, dict[str, int]] = {}
@@ -175,45 +169,42 @@ class ReadUnit(beam.DoFn):
             reasons.setdefault(value, {})[reason] = rows
         if None in reasons:
             yield NO_DAY, Piece(order=order, dropped=reasons.pop(None))
-        kept = frame.filter(pl.col("dropped").is_null())
-        kept = kept.with_columns(example_id=example_id(schema.key, kept.schema))
-        if schema.downsampling and schema.downsampling.rate is not None:
-            kept, left_out = _downsampled(kept, schema.downsampled.label, schema.downsampling.rate)
-            for value, rows in left_out.items():
-                reasons.setdefault(value, {})["downsampled"] = rows
-        parts = {day: rows for (day,), rows in kept.partition_by("day", as_dict=True).items()}
-        for value in sorted({*reasons, *parts} - {None}):
-            file, content = None, ""
-            late = unit_day is not None and value + timedelta(days=schema.slice_days) <= unit_day
-            if value in parts:
-                name = f"part-{order[0]:05d}-{order[1]:03d}"
-                file = interactions.write_file(parts[value], {"day": value}, name=name)
-                content = str(self.staging.path / f"{value}-{name}.content")
-                parts[value].select("content").write_ipc(content)
+        kept = frame.select(pl.col("day").filter(good).unique()).to_series()
+        for value in sorted({*reasons, *kept} - {None}):
+            part = frame.filter(good & (pl.col("day") == value))
+            part = part.with_columns(example_id=example_id(schema.key, part.schema))
+            dropped = reasons.get(value, {})
+            if downsampling and downsampling.rate is not None:
+                left = _downsampled(part, schema.downsampled.label, downsampling.rate)
+                if left.height < part.height:
+                    dropped["downsampled"] = part.height - left.height
+                part = left
+            path = ""
+            if part.height:
+                # A runner may try a unit again while the first one is still at it.
+                path = str(self.staging.path / f"{value}-{uuid.uuid4().hex}.arrow")
+                part.select(*schema.interactions.names, "content").write_ipc(path)
             yield (
                 str(value),
                 Piece(
                     order=order,
-                    file=file,
-                    content=content,
-                    late=late,
-                    dropped=reasons.get(value, {}),
+                    path=path,
+                    rows=part.height,
+                    late=unit_day is not None and value + timedelta(days=schema.slice_days) <= unit_day,
+                    dropped=dropped,
                     differences=differences,
                 ),
             )
 
 
-def _downsampled(frame: pl.DataFrame, label: str, rate: float) -> tuple[pl.DataFrame, dict[date, int]]:
-    """The rows without a share of the negatives, and how many of each day were left out.
+def _downsampled(frame: pl.DataFrame, label: str, rate: float) -> pl.DataFrame:
+    """The rows without a share of the negatives.
 
     An example_id is a hash: the lowest share of the ids is kept, so that a day made anew keeps the same rows.
     """
     lowest = pl.col("example_id") <= min(round((rate - 0.5) * 2**64), 2**63 - 1)
     kept = (lowest | (pl.col(label) != 0)).fill_null(True)
-    counts = frame.filter(~kept).group_by("day").len()
-    return frame.filter(kept).with_columns(pl.lit(rate, pl.Float32).alias(SAMPLING_RATE)), dict(
-        counts.iter_rows()
-    )
+    return frame.filter(kept).with_columns(pl.lit(rate, pl.Float32).alias(SAMPLING_RATE))
 
 
 def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -229,15 +220,15 @@ def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 class MakeDay(beam.DoFn):
-    """All pieces of a day in, the day without repeats out. Memory: 4,194,304 ids, the keys of those that repeat,
-    one data file and its sketches."""
+    """All pieces of a day in, the day without repeats out; of the rows of no day, counts. Memory: 4,194,304 ids, the
+    keys of those that repeat, the rows of one data file and its sketches."""
 
     def __init__(self, schema: Schema, lake_root: str, staging: str):
         self.schema = schema
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
-    def process(self, group: tuple[str, Iterable[Piece]]) -> Iterator[tuple[str, Made]]:
+    def process(self, group: tuple[str, Iterable[Piece]]) -> Iterator[tuple[str, Made | Counter[str]]]:
         text, pieces = group
         with self.staging.telling(text):
             made = persistently(
@@ -246,28 +237,33 @@ class MakeDay(beam.DoFn):
         if made:
             yield "", made
 
-    def _make(self, text: str, pieces: Sequence[Piece]) -> Made | None:
+    def _make(self, text: str, pieces: Sequence[Piece]) -> Made | Counter[str] | None:
         dropped: Counter[str] = Counter()
         for piece in pieces:
             dropped.update(piece.dropped)
-        written = [piece for piece in pieces if piece.file]
-        rows_in = sum(piece.file.rows for piece in written if piece.file) + dropped.total()
-        table = Lake(self.lake_root, self.schema).interactions
-        repeats = _find_repeats(written, table, self.schema.key)
+        if text == NO_DAY:
+            return dropped
+        day = date.fromisoformat(text)
+        written = [piece for piece in pieces if piece.rows]
+        rows_in = sum(piece.rows for piece in written) + dropped.total()
+        repeats = _find_repeats(written, self.schema.key)
         dropped.update(dict(repeats["reason"].value_counts().iter_rows()))
-        sketches, files = Sketches(self.schema), []
+        table = Lake(self.lake_root, self.schema).interactions
+        sketches, files = Sketches(self.schema), list[DataFile]()
         late, masked = 0, Counter[str]()
-        for piece, file, frame in _without(repeats, written, table, date.fromisoformat(text)):
-            sketches.add(frame)
-            files.append(file)
-            late += file.rows * piece.late
-            masked.update({name: frame[name].null_count() for name in self.schema.maturity})
+        with ThreadPoolExecutor(1) as beside:
+            for frame, late_rows in _without(repeats, written):
+                measured = beside.submit(sketches.add, frame)
+                files.append(table.write_file(frame, {"day": day}, name=f"part-{len(files):05d}"))
+                measured.result()
+                late += late_rows
+                masked.update({name: frame[name].null_count() for name in self.schema.maturity})
         if not files:
             return None
         statistics = self.staging.path / f"{text}.statistics"
         statistics.write_bytes(pickle.dumps(sketches.finish()))
         return Made(
-            day=date.fromisoformat(text),
+            day=day,
             files=tuple(files),
             statistics=str(statistics),
             differences=tuple(dict.fromkeys(d for piece in pieces for d in piece.differences)),
@@ -282,7 +278,8 @@ class MakeDay(beam.DoFn):
 
 
 class AdmitDays(beam.DoFn):
-    """All days in, each committed, or put into quarantine. Memory: the statistics of the trailing days.
+    """All days in, each committed, or put into quarantine, and what was counted of no day. Memory: the statistics of
+    the trailing days.
 
     `as_of` is the table's version when the job began: a day that another job replaced since is left alone.
     """
@@ -294,69 +291,80 @@ class AdmitDays(beam.DoFn):
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
-    def process(self, group: tuple[str, Iterable[Made]], elsewhere: Sequence[Piece]) -> None:
+    def process(self, group: tuple[str, Iterable[Made | Counter[str]]]) -> None:
         attempt = self.staging.attempt
-        unplaced: Counter[str] = Counter()
-        for piece in elsewhere:
-            unplaced.update(piece.dropped)
-        job = {"attempt": attempt, "elsewhere": dict(sorted(unplaced.items()))}
+        days: list[Made] = []
+        elsewhere: Counter[str] = Counter()
+        for item in group[1]:
+            if isinstance(item, Made):
+                days.append(item)
+            else:
+                elsewhere.update(item)
+        job = {"attempt": attempt, "elsewhere": dict(sorted(elsewhere.items()))}
         lake = Lake(self.lake_root, self.schema)
         admission = Admission(lake, self.quality, attempt=attempt, as_of=self.as_of)
-        for made in sorted(group[1], key=lambda made: made.day):
+        for made in sorted(days, key=lambda made: made.day):
             with self.staging.telling(str(made.day)):
                 made = replace(made, metadata={**made.metadata, "job": job})
                 if persistently(f"the commit of {made.day}", admission.admit, made).blessed:
                     self.staging.committed(str(made.day))
 
 
-def _find_repeats(pieces: Sequence[Piece], table: Table, key: Sequence[str]) -> pl.DataFrame:
-    """The rows of a day that repeat a key: `file` and `row` by number, and the `reason` to leave them out.
+def _find_repeats(pieces: Sequence[Piece], key: Sequence[str]) -> pl.DataFrame:
+    """The rows of a day that repeat a key: `piece` and `row` by number, and the `reason` to leave them out.
 
     The first row by unit and row stays. Equal keys have equal ids, so that repeats are looked for in
     one bucket of ids after the other, and keys are read where an id is there more than once.
     """
-    rows = sum(piece.file.rows for piece in pieces if piece.file)
-    buckets = 1 + rows // _BUCKET_ROWS if rows else 0
-    found = [_repeats(pieces, table, key, bucket, buckets) for bucket in range(buckets)]
+    buckets = -(-sum(piece.rows for piece in pieces) // _BUCKET_ROWS)
+    found = [_repeats(pieces, key, bucket, buckets) for bucket in range(buckets)]
     return pl.concat(found) if found else pl.DataFrame(schema=_REPEATS)
 
 
-def _without(
-    repeats: pl.DataFrame, pieces: Sequence[Piece], table: Table, day: date
-) -> Iterator[tuple[Piece, DataFile, pl.DataFrame]]:
-    """The pieces' files without these rows, and what is in them."""
-    rows = repeats.partition_by("file", as_dict=True)
+def _without(repeats: pl.DataFrame, pieces: Sequence[Piece]) -> Iterator[tuple[pl.DataFrame, int]]:
+    """The pieces without these rows, small ones put together, and how many rows of each frame came late."""
+    gone = repeats.partition_by("piece", as_dict=True)
+    held: list[pl.DataFrame] = []
+    late = 0
     for number, piece in enumerate(pieces):
-        assert piece.file
-        file, path = piece.file, table.path / piece.file.path
-        frame = pl.read_parquet(path)
-        if (number,) in rows:
-            # A new file: a runner may try this bundle again, from the files as they were.
-            good = np.ones(file.rows, bool)
-            good[rows[number,]["row"].to_numpy()] = False
+        frame = _staged(piece)
+        if (number,) in gone:
+            good = np.ones(piece.rows, bool)
+            good[gone[number,]["row"].to_numpy()] = False
             frame = frame.filter(good)
-            file = table.write_file(frame, {"day": day}, name=path.name.rsplit("-", 1)[0])
-        if file.rows:
-            yield piece, file, frame
+        if held and sum(map(len, held)) + len(frame) > _ROWS:
+            yield pl.concat(held), late
+            held, late = [], 0
+        if len(frame):
+            held.append(frame)
+            late += len(frame) * piece.late
+    if held:
+        yield pl.concat(held), late
 
 
-def _repeats(
-    pieces: Sequence[Piece], table: Table, key: Sequence[str], bucket: int, buckets: int
-) -> pl.DataFrame:
-    """The rows to leave out of those whose id is in the bucket: `file` and `row` by number, and the `reason`."""
-    paths = [table.path / piece.file.path for piece in pieces if piece.file]
-    ids = pl.scan_parquet(paths).select("example_id").filter(pl.col("example_id") % buckets == bucket)
-    twice = ids.collect()["example_id"]
-    twice = twice.filter(twice.is_duplicated()).unique()
+def _staged(piece: Piece) -> pl.DataFrame:
+    """Its rows, of which the columns that are looked at are read."""
+    with pa.memory_map(piece.path) as source:
+        return pl.DataFrame(pa.ipc.open_file(source).read_all())
+
+
+def _repeats(pieces: Sequence[Piece], key: Sequence[str], bucket: int, buckets: int) -> pl.DataFrame:
+    """The rows to leave out of those whose id is in the bucket: `piece` and `row` by number, and the `reason`."""
+    ids = [_staged(piece)["example_id"] for piece in pieces]
+    if buckets > 1:
+        ids = [part.filter(part % buckets == bucket) for part in ids]
+    in_order = np.concatenate([part.to_numpy() for part in ids])
+    in_order.sort()
+    twice = pl.Series(np.unique(in_order[1:][in_order[1:] == in_order[:-1]]))
     if twice.is_empty():
         return pl.DataFrame(schema=_REPEATS)
-    columns = list(dict.fromkeys([*key, "example_id"]))
+    columns = list(dict.fromkeys([*key, "example_id", "content"]))
     rows = pl.concat(
-        pl.read_parquet(path, columns=columns)
-        .with_columns(pl.read_ipc(piece.content)["content"], pl.lit(number, pl.Int64).alias("file"))
+        _staged(piece)
+        .select(pl.lit(number, pl.Int64).alias("piece"), *columns)
         .with_row_index("row")
         .filter(pl.col("example_id").is_in(twice.implode()))
-        for number, (path, piece) in enumerate(zip(paths, pieces, strict=True))
+        for number, piece in enumerate(pieces)
     )
     same = pl.col("content") == pl.col("content").first().over(key)
     rows = rows.with_columns(
@@ -404,22 +412,17 @@ def materialize(
         where = (str(root), str(staging.path))
 
         def build(pipeline: beam.Pipeline) -> None:
-            pieces = (
+            _ = (
                 pipeline
                 | "Units" >> beam.Create(units, reshuffle=False)
                 | "Spread" >> beam.Reshuffle()
-                | "Read" >> beam.ParDo(ReadUnit(source, schema, days, now or datetime.now(UTC), *where))
-            )
-            elsewhere = pieces | "Elsewhere" >> beam.Filter(_is_elsewhere) | "Counts" >> beam.Values()
-            _ = (
-                pieces
-                | "Inside" >> beam.Filter(_is_inside)
+                | "Read"
+                >> beam.ParDo(ReadUnit(source, schema, days, now or datetime.now(UTC), str(staging.path)))
                 | "ByDay" >> beam.GroupByKey()
                 | "Make" >> beam.ParDo(MakeDay(schema, *where))
                 # One worker has them all: a day is held against those before it.
                 | "Together" >> beam.GroupByKey()
-                | "Admit"
-                >> beam.ParDo(AdmitDays(schema, quality, as_of, *where), beam.pvalue.AsList(elsewhere))
+                | "Admit" >> beam.ParDo(AdmitDays(schema, quality, as_of, *where))
             )
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
@@ -441,14 +444,6 @@ def materialize(
         elsewhere=any_day["job"]["elsewhere"],
         seconds=time.monotonic() - started,
     )
-
-
-def _is_elsewhere(item: tuple[str, Piece]) -> bool:
-    return item[0] == NO_DAY
-
-
-def _is_inside(item: tuple[str, Piece]) -> bool:
-    return item[0] != NO_DAY
 
 
 def check_columns(source: Source, schema: Schema) -> None:

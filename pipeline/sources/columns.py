@@ -73,24 +73,28 @@ class Columns:
         return None if us.null_count() else (us.min(), us.max())  # type: ignore[return-value]
 
     def _fit(self, raw: pl.DataFrame, file: File) -> pl.DataFrame:
-        time = self._time(raw.schema[self.time], file)
-        values, bad, reasons = [], [time.is_null()], ["bad_time"]
+        values = [self._time(raw.schema[self.time], file).alias("event_time_us")]
+        missing = []
         for name, dtype in self.dtypes.items():
             column = self.raw[name]
             cast = _cast_items if dtype == pl.List else _cast
-            value, missing = cast(pl.col(column), column, raw.schema[column], dtype, file)
+            value, none = cast(pl.col(column), column, raw.schema[column], dtype, file)
             if name in self.labels:
-                fits = value.is_in([0, 1]) if dtype == pl.Int8 else value >= 0
-                value = pl.when(fits).then(value)
+                value = pl.when(value.is_between(0, 1) if dtype == pl.Int8 else value >= 0).then(value)
             elif name == SAMPLING_RATE:
                 value = pl.when(value.is_between(0, 1, closed="right")).then(value)
             values.append(value.cast(dtype).alias(name))
-            bad.append(value.is_null() & ~missing)
-            reasons.append(f"bad_{name}")
+            missing.append(none.alias(name))
+        # Each once: an eager frame works out again what two expressions share.
+        fitted, absent = raw.select(values), raw.select(missing)
+        wrong = [pl.col(name).is_null() & ~pl.lit(absent[name]) for name in self.dtypes]
+        reasons = ["bad_time", *(f"bad_{name}" for name in self.dtypes)]
         # By number: a column of text for each reason would take longer than all the rest.
-        first = pl.coalesce(pl.when(wrong).then(pl.lit(i, pl.UInt32)) for i, wrong in enumerate(bad))
-        dropped = pl.lit(pl.Series(reasons)).gather(first).alias("dropped")
-        return raw.select(time.alias("event_time_us"), *values, dropped)
+        first = pl.coalesce(
+            pl.when(bad).then(pl.lit(i, pl.UInt32))
+            for i, bad in enumerate([pl.col("event_time_us").is_null(), *wrong])
+        )
+        return fitted.with_columns(dropped=pl.lit(pl.Series(reasons)).gather(first))
 
     def _time(self, dtype: pl.DataType, file: File) -> pl.Expr:
         """Microseconds in UTC, null where they cannot be read."""
@@ -165,7 +169,7 @@ def _cast(
     if dtype == pl.String:
         return column.cast(pl.String), missing
     if dtype == pl.Float32:
-        number = column.cast(pl.Float64, strict=False)
+        number = column if raw == dtype else column.cast(pl.Float64, strict=False)
         value = number.cast(pl.Float32, strict=False)
         return pl.when(value.is_finite()).then(value), missing | number.is_nan().fill_null(False)
     if raw == pl.String:

@@ -304,6 +304,16 @@ def test_a_teacher_that_started_from_one_that_knew_the_user_is_told_with_the_stu
     assert sorted(told) == sorted(f"trained with it: {line}" for line in [*by_days, *lines])
 
 
+def test_rows_that_a_killed_job_staged_go_too(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lake = _open(workdir).run.lake
+    staged = lake.interactions.path.parent / ".staging/17"
+    staged.mkdir(parents=True)
+    lake.interactions.scan(day=DAYS[3]).collect().write_ipc(staged / "part.arrow")
+    _forget(workdir)
+    assert "goes: what killed jobs have left" in capsys.readouterr().out
+    assert not staged.exists()
+
+
 def test_a_user_that_no_row_has_is_told_so(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = _tables(workdir)
     _forget(workdir, "-3")
