@@ -382,7 +382,10 @@ def _run(engine: str, folder: Path) -> dict[str, Any]:
     import duckdb
     import polars
 
-    del apache_beam, duckdb, polars
+    from tutelage.pipeline import materialize
+    from tutelage.pipeline.sources import files
+
+    del apache_beam, duckdb, polars, materialize, files
     started, cpu = time.perf_counter(), time.process_time()
     kept = _JOBS[engine](folder / ("sample" if engine == "Beam by row" else "raw"), out)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

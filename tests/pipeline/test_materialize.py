@@ -106,6 +106,23 @@ def test_small_frames_become_one_file_of_a_day(tmp_path: Path, monkeypatch: pyte
     ]
 
 
+def test_small_units_become_one_file_of_a_day_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tutelage.pipeline.materialize._ROWS", 4)
+    # Unit 1 repeats a row of unit 0, so that the first three units have four rows left.
+    parts = (
+        ((0, 0, "a", 1, ""), (1, 1, "a", 1, "")),
+        ((1, 1, "a", 1, ""), (2, 2, "a", 1, "")),
+        ((3, 3, "a", 1, ""),),
+        ((4, 4, "a", 1, ""),),
+    )
+    lake, done = _run(tmp_path, Rows(parts), DAYS[:1])
+    files = lake.interactions.files(day=DAYS[0])
+    assert [pl.read_parquet(file)["event_time_us"].to_list() for file in files] == [[0, 1, 2, 3], [4]]
+    assert done.days[DAYS[0]].dropped == {"duplicate": 1}
+
+
 def test_of_the_negatives_a_share_is_kept_and_counted_the_same_each_time(tmp_path: Path) -> None:
     n = 4_000
     schema = replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.25))
