@@ -170,7 +170,19 @@ def _labelled(run: Run) -> list[date]:
 STRICT = dataclasses.replace(WIDE, logit_shift=0.0)
 
 
-def test_a_day_that_fails_stops_the_teacher_until_it_is_accepted(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All five days, learnt in one go."""
+    run = _run(tmp_path_factory.mktemp("plain"), WIDE)
+    teach(run, FIVE)
+    return run
+
+
+def _labels(run: Run, days: list[date] = FIVE) -> pl.DataFrame:
+    return run.lake.soft_labels.scan().filter(pl.col("day").is_in(days)).sort("example_id").collect()
+
+
+def test_a_day_that_fails_stops_the_teacher_until_it_is_accepted(plain: Run, tmp_path: Path) -> None:
     run = _run(tmp_path, STRICT)
     says = (
         r"^teacher: 2026-01-04 did not pass its gate and is not kept: fail; click_logit mean is .* is the bound; "
@@ -193,10 +205,7 @@ def test_a_day_that_fails_stops_the_teacher_until_it_is_accepted(tmp_path: Path)
     record = _record(run, FOURTH)
     assert (record["outcome"], record["reason"]) == ("accepted", "a holiday")
     # It is the day as it was learnt before, and of the days without a gate.
-    plain = _run(tmp_path / "plain", WIDE)
-    teach(plain, FIVE[:4])
-    labels = [r.lake.soft_labels.scan().sort("example_id").collect() for r in (run, plain)]
-    assert_frame_equal(*labels, check_exact=True)
+    assert_frame_equal(_labels(run), _labels(plain, FIVE[:4]), check_exact=True)
 
 
 def test_a_day_that_is_skipped_is_as_if_it_had_never_been_and_students_go_on_without_its_labels(
@@ -225,10 +234,10 @@ def test_a_day_that_is_skipped_is_as_if_it_had_never_been_and_students_go_on_wit
 
 
 def test_a_day_of_a_rate_a_thousand_times_too_high_is_learnt_again_with_a_thousandth(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    plain: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = dataclasses.replace(WIDE, logit_spread=5, on_failure="retry", fallback_rate=1e-3)
-    run, plain = _run(tmp_path / "hot", gate), _run(tmp_path / "plain", WIDE)
+    run = _run(tmp_path, gate)
     teach(run, DAYS)
     model = run.teacher.model
     hot = dataclasses.replace(
@@ -245,9 +254,7 @@ def test_a_day_of_a_rate_a_thousand_times_too_high_is_learnt_again_with_a_thousa
     assert judged["value"].to_list() == [1e-3]
     # The day, and the next one with the usual rates, are those of a teacher that always had these.
     teach(run, FIVE)
-    teach(plain, FIVE)
-    labels = [r.lake.soft_labels.scan().sort("example_id").collect() for r in (run, plain)]
-    assert_frame_equal(*labels, abs_tol=1e-4)
+    assert_frame_equal(_labels(run), _labels(plain), abs_tol=1e-4)
 
 
 def test_a_day_that_fails_again_stops_the_teacher(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from datetime import date
@@ -42,10 +43,23 @@ def _within(run: Run, model: str = TEACHER) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A teacher of the three days."""
     run = make_run(tmp_path_factory.mktemp("undisturbed"))
     teach(run, DAYS)
-    train_student(run, AUXILIARY, DAYS)
     return run
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A teacher that was stopped within the second day."""
+    run = make_run(tmp_path_factory.mktemp("stopped"))
+    with pytest.raises(Preempted):
+        teach(run, DAYS, progress=_at(60 + 17, _sigterm))
+    return run
+
+
+def _copy(run: Run, to: Path) -> Run:
+    return dataclasses.replace(run, root=shutil.copytree(run.root, to / "w"))
 
 
 # The second day is 57 rows, after 60: within its second batch, its third, and after its last.
@@ -63,13 +77,22 @@ def test_a_run_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
     # What was learnt before is told at once, for the bar.
     assert again[0] == learnt
     assert sum(again) == 57 + 64
+    assert _within(run) == []
+    assert_same(undisturbed.root, tmp_path)
+
+
+def test_a_student_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
+    undisturbed: Run, tmp_path: Path
+) -> None:
+    runs = [_copy(undisturbed, tmp_path / name) for name in ("undisturbed", "stopped")]
+    train_student(runs[0], AUXILIARY, DAYS)
     with pytest.raises(
         Preempted, match=r"^auxiliary: stopped by SIGTERM after 16 of the 57 rows of 2026-01-02"
     ):
-        train_student(run, AUXILIARY, DAYS, progress=_at(61, _sigterm))
-    train_student(run, AUXILIARY, DAYS)
-    assert _within(run) == _within(run, "auxiliary") == []
-    assert_same(undisturbed.root, tmp_path)
+        train_student(runs[1], AUXILIARY, DAYS, progress=_at(61, _sigterm))
+    train_student(runs[1], AUXILIARY, DAYS)
+    assert _within(runs[1], "auxiliary") == []
+    assert_same(runs[0].root, runs[1].root)
 
 
 class Killed(Exception):
@@ -94,22 +117,14 @@ def test_a_day_is_put_down_every_so_often_and_a_killed_trainer_goes_on_from_ther
     again: list[int] = []
     teach(run, DAYS, progress=again.append)
     assert again[:3] == [32, 16, 9]
-    train_student(run, AUXILIARY, DAYS)
     assert_same(undisturbed.root, tmp_path)
-
-
-def _stop(root: Path) -> Run:
-    run = make_run(root)
-    with pytest.raises(Preempted):
-        teach(run, DAYS, progress=_at(60 + 17, _sigterm))
-    return run
 
 
 @pytest.mark.parametrize("file", ["variables.index", "arrays.npz"])
 def test_a_damaged_one_is_told_and_the_day_learnt_from_its_start_with_the_same_result(
-    undisturbed: Run, tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+    undisturbed: Run, stopped: Run, tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = _stop(tmp_path)
+    run = _copy(stopped, tmp_path)
     path = run.checkpoints(TEACHER).folder / "within-000001" / file
     path.write_bytes(path.read_bytes()[:-1])
     again: list[int] = []
@@ -118,12 +133,11 @@ def test_a_damaged_one_is_told_and_the_day_learnt_from_its_start_with_the_same_r
     assert caplog.messages == [
         f"{run.checkpoints(TEACHER).folder}: a checkpoint within 2026-01-02 is damaged"
     ]
-    train_student(run, AUXILIARY, DAYS)
-    assert_same(undisturbed.root, tmp_path)
+    assert_same(undisturbed.root, run.root)
 
 
-def test_a_day_whose_rows_were_made_anew_is_learnt_from_its_start(tmp_path: Path) -> None:
-    run = _stop(tmp_path)
+def test_a_day_whose_rows_were_made_anew_is_learnt_from_its_start(stopped: Run, tmp_path: Path) -> None:
+    run = _copy(stopped, tmp_path)
     # The same rows in another file are the same day.
     found = run.checkpoints(TEACHER).within()
     assert found is not None
@@ -134,16 +148,16 @@ def test_a_day_whose_rows_were_made_anew_is_learnt_from_its_start(tmp_path: Path
     assert _within(run) == []
 
 
-def test_what_is_half_written_is_not_read(tmp_path: Path) -> None:
-    run = _stop(tmp_path)
+def test_what_is_half_written_is_not_read(stopped: Run, tmp_path: Path) -> None:
+    run = _copy(stopped, tmp_path)
     folder = run.checkpoints(TEACHER).folder
     (folder / "within-000001").rename(folder / ".partial-within")
     assert Checkpoints(folder).within() is None
     assert [state.day for state in teach(run, DAYS)] == DAYS[1:]
 
 
-def test_another_day_than_the_one_put_down_is_learnt_from_its_start(tmp_path: Path) -> None:
-    run = _stop(tmp_path)
+def test_another_day_than_the_one_put_down_is_learnt_from_its_start(stopped: Run, tmp_path: Path) -> None:
+    run = _copy(stopped, tmp_path)
     # As after a rollback to before the first day.
     for path in run.checkpoints(TEACHER).folder.glob("2026-*"):
         path.rename(tmp_path / path.name)
