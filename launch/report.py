@@ -226,14 +226,14 @@ def _grown(metrics: pl.DataFrame, id_rows: Mapping[str, int], model: str) -> lis
 
 
 def _held(results: Results, states: Mapping[str, Sequence[State]]) -> list[tuple[str, Markup, str]]:
-    """What the models held after each day, in memory and on disk, as far as it was recorded."""
+    """What models held after each day that has metrics, in memory and on disk, as far as it was recorded."""
     drawn = []
     for field, title, read in _HELD:
         values = {
             (model, state.day): getattr(state, field)
             for model, learnt in states.items()
             for state in learnt
-            if getattr(state, field)
+            if getattr(state, field) and state.day in results.learnt.get(model, ())
         }
         if values:
             drawn.append((title, pictures.sizes(results, title, values), read))

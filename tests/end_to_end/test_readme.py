@@ -220,8 +220,7 @@ def _bench_sixty_days(line: str, folder: Path, request: pytest.FixtureRequest) -
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     # Of the sixty days one, and none of the students.
     _shell(f"{run} --end_day=2026-01-01 {_only(str(ROOT / 'benchmarks/sixty_days.py'))}", folder)
-    figures = figures.replace(".venv/bin/python", sys.executable)
-    printed = _shell(f"PYTHONPATH={ROOT} {figures}", folder)
+    printed = _shell(figures.replace(".venv/bin/python", sys.executable), folder)
     assert re.search(r"^truth, auc +0\.79\d\d\nteacher, auc +0\.\d{4}$", printed, re.MULTILINE)
     assert re.search(r"^teacher, checkpoint, MB +\d+\.\d\d$", printed, re.MULTILINE)
     assert re.search(r"^video_id \(2,499 rows\), ids_evicted +0$", printed, re.MULTILINE)

@@ -313,6 +313,10 @@ def test_memory_is_drawn_from_nothing_on(tmp_path):
     assert "Checkpoint" not in page  # No size was recorded.
 
 
+def test_days_and_models_without_metrics_are_in_no_picture_of_memory(tmp_path):
+    assert 'aria-label="Memory' not in _page(tmp_path, states=_states(b=[600], gone=[700]))
+
+
 def _grown(**counts: dict[int, float]) -> pl.DataFrame:
     rows = _metrics([("teacher", "", metric, values) for metric, values in counts.items()])
     return rows.with_columns(slice=pl.lit("video"))
