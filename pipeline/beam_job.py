@@ -7,11 +7,15 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import LOCK
@@ -45,6 +49,30 @@ def options(flags: Sequence[str]) -> PipelineOptions:
         # Measured with Beam 2.77: it loses 0.3 to 2.7 % of the values of a GroupByKey.
         raise UserError("--direct_running_mode=multi_threading loses values in Beam 2.77; leave it out")
     return parsed
+
+
+class Together(beam.DoFn):
+    """Calls `work` for two elements of a bundle at a time, and gives what it returns at the bundle's end.
+
+    Polars and Arrow leave the interpreter to others while they work, and have parts that keep one processor only.
+    """
+
+    def start_bundle(self) -> None:
+        self._pool = ThreadPoolExecutor(2)
+        self._begun: list[Future[Iterable[Any]]] = []
+
+    def process(self, element: Any) -> None:
+        self._begun.append(self._pool.submit(self.work, element))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        try:
+            for each in self._begun:
+                yield from map(GlobalWindows.windowed_value, each.result())
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def work(self, element: Any) -> Iterable[Any]:
+        raise NotImplementedError
 
 
 class Staging:

@@ -5,7 +5,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -79,8 +78,8 @@ class Materialized:
         return sum(c.rows_in for c in self.days.values()) + sum(self.elsewhere.values())
 
 
-class ReadUnit(beam.DoFn):
-    """A unit in, a staged file per day out, or more. Memory: 524,288 rows, and one frame of the unit."""
+class ReadUnit(beam_job.Together):
+    """A unit in, a staged file per day out, or more. Memory, of each of two units: 524,288 rows, and one frame."""
 
     def __init__(self, source: Source, schema: Schema, days: Sequence[date], now: datetime, staging: str):
         self.source = source
@@ -89,10 +88,11 @@ class ReadUnit(beam.DoFn):
         self.now = now
         self.staging = beam_job.Staging(staging)
 
-    def process(self, unit: Unit) -> Iterator[tuple[str, Piece]]:
+    def work(self, unit: Unit) -> list[tuple[str, Piece]]:
         with self.staging.telling(unit.index):
-            yield from persistently(f"the rows of {unit.where}", self._read, unit)
+            pieces = persistently(f"the rows of {unit.where}", self._read, unit)
         self.staging.done(unit.index)
+        return pieces
 
     def _read(self, unit: Unit) -> list[tuple[str, Piece]]:
         if unit.rows_outside:
@@ -219,23 +219,22 @@ def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield pl.concat(held)
 
 
-class MakeDay(beam.DoFn):
-    """All pieces of a day in, the day without repeats out; of the rows of no day, counts. Memory: 4,194,304 ids, the
-    keys of those that repeat, the rows of one data file and its sketches."""
+class MakeDay(beam_job.Together):
+    """All pieces of a day in, the day without repeats out; of the rows of no day, counts. Memory, of each of two days:
+    4,194,304 ids, the keys of those that repeat, the rows of one data file and its sketches."""
 
     def __init__(self, schema: Schema, lake_root: str, staging: str):
         self.schema = schema
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
-    def process(self, group: tuple[str, Iterable[Piece]]) -> Iterator[tuple[str, Made | Counter[str]]]:
+    def work(self, group: tuple[str, Iterable[Piece]]) -> list[tuple[str, Made | Counter[str]]]:
         text, pieces = group
         with self.staging.telling(text):
             made = persistently(
                 f"the rows of {text}", self._make, text, sorted(pieces, key=lambda piece: piece.order)
             )
-        if made:
-            yield "", made
+        return [("", made)] if made else []
 
     def _make(self, text: str, pieces: Sequence[Piece]) -> Made | Counter[str] | None:
         dropped: Counter[str] = Counter()
@@ -251,13 +250,11 @@ class MakeDay(beam.DoFn):
         table = Lake(self.lake_root, self.schema).interactions
         sketches, files = Sketches(self.schema), list[DataFile]()
         late, masked = 0, Counter[str]()
-        with ThreadPoolExecutor(1) as beside:
-            for frame, late_rows in _without(repeats, written):
-                measured = beside.submit(sketches.add, frame)
-                files.append(table.write_file(frame, {"day": day}, name=f"part-{len(files):05d}"))
-                measured.result()
-                late += late_rows
-                masked.update({name: frame[name].null_count() for name in self.schema.maturity})
+        for frame, late_rows in _without(repeats, written):
+            sketches.add(frame)
+            files.append(table.write_file(frame, {"day": day}, name=f"part-{len(files):05d}"))
+            late += late_rows
+            masked.update({name: frame[name].null_count() for name in self.schema.maturity})
         if not files:
             return None
         statistics = self.staging.path / f"{text}.statistics"
