@@ -363,7 +363,7 @@ def _labels(folder: Path) -> dict[str, Any]:
     schema = _schema()
     lake = Lake(folder / "lake", schema)
     lake.create()
-    _tutelage(folder / "raw", folder / "lake")
+    _tutelage(folder / "sample", folder / "lake")
     return {"join": _join(lake.interactions, folder), "labeler": _labeler(lake, folder)}
 
 
