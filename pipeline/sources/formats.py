@@ -157,6 +157,8 @@ def _framed(stream: pa.NativeFile) -> bytes:
     parts: list[bytes] = []
     size = 0
     while len(parts) < 2 * _ROWS and size < _MAX_RECORD and (head := stream.read(12)):
+        if len(head) < 12:  # TensorFlow takes a few bytes for the end.
+            raise OSError(f"truncated record: {len(head)} bytes of its length and the sum of that, of 12")
         # What a wrong length leads to is not read: the sum of the length tells.
         record = stream.read(min(int.from_bytes(head[:8], "little"), _MAX_RECORD) + 4)
         parts += [head, record]

@@ -515,6 +515,16 @@ def test_a_truncated_file_is_named(tmp_path: Path, kind: str) -> None:
         assert f"expected a whole .{kind} file" in says
 
 
+@pytest.mark.parametrize("left", [1, 7, 8, 11])
+def test_records_that_end_within_the_head_of_one_are_named(tmp_path: Path, left: int) -> None:
+    path = _write(tmp_path, "tfrecord", [EVENT])
+    one = path.read_bytes()
+    for whole in (b"", one):
+        path.write_bytes(whole + one[:left])
+        says = _refused(tmp_path, "tfrecord")
+        assert says.startswith(f"cannot read {path}: truncated record: {left} bytes")
+
+
 def test_a_parquet_file_with_no_utf8_in_the_name_of_a_column_is_named(tmp_path: Path) -> None:
     path = _write(tmp_path, "parquet", [EVENT])
     path.write_bytes(path.read_bytes().replace(b"other", b"oth\xffr"))
