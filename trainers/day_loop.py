@@ -73,13 +73,7 @@ def teach(
             )
 
     def build() -> Learner:
-        learner = Learner(
-            run.schema,
-            run.teacher.model,
-            batch_size=run.training.batch_size,
-            seed=run.training.seed,
-            offsets=run.teacher.sampling.offsets,
-        )
+        learner = Learner.of_teacher(run)
         if not run.checkpoints(run.teacher_model).states():
             start(learner)
         return learner

@@ -19,6 +19,7 @@ from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.checkpoints import Checkpoints, State, Within
 from tutelage.trainers.feed import Day, predictions
+from tutelage.trainers.run import Run
 from tutelage.trainers.vocabulary import Kept, Met, Vocabulary
 
 _SCORE_BATCH = 4096
@@ -101,6 +102,17 @@ class Learner:
         start = tf.TensorSpec([], tf.int32)
         self._update = traced(self._step).get_concrete_function(day, start)
         self._score = traced(self._score_batch).get_concrete_function(day, start)
+
+    @classmethod
+    def of_teacher(cls, run: Run) -> "Learner":
+        """The teacher's of the run, before it has learnt or restored anything."""
+        return cls(
+            run.schema,
+            run.teacher.model,
+            batch_size=run.training.batch_size,
+            seed=run.training.seed,
+            offsets=run.teacher.sampling.offsets,
+        )
 
     def transform(
         self, columns: Mapping[str, tf.Tensor], entries: Entries | None = None

@@ -28,13 +28,7 @@ def warm_start(learner: Learner, run: Run, name: str, first_day: date) -> None:
     its checkpoint was pruned.
     """
     base = _base(run, name, first_day)
-    teacher = Learner(
-        run.schema,
-        run.teacher.model,
-        batch_size=run.training.batch_size,
-        seed=run.training.seed,
-        offsets=run.teacher.sampling.offsets,
-    )
+    teacher = Learner.of_teacher(run)
     teacher.restore(run.checkpoints(run.teacher_model), base)
     theirs = _parts(teacher)
     taken, anew, dense_anew = [], [], False
@@ -55,9 +49,7 @@ def warm_start(learner: Learner, run: Run, name: str, first_day: date) -> None:
         learner.adam.iterations.assign(teacher.adam.iterations)
         learner.adagrad.iterations.assign(teacher.adagrad.iterations)
     found = {"teacher": run.teacher.name, "day": str(base.day), "taken": taken, "anew": anew}
-    final = run.warm_start(successor_model(name))
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(final) as partial:
+    with replacing(run.warm_start(successor_model(name))) as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n")
 
 
