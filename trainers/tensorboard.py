@@ -18,3 +18,6 @@ def write_events(folder: Path, rows: Sequence[Mapping[str, object]], *, day: dat
             tag = "/".join(str(row[part]) for part in ("basis", "task", "metric", "slice") if row[part])
             tf.summary.scalar(tag, row["value"])
     writer.close()
+    # TensorBoard reads files in the order of their names: let that be the days', not the order of writing.
+    (written,) = folder.glob(f"events.*.{day}")
+    written.rename(folder / f"events.out.tfevents.{day}")
