@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.lake import FORGOTTEN, DataFile, Lake, counted
+from tutelage.pipeline.lake import FORGOTTEN, DataFile, Lake, Table, counted
 from tutelage.pipeline.quality import QualityConfig, judge
 from tutelage.pipeline.statistics import Sketches, compare
 from tutelage.pipeline.verdict import Verdict
@@ -40,7 +40,7 @@ class Admission:
     Memory: the statistics of the trailing days.
     """
 
-    def __init__(self, lake: Lake, config: QualityConfig, *, attempt: int, as_of: int):
+    def __init__(self, lake: Lake, config: QualityConfig, *, attempt: int, as_of: Table):
         self.lake = lake
         self.config = config
         self.attempt = attempt
@@ -114,7 +114,7 @@ def _commit(
     metadata: Mapping[str, Any],
     *,
     attempt: int,
-    as_of: int | None = None,
+    as_of: Table | None = None,
 ) -> None:
     made = lake.statistics.write_file(statistics, {"day": day}, name="part")
     lake.statistics.commit([made], {"day": day}, attempt=attempt, metadata={})

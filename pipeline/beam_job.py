@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import io
 import os
+import pickle
 import shutil
 import threading
 import time
@@ -19,6 +20,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import LOCK
+from tutelage.pipeline.whole import replacing
 
 # `DirectRunner` would first try to download another runner.
 DEFAULT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -100,12 +102,19 @@ class Staging:
             self.failed(unit, error)
             raise
 
-    def committed(self, partition: str) -> None:
-        (self.path / f"{partition}.committed").touch()
+    def give(self, name: str, value: object) -> None:
+        """Hand a value to the driver, in the place of what was given under that name: a portable runner hands no
+        elements back."""
+        with replacing(self.path / f"{name}.given") as partial:
+            partial.write_bytes(pickle.dumps(value))
 
-    def commits(self) -> set[str]:
-        """What was committed: a portable runner hands no elements back to the driver."""
-        return {path.stem for path in self.path.glob("*.committed")}
+    def given(self) -> dict[str, Any]:
+        """What the workers gave, by name."""
+        return {path.stem: pickle.loads(path.read_bytes()) for path in self.path.glob("[!.]*.given")}
+
+    def remove(self, pattern: str) -> None:
+        for path in self.path.glob(pattern):
+            path.unlink()
 
     def raise_failure(self) -> None:
         """Raise the mistake that stopped a worker: a runner hands on its text only inside its own."""

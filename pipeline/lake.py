@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.schema import Schema as DeltaSchema
@@ -204,10 +205,6 @@ class Table:
     def _custom(self, values: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str, str]:
         return {"partition": "/".join(values.values()), "counts": json.dumps(metadata)}
 
-    def version(self) -> int:
-        """The number of the newest commit."""
-        return self._delta.version()
-
     def _data(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The columns that are in the data files."""
         return frame.select(name for name in self.schema.names if name not in self.partition_by)
@@ -220,15 +217,15 @@ class Table:
         attempt: int,
         metadata: Mapping[str, Any],
         source: int | None = None,
-        as_of: int | None = None,
+        as_of: "Table | None" = None,
     ) -> None:
         """Put `files` in the place of what `partition` held, in one commit that carries `metadata`.
 
         `source` is a number for what the rows are made of, which `sources` gives back.
 
         `attempt` is one number per job: a runner that repeats a commit it already made changes
-        nothing (Delta records the number but does not look at it, so this does). `as_of` is the
-        table's version when the job began to read what it commits; None: now.
+        nothing (Delta records the number but does not look at it, so this does). `as_of` is a snapshot
+        of the table from when the job began to read what it commits; None: now.
         Raises UserError where another job replaced the partition meanwhile, RuntimeError where the
         table does not hold the rows that were committed.
         """
@@ -245,9 +242,10 @@ class Table:
         before = table.transaction_version(key)
         if before == attempt:
             return
-        if as_of is not None and DeltaTable(self.path, version=as_of).transaction_version(key) != before:
+        if as_of and as_of._delta.transaction_version(key) != before:
             raise overtaken
         now = int(time.time() * 1000)
+        where = [(name, "=", value) for name, value in values.items()]
         adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
         while True:
             try:
@@ -256,7 +254,7 @@ class Table:
                     "overwrite",
                     self.schema,
                     self.partition_by,
-                    partition_filters=[(name, "=", value) for name, value in values.items()],
+                    partition_filters=where,
                     commit_properties=CommitProperties(
                         custom_metadata=self._custom(values, metadata),
                         app_transactions=numbers,
@@ -271,8 +269,9 @@ class Table:
                 # Delta also refuses where another partition was replaced: that is no conflict.
                 if now_there != before:
                     raise overtaken from None
+        table.update_incremental()
         expected = sum(file.rows for file in files)
-        found = self.scan(**partition).select(pl.len()).collect().item()
+        found = sum(pq.read_metadata(file).num_rows for file in table.file_uris(file_pruning_predicate=where))
         if found != expected:
             raise RuntimeError(
                 f"{self.path.name}, {key}: {expected} rows were committed and {found} are there"

@@ -5,8 +5,10 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -30,7 +32,7 @@ _ROWS = 1 << 19
 _BUCKET_ROWS = 1 << 22
 """Rows of a day among which repeats are looked for at once."""
 _REPEATS = {"piece": pl.Int64, "row": pl.UInt32, "reason": pl.String}
-NO_DAY = ""
+NO_DAY = "no day"
 """The group of the rows that belong to none of the days asked for."""
 
 
@@ -220,21 +222,23 @@ def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 class MakeDay(beam_job.Together):
-    """All pieces of a day in, the day without repeats out; of the rows of no day, counts. Memory, of each of two days:
-    4,194,304 ids, the keys of those that repeat, the rows of one data file and its sketches."""
+    """All pieces of a day in, the day without repeats given to the driver; of the rows of no day, counts. Memory, of
+    each of two days: 4,194,304 ids, the keys of those that repeat, the rows of one data file and its sketches."""
 
     def __init__(self, schema: Schema, lake_root: str, staging: str):
         self.schema = schema
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
-    def work(self, group: tuple[str, Iterable[Piece]]) -> list[tuple[str, Made | Counter[str]]]:
+    def work(self, group: tuple[str, Iterable[Piece]]) -> tuple[()]:
         text, pieces = group
         with self.staging.telling(text):
             made = persistently(
                 f"the rows of {text}", self._make, text, sorted(pieces, key=lambda piece: piece.order)
             )
-        return [("", made)] if made else []
+        if made:
+            self.staging.give(text, made)
+        return ()
 
     def _make(self, text: str, pieces: Sequence[Piece]) -> Made | Counter[str] | None:
         dropped: Counter[str] = Counter()
@@ -272,39 +276,6 @@ class MakeDay(beam_job.Together):
                 "masked": {name: rows for name, rows in masked.items() if rows},
             },
         )
-
-
-class AdmitDays(beam.DoFn):
-    """All days in, each committed, or put into quarantine, and what was counted of no day. Memory: the statistics of
-    the trailing days.
-
-    `as_of` is the table's version when the job began: a day that another job replaced since is left alone.
-    """
-
-    def __init__(self, schema: Schema, quality: QualityConfig, as_of: int, lake_root: str, staging: str):
-        self.schema = schema
-        self.quality = quality
-        self.as_of = as_of
-        self.lake_root = lake_root
-        self.staging = beam_job.Staging(staging)
-
-    def process(self, group: tuple[str, Iterable[Made | Counter[str]]]) -> None:
-        attempt = self.staging.attempt
-        days: list[Made] = []
-        elsewhere: Counter[str] = Counter()
-        for item in group[1]:
-            if isinstance(item, Made):
-                days.append(item)
-            else:
-                elsewhere.update(item)
-        job = {"attempt": attempt, "elsewhere": dict(sorted(elsewhere.items()))}
-        lake = Lake(self.lake_root, self.schema)
-        admission = Admission(lake, self.quality, attempt=attempt, as_of=self.as_of)
-        for made in sorted(days, key=lambda made: made.day):
-            with self.staging.telling(str(made.day)):
-                made = replace(made, metadata={**made.metadata, "job": job})
-                if persistently(f"the commit of {made.day}", admission.admit, made).blessed:
-                    self.staging.committed(str(made.day))
 
 
 def _find_repeats(pieces: Sequence[Piece], key: Sequence[str]) -> pl.DataFrame:
@@ -399,9 +370,12 @@ def materialize(
     what the table held of it stays. Raises UserError where the source cannot be read (nothing is committed then),
     where a day has no rows (the other days are committed), or where another job replaced a day since this one began
     (the other's rows stay).
+
+    The days are judged and committed here, in their order, as each is held against those before it. Memory: the
+    statistics of the trailing days.
     """
     started = time.monotonic()
-    as_of = lake.interactions.version()
+    as_of = lake.interactions.snapshot()
     check_columns(source, schema)
     units = source.units(raw_dir, workdir=workdir, days=days)
     root = lake.interactions.path.parent
@@ -417,30 +391,40 @@ def materialize(
                 >> beam.ParDo(ReadUnit(source, schema, days, now or datetime.now(UTC), str(staging.path)))
                 | "ByDay" >> beam.GroupByKey()
                 | "Make" >> beam.ParDo(MakeDay(schema, *where))
-                # One worker has them all: a day is held against those before it.
-                | "Together" >> beam.GroupByKey()
-                | "Admit" >> beam.ParDo(AdmitDays(schema, quality, as_of, *where))
             )
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
-        done = staging.commits()
+        # Nobody reads the pieces any more, and to remove them takes a while.
+        with ThreadPoolExecutor(1) as aside:
+            aside.submit(staging.remove, "*.arrow")
+            made = staging.given()
+            elsewhere = dict(sorted(made.pop(NO_DAY, {}).items()))
+            admission = Admission(lake, quality, attempt=staging.attempt, as_of=as_of)
+            done = _admit(made, admission, {"attempt": staging.attempt, "elsewhere": elsewhere})
     quarantined = lake.quarantine.of_attempt(staging.attempt)
     histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
-    missing = [str(day) for day in days if str(day) not in done and day not in quarantined]
-    counts = {date.fromisoformat(day): values for day, values in lake.interactions.counts().items()}
+    missing = [text for text in map(str, days) if text not in made]
     if missing:
         raise UserError(
             f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}; "
             f"of the other days, {len(done)} were committed. Ask for days that the data has"
         )
-    made = {day: counts[day] for day in days if str(day) in done}
-    any_day = next(iter([*made.values(), *(record["counts"] for record in quarantined.values())]))
     return Materialized(
-        days={day: Counts(**{f.name: of[f.name] for f in fields(Counts)}) for day, of in made.items()},
+        days=done,
         quarantined={day: record["said"] for day, record in quarantined.items()},
-        elsewhere=any_day["job"]["elsewhere"],
+        elsewhere=elsewhere,
         seconds=time.monotonic() - started,
     )
+
+
+def _admit(made: Mapping[str, Made], admission: Admission, job: Mapping[str, Any]) -> dict[date, Counts]:
+    """Commit the days, or put them into quarantine, in their order; returns what was committed."""
+    done: dict[date, Counts] = {}
+    for text, day in sorted(made.items()):
+        of_job = replace(day, metadata={**day.metadata, "job": job})
+        if persistently(f"the commit of {text}", admission.admit, of_job).blessed:
+            done[day.day] = Counts(**day.metadata)
+    return done
 
 
 def check_columns(source: Source, schema: Schema) -> None:

@@ -1,7 +1,7 @@
 """Statistics of a day's columns, in sketches of a fixed size that add up over its files and over days."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -218,32 +218,32 @@ def compare(day: DayStatistics, before: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """
     if not before:
         return day.columns
-    earlier = pl.concat(before).lazy()
-    sides = ["bucket", "bucket_rows"]
-    histograms = (
-        earlier.select("column", *sides)
-        .explode(sides)
-        .drop_nulls()
-        .group_by("column", "bucket")
-        .agg(pl.col("bucket_rows").sum())
-        .collect()
-        .partition_by("column", as_dict=True, include_key=False)
-    )
-    seen = dict(earlier.group_by("column").agg(pl.col("seen").drop_nulls()).collect().iter_rows())
+    nothing = np.zeros([2, 0]), pl.Series(dtype=pl.Binary)
+    today, earlier = _by_column(day.columns), _by_column(pl.concat(before))
     drift, new = [], []
-    for name, bucket, rows in day.columns.select("column", *sides).iter_rows():
-        past, marks = histograms.get((name,)), day.marks.get(name)
+    for name in day.columns["column"]:
+        (here, _), (there, seen) = today[name], earlier.get(name, nothing)
+        marks = day.marks.get(name)
         measure = psi if marks is None else jensen_shannon
-        drift.append(
-            None if past is None or not bucket else measure(np.array([bucket, rows]), past.to_numpy().T)
-        )
-        new.append(None if marks is None else _new(marks, seen.get(name, ())))
+        drift.append(measure(here, there) if here.size and there.size else None)
+        new.append(None if marks is None else _new(marks, seen))
     return day.columns.with_columns(
         pl.Series("drift", drift, pl.Float64), pl.Series("new_ids", new, pl.Float64)
     )
 
 
-def _new(marks: np.ndarray, seen: Sequence[bytes]) -> float | None:
+def _by_column(days: pl.DataFrame) -> dict[str, tuple[np.ndarray, pl.Series]]:
+    """Of each column its histogram, [2, buckets]: which bucket, and how many rows, a bucket of several days several
+    times; and what `seen` each day has."""
+    sides = pl.col("bucket", "bucket_rows").explode().drop_nulls()
+    found = days.group_by("column").agg(sides, pl.col("seen").drop_nulls())
+    return {
+        name: (np.array([bucket.to_numpy(), rows.to_numpy()]), seen)
+        for name, bucket, rows, seen in zip(*found.get_columns(), strict=True)
+    }
+
+
+def _new(marks: np.ndarray, seen: Iterable[bytes]) -> float | None:
     bitmaps = [np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(marks.shape) for bits in seen]
     if not bitmaps or not marks[0].any():
         return None

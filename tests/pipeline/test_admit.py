@@ -207,7 +207,11 @@ def test_a_runner_that_repeats_the_commit_changes_nothing(tmp_path: Path, root: 
         metadata=record["counts"],
     )
     before = lake.quarantine.days()
-    assert not Admission(lake, DEFAULT_QUALITY, attempt=record["attempt"], as_of=0).admit(again).blessed
+    assert (
+        not Admission(lake, DEFAULT_QUALITY, attempt=record["attempt"], as_of=lake.interactions)
+        .admit(again)
+        .blessed
+    )
     assert lake.quarantine.days() == before
     assert accept(lake, BAD, "a sale") == ROWS
 

@@ -60,17 +60,20 @@ def test_flags_that_beam_has_reach_it() -> None:
     assert parsed.view_as(GoogleCloudOptions).no_auth is True
 
 
-def test_a_worker_tells_the_driver_what_it_committed(tmp_path: Path) -> None:
+def test_a_worker_gives_the_driver_what_it_made(tmp_path: Path) -> None:
     with staging_folder(tmp_path) as staging:
         worker = Staging(str(staging.path))
         assert worker.attempt == staging.attempt > 0
-        assert staging.commits() == set()
+        assert staging.given() == {}
         staging.raise_failure()  # there is none
-        worker.committed("2026-01-01")
-        worker.committed("2026-01-02")
-        worker.committed("2026-01-01")  # a bundle that is tried again
+        worker.give("2026-01-01", {"rows": 3})
+        worker.give("2026-01-02", [1, 2])
+        worker.give("2026-01-01", {"rows": 4})  # a bundle that is tried again
         worker.done(0)
-        assert staging.commits() == {"2026-01-01", "2026-01-02"}
+        (staging.path / ".17-2026-01-03.given").touch()  # of a worker that was killed
+        assert staging.given() == {"2026-01-01": {"rows": 4}, "2026-01-02": [1, 2]}
+        staging.remove("*.done")
+        assert not (staging.path / "0.done").exists()
 
 
 def test_a_failure_is_raised_as_it_was(tmp_path: Path) -> None:
@@ -83,8 +86,8 @@ def test_a_failure_is_raised_as_it_was(tmp_path: Path) -> None:
 def test_each_job_has_a_folder_of_its_own_and_leaves_none(tmp_path: Path) -> None:
     with staging_folder(tmp_path) as one, staging_folder(tmp_path) as two:
         assert one.attempt < two.attempt
-        one.committed("2026-01-01")
-        assert two.commits() == set()
+        one.give("2026-01-01", 1)
+        assert two.given() == {}
     with pytest.raises(IndexError), staging_folder(tmp_path) as three:
         _bug(0, three)
     assert list((tmp_path / ".staging").iterdir()) == []

@@ -246,7 +246,7 @@ def test_of_two_writers_on_a_day_the_later_one_is_refused(lake: Lake) -> None:
 def test_a_day_that_was_replaced_since_the_job_began_is_left_alone(lake: Lake) -> None:
     table = lake.interactions
     _commit(table, FIRST, [1], attempt=1)
-    began = table.version()
+    began = table.snapshot()
     written = {day: _write(table, day, [5]) for day in (FIRST, SECOND)}
     _commit(table, FIRST, [2], attempt=2)
     with pytest.raises(UserError, match=r"^interactions, 2026-01-01: another job replaced it meanwhile"):
