@@ -53,14 +53,17 @@ def options(flags: Sequence[str]) -> PipelineOptions:
     return parsed
 
 
+_AT_ONCE = 3
+
+
 class Together(beam.DoFn):
-    """Calls `work` for two elements of a bundle at a time, and gives what it returns at the bundle's end.
+    """Calls `work` for three elements of a bundle at a time, and gives what it returns at the bundle's end.
 
     Polars and Arrow leave the interpreter to others while they work, and have parts that keep one processor only.
     """
 
     def start_bundle(self) -> None:
-        self._pool = ThreadPoolExecutor(2)
+        self._pool = ThreadPoolExecutor(_AT_ONCE)
         self._begun: list[Future[Iterable[Any]]] = []
 
     def process(self, element: Any) -> None:

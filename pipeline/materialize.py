@@ -81,7 +81,7 @@ class Materialized:
 
 
 class ReadUnit(beam_job.Together):
-    """A unit in, a staged file per day out, or more. Memory, of each of two units: 524,288 rows, and one frame."""
+    """A unit in, a staged file per day out, or more. Memory, of each of three units: 524,288 rows, and one frame."""
 
     def __init__(self, source: Source, schema: Schema, days: Sequence[date], now: datetime, staging: str):
         self.source = source
@@ -110,14 +110,13 @@ class ReadUnit(beam_job.Together):
 
     def _conform(self, frame: pl.DataFrame, unit: Unit, differences: dict[str, None]) -> pl.DataFrame:
         """The frame with the columns of the table in its dtypes, nulls where they do not fit; adds what differs."""
-        offered = self.source.columns()
-        table = pl.DataFrame(self.schema.interactions.empty_table()).schema
+        offered, table, there = self.source.columns(), pl.Schema(self.schema.interactions), frame.schema
         for name in frame.columns:
             if name not in (*offered, "event_time_us", "content", "dropped"):
                 differences[f"{name} of {unit.where} is not offered"] = None
         changed = []
         for name in [feature.name for feature in self.schema.features] + self.schema.labels:
-            found = frame.schema.get(name)
+            found = there.get(name)
             if found != offered[name]:
                 how = "is missing" if found is None else f"is {found}"
                 differences[f"{name} of {unit.where} {how}, expected {offered[name]}"] = None
@@ -223,7 +222,7 @@ def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 class MakeDay(beam_job.Together):
     """All pieces of a day in, the day without repeats given to the driver; of the rows of no day, counts. Memory, of
-    each of two days: 4,194,304 ids, the keys of those that repeat, the rows of one data file and its sketches."""
+    each of three days: 4,194,304 ids, the keys of those that repeat, the rows of one data file and its sketches."""
 
     def __init__(self, schema: Schema, lake_root: str, staging: str):
         self.schema = schema
@@ -313,7 +312,7 @@ def _without(repeats: pl.DataFrame, pieces: Sequence[Piece]) -> Iterator[tuple[p
 def _staged(piece: Piece) -> pl.DataFrame:
     """Its rows, of which the columns that are looked at are read."""
     with pa.memory_map(piece.path) as source:
-        return pl.DataFrame(pa.ipc.open_file(source).read_all())
+        return pl.from_arrow(pa.ipc.open_file(source).read_all(), rechunk=False)  # type: ignore[return-value]
 
 
 def _repeats(pieces: Sequence[Piece], key: Sequence[str], bucket: int, buckets: int) -> pl.DataFrame:

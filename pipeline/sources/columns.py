@@ -73,12 +73,13 @@ class Columns:
         return None if us.null_count() else (us.min(), us.max())  # type: ignore[return-value]
 
     def _fit(self, raw: pl.DataFrame, file: File) -> pl.DataFrame:
-        values = [self._time(raw.schema[self.time], file).alias("event_time_us")]
+        found = raw.schema
+        values = [self._time(found[self.time], file).alias("event_time_us")]
         missing = []
         for name, dtype in self.dtypes.items():
             column = self.raw[name]
             cast = _cast_items if dtype == pl.List else _cast
-            value, none = cast(pl.col(column), column, raw.schema[column], dtype, file)
+            value, none = cast(pl.col(column), column, found[column], dtype, file)
             if name in self.labels:
                 value = pl.when(value.is_between(0, 1) if dtype == pl.Int8 else value >= 0).then(value)
             elif name == SAMPLING_RATE:

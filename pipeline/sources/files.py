@@ -106,8 +106,8 @@ class Files:
 
     def columns(self) -> Mapping[str, pl.DataType]:
         """The schema's features and labels, and where it says so `sampling_rate`, with its dtypes."""
-        empty = pl.DataFrame(self.schema.interactions.empty_table())
-        return {name: empty.schema[name] for name in self.schema.offered}
+        dtypes = pl.Schema(self.schema.interactions)
+        return {name: dtypes[name] for name in self.schema.offered}
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
         """A file each, in the order of their paths; then one of all files that hold no row of `days`, if any, and
