@@ -378,14 +378,15 @@ def _run(engine: str, folder: Path) -> dict[str, Any]:
     out = folder / "out"
     out.mkdir()
     # Not the time that Python takes to start and to import.
-    import apache_beam
+    import apache_beam.runners.portability.fn_api_runner.fn_runner
     import duckdb
     import polars
+    import pyarrow.compute
 
     from tutelage.pipeline import materialize
     from tutelage.pipeline.sources import files
 
-    del apache_beam, duckdb, polars, materialize, files
+    del apache_beam, duckdb, polars, pyarrow, materialize, files
     started, cpu = time.perf_counter(), time.process_time()
     kept = _JOBS[engine](folder / ("sample" if engine == "Beam by row" else "raw"), out)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

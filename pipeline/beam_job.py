@@ -15,6 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -24,6 +25,10 @@ from tutelage.pipeline.whole import replacing
 
 # `DirectRunner` would first try to download another runner.
 DEFAULT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+
+# A bundle's end waits for a thread that looks, ever less often, what the bundle is at: by default and after a second
+# every 200 ms, as long as a small job's stage takes. Beam has no option for it.
+StateSampler.__init__.__defaults__ = (20,)
 
 Progress = Callable[[int, int], None]
 """Called with (units done, units in all)."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, StandardOptions
+from apache_beam.runners.worker.statesampler import StateSampler
+from apache_beam.utils.counters import CounterFactory
 
 from tutelage.pipeline.beam_job import Staging, options, run, staging_folder
 from tutelage.pipeline.errors import UserError
@@ -187,3 +189,8 @@ def test_progress_tells_of_every_unit_that_is_done(tmp_path: Path) -> None:
             progress=progress,
         )
     assert [call for call in dict.fromkeys(calls) if call[0]] == [(1, 2), (2, 2)]
+
+
+def test_a_bundle_does_not_wait_for_what_samples_it() -> None:
+    sampler = StateSampler("stage", CounterFactory())
+    assert sampler.sampling_period_ms == 20
