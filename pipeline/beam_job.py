@@ -15,6 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import PCollection
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
@@ -56,6 +57,13 @@ def options(flags: Sequence[str]) -> PipelineOptions:
         # Measured with Beam 2.77: it loses 0.3 to 2.7 % of the values of a GroupByKey.
         raise UserError("--direct_running_mode=multi_threading loses values in Beam 2.77; leave it out")
     return parsed
+
+
+def spread(pipeline: beam.Pipeline, units: Iterable[Any]) -> PCollection[tuple[int, Iterable[Any]]]:
+    """Each unit in a group of its own, so that any worker takes it; Beam's Reshuffle takes longer to build than a small
+    day to work on."""
+    numbered = pipeline | "Units" >> beam.Create(list(enumerate(units)), reshuffle=False)
+    return numbered | "Spread" >> beam.GroupByKey()
 
 
 _AT_ONCE = 3

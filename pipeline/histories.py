@@ -1,6 +1,6 @@
 """Beam job: what each user of a day met in the days before it, from `interactions`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 
 import apache_beam as beam
@@ -23,8 +23,8 @@ class BuildDay(beam.DoFn):
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
-    def process(self, unit: tuple[date, int]) -> None:
-        day, attempt = unit
+    def process(self, group: tuple[int, Iterable[tuple[date, int]]]) -> None:
+        ((day, attempt),) = group[1]
         with self.staging.telling(str(day)):
             persistently(f"the histories of {day}", self._build, day, attempt)
         self.staging.done(day.toordinal())
@@ -88,11 +88,8 @@ def build(
     with beam_job.staging_folder(root) as staging:
 
         def graph(pipeline: beam.Pipeline) -> None:
-            _ = (
-                pipeline
-                | "Days" >> beam.Create(units, reshuffle=False)
-                | "Spread" >> beam.Reshuffle()
-                | "Build" >> beam.ParDo(BuildDay(schema, str(root), str(staging.path)))
+            _ = beam_job.spread(pipeline, units) | "Build" >> beam.ParDo(
+                BuildDay(schema, str(root), str(staging.path))
             )
 
         beam_job.run(graph, flags=beam_flags, staging=staging, units=len(units), progress=progress)

@@ -102,7 +102,8 @@ class ScoreFile(beam.DoFn):
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
-    def process(self, unit: LabelUnit) -> Iterator[tuple[str, tuple[int, DataFile]]]:
+    def process(self, group: tuple[int, Iterable[LabelUnit]]) -> Iterator[tuple[str, tuple[int, DataFile]]]:
+        (unit,) = group[1]
         with self.staging.telling(unit.index):
             file = persistently(f"the labels of {unit.day}", self._score, unit)
         self.staging.done(unit.index)
@@ -196,9 +197,7 @@ def label(
 
         def build(pipeline: beam.Pipeline) -> None:
             _ = (
-                pipeline
-                | "Files" >> beam.Create(units, reshuffle=False)
-                | "Spread" >> beam.Reshuffle()
+                beam_job.spread(pipeline, units)
                 | "Score" >> beam.ParDo(ScoreFile(schema, teacher, *where))
                 | "ByDay" >> beam.GroupByKey()
                 | "Commit" >> beam.ParDo(CommitLabels(schema, teacher, sources, *where))

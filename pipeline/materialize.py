@@ -90,7 +90,8 @@ class ReadUnit(beam_job.Together):
         self.now = now
         self.staging = beam_job.Staging(staging)
 
-    def work(self, unit: Unit) -> list[tuple[str, Piece]]:
+    def work(self, group: tuple[int, Iterable[Unit]]) -> list[tuple[str, Piece]]:
+        (unit,) = group[1]
         with self.staging.telling(unit.index):
             pieces = persistently(f"the rows of {unit.where}", self._read, unit)
         self.staging.done(unit.index)
@@ -383,9 +384,7 @@ def materialize(
 
         def build(pipeline: beam.Pipeline) -> None:
             _ = (
-                pipeline
-                | "Units" >> beam.Create(units, reshuffle=False)
-                | "Spread" >> beam.Reshuffle()
+                beam_job.spread(pipeline, units)
                 | "Read"
                 >> beam.ParDo(ReadUnit(source, schema, days, now or datetime.now(UTC), str(staging.path)))
                 | "ByDay" >> beam.GroupByKey()

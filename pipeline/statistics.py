@@ -58,7 +58,7 @@ class Sketches:
         rows = [
             {"column": name, **column.row(), **top.get(name, {})} for name, column in self._columns.items()
         ]
-        dtypes = pl.DataFrame(STATISTICS.empty_table()).schema
+        dtypes = pl.Schema(STATISTICS)
         return DayStatistics(
             columns=pl.DataFrame(
                 [pl.Series(name, [row.get(name) for row in rows], dtype) for name, dtype in dtypes.items()]
@@ -102,8 +102,8 @@ class _Ids:
             "rows": self.rows,
             "nulls": self.nulls,
             "distinct": _distinct(self.marks > 0),
-            "bucket": filled.astype(np.float64).tolist(),
-            "bucket_rows": buckets[filled].tolist(),
+            "bucket": pl.Series(filled, dtype=pl.Float64),
+            "bucket_rows": pl.Series(buckets[filled]),
             "seen": np.packbits(self.marks > 0).tobytes(),
         }
 
@@ -159,8 +159,8 @@ class _Numbers:
             "min": self.low,
             "max": self.high,
             "deciles": deciles.tolist(),
-            "bucket": values.tolist(),
-            "bucket_rows": rows.tolist(),
+            "bucket": pl.Series(values),
+            "bucket_rows": pl.Series(rows),
         }
 
 
