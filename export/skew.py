@@ -140,13 +140,26 @@ def compare(
 
     An id's default counts as missing, as a client that has no null sends it; so does a number that is not
     finite. What the model does not take is left out. The outputs cannot be told where a feature has a wrong
-    dtype. Raises UserError for a score that is logged and that the model has not.
+    dtype. A downsampled day is compared as it was before. Raises UserError for a score that is logged and that the
+    model has not.
     """
+    day, before = as_met(day, schema), None if before is None else as_met(before, schema)
     loaded = tf.saved_model.load(str(model))
     signature = loaded.signatures["serving_default"]
     takes = signature.structured_input_signature[1]
     features = [_feature(f, requests, day, before, config) for f in schema.inputs() if f.name in takes]
     return features, _outputs(requests, day, model, signature, schema, config)
+
+
+def as_met(day: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """As many rows, each as often as its share of the rows of the day before it was downsampled: evenly spaced along
+    what the rows stand for, in the order of example_id, which is a hash (systematic resampling)."""
+    day = day.sort("example_id")
+    weight = schema.stands_for(day)
+    if weight is None or not day.height:
+        return day
+    ends = weight.cumsum(dtype=np.float64)
+    return day[np.searchsorted(ends, (np.arange(day.height) + 0.5) * ends[-1] / day.height)]
 
 
 def _feature(

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tutelage.export.skew import (
     OutputSkew,
     Requests,
     SkewConfig,
+    as_met,
     compare,
     jensen_shannon,
     psi,
@@ -30,6 +32,7 @@ from tutelage.export.versions import Version
 from tutelage.launch.actions import skew
 from tutelage.launch.session import Settings
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema import Downsampling
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import train_student
 from tutelage.trainers.run import Run
@@ -235,6 +238,28 @@ def test_unknown_ids_are_held_against_those_of_the_day_itself(run: Run, version:
     first = user(None)
     assert (first.unknown, first.unknown_day) == (pytest.approx(1 / 3), None)
     assert "unknown" not in first.past
+
+
+def test_a_downsampled_day_is_compared_as_it_was_before(run: Run, version: Version) -> None:
+    # 3 of 15 rows were positives, all of news; of the 12 negatives, all of sport, a quarter was kept.
+    kept = [(1, "news", 1), (2, "news", 1), (3, "sport", 0), (4, "sport", 0), (5, "sport", 0), (6, "news", 1)]
+    day = frame(DAY, [(n, n, 1, topic, 1.0, 0.0, click, 0.0) for n, topic, click in kept])
+    schema = replace(SCHEMA, downsampling=Downsampling(task="click"))
+    day = day.with_columns(sampling_rate=pl.lit(0.25, pl.Float32))
+    # They stand for the rows before up to 1, 2, 6, 10, 14 and 15; those at 1.25, 3.75, 6.25, ... are taken.
+    assert as_met(day, schema)["example_id"].to_list() == [2, 3, 4, 4, 5, 5]
+    assert as_met(day, SCHEMA).equals(day)
+
+    requests = Requests(
+        features=frame(
+            DAY, [(n, n, 1, t, 1.0, 0.0, 0, 0.0) for n, t in enumerate(["news"] + ["sport"] * 5)]
+        ).select(NAMES),
+        wrong={},
+        scores=pl.DataFrame(),
+    )
+    for declared, drift in ((schema, 0.0), (SCHEMA, 0.3054)):
+        features, _ = compare(requests, day, None, model=version.path, schema=declared, config=SkewConfig())
+        assert features[1].drift == pytest.approx(drift, abs=1e-4)
 
 
 def test_what_a_model_takes_for_missing_is_missing(run: Run, version: Version) -> None:
