@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from functools import cache
 
@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.quarantine import Outcome, Quarantine
+from tutelage.pipeline.quarantine import Outcome
 from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.verdict import Verdict
-from tutelage.trainers import gate
-from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
+from tutelage.trainers import gate as gates
+from tutelage.trainers.checkpoints import State, pending, step_of_example
 from tutelage.trainers.config import GateConfig, Sampling, StudentConfig
 from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, write_predictions
 from tutelage.trainers.learner import Learner, Learnt, Progress
@@ -78,18 +78,18 @@ def teach(
             start(learner)
         return learner
 
-    return _learn(
-        run,
-        run.teacher_model,
-        days,
+    life = _Life(
+        run=run,
+        model=run.teacher_model,
         build=build,
         sampling=run.teacher.sampling,
-        config=run.teacher.gate,
+        gate=run.teacher.gate,
         accept=accept,
+        progress=progress,
         publish=publish,
         withdraw=withdraw,
-        progress=progress,
     )
+    return life.learn(days)
 
 
 def train_student(
@@ -147,270 +147,295 @@ def train_student(
             offsets=student.sampling.offsets,
         )
 
-    return _learn(
-        run,
-        student.name,
-        days,
+    life = _Life(
+        run=run,
+        model=student.name,
         build=build,
         sampling=student.sampling,
-        config=student.gate,
+        gate=student.gate,
         accept=accept,
+        progress=progress,
         soft_labels=soft_labels if student.distillation else None,
         prepare=prepare,
-        progress=progress,
     )
+    return life.learn(days)
 
 
-def _learn(
-    run: Run,
-    model: str,
-    days: Sequence[date],
-    *,
-    build: Callable[[], Learner],
-    sampling: Sampling,
-    config: GateConfig,
-    accept: Accept | None,
-    progress: Progress,
-    soft_labels: Callable[[date], SoftLabels] | None = None,
-    prepare: Callable[[Learner, date], None] = lambda learner, day: None,
-    publish: Callable[[Learner, Day, Learnt], None] = lambda learner, day, learnt: None,
-    withdraw: Callable[[date], None] = lambda day: None,
-) -> list[State]:
-    """A day's labels and metrics replace their own, then the checkpoint commits it: a day killed
-    anywhere before that is learnt again from the same checkpoint, with the same result."""
-    checkpoints, quarantine = run.checkpoints(model), run.quarantine(model)
-    _set_damaged_aside(model, checkpoints, quarantine)
-    states = checkpoints.states()
-    todo = _to_learn(run, model, days, states, quarantine, accept)
-    if not todo:
-        return []
-    learner = build()
-    if states:
-        persistently(f"{model}, its checkpoint", learner.restore, checkpoints, states[-1])
-    kept_out = [day for day in run.lake.kept_out() if day in days and day not in quarantine.days()]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    """A day that was gone through once: its scores before, what was learnt, the factor of the rates, its rows of
+    `metrics` (none where something is not finite, which would be the end of all days after it) and the verdict."""
 
-    def read(day: date, known: Vocabulary | None) -> Day:
+    ahead: Mapping[str, np.ndarray]
+    learnt: Learnt
+    rates: float
+    rows: list[dict[str, object]]
+    verdict: Verdict
+
+    @property
+    def record(self) -> dict[str, object]:
+        return {"rates": self.rates, "said": str(self.verdict), **asdict(self.verdict)}
+
+
+@dataclass(kw_only=True)
+class _Life:
+    """One model's: from its last sound checkpoint day after day.
+
+    A day's labels and metrics replace their own, then the checkpoint commits it: a day killed anywhere before that is
+    learnt again from the same checkpoint, with the same result.
+    """
+
+    run: Run
+    model: str
+    build: Callable[[], Learner]
+    sampling: Sampling
+    gate: GateConfig
+    accept: Accept | None
+    progress: Progress
+    soft_labels: Callable[[date], SoftLabels] | None = None
+    prepare: Callable[[Learner, date], None] = lambda learner, day: None
+    publish: Callable[[Learner, Day, Learnt], None] = lambda learner, day, learnt: None
+    withdraw: Callable[[date], None] = lambda day: None
+    learner: Learner = field(init=False)
+    kept_out: list[date] = field(init=False)
+    """Days whose data is in quarantine."""
+
+    def __post_init__(self) -> None:
+        self.checkpoints = self.run.checkpoints(self.model)
+        self.quarantine = self.run.quarantine(self.model)
+
+    def learn(self, days: Sequence[date]) -> list[State]:
+        self._set_damaged_aside()
+        states = self.checkpoints.states()
+        todo = self._to_learn(days, states)
+        if not todo:
+            return []
+        self.learner = self.build()
+        if states:
+            persistently(f"{self.model}, its checkpoint", self.learner.restore, self.checkpoints, states[-1])
+        met = self.quarantine.days()
+        self.kept_out = [day for day in self.run.lake.kept_out() if day in days and day not in met]
+        for day in read_ahead(todo, self._read, vocabulary=lambda: self.learner.vocabulary):
+            self._learn_day(day)
+        return self.checkpoints.states()[len(states) :]
+
+    def _set_damaged_aside(self) -> None:
+        """Go back to the last sound checkpoint, and forget which days after it were skipped."""
+        for damaged in self.checkpoints.set_damaged_aside():
+            _log.warning(
+                "%s: the checkpoint of %s is damaged; going on from the day before it", self.model, damaged
+            )
+            for later in self.quarantine.skipped():
+                if later > damaged:
+                    self.quarantine.remove(later)
+
+    def _to_learn(self, days: Sequence[date], states: Sequence[State]) -> list[date]:
+        """Those of `days` that are still to be learnt. Raises UserError where the one to accept is none of them."""
+        run, accept = self.run, self.accept
+        skipped = [day for day in run.skipped(self.model) if accept is None or day != accept.day]
+        todo = pending(days, states, slice_days=run.schema.slice_days, who=self.model, skipped=skipped)
+        if accept and (accept.day not in todo or accept.day not in self.quarantine.days()):
+            raise UserError(
+                f"--accept_day={accept.day}: {self.model} has no such day in quarantine that comes next; "
+                "tutelage-status shows its days"
+            )
+        return todo
+
+    def _read(self, day: date, known: Vocabulary | None) -> Day:
         return persistently(
-            f"{model}, the rows of {day}",
+            f"{self.model}, the rows of {day}",
             load_day,
-            run.lake,
+            self.run.lake,
             day,
-            run.schema,
-            transform=learner.transform,
-            soft_labels=soft_labels(day) if soft_labels else None,
-            sampling=sampling,
-            slice_by=run.slice_by,
-            without=learner.ranker.config.without,
+            self.run.schema,
+            transform=self.learner.transform,
+            soft_labels=self.soft_labels(day) if self.soft_labels else None,
+            sampling=self.sampling,
+            slice_by=self.run.slice_by,
+            without=self.learner.ranker.config.without,
             vocabulary=known,
         )
 
-    def vocabulary() -> Vocabulary | None:
-        return learner.vocabulary
-
-    for day in read_ahead(todo, read, vocabulary=vocabulary):
-        before = quarantine.days().get(day.day, {"attempts": []})["attempts"]
+    def _learn_day(self, day: Day) -> None:
+        """Learn the day, again where its gate says so, and keep it or leave it. Raises UserError where the gate stops
+        the run, Preempted after a SIGTERM."""
+        before = self.quarantine.days().get(day.day, {"attempts": []})["attempts"]
         attempts: list[Mapping[str, object]] = []
-        rates = 1.0
-        while True:
-            prepare(learner, day.day)
+        rates: float | None = 1.0
+        while rates is not None:
+            self.prepare(self.learner, day.day)
             with noted() as asked:
-                ahead, learnt, rates = _go_through(
-                    run, model, learner, day, checkpoints, rates=rates, asked=asked, progress=progress
-                )
-                rows, verdict = _judge(run, model, learner, day, ahead, learnt, config)
+                attempt = self._go_through(day, rates, asked)
                 # Put down during the second attempt, the day is taken up in it.
-                attempts = attempts or (before[:1] if rates != 1 else [])
-                attempts.append({"rates": rates, "said": str(verdict), **asdict(verdict)})
-                # No rows: what is not finite would be the end of all days after it.
-                accepted = accept is not None and accept.day == day.day and bool(rows)
-                if verdict.blessed or accepted:
-                    learner.scale_rates(1.0)
-                    persistently(f"{model}, labels of {day.day}", publish, learner, day, learnt)
-                    if run.keep_predictions:
-                        write_predictions(day.example_id, ahead, run.predictions(model, day.day))
-                    _report(run, model, day, rows + gate.rows(verdict, rates=rates, size=day.size))
-                    folder = run.report / "tensorboard" / model
-                    persistently(f"{model}, events of {day.day}", write_events, folder, rows, day=day.day)
-                    reason = accept.reason if accept and accepted else None
-                    _record_kept(quarantine, day.day, before, attempts, rates=rates, reason=reason)
-                    # From here on the model has gone past them, whatever becomes of their data.
-                    for missed in kept_out:
-                        if missed < day.day:
-                            quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
-                    persistently(
-                        f"{model}, the checkpoint of {day.day}",
-                        learner.finish,
-                        day.day,
-                        learnt,
-                        checkpoints,
-                        met=day.met,
-                        made_of=day.made_of,
-                    )
+                attempts = attempts or (before[:1] if attempt.rates != 1 else [])
+                attempts.append(attempt.record)
+                accepted = (
+                    self.accept if self.accept and self.accept.day == day.day and attempt.rows else None
+                )
+                if attempt.verdict.blessed or accepted:
+                    self._keep(day, attempt)
+                    self._record_kept(day.day, before, attempts, rates=attempt.rates, accepted=accepted)
+                    self._commit(day, attempt.learnt)
                     if asked():
                         raise Preempted(
-                            f"{model}: stopped by SIGTERM after {day.day}; run again to go on from there"
+                            f"{self.model}: stopped by SIGTERM after {day.day}; run again to go on from there"
                         )
-                    break
-            said = f"{model}: {day.day} did not pass its gate and is not kept: {verdict}"
-            withdraw(day.day)
-            _report(run, model, day, gate.rows(verdict, rates=rates, size=day.size))
-            checkpoints.forget_within()
-            again = config.on_failure == "retry" and rates == 1
-            outcome: Outcome = "skipped" if config.on_failure == "skip" else "stopped"
-            quarantine.write(day.day, outcome, attempts, made_of=day.made_of)
-            if not again and outcome == "stopped":
-                as_it_is = f", or keep it as it is with --accept_day={day.day} --reason=..." if rows else ""
-                raise UserError(
-                    f"{said}. Mend the day and materialise it again, or change the model's gate (its bounds, "
-                    f"or on_failure to skip or retry){as_it_is}"
+                    return
+            rates = self._leave(day, attempt, attempts)
+
+    def _go_through(self, day: Day, rates: float, asked: Callable[[], bool]) -> _Attempt:
+        """Score the day, then learn it, from where it was put down, and judge it."""
+        run, model, learner = self.run, self.model, self.learner
+        begun = None
+        if taken := learner.take_up(day, self.checkpoints):
+            begun, ahead, rates = taken
+        else:
+            ahead = learner.score(day)
+        learner.scale_rates(rates)
+        minutes, last = run.training.checkpoint_minutes, time.monotonic()
+
+        def pause(so_far: Callable[[], Learnt]) -> None:
+            nonlocal last
+            stop = asked()
+            if stop or (minutes is not None and time.monotonic() - last > 60 * minutes):
+                learnt = so_far()
+                what = f"{model}, a checkpoint within {day.day}"
+                persistently(what, learner.put_down, day, learnt, ahead, self.checkpoints, rates=rates)
+                last = time.monotonic()
+            if stop:
+                raise Preempted(
+                    f"{model}: stopped by SIGTERM after {len(learnt.teacher_step):,} of the {day.size:,} rows of "
+                    f"{day.day}; run again to go on from there"
                 )
-            if learner.state:
-                learner.restore(checkpoints, learner.state)
-            else:
-                learner = build()
-            if not again:
-                _log.warning("%s. It is skipped, as the config says", said)
-                break
-            rates = config.fallback_rate
-            _log.warning("%s. It is learnt again with %g times the rates, as the config says", said, rates)
-    return checkpoints.states()[len(states) :]
 
+        learnt = learner.learn(day, progress=self.progress, begun=begun, pause=pause)
+        rows, verdict = self._judge(day, ahead, learnt)
+        return _Attempt(ahead=ahead, learnt=learnt, rates=rates, rows=rows, verdict=verdict)
 
-def _set_damaged_aside(model: str, checkpoints: Checkpoints, quarantine: Quarantine) -> None:
-    """Go back to the last sound checkpoint, and forget which days after it were skipped."""
-    for damaged in checkpoints.set_damaged_aside():
-        _log.warning("%s: the checkpoint of %s is damaged; going on from the day before it", model, damaged)
-        for later in quarantine.skipped():
-            if later > damaged:
-                quarantine.remove(later)
-
-
-def _to_learn(
-    run: Run,
-    model: str,
-    days: Sequence[date],
-    states: Sequence[State],
-    quarantine: Quarantine,
-    accept: Accept | None,
-) -> list[date]:
-    """Those of `days` that the model has still to learn. Raises UserError where the one to accept is none of them."""
-    skipped = [day for day in run.skipped(model) if accept is None or day != accept.day]
-    todo = pending(days, states, slice_days=run.schema.slice_days, who=model, skipped=skipped)
-    if accept and (accept.day not in todo or accept.day not in quarantine.days()):
-        raise UserError(
-            f"--accept_day={accept.day}: {model} has no such day in quarantine that comes next; "
-            "tutelage-status shows its days"
+    def _judge(
+        self, day: Day, ahead: Mapping[str, np.ndarray], learnt: Learnt
+    ) -> tuple[list[dict[str, object]], Verdict]:
+        """The day's rows of `metrics`, none where something is not finite, and the verdict on it."""
+        run, learner = self.run, self.learner
+        bad = ~np.isfinite(learnt.losses)
+        step = (learner.state.step if learner.state else 0) + int(np.argmax(bad))
+        strange = sum(int(np.sum(~np.isfinite(output))) for output in learnt.outputs.values())
+        checks = (
+            gates.finite("losses", int(bad.sum()), f"{int(bad.sum())} of {len(bad)}, from step {step} on"),
+            gates.finite("outputs", strange),
+            gates.finite("weights", learner.weights_not_finite(day)),
         )
-    return todo
-
-
-def _report(run: Run, model: str, day: Day, rows: list[dict[str, object]]) -> None:
-    """Write the day's rows of `metrics`."""
-    persistently(
-        f"{model}, metrics of {day.day}",
-        write_metrics,
-        run.lake.metrics,
-        rows,
-        run=run.name,
-        day=day.day,
-        model=model,
-    )
-
-
-def _record_kept(
-    quarantine: Quarantine,
-    day: date,
-    before: list[Mapping[str, object]],
-    attempts: list[Mapping[str, object]],
-    *,
-    rates: float,
-    reason: str | None,
-) -> None:
-    """Say of a day that was in quarantine, or was learnt again, why it is kept; `reason`: of who accepted it."""
-    if reason is not None:
-        quarantine.write(day, "accepted", [*before, *attempts], reason=reason)
-    elif rates != 1:
-        quarantine.write(day, "retried", attempts)
-    elif before:
-        quarantine.write(day, "passed", [*before, *attempts])
-
-
-def _go_through(
-    run: Run,
-    model: str,
-    learner: Learner,
-    day: Day,
-    checkpoints: Checkpoints,
-    *,
-    rates: float,
-    asked: Callable[[], bool],
-    progress: Progress,
-) -> tuple[dict[str, np.ndarray], Learnt, float]:
-    """Score the day, then learn it, from where it was put down; the scores, what was learnt, the rates' factor."""
-    begun = None
-    if taken := learner.take_up(day, checkpoints):
-        begun, ahead, rates = taken
-    else:
-        ahead = learner.score(day)
-    learner.scale_rates(rates)
-    minutes, last = run.training.checkpoint_minutes, time.monotonic()
-
-    def pause(so_far: Callable[[], Learnt]) -> None:
-        nonlocal last
-        stop = asked()
-        if stop or (minutes is not None and time.monotonic() - last > 60 * minutes):
-            learnt = so_far()
-            what = f"{model}, a checkpoint within {day.day}"
-            persistently(what, learner.put_down, day, learnt, ahead, checkpoints, rates=rates)
-            last = time.monotonic()
-        if stop:
-            raise Preempted(
-                f"{model}: stopped by SIGTERM after {len(learnt.teacher_step):,} of the {day.size:,} rows of "
-                f"{day.day}; run again to go on from there"
+        if not all(check.passed for check in checks):
+            return [], Verdict(verdict="fail", checks=checks)
+        rows = [
+            row
+            for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))
+            for row in day_metrics(
+                learner.ranker.schema,
+                day.targets,
+                outputs,
+                basis=basis,
+                slices=day.slices,
+                groups=day.users,
+                weight=day.stands_for,
             )
-
-    return ahead, learner.learn(day, progress=progress, begun=begun, pause=pause), rates
-
-
-def _judge(
-    run: Run,
-    model: str,
-    learner: Learner,
-    day: Day,
-    ahead: Mapping[str, np.ndarray],
-    learnt: Learnt,
-    config: GateConfig,
-) -> tuple[list[dict[str, object]], Verdict]:
-    """The day's rows of `metrics`, none where something is not finite, and the verdict on it."""
-    bad = ~np.isfinite(learnt.losses)
-    step = (learner.state.step if learner.state else 0) + int(np.argmax(bad))
-    strange = sum(int(np.sum(~np.isfinite(output))) for output in learnt.outputs.values())
-    checks = (
-        gate.finite("losses", int(bad.sum()), f"{int(bad.sum())} of {len(bad)}, from step {step} on"),
-        gate.finite("outputs", strange),
-        gate.finite("weights", learner.weights_not_finite(day)),
-    )
-    if not all(check.passed for check in checks):
-        return [], Verdict(verdict="fail", checks=checks)
-    rows = [
-        row
-        for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))
-        for row in day_metrics(
+        ]
+        kept = [state.day for state in self.checkpoints.states()]
+        ours = run.lake.metrics.scan(model=self.model, run=run.name)
+        before = gates.trailing(ours.filter(pl.col("day").is_in(kept)).collect(), self.gate)
+        return rows + _counts(day), gates.judge(
             learner.ranker.schema,
-            day.targets,
-            outputs,
-            basis=basis,
-            slices=day.slices,
-            groups=day.users,
+            rows,
+            learnt.outputs,
+            before,
+            self.gate,
             weight=day.stands_for,
+            checks=checks,
         )
-    ]
-    kept = [state.day for state in run.checkpoints(model).states()]
-    metrics = run.lake.metrics.scan(model=model, run=run.name).filter(pl.col("day").is_in(kept)).collect()
-    before = gate.trailing(metrics, config)
-    return rows + _counts(day), gate.judge(
-        learner.ranker.schema, rows, learnt.outputs, before, config, weight=day.stands_for, checks=checks
-    )
+
+    def _keep(self, day: Day, attempt: _Attempt) -> None:
+        """Publish what was made of the day: labels, predictions, metrics, events."""
+        run, model = self.run, self.model
+        self.learner.scale_rates(1.0)
+        persistently(f"{model}, labels of {day.day}", self.publish, self.learner, day, attempt.learnt)
+        if run.keep_predictions:
+            write_predictions(day.example_id, attempt.ahead, run.predictions(model, day.day))
+        self._report(day, attempt, attempt.rows)
+        folder = run.report / "tensorboard" / model
+        persistently(f"{model}, events of {day.day}", write_events, folder, attempt.rows, day=day.day)
+
+    def _report(self, day: Day, attempt: _Attempt, rows: list[dict[str, object]]) -> None:
+        """Write the day's rows of `metrics`, and the gate's."""
+        persistently(
+            f"{self.model}, metrics of {day.day}",
+            write_metrics,
+            self.run.lake.metrics,
+            rows + gates.rows(attempt.verdict, rates=attempt.rates, size=day.size),
+            run=self.run.name,
+            day=day.day,
+            model=self.model,
+        )
+
+    def _record_kept(
+        self,
+        day: date,
+        before: list[Mapping[str, object]],
+        attempts: list[Mapping[str, object]],
+        *,
+        rates: float,
+        accepted: Accept | None,
+    ) -> None:
+        """Say of a day that was in quarantine, or was learnt again, why it is kept."""
+        if accepted:
+            self.quarantine.write(day, "accepted", [*before, *attempts], reason=accepted.reason)
+        elif rates != 1:
+            self.quarantine.write(day, "retried", attempts)
+        elif before:
+            self.quarantine.write(day, "passed", [*before, *attempts])
+
+    def _commit(self, day: Day, learnt: Learnt) -> None:
+        # From here on the model has gone past them, whatever becomes of their data.
+        for missed in self.kept_out:
+            if missed < day.day:
+                self.quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
+        persistently(
+            f"{self.model}, the checkpoint of {day.day}",
+            self.learner.finish,
+            day.day,
+            learnt,
+            self.checkpoints,
+            met=day.met,
+            made_of=day.made_of,
+        )
+
+    def _leave(self, day: Day, attempt: _Attempt, attempts: list[Mapping[str, object]]) -> float | None:
+        """Take back what was made of a day that did not pass, and go back to the one before it; returns the factor of
+        the rates to learn it again with, or None where it is skipped. Raises UserError where the run is to stop."""
+        said = f"{self.model}: {day.day} did not pass its gate and is not kept: {attempt.verdict}"
+        self.withdraw(day.day)
+        self._report(day, attempt, [])
+        self.checkpoints.forget_within()
+        again = self.gate.on_failure == "retry" and attempt.rates == 1
+        outcome: Outcome = "skipped" if self.gate.on_failure == "skip" else "stopped"
+        self.quarantine.write(day.day, outcome, attempts, made_of=day.made_of)
+        if not again and outcome == "stopped":
+            as_it_is = (
+                f", or keep it as it is with --accept_day={day.day} --reason=..." if attempt.rows else ""
+            )
+            raise UserError(
+                f"{said}. Mend the day and materialise it again, or change the model's gate (its bounds, "
+                f"or on_failure to skip or retry){as_it_is}"
+            )
+        if self.learner.state:
+            self.learner.restore(self.checkpoints, self.learner.state)
+        else:
+            self.learner = self.build()
+        if not again:
+            _log.warning("%s. It is skipped, as the config says", said)
+            return None
+        rates = self.gate.fallback_rate
+        _log.warning("%s. It is learnt again with %g times the rates, as the config says", said, rates)
+        return rates
 
 
 def _counts(day: Day) -> list[dict[str, object]]:
