@@ -215,8 +215,6 @@ def test_killed_at_random_instants_and_run_again_it_makes_the_same_days(
     toll, instants, started = Toll(), _instants(seconds), time.monotonic()
     for number in range(2 * kills):
         nth, delay = next(instants)
-        if flags:  # its commits are made by processes that tell nobody
-            nth, delay = 0, seconds * random.Random(number).uniform(0.3, 1)
         workdir, start = tmp_path / str(number), starts[number // 2 % 2]
         if start:
             shutil.copytree(start, workdir)
