@@ -154,10 +154,11 @@ def compare(
 def as_met(day: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     """As many rows, each as often as its share of the rows of the day before it was downsampled: evenly spaced along
     what the rows stand for, in the order of example_id, which is a hash (systematic resampling)."""
+    if schema.downsampling is None or not day.height:
+        return day
     day = day.sort("example_id")
     weight = schema.stands_for(day)
-    if weight is None or not day.height:
-        return day
+    assert weight is not None
     ends = weight.cumsum(dtype=np.float64)
     return day[np.searchsorted(ends, (np.arange(day.height) + 0.5) * ends[-1] / day.height)]
 

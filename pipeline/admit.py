@@ -47,6 +47,8 @@ class Admission:
         self.as_of = as_of
         self.have = set(lake.interactions.partitions()["day"])
         self.window: dict[date, pl.DataFrame] = {}
+        self.kept_out: dict[date, str] = {}
+        """What is said of the days that went into quarantine."""
 
     def admit(self, made: Made) -> Verdict:
         """Commit the day, or put it into quarantine; what the table held of it stays then.
@@ -62,6 +64,7 @@ class Admission:
             said = f"{verdict}; the rows that were there before stay" if day in self.have else str(verdict)
             record = {"said": said, **asdict(verdict), "attempt": self.attempt}
             _keep_out(lake, made, statistics, record)
+            self.kept_out[day] = said
             return verdict
         _commit(lake, made.day, made.files, statistics, made.metadata, attempt=self.attempt, as_of=self.as_of)
         if day in lake.quarantine.skipped():

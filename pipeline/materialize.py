@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -232,13 +231,14 @@ class MakeDay(beam_job.Together):
 
     def work(self, group: tuple[str, Iterable[Piece]]) -> tuple[()]:
         text, pieces = group
+        in_order = sorted(pieces, key=lambda piece: piece.order)
         with self.staging.telling(text):
-            made = persistently(
-                f"the rows of {text}", self._make, text, sorted(pieces, key=lambda piece: piece.order)
-            )
-        if made:
-            self.staging.give(text, made)
+            persistently(f"the rows of {text}", self._give, text, in_order)
         return ()
+
+    def _give(self, text: str, pieces: Sequence[Piece]) -> None:
+        if made := self._make(text, pieces):
+            self.staging.give(text, made)
 
     def _make(self, text: str, pieces: Sequence[Piece]) -> Made | Counter[str] | None:
         dropped: Counter[str] = Counter()
@@ -398,8 +398,7 @@ def materialize(
             made = staging.given()
             elsewhere = dict(sorted(made.pop(NO_DAY, {}).items()))
             admission = Admission(lake, quality, attempt=staging.attempt, as_of=as_of)
-            done = _admit(made, admission, {"attempt": staging.attempt, "elsewhere": elsewhere})
-    quarantined = lake.quarantine.of_attempt(staging.attempt)
+            done = _admit(made, elsewhere, admission)
     histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
     missing = [text for text in map(str, days) if text not in made]
     if missing:
@@ -409,14 +408,17 @@ def materialize(
         )
     return Materialized(
         days=done,
-        quarantined={day: record["said"] for day, record in quarantined.items()},
+        quarantined=admission.kept_out,
         elsewhere=elsewhere,
         seconds=time.monotonic() - started,
     )
 
 
-def _admit(made: Mapping[str, Made], admission: Admission, job: Mapping[str, Any]) -> dict[date, Counts]:
+def _admit(
+    made: Mapping[str, Made], elsewhere: Mapping[str, int], admission: Admission
+) -> dict[date, Counts]:
     """Commit the days, or put them into quarantine, in their order; returns what was committed."""
+    job = {"attempt": admission.attempt, "elsewhere": elsewhere}
     done: dict[date, Counts] = {}
     for text, day in sorted(made.items()):
         of_job = replace(day, metadata={**day.metadata, "job": job})

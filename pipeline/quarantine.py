@@ -29,11 +29,6 @@ class Quarantine:
             for path in sorted(self.folder.glob("[0-9]*.json"))
         }
 
-    def of_attempt(self, attempt: int) -> dict[date, dict[str, Any]]:
-        """What the job of that number found of each day of data that it has put here."""
-        last = {day: record["attempts"][-1] for day, record in self.days().items()}
-        return {day: found for day, found in last.items() if found.get("attempt") == attempt}
-
     def skipped(self) -> list[date]:
         return [day for day, record in self.days().items() if record["outcome"] == "skipped"]
 
