@@ -66,16 +66,14 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
         for f in features:
             if f.length:
                 parsed[f.name] = parsed[f.name].to_tensor(f.default, shape=[None, f.length])
-        return scores(ranker(*ranker.transform(_finite(features, parsed))))
+        return scores(ranker(*ranker.transform(parsed)))
 
     def score_list(**columns: tf.Tensor) -> Scores:
         user = {
             f.name: tf.ensure_shape(columns[f.name], [1, *f.shape], name=f.name) for f in by_scope["user"]
         }
         candidates = _complete(by_scope["candidate"], columns)
-        return scores(
-            ranker.call_list(ranker.transform(_finite(by_scope["user"], user)), ranker.transform(candidates))
-        )
+        return scores(ranker.call_list(ranker.transform(user), ranker.transform(candidates)))
 
     def serve_ids(**columns: tf.Tensor) -> Scores:
         return scores(ranker(*ranker.transform(_complete(features, columns))))
@@ -130,10 +128,9 @@ def _complete(features: Iterable[Feature], columns: Columns) -> Columns:
     given = {f.name: tf.ensure_shape(columns[f.name], [None, *f.shape], name=f.name) for f in features}
     sizes = tf.stack([tf.shape(values)[0] for values in given.values()])
     batch = tf.reduce_max(sizes) * tf.sign(tf.reduce_min(sizes))
-    repeated = {
+    return {
         f.name: tf.broadcast_to(given[f.name], [batch, *f.shape], name=f"{f.name}/repeated") for f in features
     }
-    return _finite(features, repeated)
 
 
 def _served(task: Task, raw: Scores) -> tf.Tensor:
@@ -142,19 +139,3 @@ def _served(task: Task, raw: Scores) -> tf.Tensor:
         return ziln.expected(tf.stack([raw[name] for name in task.outputs], axis=1))
     (name,) = task.outputs
     return tf.sigmoid(raw[name]) if task.kind == "binary" else raw[name]
-
-
-_LARGEST = 1e6
-
-
-def _finite(features: Iterable[Feature], columns: Columns) -> Columns:
-    """`columns` with the default where a number is NaN or infinite, and at most ±1e6 where it is large."""
-    return {f.name: columns[f.name] if f.is_id else _number(f, columns[f.name]) for f in features}
-
-
-def _number(feature: Feature, values: tf.Tensor) -> tf.Tensor:
-    default = tf.fill(tf.shape(values), feature.default)
-    values = tf.where(tf.abs(values) <= tf.float32.max, values, default)
-    # The products of larger ones could be infinite; a logarithm is never large. Buckets are told apart all the same.
-    largest = max([_LARGEST, *map(abs, feature.buckets)])
-    return values if feature.log1p else tf.clip_by_value(values, -largest, largest)

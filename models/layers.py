@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema import Feature
 
 INITIAL = 0.05
 """Embeddings start as uniform random numbers between -INITIAL and INITIAL."""
@@ -32,6 +33,18 @@ class SharedTable(tf.keras.layers.Layer):
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """float32 [batch, features * dim] from int32 rows [batch, features]."""
         return tf.reshape(tf.gather(self.table, rows), [-1, rows.shape[1] * self.dim])
+
+
+_LARGEST = 1e6
+
+
+def finite(feature: Feature, values: tf.Tensor) -> tf.Tensor:
+    """Values of a number, float32 of any shape, with its default where one is NaN or infinite, and cut at ±1e6."""
+    default = tf.fill(tf.shape(values), tf.constant(feature.default, tf.float32))
+    values = tf.where(tf.abs(values) <= tf.float32.max, values, default)
+    # The products of larger ones could be infinite; a logarithm is never large. Buckets are told apart all the same.
+    largest = max([_LARGEST, *map(abs, feature.buckets)])
+    return values if feature.log1p else tf.clip_by_value(values, -largest, largest)
 
 
 def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -16,6 +16,7 @@ from tutelage.models.layers import (
     MultiGate,
     SharedTable,
     TargetAttention,
+    finite,
     masked_mean,
 )
 from tutelage.models.losses import hard_loss, soft_loss
@@ -324,13 +325,15 @@ class Ranker(tfrs.Model):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """(rows, numbers) as in `Batch` of the model's inputs that `columns` has, raw as `signature` says.
 
+        A number that is NaN or infinite counts as missing, one beyond ±1e6 as ±1e6 unless it is log-scaled:
+        in training as in serving.
         `entries`: of the ids of growing features; None: those that the model has.
         """
+        given = [f for f in self.numbers if f.name in columns]
+        columns = {**columns, **{f.name: finite(f, columns[f.name]) for f in given}}
         rows = self.id_map.lookup(columns, entries)
         numbers = [
-            tf.math.log1p(tf.maximum(columns[f.name], 0.0)) if f.log1p else columns[f.name]
-            for f in self.numbers
-            if f.name in columns
+            tf.math.log1p(tf.maximum(columns[f.name], 0.0)) if f.log1p else columns[f.name] for f in given
         ]
         return rows, tf.stack(numbers, axis=1) if numbers else tf.zeros([tf.shape(rows)[0], 0])
 

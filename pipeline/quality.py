@@ -27,6 +27,8 @@ class QualityConfig:
     """A day passes with up to so many times the most rows of these days, and as many times fewer than the fewest."""
     nulls_rise: float = 0.1
     """... with a share of nulls in a column higher by up to this; 1: any share passes, all of them too."""
+    not_finite: float = 0.001
+    """A day passes with a share of NaN and infinite values in a number up to this; models take them as missing."""
     rate_ratio: float = 2.0
     """... with a mean of a label up to so many times the highest or below the lowest, and five standard errors."""
     new_ids_rise: float = 0.25
@@ -49,7 +51,7 @@ class QualityConfig:
         for ratio in ("rows_ratio", "rate_ratio", "drift_ratio"):
             if not (value := getattr(self, ratio)) >= 1:
                 raise UserError(f"quality: {ratio} is {value}, expected a number of at least 1")
-        for margin in ("nulls_rise", "new_ids_rise", "id_drift", "number_drift"):
+        for margin in ("nulls_rise", "not_finite", "new_ids_rise", "id_drift", "number_drift"):
             if not (value := getattr(self, margin)) >= 0:
                 raise UserError(f"quality: {margin} is {value}, expected a number of at least 0")
 
@@ -93,7 +95,10 @@ def judge(
                 _drift(name, now[name], was, config.id_drift, config),
             ]
         else:
-            checks += [_finite(name, now[name]), _drift(name, now[name], was, config.number_drift, config)]
+            checks += [
+                _finite(name, now[name], config),
+                _drift(name, now[name], was, config.number_drift, config),
+            ]
     binary = {task.label for task in schema.tasks if task.kind == "binary"}
     for name in schema.labels:
         was = [earlier[name] for earlier in days if name in earlier]
@@ -159,9 +164,9 @@ def _nulls(name: str, now: _Row, was: Sequence[_Row], rise: float) -> Check:
     return Check(name=name, value=value, reference=high, bound=bound, passed=value <= bound)
 
 
-def _finite(name: str, now: _Row) -> Check:
-    value = float(now["not_finite"] or 0)
-    return Check(name=f"values of {name} that are not finite", value=value, bound=0.0, passed=not value)
+def _finite(name: str, now: _Row, config: QualityConfig) -> Check:
+    value, bound = (now["not_finite"] or 0) / now["rows"], config.not_finite
+    return Check(name=f"share of {name} that is not finite", value=value, bound=bound, passed=value <= bound)
 
 
 def _drift(name: str, now: _Row, was: Sequence[_Row], bound: float, config: QualityConfig) -> Check:

@@ -64,7 +64,7 @@ def test_a_day_within_the_range_of_the_days_before_and_the_margins_passes(day: p
         (_day(4_999), "rows is 4999, 5000 is the bound"),
         (_day(user={"nulls": ROWS}), "nulls of user is 1, 0.1 is the bound"),
         (_day(age={"nulls": 1_501}), "nulls of age is 0.1501, 0.15 is the bound"),
-        (_day(age={"not_finite": 2}), "values of age that are not finite is 2, 0 is the bound"),
+        (_day(age={"not_finite": 11}), "share of age that is not finite is 0.0011, 0.001 is the bound"),
         # Twice .12 and five standard errors; half of .1 less five.
         (_day(click={"mean": 1.0}), "mean of click is 1, 0.255 is the bound"),
         (_day(click={"mean": 0.0}), "mean of click is 0, 0.035 is the bound"),
@@ -93,7 +93,10 @@ def test_of_the_first_days_only_columns_nulls_and_finiteness_count() -> None:
     wild = _day(9, click={"mean": 1.0}, user={"drift": 0.9, "new_ids": 1.0}, age={"nulls": 8})
     assert _said(wild, BEFORE[:1]) == "first"
     assert _said(_day(age={"nulls": ROWS}), []) == "fail; nulls of age is 1, 0.9999 is the bound"
-    assert _said(_day(age={"not_finite": 1}), []).startswith("fail; values of age that are not finite is 1")
+    assert _said(_day(age={"not_finite": 10}), []) == "first"
+    assert _said(_day(age={"not_finite": 11}), []).startswith(
+        "fail; share of age that is not finite is 0.0011"
+    )
     differs = ["age of part 3 is missing, expected Float32"]
     assert _said(_day(), [], differs) == f"fail; columns that differ: {differs[0]}"
 

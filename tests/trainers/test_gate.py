@@ -212,7 +212,7 @@ def test_a_day_that_is_skipped_is_as_if_it_had_never_been_and_students_go_on_wit
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = _run(tmp_path, dataclasses.replace(WIDE, on_failure="skip"))
-    rows_ = interactions(DAYS[1]).with_columns(seconds=pl.lit(math.inf, pl.Float32))
+    rows_ = interactions(DAYS[1]).with_columns(watch_seconds=pl.lit(math.inf, pl.Float32))
     commit(run.lake, DAYS[1], rows_, attempt=2)
     teach(run, DAYS)
     assert _learnt(run) == _labelled(run) == [DAYS[0], DAYS[2]]

@@ -176,10 +176,10 @@ def test_a_day_after_a_damaged_checkpoint_is_learnt_again_with_what_was_known_be
 
 
 def _poison(run: Run, day: date) -> None:
-    """No model keeps the day: a value of it is infinite."""
+    """No model keeps the day: a label of it is infinite."""
     rows = interactions(day)
-    infinite = pl.when(pl.int_range(pl.len()) == 5).then(float("inf")).otherwise(pl.col("seconds"))
-    commit(run.lake, day, rows.with_columns(seconds=infinite.cast(pl.Float32)), attempt=2)
+    infinite = pl.when(pl.int_range(pl.len()) == 5).then(float("inf")).otherwise(pl.col("watch_seconds"))
+    commit(run.lake, day, rows.with_columns(watch_seconds=infinite.cast(pl.Float32)), attempt=2)
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
