@@ -53,7 +53,10 @@ def _schema() -> Any:
     texts = ("country", "topic")
     return Schema(
         features=(
-            *(Feature(name=n, dtype="string" if n in texts else "int64", rows=100_000) for n in _FEATURES),
+            *(
+                Feature(name=n, dtype="string" if n in texts else "int64", capacity=100_000)
+                for n in _FEATURES
+            ),
             *(Feature(name=name, dtype="float32", log1p=True) for name in _NUMBERS),
         ),
         tasks=(
@@ -355,7 +358,7 @@ def _best(run: Callable[[], object]) -> float:
 
 
 def _labels(folder: Path) -> dict[str, Any]:
-    from tutelage.launch.quiet import import_tensorflow, silence
+    from tutelage.launch.logging_setup import import_tensorflow, silence
     from tutelage.pipeline.lake import Lake
 
     silence(verbose=False)

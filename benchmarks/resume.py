@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 
 from tutelage.launch import steps
-from tutelage.launch.quiet import import_tensorflow, silence
+from tutelage.launch.logging_setup import import_tensorflow, silence
 from tutelage.launch.session import Session, Settings
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.run import TEACHER
@@ -41,12 +41,12 @@ def main(argv: list[str]) -> None:
         silence(verbose=False)
         started = time.monotonic()
         import_tensorflow(verbose=False)
-        from tutelage.trainers import day_loop, learner  # noqa: F401  Of what is imported, too.
+        from tutelage.trainers import day_loop, trainer  # noqa: F401  Of what is imported, too.
 
         imported = time.monotonic()
         session = Session.open(settings)
         updates: list[float] = []
-        state = steps.learn(session, TEACHER, progress=lambda rows: updates.append(time.monotonic()))[-1]
+        state = steps.train(session, TEACHER, progress=lambda rows: updates.append(time.monotonic()))[-1]
         print(f"a day of {state.rows:,} rows, learnt in {state.seconds:.1f} s, batch {_BATCH.value:,}")
         # The first one tells of the rows that had been learnt before.
         print(f"resume: {updates[1] - imported:.2f} s, beyond {imported - started:.2f} s of import")
@@ -59,16 +59,16 @@ def _stop_within(settings: Settings) -> None:
     import_tensorflow(verbose=False)
     session = Session.open(settings)
     steps.materialize(session, session.days)
-    learnt, half = 0, 1.5 * _rows(session)
+    trained, half = 0, 1.5 * _rows(session)
 
     def stop(rows: int) -> None:
-        nonlocal learnt
-        learnt += rows
-        if learnt - rows < half <= learnt:
+        nonlocal trained
+        trained += rows
+        if trained - rows < half <= trained:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        steps.learn(session, TEACHER, progress=stop)
+        steps.train(session, TEACHER, progress=stop)
     except UserError as stopped:
         print(stopped)
 
@@ -81,19 +81,19 @@ def _checkpoints(session: Session) -> None:
     """Write the last day's checkpoint once more, and one within it."""
     from tutelage.trainers.checkpoints import Checkpoints
     from tutelage.trainers.feed import load_day
-    from tutelage.trainers.learner import Learner, Learnt
+    from tutelage.trainers.trainer import Trainer, TrainResult
 
     run = session.run
-    learner = Learner(run.schema, run.teacher.model, batch_size=run.training.batch_size, seed=1)
+    trainer = Trainer(run.schema, run.teacher.model, batch_size=run.training.batch_size, seed=1)
     state = run.checkpoints(TEACHER).states()[-1]
     started = time.monotonic()
-    learner.restore(run.checkpoints(TEACHER), state)
+    trainer.restore(run.checkpoints(TEACHER), state)
     restored = time.monotonic()
-    day = load_day(run.lake, state.day, run.schema, transform=learner.transform)
+    day = load_day(run.lake, state.day, run.schema, transform=trainer.transform)
     read = time.monotonic()
-    ahead = learner.score(day)
+    ahead = trainer.score(day)
     print(f"of it: restore {restored - started:.2f} s, reading the day {read - restored:.2f} s")
-    learnt = Learnt(
+    trained = TrainResult(
         outputs=ahead,
         losses=np.zeros(state.step, np.float32),
         teacher_step=np.zeros(day.size, np.int64),
@@ -102,15 +102,17 @@ def _checkpoints(session: Session) -> None:
     )
     again = Checkpoints(Path(session.settings.workdir) / "again")
     started = time.monotonic()
-    learner.put_down(day, learnt, ahead, again, rates=1.0)
-    within = time.monotonic() - started
+    trainer.save_partial(day, trained, ahead, again, rates=1.0)
+    partial_day = time.monotonic() - started
     started = time.monotonic()
-    learner.finish(state.day, learnt, again)
+    trainer.finish(state.day, trained, again)
     whole = time.monotonic() - started
     minutes = run.training.checkpoint_minutes
     print(f"its checkpoint: {whole:.2f} s, {whole / state.seconds:.1%} of the day's learning")
     if minutes:
-        print(f"a checkpoint within it: {within:.2f} s, {within / (60 * minutes):.1%} of {minutes:g} minutes")
+        print(
+            f"a checkpoint within it: {partial_day:.2f} s, {partial_day / (60 * minutes):.1%} of {minutes:g} minutes"
+        )
 
 
 if __name__ == "__main__":

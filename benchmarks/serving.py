@@ -17,8 +17,8 @@ import numpy as np
 from absl import app, flags
 
 from tutelage.launch.config import Experiment, load
-from tutelage.launch.quiet import import_tensorflow, quiet_stderr, silence
-from tutelage.launch.summary import print_table, simple_table
+from tutelage.launch.logging_setup import import_tensorflow, quiet_stderr, silence
+from tutelage.launch.report.summary import print_table, simple_table
 from tutelage.pipeline.schema import Schema
 
 _CONFIG = flags.DEFINE_string("config", "kuairand", "Whose teacher and students.")
@@ -84,7 +84,9 @@ def _rows(schema: Schema, n: int, *, once: bool) -> dict[str, np.ndarray]:
     columns = {}
     for f in schema.inputs():
         size = [n, *f.shape]
-        values = rng.integers(0, max(f.rows, 2), size) if f.is_id else rng.exponential(30, size).astype("f4")
+        values = (
+            rng.integers(0, max(f.capacity, 2), size) if f.is_id else rng.exponential(30, size).astype("f4")
+        )
         values = values.astype(str).astype(object) if f.dtype == "string" else values
         if f.scope == "user":
             values = values[:1] if once else np.repeat(values[:1], n, axis=0)

@@ -33,7 +33,7 @@ _GROWTH = Growth(min_seen=2, unseen_days=5)
 def experiment(*, smoke: bool) -> Experiment:
     """Sixty days of 60,000 exposures, of 4,000 users and 2,000 videos a day; smoke: six of 3,000."""
     grown = tuple(
-        replace(feature, rows=_ROWS[feature.name], grows=_GROWTH) if feature.name in _ROWS else feature
+        replace(feature, capacity=_ROWS[feature.name], grows=_GROWTH) if feature.name in _ROWS else feature
         for feature in SCHEMA.features
     )
     return Experiment(

@@ -5,7 +5,7 @@ import tempfile
 from absl import app, flags
 
 from tutelage.launch import steps
-from tutelage.launch.quiet import import_tensorflow, silence
+from tutelage.launch.logging_setup import import_tensorflow, silence
 from tutelage.launch.session import Session, Settings
 
 _BATCH = flags.DEFINE_integer("batch_size", 4096, "Rows per update.")
@@ -27,10 +27,10 @@ def main(argv: list[str]) -> None:
             Settings(config="synthetic", workdir=workdir, end_day="2026-01-03", overrides=overrides)
         )
         steps.materialize(session, session.days)
-        steps.learn(session, "teacher")
+        steps.train(session, "teacher")
         for model in _MODELS.value:
             states = (
-                steps.learn(session, model) if model != "teacher" else session.run.checkpoints(model).states()
+                steps.train(session, model) if model != "teacher" else session.run.checkpoints(model).states()
             )
             speed = steps.throughput({model: states[1:]})[0]
             print(

@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import app, flags
 
-from tutelage.launch.quiet import import_tensorflow, silence
+from tutelage.launch.logging_setup import import_tensorflow, silence
 
 _SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Of the worlds and of the first weights.")
 _DAYS = flags.DEFINE_integer("days", 15, "Days of each world.")
@@ -105,19 +105,19 @@ def _speed(schemas: Mapping[str, Any], day: date, lakes: Mapping[str, Any]) -> d
     """(steps/s, seconds to read the day) of each, by medians."""
     from tutelage.launch.configs.synthetic import STUDENT
     from tutelage.trainers.feed import load_day
-    from tutelage.trainers.learner import Learner
+    from tutelage.trainers.trainer import Trainer
 
-    learners = {arm: Learner(schema, STUDENT, batch_size=_BATCH, seed=1) for arm, schema in schemas.items()}
+    learners = {arm: Trainer(schema, STUDENT, batch_size=_BATCH, seed=1) for arm, schema in schemas.items()}
     learning: dict[str, list[float]] = {arm: [] for arm in learners}
     reading: dict[str, list[float]] = {arm: [] for arm in learners}
     for turn in range(_TURNS + 1):
-        for arm, learner in learners.items():
+        for arm, trainer in learners.items():
             started = time.perf_counter()
             read = load_day(
-                lakes[arm], day, schemas[arm], transform=learner.transform, vocabulary=learner.vocabulary
+                lakes[arm], day, schemas[arm], transform=trainer.transform, vocabulary=trainer.vocabulary
             )
             read_at = time.perf_counter()
-            learner.learn(read)
+            trainer.train_day(read)
             if turn:  # The first time is a warm-up.
                 reading[arm].append(read_at - started)
                 learning[arm].append(-(-read.size // _BATCH) / (time.perf_counter() - read_at))

@@ -11,10 +11,10 @@ from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfi
 SCHEMA = Schema(
     features=(
         # About twice as many rows as there are ids.
-        Feature(name="user_id", dtype="int64", rows=20_000, scope="user"),
-        Feature(name="item_id", dtype="int64", rows=20_000),
-        Feature(name="topic", dtype="string", rows=1_000),
-        Feature(name="country", dtype="string", rows=500, scope="user"),
+        Feature(name="user_id", dtype="int64", capacity=20_000, scope="user"),
+        Feature(name="item_id", dtype="int64", capacity=20_000),
+        Feature(name="topic", dtype="string", capacity=1_000),
+        Feature(name="country", dtype="string", capacity=500, scope="user"),
     ),
     tasks=(Task(name="click", label="click"),),
     key=("user_id", "item_id", "event_time_us"),

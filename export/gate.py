@@ -152,7 +152,7 @@ def adversarial(schema: Schema) -> dict[str, np.ndarray]:
     kinds = {"int64": np.int64, "string": object, "float32": np.float32}
     # Turned by one for each feature and for each item, so that no row is bad in one way alone.
     turned = {
-        f.name: [np.roll(np.array(values[f.dtype], kinds[f.dtype]), -i - k) for k in range(f.slots)]
+        f.name: [np.roll(np.array(values[f.dtype], kinds[f.dtype]), -i - k) for k in range(f.fields)]
         for i, f in enumerate(schema.inputs())
     }
     return {f.name: np.stack(turned[f.name], axis=1).reshape([7, *f.shape]) for f in schema.inputs()}

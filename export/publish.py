@@ -16,7 +16,7 @@ from tutelage.export.saved_model import Served
 from tutelage.export.versions import Version, Versions
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.retry import persistently
+from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
@@ -56,7 +56,7 @@ def export_teacher(
         return versions.stage(state, served.save)
 
     for state in _todo(run, model, versions, days):
-        version = versions.publish(persistently(f"{model}, the version of {state.day}", stage, state))
+        version = versions.publish(with_retries(f"{model}, the version of {state.day}", stage, state))
         exported.append(Exported(version=version, verdict=None, contents=inspect.describe(version.path)))
         progress(1)
     return exported
@@ -109,7 +109,7 @@ def export_student(
 
     for state in _todo(run, student.name, versions, days):
         what = f"{student.name}, the version of {state.day}"
-        folder, verdict, contents = persistently(what, stage, state)
+        folder, verdict, contents = with_retries(what, stage, state)
         version = versions.publish(folder) if verdict.blessed else versions.reject(folder)
         exported.append(Exported(version=version, verdict=verdict, contents=contents))
         progress(1)

@@ -157,7 +157,7 @@ def as_met(day: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     if schema.downsampling is None or not day.height:
         return day
     day = day.sort("example_id")
-    weight = schema.stands_for(day)
+    weight = schema.example_weight(day)
     assert weight is not None
     ends = weight.cumsum(dtype=np.float64)
     return day[np.searchsorted(ends, (np.arange(day.height) + 0.5) * ends[-1] / day.height)]
@@ -218,7 +218,7 @@ def _outputs(
     if requests.wrong.keys() & takes:
         return [OutputSkew(name=name, drift=None, difference=None, past=()) for name in outputs]
     ours = _score(signature, schema.arrays(requests.features, takes))
-    learnt = _score(signature, schema.arrays(choose(day, SCORED), takes))
+    trained = _score(signature, schema.arrays(choose(day, SCORED), takes))
     skews = []
     for name in outputs:
         difference = None
@@ -227,7 +227,7 @@ def _outputs(
             if logged.count():
                 rows = logged.is_not_null().to_numpy()
                 difference = relative_difference(logged.drop_nulls().to_numpy(), ours[name][rows])
-        drift = psi(pl.Series(ours[name]), pl.Series(learnt[name]))
+        drift = psi(pl.Series(ours[name]), pl.Series(trained[name]))
         past = _past(drift=(drift, config.score_drift), logged=(difference, config.score_difference))
         skews.append(OutputSkew(name=name, drift=drift, difference=difference, past=past))
     return skews

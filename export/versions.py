@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.whole import replacing
+from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.trainers.checkpoints import State
 
 CARD = "assets.extra/tutelage.json"
@@ -321,7 +321,7 @@ def _card(path: Path) -> dict[str, Any]:
 
 
 def _replace(path: Path, text: str) -> None:
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text)
 
 

@@ -15,19 +15,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from tutelage.launch import pool, steps, succession
-from tutelage.launch.quiet import import_tensorflow, quiet_stderr
+from tutelage.launch import pool, steps
+from tutelage.launch.lifecycle import succession
+from tutelage.launch.logging_setup import import_tensorflow, quiet_stderr
+from tutelage.launch.report.summary import (
+    DASH,
+    noted,
+    print_table,
+    simple_table,
+)
 from tutelage.launch.session import Session, Settings
-from tutelage.launch.summary import DASH, noted, print_table, simple_table
 from tutelage.launch.workspace import claim_student, claim_successor, reset_student
 from tutelage.pipeline.days import parse_day, spans
-from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
+from tutelage.pipeline.errors import UserError, disk_full_as_user_error
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
 if TYPE_CHECKING:
     from tutelage.export.skew import FeatureSkew, OutputSkew
-    from tutelage.launch.rollback import Step
+    from tutelage.launch.lifecycle.rollback import Action
 
 # Soft wrap: a log has no width, and a line that is cut in two cannot be searched for.
 _console = Console(soft_wrap=True, highlight=False)
@@ -64,11 +70,11 @@ def run(settings: Settings, *, reset: Sequence[str] = ()) -> None:
         if not (missing or mended or outcomes or unlabelled or changed or amiss):
             days = f"{session.days[0]} to {session.days[-1]} are" if session.days else "the released days are"
             _console.print(f"Nothing to do: {days} learnt by all models, labelled and exported.")
-            for day in session.run.lake.kept_out():
+            for day in session.run.lake.quarantined_days():
                 if day in session.days:
                     _console.print(f"Without {day}: its data is in quarantine; see tutelage-status.")
             return
-        _report(session, {outcome.model: outcome.learnt for outcome in outcomes if outcome.learnt})
+        _report(session, {outcome.model: outcome.trained for outcome in outcomes if outcome.trained})
         _console.print(f"Done in {time.monotonic() - started:.0f} s.")
         _raise_rejected(session, [line for outcome in outcomes for line in outcome.rejected], failed)
         if amiss:
@@ -120,7 +126,7 @@ def train(
         claim_student(session.run, student)
     _print_waits(session)
     _tell_left_out(session, model)
-    todo = session.to_learn(model, accept=day)
+    todo = session.days_to_train(model, accept=day)
     states: list[State] = []
     if todo or day:
         import_tensorflow(verbose=settings.verbose)
@@ -128,8 +134,8 @@ def train(
             from tutelage.trainers.day_loop import Accept
 
             accept = Accept(day=day, reason=reason) if day else None
-            states = steps.learn(session, model, accept=accept, progress=advance)
-        _print_learnt(model, states)
+            states = steps.train(session, model, accept=accept, progress=advance)
+        _print_trained(model, states)
     changed = model in session.teachers[1:] and _succeed(session, states)
     if not (todo or day or changed):
         _console.print(f"Nothing to do: {model} has learnt all of the days asked for that are its own.")
@@ -152,21 +158,21 @@ def _train_successor(session: Session) -> tuple[list[pool.Outcome], bool, UserEr
     except UserError as error:
         amiss = error
         _console.print(f"{error}", markup=False)
-    changed = _succeed(session, [state for outcome in outcomes for state in outcome.learnt])
+    changed = _succeed(session, [state for outcome in outcomes for state in outcome.trained])
     return outcomes, changed, amiss
 
 
-def _succeed(session: Session, learnt: Sequence[State]) -> bool:
+def _succeed(session: Session, trained: Sequence[State]) -> bool:
     """Let the successor take over if it is as good; `learnt`: what it learnt now. Returns whether it did."""
     model = session.teachers[-1]
-    began = learnt and learnt[0].day == session.run.checkpoints(model).states()[0].day
+    began = trained and trained[0].day == session.run.checkpoints(model).states()[0].day
     if began and (start := succession.started(session, model)):
         _console.print(start, markup=False)
     changed = succession.take_over(session)
     if changed:
         session = Session.open(session.settings)
-    if changed or learnt:
-        _console.print(succession.say(session)[-1], markup=False)
+    if changed or trained:
+        _console.print(succession.describe(session)[-1], markup=False)
     return changed is not None
 
 
@@ -265,15 +271,15 @@ def skew(settings: Settings, student: str, requests: str, *, day: str | None = N
     """Print a line for each feature and output. Raises UserError where any is past its thresholds."""
     session = Session.open(settings)
     session.experiment.student(student)
-    learnt = session.run.checkpoints(student).states()
-    if not learnt:
+    trained = session.run.checkpoints(student).states()
+    if not trained:
         raise UserError(f"{student} has learnt no day in {settings.workdir}; train it first")
     served = session.versions(student).published()
     if not served:
         raise UserError(
             f"{student} has no version in {settings.workdir}; publish one with tutelage-export --model={student}"
         )
-    on = parse_day(day, time_zone=session.experiment.schema.time_zone) if day else learnt[-1].day
+    on = parse_day(day, time_zone=session.experiment.schema.time_zone) if day else trained[-1].day
     table = session.run.lake.interactions
     have = table.partitions()["day"].to_list()
     if on not in have:
@@ -307,20 +313,20 @@ def skew(settings: Settings, student: str, requests: str, *, day: str | None = N
 
 def rollback(settings: Settings, to_day: str, *, dry_run: bool = False) -> None:
     """Print what goes, then let it go. `run` makes the days anew."""
-    from tutelage.launch.rollback import plan
+    from tutelage.launch.lifecycle.rollback import plan
 
     session = Session.open(settings)
     with _alone(session):
         day = parse_day(to_day, time_zone=session.experiment.schema.time_zone)
         steps_ = plan(session, day)
-        _take(steps_, dry_run=dry_run)
+        _apply(steps_, dry_run=dry_run)
         if not steps_:
             _console.print(f"Nothing to do: the teacher has learnt no day after {day}.")
 
 
 def forget(settings: Settings, user_id: str, *, dry_run: bool = False) -> None:
     """Print what goes and what learnt from it, then let it go."""
-    from tutelage.launch import forget as job
+    from tutelage.launch.lifecycle import forget as job
 
     session = Session.open(settings)
     user = job.parse_user(session.run.schema, user_id)
@@ -332,7 +338,7 @@ def forget(settings: Settings, user_id: str, *, dry_run: bool = False) -> None:
         # Before anything goes: afterwards it can no longer be told.
         for line in found.trained:
             _console.print(f"trained with it: {line}", markup=False)
-        _take(found.steps, dry_run=dry_run)
+        _apply(found.steps, dry_run=dry_run)
         if found.trained:
             _console.print(job.unlearn(session, found.days))
         _console.print(job.ELSEWHERE)
@@ -340,20 +346,20 @@ def forget(settings: Settings, user_id: str, *, dry_run: bool = False) -> None:
 
 def prune(settings: Settings, keep_days: int, *, dry_run: bool = False) -> None:
     """Print what goes, and which old days stay for whom; then let it go."""
-    from tutelage.launch import prune as job
+    from tutelage.launch.lifecycle import prune as job
 
     session = Session.open(settings)
     with _alone(session), steps.all_locked(session):
         found = job.plan(session, keep_days)
         for line in found.kept:
             _console.print(f"kept: {line}", markup=False)
-        _take(found.steps, dry_run=dry_run)
+        _apply(found.steps, dry_run=dry_run)
 
 
 def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
     """Train what the studies compare and is not there yet, then write what they show."""
-    from tutelage.launch import study as job
-    from tutelage.launch.study_pages import sentences
+    from tutelage.launch.studies import study as job
+    from tutelage.launch.studies.pages import sentences
 
     session = Session.open(settings)
     _print_waits(session, needed=True)
@@ -391,7 +397,7 @@ def report(settings: Settings) -> None:
 
 
 def status(settings: Settings) -> None:
-    from tutelage.launch.status import print_status
+    from tutelage.launch.report.status import print_status
 
     print_status(Session.open(settings), _console)
 
@@ -416,11 +422,11 @@ def _tell_left_out(session: Session, model: str) -> None:
         _console.print(f"{model}: {_pruned(session, left)}, so it begins without them; {_ANEW}")
 
 
-def _take(steps_: "Sequence[Step]", *, dry_run: bool) -> None:
+def _apply(steps_: "Sequence[Action]", *, dry_run: bool) -> None:
     for step in steps_:
         _console.print(f"{'would go' if dry_run else 'goes'}: {step.what}", markup=False)
         if not dry_run:
-            step.take()
+            step.apply()
 
 
 def _materialize(session: Session, days: Sequence[date]) -> list[date]:
@@ -428,7 +434,7 @@ def _materialize(session: Session, days: Sequence[date]) -> list[date]:
     # TensorFlow Datasets, a source's, brings TensorFlow along.
     with (
         quiet_stderr(verbose=session.settings.verbose),
-        telling_of_a_full_disk(session.run.root),
+        disk_full_as_user_error(session.run.root),
         _units("materialize") as progress,
     ):
         done = steps.materialize(session, days, progress=progress)
@@ -447,31 +453,31 @@ def _materialize(session: Session, days: Sequence[date]) -> list[date]:
         f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "
         f"{done.rows_in / done.seconds:,.0f} rows/s"
     )
-    for day, said in done.quarantined.items():
-        _console.print(f"quarantine: {day} {said}", markup=False)
+    for day, message in done.quarantined.items():
+        _console.print(f"quarantine: {day} {message}", markup=False)
     return list(done.quarantined)
 
 
 def _take_back_stale(session: Session) -> bool:
     """Let go what was made from rows or labels that are others now, so that it is made again."""
-    from tutelage.launch import stale
+    from tutelage.launch.lifecycle import stale
 
     found = stale.find(session)
     if not found:
         return False
-    if held := found.fall.held(session):
-        _console.print(f"stale: {found.say(session)}; left as it is: {held}", markup=False)
+    if held := found.invalidation.held(session):
+        _console.print(f"stale: {found.describe(session)}; left as it is: {held}", markup=False)
         return False
-    if found.lost:
+    if found.unrecoverable_days:
         _console.print(
-            f"stale: {found.say(session)}; left as it is, as {', '.join(map(str, found.lost))} would have to be "
-            "learnt again, and is not asked for",
+            f"stale: {found.describe(session)}; left as it is, as "
+            f"{', '.join(map(str, found.unrecoverable_days))} would have to be learnt again, and is not asked for",
             markup=False,
         )
         return False
-    _console.print(f"stale: {found.say(session)}; it is made again", markup=False)
+    _console.print(f"stale: {found.describe(session)}; it is made again", markup=False)
     for step in found.steps(session):
-        step.take()
+        step.apply()
     return True
 
 
@@ -492,7 +498,7 @@ def _train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
     """Train and export those of `models` that have something to do, each in a process of its own."""
     for model in models:
         _tell_left_out(session, model)
-    todo = {model: session.to_learn(model) for model in models}
+    todo = {model: session.days_to_train(model) for model in models}
     busy = [model for model in models if todo[model] or session.to_export(model)]
     if not busy:
         return
@@ -504,30 +510,30 @@ def _train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
             # Hidden, not removed: its last rows may be told after its outcome.
             bars.update(tasks[outcome.model], visible=False)
             served = outcome.exported - len(outcome.rejected)
-            _print_learnt(outcome.model, outcome.learnt, published=f"; {served} versions exported")
+            _print_trained(outcome.model, outcome.trained, published=f"; {served} versions exported")
             yield outcome
 
 
 def _raise_rejected(session: Session, lines: Sequence[str], days: Sequence[date] = ()) -> None:
     """The night's job must not look sound when a model that it made is not fit to be served, or a day of data
     did not pass."""
-    said = []
+    message = []
     if days:
-        said.append(
+        message.append(
             f"in quarantine, so all goes on without: {', '.join(map(str, days))}; look into "
             f"{session.run.lake.quarantine.folder}, then mend the day and run tutelage-materialize for it, change the "
             "config's quality, or keep it as it is with tutelage-materialize --accept_day=DAY --reason=..."
         )
     if lines:
-        said.append(
+        message.append(
             f"not blessed, so the version before stays served: {' | '.join(lines)}; look into "
             f"{session.run.root / 'rejected'}, or serve one all the same with tutelage-export --promote"
         )
-    if said:
-        raise UserError(". ".join(said))
+    if message:
+        raise UserError(". ".join(message))
 
 
-def _print_learnt(model: str, states: Sequence[State], *, published: str = "") -> None:
+def _print_trained(model: str, states: Sequence[State], *, published: str = "") -> None:
     if not states:
         _console.print(f"{model}: no new day{published}")
         return
@@ -539,9 +545,9 @@ def _print_learnt(model: str, states: Sequence[State], *, published: str = "") -
     )
 
 
-def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
-    from tutelage.launch.report import write_report
-    from tutelage.launch.summary import print_summary
+def _report(session: Session, trained: Mapping[str, Sequence[State]]) -> None:
+    from tutelage.launch.report.page import write_report
+    from tutelage.launch.report.summary import print_summary
 
     experiment = session.experiment
     # A teacher whose place was taken stays behind for good.
@@ -557,7 +563,7 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
     print_summary(
         metrics,
         baselines,
-        throughput=steps.throughput(learnt),
+        throughput=steps.throughput(trained),
         students=students,
         tasks=tasks,
         teacher=session.run.teacher_model,
@@ -574,7 +580,7 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         counts=steps.day_counts(session),
         throughput=steps.throughput(states),
         states=states,
-        id_rows={f.name: f.rows - 1 for f in experiment.schema.ids if f.grows},
+        id_rows={f.name: f.capacity - 1 for f in experiment.schema.ids if f.grows},
         versions={model: str(versions[-1].number) for model, versions in published.items() if versions},
         students=students,
         tasks=tasks,
@@ -582,7 +588,7 @@ def _report(session: Session, learnt: Mapping[str, Sequence[State]]) -> None:
         statistics=steps.statistics(session),
         labels=experiment.schema.labels,
         teacher=session.run.teacher_model,
-        teachers=succession.say(session),
+        teachers=succession.describe(session),
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         study=session.run.root / "study" / "results.html",
     )

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
-from tutelage.launch.quiet import silence
-from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
+from tutelage.launch.logging_setup import silence
+from tutelage.pipeline.errors import UserError, disk_full_as_user_error
 from tutelage.trainers.preemption import STOPPED, Preempted
 
 FLAGS = flags.FLAGS
@@ -221,7 +221,7 @@ def _start(command: Callable[[], None], action: Callable[[Any], None]) -> None:
         signal.signal(signal.SIGTERM, _stop)
         from tutelage.launch import actions
 
-        with telling_of_a_full_disk(FLAGS.workdir):
+        with disk_full_as_user_error(FLAGS.workdir):
             action(actions)
 
     try:

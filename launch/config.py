@@ -98,7 +98,7 @@ class Experiment:
             models.append(self.successor.teacher)
         for model in models:
             self.schema.inputs(model.model.without)
-            self.schema.learnt(model.model.without)
+            self.schema.for_model(model.model.without)
         ids = [feature.name for feature in self.schema.single_ids]
         for name in self.slice_by:
             if name not in ids:
@@ -107,7 +107,7 @@ class Experiment:
             self._check_sampling(model.sampling, ids)
         self.serving.check(self.schema)
         for student in self.students:
-            served = [task.score for task in self.schema.learnt(student.model.without).tasks]
+            served = [task.score for task in self.schema.for_model(student.model.without).tasks]
             for name, _ in self.serving.score:
                 if name not in served:
                     raise UserError(
@@ -292,10 +292,14 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, date) else value
 
 
+_RENAMED = {"Feature": {"rows": "capacity"}}
+"""Fields by their class and the name that an older version recorded them under."""
+
+
 def completed(recorded: Any, now: Any) -> Any:
     """What `plain` recorded, with the fields that the classes of `now` have besides as their defaults.
 
-    An older version had not these fields, and did what their defaults say.
+    An older version did not have these fields, and did what their defaults say; renamed ones have their new names.
     """
     if isinstance(recorded, list):
         if isinstance(now, tuple):
@@ -310,6 +314,8 @@ def completed(recorded: Any, now: Any) -> Any:
         return recorded
     if not isinstance(recorded, dict):
         return recorded
+    renamed = _RENAMED.get(recorded.get("type", ""), {})
+    recorded = {renamed.get(name, name): value for name, value in recorded.items()}
     if isinstance(now, dict):
         return {name: completed(value, now.get(name)) for name, value in recorded.items()}
     if recorded.get("type") != type(now).__name__:

@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from tutelage.launch import steps
-from tutelage.launch.quiet import import_tensorflow, silence
+from tutelage.launch.logging_setup import import_tensorflow, silence
 from tutelage.launch.session import Session, Settings
-from tutelage.pipeline.errors import UserError, telling_of_a_full_disk
+from tutelage.pipeline.errors import UserError, disk_full_as_user_error
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.preemption import STOPPED, Preempted, noted
 
@@ -37,7 +37,7 @@ class Outcome:
     """What a child did."""
 
     model: str
-    learnt: list[State]
+    trained: list[State]
     exported: int
     rejected: list[str]
     """Why, for each version that was not blessed."""
@@ -164,9 +164,9 @@ def _work(work: Callable[..., T], name: str, arguments: tuple[Any, ...], *, thre
 
 def _train(settings: Settings, model: str, *, progress: Callable[[int], None]) -> Outcome:
     session = Session.open(settings)
-    with telling_of_a_full_disk(session.run.root):
-        learnt = steps.learn(session, model, progress=progress)
+    with disk_full_as_user_error(session.run.root):
+        trained = steps.train(session, model, progress=progress)
         exported = steps.export(session, model)
     return Outcome(
-        model=model, learnt=learnt, exported=len(exported), rejected=steps.rejected(model, exported)
+        model=model, trained=trained, exported=len(exported), rejected=steps.rejected(model, exported)
     )

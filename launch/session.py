@@ -124,8 +124,8 @@ class Session:
 
     def left_out(self, model: str) -> list[date]:
         """Days that a model which has learnt nothing yet would have begun with, and that were pruned."""
-        learnt = self.run.checkpoints(model).states()
-        return [] if learnt else [day for day in self._own_days(model) if day in self.pruned]
+        trained = self.run.checkpoints(model).states()
+        return [] if trained else [day for day in self._own_days(model) if day in self.pruned]
 
     def first_day(self, model: str) -> date | None:
         """The first that a model is to learn, as its config says."""
@@ -139,7 +139,7 @@ class Session:
         first = self.first_day(model)
         return [day for day in self.days if first is None or day >= first]
 
-    def to_learn(self, model: str, *, accept: date | None = None) -> list[date]:
+    def days_to_train(self, model: str, *, accept: date | None = None) -> list[date]:
         """`accept`: a skipped day that is to be learnt after all.
 
         Raises UserError where they do not follow what the model has learnt.

@@ -11,8 +11,8 @@ from filelock import FileLock, Timeout
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import LOCK
-from tutelage.pipeline.whole import replacing
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import is_teacher
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tutelage.pipeline.label import Snapshot
     from tutelage.pipeline.materialize import Materialized
     from tutelage.trainers.day_loop import Accept
-    from tutelage.trainers.learner import Learner
+    from tutelage.trainers.trainer import Trainer
 
 UnitsDone = Callable[[int, int], None]
 
@@ -50,9 +50,9 @@ def materialize(
 
 def accept(session: Session, day: date, reason: str) -> tuple[int, list[str]]:
     """Commit a day of data that is in quarantine; returns its rows, and the models that have gone past it."""
-    from tutelage.pipeline import admit
+    from tutelage.pipeline import commit_day
 
-    rows = admit.accept(session.run.lake, day, reason)
+    rows = commit_day.accept(session.run.lake, day, reason)
     build_histories(session)
     return rows, [model for model in session.models if day in session.run.quarantine(model).skipped()]
 
@@ -67,7 +67,7 @@ def build_histories(session: Session) -> None:
         job.build(session.experiment.schema, lake, days=stale, beam_flags=session.settings.beam_flags)
 
 
-def learn(
+def train(
     session: Session,
     model: str,
     *,
@@ -75,27 +75,27 @@ def learn(
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[State]:
     """Let a teacher or a student learn the days asked for that it has not; returns what it learnt now."""
-    from tutelage.trainers.day_loop import teach, train_student
+    from tutelage.trainers.day_loop import train_student, train_teacher
 
     with locked(session, model):
         if model in session.teachers:
-            start = _warm_start(session) if model != session.run.teacher_model else lambda learner: None
+            start = _warm_start(session) if model != session.run.teacher_model else lambda trainer: None
             run, days = session.run_of(model), session.days_of(model)
-            return teach(run, days, start=start, accept=accept, progress=progress)
+            return train_teacher(run, days, start=start, accept=accept, progress=progress)
         student = session.experiment.student(model)
         claim_student(session.run, student)
         days = session.days_of(model)
         return train_student(session.run, student, days, accept=accept, progress=progress)
 
 
-def _warm_start(session: Session) -> "Callable[[Learner], object]":
+def _warm_start(session: Session) -> "Callable[[Trainer], object]":
     from tutelage.trainers.warm_start import warm_start
 
     successor = session.successor
     assert successor
     claim_successor(session.run, successor)
     first, name = successor.first_day, successor.teacher.name
-    return lambda learner: warm_start(learner, session.run, name, first) if first else None
+    return lambda trainer: warm_start(trainer, session.run, name, first) if first else None
 
 
 def export(
@@ -172,7 +172,7 @@ def label(
 def to_materialize(session: Session) -> list[date]:
     """Days asked for that are not in `interactions`, but for those in quarantine and those that were pruned."""
     lake = session.run.lake
-    have = {*lake.interactions.partitions()["day"], *lake.kept_out(), *session.pruned}
+    have = {*lake.interactions.partitions()["day"], *lake.quarantined_days(), *session.pruned}
     return [day for day in session.days if day not in have]
 
 
@@ -189,8 +189,8 @@ def to_label(session: Session) -> dict[date, "Snapshot"]:
     wanted = sorted({day for student in readers for day in session.days_of(student.name)})
     rows = session.run.lake.soft_labels.partitions()
     have = set(rows.filter(producer="snapshot").select("teacher", "day").iter_rows())
-    kept_out = set(session.run.lake.kept_out())
-    teachers = {day: session.run.labeller(day) for day in wanted if day not in kept_out}
+    quarantined_days = set(session.run.lake.quarantined_days())
+    teachers = {day: session.run.labeller(day) for day in wanted if day not in quarantined_days}
     published = {model: snapshots(session, model) for model in {t.model for t in teachers.values()}}
     return {
         day: choose(published[teacher.model], day)
@@ -228,9 +228,9 @@ def day_counts(session: Session) -> pl.DataFrame:
 
 def statistics(session: Session) -> pl.DataFrame:
     """A row per day and column, of the days in quarantine too."""
-    from tutelage.pipeline import admit
+    from tutelage.pipeline import commit_day
 
-    return admit.statistics(session.run.lake)
+    return commit_day.statistics(session.run.lake)
 
 
 def quarantined(session: Session) -> list[str]:
@@ -238,7 +238,7 @@ def quarantined(session: Session) -> list[str]:
     of = {"data": session.run.lake.quarantine} | {m: session.run.quarantine(m) for m in session.models}
     who: dict[str, list[str]] = {}
     for name, quarantine in of.items():
-        for line in quarantine.say():
+        for line in quarantine.describe():
             who.setdefault(line, []).append(name)
     return [f"{', '.join(names)}: {line}" for line, names in who.items()]
 
@@ -246,11 +246,11 @@ def quarantined(session: Session) -> list[str]:
 def throughput(states: Mapping[str, Sequence[State]]) -> list[dict[str, object]]:
     """Examples per second of its updates, and the share of a model's time spent waiting for its feed."""
     rows: list[dict[str, object]] = []
-    for model, learnt in states.items():
-        seconds = sum(state.seconds for state in learnt)
+    for model, trained in states.items():
+        seconds = sum(state.seconds for state in trained)
         if seconds:
-            examples = sum(state.rows for state in learnt)
-            waited = sum(state.waited for state in learnt)
+            examples = sum(state.rows for state in trained)
+            waited = sum(state.waited for state in trained)
             rows.append(
                 {
                     "model": model,
@@ -267,7 +267,7 @@ def _write_models_config(session: Session) -> None:
     from tutelage.export.card import models_config
 
     names = [name for name in session.models if not is_teacher(name) and session.versions(name).published()]
-    with replacing(session.run.root / "export" / "models.config") as partial:
+    with atomic_write(session.run.root / "export" / "models.config") as partial:
         partial.write_text(models_config("/models", names))
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tutelage.launch import evolve
 from tutelage.launch.config import Experiment, completed, plain
+from tutelage.launch.lifecycle import evolve
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import LOCK
 from tutelage.trainers import takeovers

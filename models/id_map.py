@@ -71,22 +71,22 @@ class HashedIdMap(tf.Module):
     def _looked_up(
         self, features: Sequence[Feature], columns: Mapping[str, tf.Tensor], entries: Entries | None
     ) -> tf.Tensor:
-        ids = tf.concat([as_ids(columns[f.name], f.slots) for f in features], axis=1)
-        slots = [f for f in features for _ in range(f.slots)]
-        rows = self._rows(ids, slots, entries)
+        ids = tf.concat([as_ids(columns[f.name], f.fields) for f in features], axis=1)
+        fields = [f for f in features for _ in range(f.fields)]
+        rows = self._rows(ids, fields, entries)
         if not any(f.length for f in features):
             return rows
-        filling = tf.equal(ids, tf.constant([_NO_ITEM[f.dtype] for f in slots], tf.int64))
-        return tf.where(filling & tf.constant([f.length > 0 for f in slots]), -1, rows)
+        filling = tf.equal(ids, tf.constant([_NO_ITEM[f.dtype] for f in fields], tf.int64))
+        return tf.where(filling & tf.constant([f.length > 0 for f in fields]), -1, rows)
 
-    def _rows(self, ids: tf.Tensor, slots: Sequence[Feature], entries: Entries | None) -> tf.Tensor:
+    def _rows(self, ids: tf.Tensor, fields: Sequence[Feature], entries: Entries | None) -> tf.Tensor:
         """int32 [batch, slots] of int64 ids, one of a feature in each slot."""
         # int64 wraps around; the upper half of the product is the well mixed one, and its share of
         # 2**32 is the row's share of the range. Ids given out one after the other lie evenly apart,
         # and share no row while there are rows enough.
         share = _upper_half(ids * _MULTIPLIER)
-        rows = _upper_half(share * tf.constant([f.rows for f in slots], tf.int64))
-        return tf.cast(rows, tf.int32) + tf.constant([self.offsets[f.name] for f in slots])
+        rows = _upper_half(share * tf.constant([f.capacity for f in fields], tf.int64))
+        return tf.cast(rows, tf.int32) + tf.constant([self.offsets[f.name] for f in fields])
 
 
 class GrowingIdMap(HashedIdMap):
@@ -103,7 +103,7 @@ class GrowingIdMap(HashedIdMap):
         super().__init__(features, shared=shared)
         self.growing = [f for f in self.features if f.grows]
         # Of a growing feature, and of the histories that are of it, the feature's part of the entries.
-        sizes = {f.name: f.rows - 1 for f in self.growing}
+        sizes = {f.name: f.capacity - 1 for f in self.growing}
         first = {name: sum(list(sizes.values())[:i]) for i, name in enumerate(sizes)}
         owners = {f.name: shared.get(f.name, f.name) for f in self.features}
         self.parts = {name: (first[owner], sizes[owner]) for name, owner in owners.items() if owner in sizes}
@@ -114,8 +114,8 @@ class GrowingIdMap(HashedIdMap):
     def entries(self, known: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Entries:
         """From a growing feature's ids with rows (int64 [n], sorted) and their rows, counted in its range
         (int32 [n]), by its name. Each feature has a part of its own, filled up with the largest int64."""
-        ids = np.full(sum(f.rows - 1 for f in self.growing), np.iinfo(np.int64).max)
-        rows = np.concatenate([np.full(f.rows - 1, self.offsets[f.name], np.int32) for f in self.growing])
+        ids = np.full(sum(f.capacity - 1 for f in self.growing), np.iinfo(np.int64).max)
+        rows = np.concatenate([np.full(f.capacity - 1, self.offsets[f.name], np.int32) for f in self.growing])
         for name, (of, own) in known.items():
             start = self.parts[name][0]
             ids[start : start + len(of)] = of
@@ -126,23 +126,23 @@ class GrowingIdMap(HashedIdMap):
         self.ids.assign(entries[0])
         self.own_rows.assign(entries[1])
 
-    def _rows(self, ids: tf.Tensor, slots: Sequence[Feature], entries: Entries | None) -> tf.Tensor:
+    def _rows(self, ids: tf.Tensor, fields: Sequence[Feature], entries: Entries | None) -> tf.Tensor:
         """By `entries`, else by those of the variables."""
-        grown = [i for i, f in enumerate(slots) if f.name in self.parts]
-        if len(grown) == len(slots):
-            return self._found(ids, slots, entries)
-        rows = super()._rows(ids, slots, entries)
+        grown = [i for i, f in enumerate(fields) if f.name in self.parts]
+        if len(grown) == len(fields):
+            return self._found(ids, fields, entries)
+        rows = super()._rows(ids, fields, entries)
         if not grown:
             return rows
-        found = self._found(tf.gather(ids, grown, axis=1), [slots[i] for i in grown], entries)
-        places = list(range(len(slots)))
+        found = self._found(tf.gather(ids, grown, axis=1), [fields[i] for i in grown], entries)
+        places = list(range(len(fields)))
         for n, i in enumerate(grown):
-            places[i] = len(slots) + n
+            places[i] = len(fields) + n
         return tf.gather(tf.concat([rows, found], axis=1), places, axis=1)
 
-    def _found(self, ids: tf.Tensor, slots: Sequence[Feature], entries: Entries | None) -> tf.Tensor:
+    def _found(self, ids: tf.Tensor, fields: Sequence[Feature], entries: Entries | None) -> tf.Tensor:
         keys, rows = entries or (tf.convert_to_tensor(self.ids), tf.convert_to_tensor(self.own_rows))
-        parts = [self.parts[f.name] for f in slots]
+        parts = [self.parts[f.name] for f in fields]
         last = tf.constant([start + size - 1 for start, size in parts])
         # The last entry below each id, by halves: LiteRT has no searchsorted. Where even the part's last is
         # below, a step past it stays there, and the id is not found.
@@ -153,14 +153,14 @@ class GrowingIdMap(HashedIdMap):
             at = tf.where(tf.gather(keys, further) < ids, further, at)
             step //= 2
         at = tf.minimum(at + 1, last)
-        default = tf.constant([self.offsets[f.name] for f in slots])
+        default = tf.constant([self.offsets[f.name] for f in fields])
         return tf.where(tf.equal(tf.gather(keys, at), ids), tf.gather(rows, at), default)
 
 
-def as_ids(values: tf.Tensor, slots: int) -> tf.Tensor:
+def as_ids(values: tf.Tensor, fields: int) -> tf.Tensor:
     """int64 [batch, slots] of one feature's values [batch] or [batch, slots], a string's its fingerprint."""
     flat = tf.reshape(values, [-1])
-    return tf.reshape(fingerprint(flat) if values.dtype == tf.string else flat, [-1, slots])
+    return tf.reshape(fingerprint(flat) if values.dtype == tf.string else flat, [-1, fields])
 
 
 def _upper_half(values: tf.Tensor) -> tf.Tensor:

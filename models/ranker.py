@@ -50,10 +50,10 @@ class Batch(NamedTuple):
         return Batch(*(tensor[start : start + size] for tensor in self))
 
     @classmethod
-    def spec(cls, *, slots: int, numbers: int, tasks: int, outputs: int) -> "Batch":
+    def spec(cls, *, fields: int, numbers: int, tasks: int, outputs: int) -> "Batch":
         """The shapes and dtypes, for any B."""
         return cls(
-            rows=tf.TensorSpec([None, slots], tf.int32),
+            rows=tf.TensorSpec([None, fields], tf.int32),
             numbers=tf.TensorSpec([None, numbers], tf.float32),
             labels=tf.TensorSpec([None, tasks], tf.float32),
             weight=tf.TensorSpec([None], tf.float32),
@@ -82,14 +82,14 @@ class Ranker(tfrs.Model):
         self.distillation = tuple(distillation)
         self.offsets = dict(offsets)
         self.inputs = schema.inputs(config.without)
-        self.schema = schema = schema.learnt(config.without)
+        self.schema = schema = schema.for_model(config.without)
         self.numbers = [f for f in self.inputs if not f.is_id]
         taken = {f.name for f in self.inputs}
         self.of = {history.name: history.of for history in schema.histories if history.name in taken}
         kind = GrowingIdMap if any(f.grows for f in self.inputs) else HashedIdMap
         self.id_map = kind(self.inputs, shared=self.of)
         self.embedded = self.id_map.features
-        self.slots = sum(f.slots for f in self.embedded)
+        self.fields = sum(f.fields for f in self.embedded)
         self.embeddings = SharedTable(self.id_map.rows, config.embedding_dim)
         self.attention = {name: TargetAttention(config.embedding_dim) for name in self.of}
         width = len(self.embedded) * config.embedding_dim + len(self.numbers)
@@ -113,7 +113,7 @@ class Ranker(tfrs.Model):
         }
         self._add_towers()
         # Make the variables now: a checkpoint can be read, and a graph traced, only with them there.
-        self(tf.zeros([1, self.slots], tf.int32), tf.zeros([1, len(self.numbers)]))
+        self(tf.zeros([1, self.fields], tf.int32), tf.zeros([1, len(self.numbers)]))
         for name, adapter in self.adapters.items():
             adapter(tf.zeros([1, len(self._task(name).outputs)]))
         for name, d in self.taught.items():

@@ -21,8 +21,8 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import LOCK
-from tutelage.pipeline.whole import replacing
 
 # `DirectRunner` would first try to download another runner.
 DEFAULT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -42,14 +42,14 @@ def options(flags: Sequence[str]) -> PipelineOptions:
     """
     parsed = PipelineOptions(list(flags))
     unknown: list[str] = []
-    said = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(message):
             known = parsed.get_all_options(
                 add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(flags)[1])
             )
     except SystemExit:  # argparse has printed its usage, and what is wrong last.
-        raise UserError(f"--beam_flag: {said.getvalue().split('error: ')[-1].strip()}") from None
+        raise UserError(f"--beam_flag: {message.getvalue().split('error: ')[-1].strip()}") from None
     for flag in unknown:
         name = flag.lstrip("-").split("=")[0]
         raise UserError(f"--beam_flag={flag}: Beam has no option {name!r}; see its PipelineOptions")
@@ -59,7 +59,9 @@ def options(flags: Sequence[str]) -> PipelineOptions:
     return parsed
 
 
-def spread(pipeline: beam.Pipeline, units: Iterable[Any]) -> PCollection[tuple[int, Iterable[Any]]]:
+def one_group_per_unit(
+    pipeline: beam.Pipeline, units: Iterable[Any]
+) -> PCollection[tuple[int, Iterable[Any]]]:
     """Each unit in a group of its own, so that any worker takes it; Beam's Reshuffle takes longer to build than a small
     day to work on."""
     numbered = pipeline | "Units" >> beam.Create(list(enumerate(units)), reshuffle=False)
@@ -69,7 +71,7 @@ def spread(pipeline: beam.Pipeline, units: Iterable[Any]) -> PCollection[tuple[i
 _AT_ONCE = 3
 
 
-class Together(beam.DoFn):
+class ThreadedDoFn(beam.DoFn):
     """Calls `work` for three elements of a bundle at a time, and gives what it returns at the bundle's end.
 
     Polars and Arrow leave the interpreter to others while they work, and have parts that keep one processor only.
@@ -121,7 +123,7 @@ class Staging:
     def give(self, name: str, value: object) -> None:
         """Hand a value to the driver, in the place of what was given under that name: a portable runner hands no
         elements back."""
-        with replacing(self.path / f"{name}.given") as partial:
+        with atomic_write(self.path / f"{name}.given") as partial:
             partial.write_bytes(pickle.dumps(value))
 
     def given(self) -> dict[str, Any]:

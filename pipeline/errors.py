@@ -51,7 +51,7 @@ def system_error(error: BaseException | None) -> int | None:
 
 
 @contextmanager
-def telling_of_a_full_disk(folder: str | Path) -> Iterator[None]:
+def disk_full_as_user_error(folder: str | Path) -> Iterator[None]:
     """Inside, what fails as there is no room left in `folder`, or for temporary files, is a UserError."""
     try:
         yield

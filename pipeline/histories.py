@@ -7,8 +7,8 @@ import apache_beam as beam
 import polars as pl
 
 from tutelage.pipeline import beam_job
+from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.schema import History, Schema
 
 
@@ -26,7 +26,7 @@ class BuildDay(beam.DoFn):
     def process(self, group: tuple[int, Iterable[tuple[date, int]]]) -> None:
         ((day, attempt),) = group[1]
         with self.staging.telling(str(day)):
-            persistently(f"the histories of {day}", self._build, day, attempt)
+            with_retries(f"the histories of {day}", self._build, day, attempt)
         self.staging.done(day.toordinal())
 
     def _build(self, day: date, attempt: int) -> None:
@@ -88,7 +88,7 @@ def build(
     with beam_job.staging_folder(root) as staging:
 
         def graph(pipeline: beam.Pipeline) -> None:
-            _ = beam_job.spread(pipeline, units) | "Build" >> beam.ParDo(
+            _ = beam_job.one_group_per_unit(pipeline, units) | "Build" >> beam.ParDo(
                 BuildDay(schema, str(root), str(staging.path))
             )
 

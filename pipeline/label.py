@@ -13,8 +13,8 @@ import polars as pl
 
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import DataFile, Lake
-from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.schema import Schema
 
 PRODUCER = "snapshot"
@@ -105,7 +105,7 @@ class ScoreFile(beam.DoFn):
     def process(self, group: tuple[int, Iterable[LabelUnit]]) -> Iterator[tuple[str, tuple[int, DataFile]]]:
         (unit,) = group[1]
         with self.staging.telling(unit.index):
-            file = persistently(f"the labels of {unit.day}", self._score, unit)
+            file = with_retries(f"the labels of {unit.day}", self._score, unit)
         self.staging.done(unit.index)
         yield str(unit.day), (unit.index, file)
 
@@ -147,7 +147,7 @@ class CommitLabels(beam.DoFn):
         table = Lake(self.lake_root, self.schema).soft_labels
         metadata = {"labelled": sum(file.rows for file in files)}
         with self.staging.telling(text):
-            persistently(
+            with_retries(
                 f"the labels of {day}",
                 table.commit,
                 files,
@@ -197,7 +197,7 @@ def label(
 
         def build(pipeline: beam.Pipeline) -> None:
             _ = (
-                beam_job.spread(pipeline, units)
+                beam_job.one_group_per_unit(pipeline, units)
                 | "Score" >> beam.ParDo(ScoreFile(schema, teacher, *where))
                 | "ByDay" >> beam.GroupByKey()
                 | "Commit" >> beam.ParDo(CommitLabels(schema, teacher, sources, *where))

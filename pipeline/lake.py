@@ -384,7 +384,7 @@ class Lake:
         pinned.histories = self.histories and self.histories.snapshot()
         return pinned
 
-    def kept_out(self) -> list[date]:
+    def quarantined_days(self) -> list[date]:
         """The days that did not pass the quality gate and are not in `interactions`: all others go on without them."""
         have = set(self.interactions.partitions()["day"])
         return [day for day in self.quarantine.skipped() if day not in have]
@@ -405,10 +405,12 @@ class Lake:
 
     def history_attempts(self, days: Sequence[date]) -> dict[date, int]:
         """The attempt that makes the histories of each of `days` from `interactions` as they are now."""
-        made_of = {day: [str(day), *map(str, self.history_days(day))] for day in days}
-        versions = self.interactions.versions(sorted({key for keys in made_of.values() for key in keys}))
+        input_versions = {day: [str(day), *map(str, self.history_days(day))] for day in days}
+        versions = self.interactions.versions(
+            sorted({key for keys in input_versions.values() for key in keys})
+        )
         # That of the versions it is made of is as good as they are.
-        return {day: _number(map(versions.get, keys)) for day, keys in made_of.items()}
+        return {day: _number(map(versions.get, keys)) for day, keys in input_versions.items()}
 
     def stale_histories(self, days: Sequence[date]) -> list[date]:
         """Those of `days` whose histories are not there, or are of other rows than `interactions` now holds."""
@@ -417,7 +419,7 @@ class Lake:
         expected, found = self.history_attempts(days), self.histories.attempts(days)
         return [day for day in days if expected[day] != found[day]]
 
-    def made_of(
+    def input_versions(
         self, days: Sequence[date], *, histories: bool, labels: Partition | None = None
     ) -> dict[date, dict[str, int]]:
         """The versions (`Table.versions`) of what a model learns each of `days` from, by table, of those that
@@ -439,10 +441,10 @@ class Lake:
 
     def label_sources(self, days: Sequence[date]) -> dict[date, int]:
         """A number for the rows that a labeler scores, with their histories, of each of `days` that is there."""
-        made_of = self.made_of(days, histories=True)
+        input_versions = self.input_versions(days, histories=True)
         return {
             day: _number(versions.get(name) for name in ("interactions", "histories"))
-            for day, versions in made_of.items()
+            for day, versions in input_versions.items()
             if "interactions" in versions
         }
 

@@ -15,13 +15,13 @@ import polars as pl
 import pyarrow as pa
 
 from tutelage.pipeline import beam_job, histories
-from tutelage.pipeline.admit import Admission, Made
+from tutelage.pipeline.commit_day import DayCommitter, StagedDay
 from tutelage.pipeline.days import slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
+from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import DataFile, Lake
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
-from tutelage.pipeline.retry import persistently
 from tutelage.pipeline.schema import SAMPLING_RATE, Schema
 from tutelage.pipeline.sources.base import Source, Unit
 from tutelage.pipeline.statistics import Sketches
@@ -79,7 +79,7 @@ class Materialized:
         return sum(c.rows_in for c in self.days.values()) + sum(self.elsewhere.values())
 
 
-class ReadUnit(beam_job.Together):
+class ReadUnit(beam_job.ThreadedDoFn):
     """A unit in, a staged file per day out, or more. Memory, of each of three units: 524,288 rows, and one frame."""
 
     def __init__(self, source: Source, schema: Schema, days: Sequence[date], now: datetime, staging: str):
@@ -92,7 +92,7 @@ class ReadUnit(beam_job.Together):
     def work(self, group: tuple[int, Iterable[Unit]]) -> list[tuple[str, Piece]]:
         (unit,) = group[1]
         with self.staging.telling(unit.index):
-            pieces = persistently(f"the rows of {unit.where}", self._read, unit)
+            pieces = with_retries(f"the rows of {unit.where}", self._read, unit)
         self.staging.done(unit.index)
         return pieces
 
@@ -220,7 +220,7 @@ def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield pl.concat(held)
 
 
-class MakeDay(beam_job.Together):
+class MakeDay(beam_job.ThreadedDoFn):
     """All pieces of a day in, the day without repeats given to the driver; of the rows of no day, counts. Memory, of
     each of three days: 4,194,304 ids, the keys of those that repeat, the rows of one data file and its sketches."""
 
@@ -233,14 +233,14 @@ class MakeDay(beam_job.Together):
         text, pieces = group
         in_order = sorted(pieces, key=lambda piece: piece.order)
         with self.staging.telling(text):
-            persistently(f"the rows of {text}", self._give, text, in_order)
+            with_retries(f"the rows of {text}", self._give, text, in_order)
         return ()
 
     def _give(self, text: str, pieces: Sequence[Piece]) -> None:
         if made := self._make(text, pieces):
             self.staging.give(text, made)
 
-    def _make(self, text: str, pieces: Sequence[Piece]) -> Made | Counter[str] | None:
+    def _make(self, text: str, pieces: Sequence[Piece]) -> StagedDay | Counter[str] | None:
         dropped: Counter[str] = Counter()
         for piece in pieces:
             dropped.update(piece.dropped)
@@ -263,7 +263,7 @@ class MakeDay(beam_job.Together):
             return None
         statistics = self.staging.path / f"{text}.statistics"
         statistics.write_bytes(pickle.dumps(sketches.finish()))
-        return Made(
+        return StagedDay(
             day=day,
             files=tuple(files),
             statistics=str(statistics),
@@ -384,7 +384,7 @@ def materialize(
 
         def build(pipeline: beam.Pipeline) -> None:
             _ = (
-                beam_job.spread(pipeline, units)
+                beam_job.one_group_per_unit(pipeline, units)
                 | "Read"
                 >> beam.ParDo(ReadUnit(source, schema, days, now or datetime.now(UTC), str(staging.path)))
                 | "ByDay" >> beam.GroupByKey()
@@ -397,7 +397,7 @@ def materialize(
             aside.submit(staging.remove, "*.arrow")
             made = staging.given()
             elsewhere = dict(sorted(made.pop(NO_DAY, {}).items()))
-            admission = Admission(lake, quality, attempt=staging.attempt, as_of=as_of)
+            admission = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of)
             done = _admit(made, elsewhere, admission)
     histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
     missing = [text for text in map(str, days) if text not in made]
@@ -408,21 +408,21 @@ def materialize(
         )
     return Materialized(
         days=done,
-        quarantined=admission.kept_out,
+        quarantined=admission.quarantined_days,
         elsewhere=elsewhere,
         seconds=time.monotonic() - started,
     )
 
 
 def _admit(
-    made: Mapping[str, Made], elsewhere: Mapping[str, int], admission: Admission
+    made: Mapping[str, StagedDay], elsewhere: Mapping[str, int], admission: DayCommitter
 ) -> dict[date, Counts]:
     """Commit the days, or put them into quarantine, in their order; returns what was committed."""
     job = {"attempt": admission.attempt, "elsewhere": elsewhere}
     done: dict[date, Counts] = {}
     for text, day in sorted(made.items()):
         of_job = replace(day, metadata={**day.metadata, "job": job})
-        if persistently(f"the commit of {text}", admission.admit, of_job).blessed:
+        if with_retries(f"the commit of {text}", admission.commit_day, of_job).blessed:
             done[day.day] = Counts(**day.metadata)
     return done
 

@@ -103,7 +103,7 @@ def judge(
     for name in schema.labels:
         was = [earlier[name] for earlier in days if name in earlier]
         means = _known(each["mean"] for each in was)
-        spread = max(_known(each["sd"] for each in was), default=0.0)
+        one_group_per_unit = max(_known(each["sd"] for each in was), default=0.0)
         labelled = max(now[name]["rows"] - now[name]["nulls"], 1)
         checks.append(
             _between(
@@ -111,7 +111,7 @@ def judge(
                 now[name]["mean"],
                 means,
                 config.rate_ratio,
-                slack=5 * spread / math.sqrt(labelled),
+                slack=5 * one_group_per_unit / math.sqrt(labelled),
             )
         )
         if name not in binary:

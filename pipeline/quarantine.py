@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from tutelage.pipeline.whole import replacing
+from tutelage.pipeline.io.atomic import atomic_write
 
 Outcome = Literal["stopped", "skipped", "retried", "accepted", "passed"]
 """Of a model: `stopped`: the day is still to be learnt; `skipped`: it never was; `retried`: kept, learnt with the
@@ -39,24 +39,24 @@ class Quarantine:
         attempts: list[Mapping[str, Any]],
         *,
         reason: str = "",
-        made_of: Mapping[str, int] = MappingProxyType({}),
+        input_versions: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """`attempts`: what was found each time that the day was made, or learnt: `said`, and what else is known.
-        `made_of`: the versions of what it was learnt from."""
+        `input_versions`: the versions of what it was learnt from."""
         record = {
             "day": str(day),
             "outcome": outcome,
             "reason": reason,
-            "made_of": made_of,
+            "made_of": input_versions,
             "attempts": attempts,
         }
-        with replacing(self.folder / f"{day}.json") as partial:
+        with atomic_write(self.folder / f"{day}.json") as partial:
             partial.write_text(json.dumps(_finite(record), indent=1) + "\n")
 
     def remove(self, day: date) -> None:
         (self.folder / f"{day}.json").unlink(missing_ok=True)
 
-    def say(self) -> list[str]:
+    def describe(self) -> list[str]:
         """A line for each day that was not kept, or was kept against its verdict."""
         return [
             f"{day} {record['outcome']} ({record['attempts'][-1]['said']})"

@@ -49,7 +49,7 @@ class Growth:
 class Feature:
     """One input of the models.
 
-    An `int64` or `string` feature is an id: it is looked up in an embedding table of `rows` rows.
+    An `int64` or `string` feature is an id: it is looked up in an embedding table of `capacity` vectors.
     A `float32` feature is a number: it is fed as it is, or as log1p(max(value, 0)) where `log1p`.
     A null is stored as a null; models see `default` in its place.
     A `user` feature is the same for all candidates of a request (who asks, from where); one of a
@@ -60,13 +60,13 @@ class Feature:
     A number with `buckets`, ascending edges in its own unit, is fed with the embedding of the bucket
     that it lies in besides; an edge belongs to the bucket above it.
 
-    Ids are hashed into the `rows`, and may share one; with `grows` an id has a row of its own or the first
+    Ids are hashed into the `capacity`, and may share a vector; with `grows` an id has a row of its own or the first
     one, the default row (`models.id_map`), as each model has met it.
     """
 
     name: str
     dtype: Literal["int64", "string", "float32"]
-    rows: int = 0
+    capacity: int = 0
     log1p: bool = False
     scope: Literal["user", "candidate"] = "candidate"
     length: int = 0
@@ -80,9 +80,9 @@ class Feature:
             )
         if self.scope not in ("user", "candidate"):
             raise UserError(f"feature {self.name!r}: scope is {self.scope!r}, expected 'user' or 'candidate'")
-        if self.is_id and not 1 <= self.rows < 2**31:
+        if self.is_id and not 1 <= self.capacity < 2**31:
             raise UserError(
-                f"feature {self.name!r}: rows is {self.rows}, an id needs between 1 and 2**31 - 1"
+                f"feature {self.name!r}: capacity is {self.capacity}, an id needs between 1 and 2**31 - 1"
             )
         if self.is_id and self.log1p:
             raise UserError(f"feature {self.name!r}: log1p is for float32 features, this one is {self.dtype}")
@@ -96,10 +96,10 @@ class Feature:
                 f"feature {self.name!r}: buckets is {self.buckets}, expected ascending numbers, "
                 "and none for an id"
             )
-        if self.grows and (not self.is_id or self.length or self.rows < 2):
+        if self.grows and (not self.is_id or self.length or self.capacity < 2):
             raise UserError(
-                f"feature {self.name!r}: grows is for single ids with at least 2 rows, the default row and "
-                f"another; this one is {self.dtype} of length {self.length} with {self.rows} rows"
+                f"feature {self.name!r}: grows is for single ids with a capacity of at least 2, the default row and "
+                f"another; this one is {self.dtype} of length {self.length} with a capacity of {self.capacity}"
             )
 
     @property
@@ -128,14 +128,14 @@ class Feature:
         return filled
 
     @property
-    def slots(self) -> int:
+    def fields(self) -> int:
         """How many embeddings one row's value takes."""
         return max(self.length, 1)
 
     @property
     def embeddings(self) -> int:
         """How many rows of the embedding table are its own."""
-        return self.rows if self.is_id else len(self.buckets) + 1 if self.buckets else 0
+        return self.capacity if self.is_id else len(self.buckets) + 1 if self.buckets else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,7 +322,7 @@ class Schema:
         for history in self.histories:
             of = by_name[history.of]
             by_name[history.name] = Feature(
-                name=history.name, dtype=of.dtype, rows=of.rows, scope="user", length=history.length
+                name=history.name, dtype=of.dtype, capacity=of.capacity, scope="user", length=history.length
             )
         tasks = [task.name for task in self.tasks]
         for name in without:
@@ -341,7 +341,7 @@ class Schema:
             raise UserError("model: without names every input; leave it at least one")
         return left
 
-    def learnt(self, without: Iterable[str] = ()) -> "Schema":
+    def for_model(self, without: Iterable[str] = ()) -> "Schema":
         """The schema as a model sees it that learns no task of `without`, and takes no history of it."""
         without = list(without)
         tasks = tuple(task for task in self.tasks if task.name not in without)
@@ -439,7 +439,7 @@ class Schema:
         wanted = frame.columns if names is None else list(names)
         return {f.name: f.array(frame[f.name]) for f in self.inputs() if f.name in wanted}
 
-    def stands_for(self, frame: pl.DataFrame) -> np.ndarray | None:
+    def example_weight(self, frame: pl.DataFrame) -> np.ndarray | None:
         """float32 [rows]: of how many rows each of `interactions` is what was kept, 1/rate of a negative, 1 of a
         positive, of which none was left out; None: each is of itself."""
         if self.downsampling is None:

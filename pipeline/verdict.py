@@ -19,7 +19,7 @@ class Check:
     """What was found, where that is no number."""
     passed: bool
 
-    def say(self) -> str:
+    def describe(self) -> str:
         if self.detail:
             return f"{self.name}: {self.detail}"
         bound = "" if self.bound is None else f", {self.bound:.6g} is the bound"
@@ -40,5 +40,5 @@ class Verdict:
 
     def __str__(self) -> str:
         """In one line, what failed with its values."""
-        failed = [check.say() for check in self.checks if not check.passed]
+        failed = [check.describe() for check in self.checks if not check.passed]
         return "; ".join([self.verdict, *failed[:5], *([self.reason] if self.reason else [])])

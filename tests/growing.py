@@ -11,7 +11,7 @@ GROWS = {"user": (16, Growth(min_seen=2, unseen_days=1)), "topic": (10, Growth(m
 GROWING: Schema = dataclasses.replace(
     SCHEMA,
     features=tuple(
-        dataclasses.replace(f, rows=GROWS[f.name][0], grows=GROWS[f.name][1]) if f.name in GROWS else f
+        dataclasses.replace(f, capacity=GROWS[f.name][0], grows=GROWS[f.name][1]) if f.name in GROWS else f
         for f in SCHEMA.features
     ),
 )

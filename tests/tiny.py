@@ -14,8 +14,8 @@ from tutelage.trainers.run import Run
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=40),
-        Feature(name="topic", dtype="string", rows=10),
+        Feature(name="user", dtype="int64", capacity=40),
+        Feature(name="topic", dtype="string", capacity=10),
         Feature(name="seconds", dtype="float32", log1p=True),
         Feature(name="age", dtype="float32"),
     ),

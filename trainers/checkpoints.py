@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.whole import replacing
+from tutelage.pipeline.io.atomic import atomic_write
 
 if TYPE_CHECKING:  # Where a model stands can be told without TensorFlow.
     import tensorflow as tf
@@ -47,14 +47,26 @@ class State:
     """Bytes of the variables' files; 0 as above."""
     sha256: str = ""
     """Of the variables' files."""
-    made_of: Mapping[str, int] = field(default_factory=dict)
-    """What the day was learnt from (`Lake.made_of`); empty: it was learnt before this was recorded."""
+    input_versions: Mapping[str, int] = field(default_factory=dict)
+    """What the day was learnt from (`Lake.input_versions`); empty: it was learnt before this was recorded."""
     pruned: bool = False
     """Only where the model stood is left: the variables were removed."""
 
+    def recorded(self) -> dict[str, Any]:
+        """As `state.json` has it, where `input_versions` keeps its first name, `made_of`."""
+        values = {**asdict(self), "day": str(self.day)}
+        values["made_of"] = values.pop("input_versions")
+        return values
+
+    @classmethod
+    def read(cls, recorded: Mapping[str, Any]) -> State:
+        """From what `recorded` gave; fields that it lacks have their defaults."""
+        values = {**recorded, "day": date.fromisoformat(recorded["day"])}
+        return cls(**{("input_versions" if name == "made_of" else name): v for name, v in values.items()})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Within:
+class PartialDay:
     """Where a model stands within a day."""
 
     day: date
@@ -81,11 +93,8 @@ class Checkpoints:
 
     def states(self) -> list[State]:
         """Of every finished day, in order."""
-        states = []
-        for path in sorted(self.folder.glob("[0-9]*-[0-9]*-[0-9]*/state.json")):
-            values = json.loads(path.read_text())
-            states.append(State(**{**values, "day": date.fromisoformat(values["day"])}))
-        return states
+        paths = sorted(self.folder.glob("[0-9]*-[0-9]*-[0-9]*/state.json"))
+        return [State.read(json.loads(path.read_text())) for path in paths]
 
     def save(self, checkpoint: tf.train.Checkpoint, state: State) -> State:
         """Write under a temporary name, then rename: a killed writer leaves nothing that is read.
@@ -99,49 +108,49 @@ class Checkpoints:
         checkpoint.write(str(partial / "variables"))
         size = sum(path.stat().st_size for path in partial.iterdir())
         state = replace(state, size=size, sha256=_sha256(partial))
-        (partial / "state.json").write_text(json.dumps({**asdict(state), "day": str(state.day)}))
-        self.forget_within()
+        (partial / "state.json").write_text(json.dumps(state.recorded()))
+        self.discard_partial()
         os.rename(partial, self.folder / str(state.day))
         return state
 
-    def save_within(
-        self, checkpoint: tf.train.Checkpoint, within: Within, arrays: Mapping[str, np.ndarray]
+    def save_partial(
+        self, checkpoint: tf.train.Checkpoint, partial_day: PartialDay, arrays: Mapping[str, np.ndarray]
     ) -> None:
         """Put a day down where it stands, with `arrays` beside the variables; it takes the place of the one before."""
         partial = self.folder / ".partial-within"
         shutil.rmtree(partial, ignore_errors=True)
         checkpoint.write(str(partial / "variables"))
         np.savez(partial / "arrays.npz", allow_pickle=False, **arrays)
-        within = replace(within, sha256=_sha256(partial))
-        (partial / "state.json").write_text(json.dumps({**asdict(within), "day": str(within.day)}))
+        partial_day = replace(partial_day, sha256=_sha256(partial))
+        (partial / "state.json").write_text(json.dumps({**asdict(partial_day), "day": str(partial_day.day)}))
         # The names are in order, so that of two, where this is killed before the older one goes, the newer is read.
-        final = self.folder / f"within-{1 + max(map(_number, self._within()), default=0):06}"
+        final = self.folder / f"within-{1 + max(map(_number, self._partial()), default=0):06}"
         os.rename(partial, final)
-        for path in self._within()[:-1]:
+        for path in self._partial()[:-1]:
             shutil.rmtree(path)
 
-    def within(self) -> tuple[Within, Path] | None:
+    def partial_day(self) -> tuple[PartialDay, Path] | None:
         """Where the model stands within a day, and its folder. One whose files are not those that were
         written is told, and removed."""
-        for path in reversed(self._within()):
+        for path in reversed(self._partial()):
             values = json.loads((path / "state.json").read_text())
             if values["sha256"] == _sha256(path):
-                return Within(**{**values, "day": date.fromisoformat(values["day"])}), path
+                return PartialDay(**{**values, "day": date.fromisoformat(values["day"])}), path
             _log.warning("%s: a checkpoint within %s is damaged", self.folder, values["day"])
             shutil.rmtree(path)
         return None
 
-    def restore_within(self, checkpoint: tf.train.Checkpoint, path: Path) -> dict[str, np.ndarray]:
+    def restore_partial(self, checkpoint: tf.train.Checkpoint, path: Path) -> dict[str, np.ndarray]:
         """Read the variables; returns the arrays that lie beside them."""
         checkpoint.read(str(path / "variables")).assert_existing_objects_matched().expect_partial()
         with np.load(path / "arrays.npz") as arrays:
             return dict(arrays)
 
-    def forget_within(self) -> None:
-        for path in self._within():
+    def discard_partial(self) -> None:
+        for path in self._partial():
             shutil.rmtree(path)
 
-    def _within(self) -> list[Path]:
+    def _partial(self) -> list[Path]:
         return sorted(self.folder.glob("within-*"))
 
     def restore(self, checkpoint: tf.train.Checkpoint, day: date) -> None:
@@ -189,7 +198,7 @@ class Checkpoints:
         """Remove the variables of a day; where the model stood stays known."""
         folder = self.folder / str(day)
         values = json.loads((folder / "state.json").read_text())
-        with replacing(folder / "state.json") as partial:
+        with atomic_write(folder / "state.json") as partial:
             partial.write_text(json.dumps({**values, "pruned": True}))
         for path in folder.iterdir():
             if path.name != "state.json":
@@ -250,11 +259,11 @@ def step_of_example(states: Sequence[State], examples: int, *, batch_size: int) 
     Every day's last batch is smaller, so the days are walked. Past the last day it is counted on in
     full batches: no label of a later day is there yet.
     """
-    step, learnt = 0, 0
+    step, trained = 0, 0
     for state in states:
         if state.examples >= examples:
             break
-        step, learnt = state.step, state.examples
+        step, trained = state.step, state.examples
     last = next((s for s in states if s.examples >= examples), None)
-    steps = -(-max(0, examples - learnt) // batch_size)
+    steps = -(-max(0, examples - trained) // batch_size)
     return min(step + steps, last.step) if last else step + steps

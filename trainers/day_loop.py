@@ -11,20 +11,20 @@ import numpy as np
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.quarantine import Outcome
-from tutelage.pipeline.retry import persistently
+from tutelage.pipeline.soft_labels import SoftLabels
 from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers import gate as gates
 from tutelage.trainers.checkpoints import State, pending, step_of_example
 from tutelage.trainers.config import GateConfig, Sampling, StudentConfig
 from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, write_predictions
-from tutelage.trainers.learner import Learner, Learnt, Progress
 from tutelage.trainers.metrics import day_metrics, write_metrics
 from tutelage.trainers.preemption import Preempted, noted
 from tutelage.trainers.run import Run
-from tutelage.trainers.soft_labels import SoftLabels
 from tutelage.trainers.takeovers import Labeller
 from tutelage.trainers.tensorboard import write_events
+from tutelage.trainers.trainer import Progress, Trainer, TrainResult
 from tutelage.trainers.vocabulary import Vocabulary
 
 PRE_UPDATE = "pre_update"
@@ -39,11 +39,11 @@ class Accept:
     reason: str
 
 
-def teach(
+def train_teacher(
     run: Run,
     days: Sequence[date],
     *,
-    start: Callable[[Learner], object] = lambda learner: None,
+    start: Callable[[Trainer], object] = lambda trainer: None,
     accept: Accept | None = None,
     progress: Progress = lambda rows: None,
 ) -> list[State]:
@@ -56,12 +56,12 @@ def teach(
     """
     labels = {"teacher": run.teacher.name, "producer": PRE_UPDATE}
 
-    def publish(learner: Learner, day: Day, learnt: Learnt) -> None:
+    def publish(trainer: Trainer, day: Day, trained: TrainResult) -> None:
         frame = soft_label_frame(
             day,
-            learnt.outputs,
-            snapshot_day=learner.state.day if learner.state else None,
-            teacher_step=learnt.teacher_step,
+            trained.outputs,
+            snapshot_day=trainer.state.day if trainer.state else None,
+            teacher_step=trained.teacher_step,
         )
         run.lake.soft_labels.replace(frame, {**labels, "day": day.day})
 
@@ -72,13 +72,13 @@ def teach(
                 run.lake.soft_labels.scan().limit(0).collect(), {**labels, "day": day}
             )
 
-    def build() -> Learner:
-        learner = Learner.of_teacher(run)
+    def build() -> Trainer:
+        trainer = Trainer.of_teacher(run)
         if not run.checkpoints(run.teacher_model).states():
-            start(learner)
-        return learner
+            start(trainer)
+        return trainer
 
-    life = _Life(
+    loop = DayLoop(
         run=run,
         model=run.teacher_model,
         build=build,
@@ -89,7 +89,7 @@ def teach(
         publish=publish,
         withdraw=withdraw,
     )
-    return life.learn(days)
+    return loop.train_days(days)
 
 
 def train_student(
@@ -103,9 +103,9 @@ def train_student(
     """Let a student learn those of `days`, from its first day on, that it has not. Raises as `teach` does."""
     days = [day for day in days if student.first_day is None or day >= student.first_day]
     states = run.checkpoints(student.name).states()
-    begun = min([*(state.day for state in states[:1]), *days[:1]], default=None)
+    resume_from = min([*(state.day for state in states[:1]), *days[:1]], default=None)
     # A new teacher is none to a student that has known no other.
-    changes = [t.from_day for t in run.takeovers if begun and begun < t.from_day]
+    changes = [t.from_day for t in run.takeovers if resume_from and resume_from < t.from_day]
     masked = timedelta(days=student.mask_days)
     learnt_from = tuple(
         output
@@ -132,13 +132,13 @@ def train_student(
             masked=any(change <= day < change + masked for change in changes),
         )
 
-    def prepare(learner: Learner, day: date) -> None:
-        last = learner.state.day if learner.state else day
+    def prepare(trainer: Trainer, day: date) -> None:
+        last = trainer.state.day if trainer.state else day
         if student.new_teacher == "adapt" and any(last < change <= day for change in changes):
-            learner.reset_adapters()
+            trainer.reset_adapters()
 
-    def build() -> Learner:
-        return Learner(
+    def build() -> Trainer:
+        return Trainer(
             run.schema,
             student.model,
             batch_size=run.training.batch_size,
@@ -147,7 +147,7 @@ def train_student(
             offsets=student.sampling.offsets,
         )
 
-    life = _Life(
+    loop = DayLoop(
         run=run,
         model=student.name,
         build=build,
@@ -158,7 +158,7 @@ def train_student(
         soft_labels=soft_labels if student.distillation else None,
         prepare=prepare,
     )
-    return life.learn(days)
+    return loop.train_days(days)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ class _Attempt:
     `metrics` (none where something is not finite, which would be the end of all days after it) and the verdict."""
 
     ahead: Mapping[str, np.ndarray]
-    learnt: Learnt
+    trained: TrainResult
     rates: float
     rows: list[dict[str, object]]
     verdict: Verdict
@@ -178,7 +178,7 @@ class _Attempt:
 
 
 @dataclass(kw_only=True)
-class _Life:
+class DayLoop:
     """One model's: from its last sound checkpoint day after day.
 
     A day's labels and metrics replace their own, then the checkpoint commits it: a day killed anywhere before that is
@@ -187,36 +187,38 @@ class _Life:
 
     run: Run
     model: str
-    build: Callable[[], Learner]
+    build: Callable[[], Trainer]
     sampling: Sampling
     gate: GateConfig
     accept: Accept | None
     progress: Progress
     soft_labels: Callable[[date], SoftLabels] | None = None
-    prepare: Callable[[Learner, date], None] = lambda learner, day: None
-    publish: Callable[[Learner, Day, Learnt], None] = lambda learner, day, learnt: None
+    prepare: Callable[[Trainer, date], None] = lambda trainer, day: None
+    publish: Callable[[Trainer, Day, TrainResult], None] = lambda trainer, day, trained: None
     withdraw: Callable[[date], None] = lambda day: None
-    learner: Learner = field(init=False)
-    kept_out: list[date] = field(init=False)
+    trainer: Trainer = field(init=False)
+    quarantined_days: list[date] = field(init=False)
     """Days whose data is in quarantine."""
 
     def __post_init__(self) -> None:
         self.checkpoints = self.run.checkpoints(self.model)
         self.quarantine = self.run.quarantine(self.model)
 
-    def learn(self, days: Sequence[date]) -> list[State]:
+    def train_days(self, days: Sequence[date]) -> list[State]:
         self._set_damaged_aside()
         states = self.checkpoints.states()
-        todo = self._to_learn(days, states)
+        todo = self._days_to_train(days, states)
         if not todo:
             return []
-        self.learner = self.build()
+        self.trainer = self.build()
         if states:
-            persistently(f"{self.model}, its checkpoint", self.learner.restore, self.checkpoints, states[-1])
-        met = self.quarantine.days()
-        self.kept_out = [day for day in self.run.lake.kept_out() if day in days and day not in met]
-        for day in read_ahead(todo, self._read, vocabulary=lambda: self.learner.vocabulary):
-            self._learn_day(day)
+            with_retries(f"{self.model}, its checkpoint", self.trainer.restore, self.checkpoints, states[-1])
+        judged = self.quarantine.days()
+        self.quarantined_days = [
+            day for day in self.run.lake.quarantined_days() if day in days and day not in judged
+        ]
+        for day in read_ahead(todo, self._read, vocabulary=lambda: self.trainer.vocabulary):
+            self._train_day(day)
         return self.checkpoints.states()[len(states) :]
 
     def _set_damaged_aside(self) -> None:
@@ -229,7 +231,7 @@ class _Life:
                 if later > damaged:
                     self.quarantine.remove(later)
 
-    def _to_learn(self, days: Sequence[date], states: Sequence[State]) -> list[date]:
+    def _days_to_train(self, days: Sequence[date], states: Sequence[State]) -> list[date]:
         """Those of `days` that are still to be learnt. Raises UserError where the one to accept is none of them."""
         run, accept = self.run, self.accept
         skipped = [day for day in run.skipped(self.model) if accept is None or day != accept.day]
@@ -242,28 +244,28 @@ class _Life:
         return todo
 
     def _read(self, day: date, known: Vocabulary | None) -> Day:
-        return persistently(
+        return with_retries(
             f"{self.model}, the rows of {day}",
             load_day,
             self.run.lake,
             day,
             self.run.schema,
-            transform=self.learner.transform,
+            transform=self.trainer.transform,
             soft_labels=self.soft_labels(day) if self.soft_labels else None,
             sampling=self.sampling,
             slice_by=self.run.slice_by,
-            without=self.learner.ranker.config.without,
+            without=self.trainer.ranker.config.without,
             vocabulary=known,
         )
 
-    def _learn_day(self, day: Day) -> None:
+    def _train_day(self, day: Day) -> None:
         """Learn the day, again where its gate says so, and keep it or leave it. Raises UserError where the gate stops
         the run, Preempted after a SIGTERM."""
         before = self.quarantine.days().get(day.day, {"attempts": []})["attempts"]
         attempts: list[Mapping[str, object]] = []
         rates: float | None = 1.0
         while rates is not None:
-            self.prepare(self.learner, day.day)
+            self.prepare(self.trainer, day.day)
             with noted() as asked:
                 attempt = self._go_through(day, rates, asked)
                 # Put down during the second attempt, the day is taken up in it.
@@ -275,7 +277,7 @@ class _Life:
                 if attempt.verdict.blessed or accepted:
                     self._keep(day, attempt)
                     self._record_kept(day.day, before, attempts, rates=attempt.rates, accepted=accepted)
-                    self._commit(day, attempt.learnt)
+                    self._commit(day, attempt.trained)
                     if asked():
                         raise Preempted(
                             f"{self.model}: stopped by SIGTERM after {day.day}; run again to go on from there"
@@ -285,88 +287,88 @@ class _Life:
 
     def _go_through(self, day: Day, rates: float, asked: Callable[[], bool]) -> _Attempt:
         """Score the day, then learn it, from where it was put down, and judge it."""
-        run, model, learner = self.run, self.model, self.learner
-        begun = None
-        if taken := learner.take_up(day, self.checkpoints):
-            begun, ahead, rates = taken
+        run, model, trainer = self.run, self.model, self.trainer
+        resume_from = None
+        if taken := trainer.resume_partial(day, self.checkpoints):
+            resume_from, ahead, rates = taken
         else:
-            ahead = learner.score(day)
-        learner.scale_rates(rates)
+            ahead = trainer.score(day)
+        trainer.scale_rates(rates)
         minutes, last = run.training.checkpoint_minutes, time.monotonic()
 
-        def pause(so_far: Callable[[], Learnt]) -> None:
+        def pause(snapshot: Callable[[], TrainResult]) -> None:
             nonlocal last
             stop = asked()
             if stop or (minutes is not None and time.monotonic() - last > 60 * minutes):
-                learnt = so_far()
+                trained = snapshot()
                 what = f"{model}, a checkpoint within {day.day}"
-                persistently(what, learner.put_down, day, learnt, ahead, self.checkpoints, rates=rates)
+                with_retries(what, trainer.save_partial, day, trained, ahead, self.checkpoints, rates=rates)
                 last = time.monotonic()
             if stop:
                 raise Preempted(
-                    f"{model}: stopped by SIGTERM after {len(learnt.teacher_step):,} of the {day.size:,} rows of "
+                    f"{model}: stopped by SIGTERM after {len(trained.teacher_step):,} of the {day.size:,} rows of "
                     f"{day.day}; run again to go on from there"
                 )
 
-        learnt = learner.learn(day, progress=self.progress, begun=begun, pause=pause)
-        rows, verdict = self._judge(day, ahead, learnt)
-        return _Attempt(ahead=ahead, learnt=learnt, rates=rates, rows=rows, verdict=verdict)
+        trained = trainer.train_day(day, progress=self.progress, resume_from=resume_from, pause=pause)
+        rows, verdict = self._judge(day, ahead, trained)
+        return _Attempt(ahead=ahead, trained=trained, rates=rates, rows=rows, verdict=verdict)
 
     def _judge(
-        self, day: Day, ahead: Mapping[str, np.ndarray], learnt: Learnt
+        self, day: Day, ahead: Mapping[str, np.ndarray], trained: TrainResult
     ) -> tuple[list[dict[str, object]], Verdict]:
         """The day's rows of `metrics`, none where something is not finite, and the verdict on it."""
-        run, learner = self.run, self.learner
-        bad = ~np.isfinite(learnt.losses)
-        step = (learner.state.step if learner.state else 0) + int(np.argmax(bad))
-        strange = sum(int(np.sum(~np.isfinite(output))) for output in learnt.outputs.values())
+        run, trainer = self.run, self.trainer
+        bad = ~np.isfinite(trained.losses)
+        step = (trainer.state.step if trainer.state else 0) + int(np.argmax(bad))
+        strange = sum(int(np.sum(~np.isfinite(output))) for output in trained.outputs.values())
         checks = (
             gates.finite("losses", int(bad.sum()), f"{int(bad.sum())} of {len(bad)}, from step {step} on"),
             gates.finite("outputs", strange),
-            gates.finite("weights", learner.weights_not_finite(day)),
+            gates.finite("weights", trainer.weights_not_finite(day)),
         )
         if not all(check.passed for check in checks):
             return [], Verdict(verdict="fail", checks=checks)
         rows = [
             row
-            for basis, outputs in (("day_ahead", ahead), ("pre_update", learnt.outputs))
+            for basis, outputs in (("day_ahead", ahead), ("pre_update", trained.outputs))
             for row in day_metrics(
-                learner.ranker.schema,
+                trainer.ranker.schema,
                 day.targets,
                 outputs,
                 basis=basis,
                 slices=day.slices,
                 groups=day.users,
-                weight=day.stands_for,
+                weight=day.example_weight,
             )
         ]
         kept = [state.day for state in self.checkpoints.states()]
         ours = run.lake.metrics.scan(model=self.model, run=run.name)
         before = gates.trailing(ours.filter(pl.col("day").is_in(kept)).collect(), self.gate)
         return rows + _counts(day), gates.judge(
-            learner.ranker.schema,
+            trainer.ranker.schema,
             rows,
-            learnt.outputs,
+            trained.outputs,
             before,
             self.gate,
-            weight=day.stands_for,
+            weight=day.example_weight,
             checks=checks,
         )
 
     def _keep(self, day: Day, attempt: _Attempt) -> None:
         """Publish what was made of the day: labels, predictions, metrics, events."""
         run, model = self.run, self.model
-        self.learner.scale_rates(1.0)
-        persistently(f"{model}, labels of {day.day}", self.publish, self.learner, day, attempt.learnt)
+        self.trainer.scale_rates(1.0)
+        with_retries(f"{model}, labels of {day.day}", self.publish, self.trainer, day, attempt.trained)
         if run.keep_predictions:
             write_predictions(day.example_id, attempt.ahead, run.predictions(model, day.day))
         self._report(day, attempt, attempt.rows)
         folder = run.report / "tensorboard" / model
-        persistently(f"{model}, events of {day.day}", write_events, folder, attempt.rows, day=day.day)
+        with_retries(f"{model}, events of {day.day}", write_events, folder, attempt.rows, day=day.day)
 
     def _report(self, day: Day, attempt: _Attempt, rows: list[dict[str, object]]) -> None:
         """Write the day's rows of `metrics`, and the gate's."""
-        persistently(
+        with_retries(
             f"{self.model}, metrics of {day.day}",
             write_metrics,
             self.run.lake.metrics,
@@ -393,48 +395,48 @@ class _Life:
         elif before:
             self.quarantine.write(day, "passed", [*before, *attempts])
 
-    def _commit(self, day: Day, learnt: Learnt) -> None:
+    def _commit(self, day: Day, trained: TrainResult) -> None:
         # From here on the model has gone past them, whatever becomes of their data.
-        for missed in self.kept_out:
+        for missed in self.quarantined_days:
             if missed < day.day:
                 self.quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
-        persistently(
+        with_retries(
             f"{self.model}, the checkpoint of {day.day}",
-            self.learner.finish,
+            self.trainer.finish,
             day.day,
-            learnt,
+            trained,
             self.checkpoints,
-            met=day.met,
-            made_of=day.made_of,
+            day_ids=day.day_ids,
+            input_versions=day.input_versions,
         )
 
     def _leave(self, day: Day, attempt: _Attempt, attempts: list[Mapping[str, object]]) -> float | None:
         """Take back what was made of a day that did not pass, and go back to the one before it; returns the factor of
         the rates to learn it again with, or None where it is skipped. Raises UserError where the run is to stop."""
-        said = f"{self.model}: {day.day} did not pass its gate and is not kept: {attempt.verdict}"
+        message = f"{self.model}: {day.day} did not pass its gate and is not kept: {attempt.verdict}"
         self.withdraw(day.day)
         self._report(day, attempt, [])
-        self.checkpoints.forget_within()
+        self.checkpoints.discard_partial()
         again = self.gate.on_failure == "retry" and attempt.rates == 1
         outcome: Outcome = "skipped" if self.gate.on_failure == "skip" else "stopped"
-        self.quarantine.write(day.day, outcome, attempts, made_of=day.made_of)
+        self.quarantine.write(day.day, outcome, attempts, input_versions=day.input_versions)
         if not again and outcome == "stopped":
             as_it_is = (
                 f", or keep it as it is with --accept_day={day.day} --reason=..." if attempt.rows else ""
             )
             raise UserError(
-                f"{said}. Mend the day and materialise it again, or change the model's gate (its bounds, "
+                f"{message}. Mend the day and materialise it again, or change the model's gate (its bounds, "
                 f"or on_failure to skip or retry){as_it_is}"
             )
-        if self.learner.state:
-            self.learner.restore(self.checkpoints, self.learner.state)
+        if self.trainer.state:
+            self.trainer.restore(self.checkpoints, self.trainer.state)
         else:
-            self.learner = self.build()
+            self.trainer = self.build()
         if not again:
-            _log.warning("%s. It is skipped, as the config says", said)
+            _log.warning("%s. It is skipped, as the config says", message)
             return None
         rates = self.gate.fallback_rate
-        _log.warning("%s. It is learnt again with %g times the rates, as the config says", said, rates)
+        _log.warning("%s. It is learnt again with %g times the rates, as the config says", message, rates)
         return rates
 
 
@@ -445,6 +447,6 @@ def _counts(day: Day) -> list[dict[str, object]]:
         values["label_coverage"] = values["labels_used"] / day.size
     return [
         {"task": "", "metric": name, "slice": part, "basis": "pre_update", "value": value, "rows": day.size}
-        for part, counts in {"": values, **(day.met.counts if day.met else {})}.items()
+        for part, counts in {"": values, **(day.day_ids.counts if day.day_ids else {})}.items()
         for name, value in counts.items()
     ]

@@ -15,12 +15,12 @@ import tensorflow as tf
 
 from tutelage.models.ranker import Batch
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema
-from tutelage.pipeline.whole import replacing
+from tutelage.pipeline.soft_labels import SoftLabels
 from tutelage.trainers.config import ALL_ROWS, Sampling
-from tutelage.trainers.soft_labels import SoftLabels
-from tutelage.trainers.vocabulary import Met, Vocabulary
+from tutelage.trainers.vocabulary import DayIds, Vocabulary
 
 Transform = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 """`Ranker.transform`."""
@@ -44,11 +44,11 @@ class Day:
     """bool [rows] by name, as in `tab=1`."""
     users: np.ndarray | None
     """A number [rows] for each user, where the schema names one."""
-    made_of: Mapping[str, int] = field(default_factory=dict)
-    """The versions of what it was read from (`Lake.made_of`)."""
-    stands_for: np.ndarray | None = None
-    """`Schema.stands_for` [rows]."""
-    met: Met | None = None
+    input_versions: Mapping[str, int] = field(default_factory=dict)
+    """The versions of what it was read from (`Lake.input_versions`)."""
+    example_weight: np.ndarray | None = None
+    """`Schema.example_weight` [rows]."""
+    day_ids: DayIds | None = None
     """What the model meets of growing features' ids; None: it has no such feature."""
     waited: float = 0.0
     """Seconds that the trainer waited for it; of the first day, which nothing could hide, 0."""
@@ -64,7 +64,7 @@ class Day:
     @property
     def ahead(self) -> Batch:
         """The tensors as they are before the day: growing features' ids have the rows of then."""
-        return self.tensors._replace(rows=self.met.ahead) if self.met else self.tensors
+        return self.tensors._replace(rows=self.day_ids.ahead) if self.day_ids else self.tensors
 
     @property
     def digest(self) -> str:
@@ -99,7 +99,9 @@ def load_day(
     histories = any(history.name in inputs for history in schema.histories)
     # Where the day is replaced while it is read, it counts as stale, not as what it was not read from.
     lake = lake.snapshot()
-    made_of = lake.made_of([day], histories=histories, labels=soft_labels.partition if soft_labels else None)
+    input_versions = lake.input_versions(
+        [day], histories=histories, labels=soft_labels.partition if soft_labels else None
+    )
     frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
     if not frame.height:
         raise UserError(
@@ -108,8 +110,8 @@ def load_day(
     if histories:
         frame = lake.with_histories(frame.lazy(), day).collect()
     columns = schema.arrays(frame, inputs)
-    learnt = schema.learnt(without)
-    _check_labels(frame, learnt, day)
+    trained = schema.for_model(without)
+    _check_labels(frame, trained, day)
     if vocabulary:
         transform = partial(transform, entries=vocabulary.entries())
     parts = [
@@ -117,19 +119,19 @@ def load_day(
         for start in range(0, frame.height, _CHUNK)
     ]
     rows = tf.concat([part for part, _ in parts], axis=0)
-    met = vocabulary.meet(columns, rows, day) if vocabulary else None
-    targets = hard_targets(frame, learnt)
+    day_ids = vocabulary.observe(columns, rows, day) if vocabulary else None
+    targets = hard_targets(frame, trained)
     if soft_labels:
-        soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=learnt)
+        soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=trained)
     else:
-        soft = np.zeros([frame.height, len(learnt.outputs)], np.float32)
+        soft = np.zeros([frame.height, len(trained.outputs)], np.float32)
         mask, counts = np.zeros(frame.height, np.float32), {}
-    stands_for = schema.stands_for(frame)
+    example_weight = schema.example_weight(frame)
     tensors = Batch(
-        rows=met.rows if met else rows,
+        rows=day_ids.rows if day_ids else rows,
         numbers=tf.concat([numbers for _, numbers in parts], axis=0),
         labels=tf.constant(targets),
-        weight=tf.constant(_weights(frame, schema, sampling, stands_for)),
+        weight=tf.constant(_weights(frame, schema, sampling, example_weight)),
         soft=tf.constant(soft),
         mask=tf.constant(mask),
     )
@@ -138,9 +140,9 @@ def load_day(
         example_id=frame["example_id"].to_numpy(),
         tensors=tensors,
         counts=counts,
-        made_of=made_of[day],
-        stands_for=stands_for,
-        met=met,
+        input_versions=input_versions[day],
+        example_weight=example_weight,
+        day_ids=day_ids,
         users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
         slices={
             f"{name}={value}": frame[name].eq_missing(value).to_numpy()
@@ -177,10 +179,10 @@ def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
 
 
 def _weights(
-    frame: pl.DataFrame, schema: Schema, sampling: Sampling, stands_for: np.ndarray | None
+    frame: pl.DataFrame, schema: Schema, sampling: Sampling, example_weight: np.ndarray | None
 ) -> np.ndarray:
     """float32 [rows]: 0 for a row that is not learnt from."""
-    weight = np.ones(frame.height, np.float32) if stands_for is None else stands_for.copy()
+    weight = np.ones(frame.height, np.float32) if example_weight is None else example_weight.copy()
     if sampling.negatives_of:
         (task,) = schema.select_tasks([sampling.negatives_of])
         negative = frame[task.label].to_numpy() == 0
@@ -217,7 +219,7 @@ def read_ahead(
             if i:
                 day = replace(day, waited=time.monotonic() - started)
             if i + 1 < len(days):
-                expected = day.met.vocabulary if day.met else None
+                expected = day.day_ids.vocabulary if day.day_ids else None
                 coming = reader.submit(read, days[i + 1], expected)
             yield day
 
@@ -238,5 +240,5 @@ def soft_label_frame(
 
 def write_predictions(example_id: np.ndarray, outputs: Mapping[str, np.ndarray], path: Path) -> None:
     """Raw outputs [rows] by name as Parquet; whoever reads finds all of it or no file."""
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         pl.DataFrame({"example_id": example_id, **outputs}).write_parquet(partial)

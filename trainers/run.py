@@ -74,7 +74,7 @@ class Run:
 
     def skipped(self, model: str) -> list[date]:
         """The days that a model goes on without: its own gate, or that of the data, did not let them pass."""
-        return sorted({*self.quarantine(model).skipped(), *self.lake.kept_out()})
+        return sorted({*self.quarantine(model).skipped(), *self.lake.quarantined_days()})
 
     def predictions(self, model: str, day: date) -> Path:
         """Parquet: example_id and the raw outputs."""

@@ -61,10 +61,10 @@ class BinarySums(_Sums):
         p, n = self.counts[:, ::-1]
         found, rows = np.cumsum(p) - p, np.cumsum(p + n) - p - n
         high, low = (found + p) / np.maximum(rows + p, 1), (found + 1) / (rows + n + 1)
-        said = (found + p) / np.maximum(rows + p + n, 1)
+        message = (found + p) / np.maximum(rows + p + n, 1)
         return {
             "auc": _ratio(float(np.sum(p * n)) / 2, float(p.sum() * n.sum())),
-            "pr_auc": _ratio(float(np.sum(p * np.maximum(high - said, said - low))), float(p.sum())),
+            "pr_auc": _ratio(float(np.sum(p * np.maximum(high - message, message - low))), float(p.sum())),
         }
 
 

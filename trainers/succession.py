@@ -31,16 +31,16 @@ def judge(run: Run, successor: SuccessorConfig, *, since: date | None) -> Judged
     """
     models = {"reference": run.teacher_model, "value": successor_model(successor.teacher.name)}
     # An untrained model made the scores ahead of its first day.
-    learnt = [{state.day for state in run.checkpoints(model).states()[1:]} for model in models.values()]
+    trained = [{state.day for state in run.checkpoints(model).states()[1:]} for model in models.values()]
     # A task that is new to the teachers has no loss of the old one.
     without = {*run.teacher.model.without, *successor.teacher.model.without}
-    tasks = run.schema.learnt(without).tasks
+    tasks = run.schema.for_model(without).tasks
     wanted = pl.DataFrame(
         {"task": [task.name for task in tasks], "metric": [_LOSSES[task.kind] for task in tasks]}
     )
     rows = (
         run.lake.metrics.scan(run=run.name, basis="day_ahead", slice="")
-        .filter(pl.col("day").is_in(sorted(set.intersection(*learnt))))
+        .filter(pl.col("day").is_in(sorted(set.intersection(*trained))))
         .join(wanted.lazy(), on=["task", "metric"])
         .select("model", "day", "task", "value")
         .collect()

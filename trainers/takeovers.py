@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tutelage.pipeline.whole import replacing
+from tutelage.pipeline.io.atomic import atomic_write
 
 FILE = "takeovers.json"
 
@@ -67,5 +67,5 @@ def read(root: Path) -> tuple[TakeOver, ...]:
 
 def write(root: Path, takeovers: Sequence[TakeOver]) -> None:
     """Put these in the place of those that are recorded."""
-    with replacing(root / FILE) as partial:
+    with atomic_write(root / FILE) as partial:
         partial.write_text(json.dumps([asdict(each) for each in takeovers], indent=1, default=str) + "\n")

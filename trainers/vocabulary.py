@@ -37,7 +37,7 @@ class Vocabulary:
             {name: (frame["id"].to_numpy(), frame["row"].to_numpy()) for name, frame in own.items()}
         )
 
-    def meet(self, columns: Mapping[str, np.ndarray], ahead: tf.Tensor, day: date) -> "Met":
+    def observe(self, columns: Mapping[str, np.ndarray], ahead: tf.Tensor, day: date) -> "DayIds":
         """Go through a day: its raw inputs by name, in the order of the day, and their rows by these `entries`.
 
         An id that comes for the `min_seen`-th time, counted over the days, is given the lowest free row, from
@@ -45,7 +45,7 @@ class Vocabulary:
         not met for `unseen_days` are forgotten, and their rows are free from the next day on.
         """
         features, offsets, parts = self.id_map.features, self.id_map.offsets, self.id_map.parts
-        slots = list(itertools.accumulate((f.slots for f in features), initial=0))
+        fields = list(itertools.accumulate((f.fields for f in features), initial=0))
         rows, known = ahead.numpy().copy(), {}
         given: list[np.ndarray] = []
         counts: dict[str, dict[str, float]] = {}
@@ -55,13 +55,13 @@ class Vocabulary:
             known[name], new, counts[name] = _meet(feature, self.known[name], ids, day)
             given.append(offset + new["row"].to_numpy())
             # Its own slot, and those of the histories that are of it, whose items were counted on their days.
-            for f, first in zip(features, slots, strict=False):
+            for f, first in zip(features, fields, strict=False):
                 if parts.get(f.name) == parts[name]:
-                    part = rows[:, first : first + f.slots]
-                    _give(part, as_ids(tf.constant(columns[f.name]), f.slots).numpy(), new, offset)
-            own = rows[:, slots[features.index(feature)]]
+                    part = rows[:, first : first + f.fields]
+                    _give(part, as_ids(tf.constant(columns[f.name]), f.fields).numpy(), new, offset)
+            own = rows[:, fields[features.index(feature)]]
             counts[name]["default_row_share"] = float(np.mean(own == offset))
-        return Met(
+        return DayIds(
             ahead=ahead,
             rows=tf.constant(rows),
             given=np.concatenate(given),
@@ -71,7 +71,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Met:
+class DayIds:
     """A day as its model meets its ids."""
 
     ahead: tf.Tensor
@@ -97,20 +97,20 @@ def _meet(
     order = np.argsort(ids, kind="stable")
     ordered = ids[order]
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    met = (
+    day_ids = (
         pl.DataFrame({"id": ordered[first], "first": first, "today": np.diff(first, append=len(ids))})
         .join(known, on="id", how="left")
         .with_columns(pl.col("row", "seen").fill_null(0))
     )
-    reached = met.filter(pl.col("row") == 0, pl.col("seen") + pl.col("today") >= grows.min_seen)
+    reached = day_ids.filter(pl.col("row") == 0, pl.col("seen") + pl.col("today") >= grows.min_seen)
     times = reached.select(pl.max_horizontal(grows.min_seen - pl.col("seen"), 1)).to_series().to_numpy()
     since = order[reached["first"].to_numpy() + times - 1]
     reached = reached.select("id", pl.Series("since", since)).sort("since")
-    free = np.setdiff1d(np.arange(1, feature.rows, dtype=np.int32), known["row"].to_numpy())
+    free = np.setdiff1d(np.arange(1, feature.capacity, dtype=np.int32), known["row"].to_numpy())
     given = reached.head(len(free))
     given = given.with_columns(row=pl.Series(free[: given.height]))
     after = (
-        known.join(met.select("id", "today"), on="id", how="full", coalesce=True)
+        known.join(day_ids.select("id", "today"), on="id", how="full", coalesce=True)
         .join(given.select("id", given="row"), on="id", how="left")
         .select(
             "id",
@@ -143,7 +143,7 @@ def _give(rows: np.ndarray, ids: np.ndarray, given: pl.DataFrame, offset: int) -
     rows[hit] = offset + own[at[hit]]
 
 
-class Kept(tf.Module):
+class VocabularyVariables(tf.Module):
     """A vocabulary's frames as variables: a checkpoint holds them with the model that they are of."""
 
     def __init__(self, vocabulary: Vocabulary):

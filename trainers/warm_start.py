@@ -8,14 +8,14 @@ from datetime import date, timedelta
 import tensorflow as tf
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.whole import replacing
+from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.trainers.checkpoints import State
-from tutelage.trainers.learner import Learner
 from tutelage.trainers.run import Run, successor_model
+from tutelage.trainers.trainer import Trainer
 from tutelage.trainers.vocabulary import Vocabulary
 
 
-def warm_start(learner: Learner, run: Run, name: str, first_day: date) -> None:
+def warm_start(trainer: Trainer, run: Run, name: str, first_day: date) -> None:
     """Give the successor `name`, which has learnt nothing, what matches of the teacher's state before `first_day`.
 
     Of a growing feature whose rows are taken, the ids that have them come along.
@@ -28,38 +28,38 @@ def warm_start(learner: Learner, run: Run, name: str, first_day: date) -> None:
     its checkpoint was pruned.
     """
     base = _base(run, name, first_day)
-    teacher = Learner.of_teacher(run)
+    teacher = Trainer.of_teacher(run)
     teacher.restore(run.checkpoints(run.teacher_model), base)
     theirs = _parts(teacher)
     taken, anew, dense_anew = [], [], False
-    for path, (variable, rows) in _parts(learner).items():
+    for path, (variable, rows) in _parts(trainer).items():
         other, other_rows = theirs.get(path, (None, rows))
         shape, there = _shape(variable, rows), None if other is None else _shape(other, other_rows)
         if shape == there:
-            own, values = ([v, *of.slots(v)] for of, v in ((learner, variable), (teacher, other)))
+            own, values = ([v, *of.slots(v)] for of, v in ((trainer, variable), (teacher, other)))
             for to, value in zip(own, values, strict=True):
                 to[rows].assign(value[other_rows])
             taken.append(path)
         else:
             anew.append({"name": path, "shape": shape, "teacher": there})
-            dense_anew |= variable is not learner.sparse[0]
-    learner.started_from = base.id
-    _take_ids(learner, teacher, taken)
+            dense_anew |= variable is not trainer.sparse[0]
+    trainer.started_from = base.id
+    _take_ids(trainer, teacher, taken)
     if not dense_anew:
-        learner.adam.iterations.assign(teacher.adam.iterations)
-        learner.adagrad.iterations.assign(teacher.adagrad.iterations)
+        trainer.adam.iterations.assign(teacher.adam.iterations)
+        trainer.adagrad.iterations.assign(teacher.adagrad.iterations)
     found = {"teacher": run.teacher.name, "day": str(base.day), "taken": taken, "anew": anew}
-    with replacing(run.warm_start(successor_model(name))) as partial:
+    with atomic_write(run.warm_start(successor_model(name))) as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _take_ids(learner: Learner, teacher: Learner, taken: Sequence[str]) -> None:
+def _take_ids(trainer: Trainer, teacher: Trainer, taken: Sequence[str]) -> None:
     """Which ids have a row, of the growing features whose rows were taken: a row is nothing without its id."""
-    if learner.vocabulary and teacher.vocabulary:
+    if trainer.vocabulary and teacher.vocabulary:
         known = {
             name: frame for name, frame in teacher.vocabulary.known.items() if f"embeddings/{name}" in taken
         }
-        learner.know(Vocabulary(learner.vocabulary.id_map, {**learner.vocabulary.known, **known}))
+        trainer.set_vocabulary(Vocabulary(trainer.vocabulary.id_map, {**trainer.vocabulary.known, **known}))
 
 
 def _base(run: Run, name: str, first_day: date) -> State:
@@ -82,16 +82,16 @@ def _base(run: Run, name: str, first_day: date) -> State:
     return earlier[-1]
 
 
-def _parts(learner: Learner) -> dict[str, tuple[tf.Variable, slice]]:
+def _parts(trainer: Trainer) -> dict[str, tuple[tf.Variable, slice]]:
     """What is taken or not, by name: a variable, and which of its rows.
 
     A dense variable is named by its shortest way from the model, which is made of attributes, where Keras
     counts its layers by process.
     """
     parts: dict[str, tuple[tf.Variable, slice]] = {}
-    view = tf.train.TrackableView(learner.ranker)
-    dense = {id(variable) for variable in learner.dense}
-    seen, queue = {id(learner.ranker)}, deque([("", learner.ranker)])
+    view = tf.train.TrackableView(trainer.ranker)
+    dense = {id(variable) for variable in trainer.dense}
+    seen, queue = {id(trainer.ranker)}, deque([("", trainer.ranker)])
     while queue:
         path, node = queue.popleft()
         for name, child in view.children(node).items():
@@ -100,11 +100,11 @@ def _parts(learner: Learner) -> dict[str, tuple[tf.Variable, slice]]:
                 queue.append((f"{path}/{name}".lstrip("/"), child))
                 if id(child) in dense:
                     parts[queue[-1][0]] = child, slice(None)
-    ranker = learner.ranker
+    ranker = trainer.ranker
     for feature in ranker.embedded:
         if feature.name not in ranker.of:
             first = ranker.id_map.offsets[feature.name]
-            parts[f"embeddings/{feature.name}"] = learner.sparse[0], slice(first, first + feature.embeddings)
+            parts[f"embeddings/{feature.name}"] = trainer.sparse[0], slice(first, first + feature.embeddings)
     return parts
 
 

@@ -11,11 +11,11 @@ from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfi
 
 
 def _id(name: str, rows: int, **fields: object) -> Feature:
-    return Feature(name=name, dtype="int64", rows=rows, **fields)  # type: ignore[arg-type]
+    return Feature(name=name, dtype="int64", capacity=rows, **fields)  # type: ignore[arg-type]
 
 
 def _text(name: str, rows: int, **fields: object) -> Feature:
-    return Feature(name=name, dtype="string", rows=rows, **fields)  # type: ignore[arg-type]
+    return Feature(name=name, dtype="string", capacity=rows, **fields)  # type: ignore[arg-type]
 
 
 SCHEMA = Schema(

@@ -18,10 +18,10 @@ from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfi
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user_id", dtype="string", rows=2_048, scope="user"),
-        Feature(name="movie_id", dtype="string", rows=20_000),
-        Feature(name="genres", dtype="string", rows=2_048),
-        Feature(name="year", dtype="int64", rows=256),
+        Feature(name="user_id", dtype="string", capacity=2_048, scope="user"),
+        Feature(name="movie_id", dtype="string", capacity=20_000),
+        Feature(name="genres", dtype="string", capacity=2_048),
+        Feature(name="year", dtype="int64", capacity=256),
     ),
     tasks=(
         Task(name="click", label="click"),

@@ -11,13 +11,13 @@ from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfi
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user_id", dtype="int64", rows=10_000, scope="user"),
-        Feature(name="video_id", dtype="int64", rows=10_000),
-        Feature(name="author_id", dtype="int64", rows=4_000),
-        Feature(name="topic", dtype="string", rows=256),
-        Feature(name="country", dtype="string", rows=64, scope="user"),
-        Feature(name="position", dtype="int64", rows=64),
-        Feature(name="hour", dtype="int64", rows=64, scope="user"),
+        Feature(name="user_id", dtype="int64", capacity=10_000, scope="user"),
+        Feature(name="video_id", dtype="int64", capacity=10_000),
+        Feature(name="author_id", dtype="int64", capacity=4_000),
+        Feature(name="topic", dtype="string", capacity=256),
+        Feature(name="country", dtype="string", capacity=64, scope="user"),
+        Feature(name="position", dtype="int64", capacity=64),
+        Feature(name="hour", dtype="int64", capacity=64, scope="user"),
         Feature(name="video_seconds", dtype="float32", log1p=True),
         Feature(name="video_age_days", dtype="float32", log1p=True),
         Feature(name="user_age_days", dtype="float32", log1p=True, scope="user"),

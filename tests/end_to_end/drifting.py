@@ -17,8 +17,8 @@ from tutelage.trainers.config import GateConfig, StudentConfig, TeacherConfig, T
 ROWS = 1000
 SCHEMA = Schema(
     features=(
-        Feature(name="user_id", dtype="int64", rows=100, scope="user"),
-        Feature(name="country", dtype="string", rows=16, scope="user"),
+        Feature(name="user_id", dtype="int64", capacity=100, scope="user"),
+        Feature(name="country", dtype="string", capacity=16, scope="user"),
         Feature(name="age", dtype="float32"),
     ),
     tasks=(Task(name="click", label="click"),),

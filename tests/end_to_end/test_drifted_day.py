@@ -23,7 +23,7 @@ def _run(command: str, workdir: Path, *flags: str) -> subprocess.CompletedProces
     )
 
 
-def _learnt(workdir: Path, model: str) -> list[date]:
+def _trained(workdir: Path, model: str) -> list[date]:
     folders = (workdir / model / "checkpoints").glob("2*")
     return sorted(date.fromisoformat(folder.name) for folder in folders)
 
@@ -42,7 +42,7 @@ def test_a_drifted_day_is_kept_out_shown_and_accepted(tmp_path: Path) -> None:
         "tutelage-run: in quarantine, so all goes on without: 2026-01-05; look into "
     )
     assert done.stderr.count("\n") == 1
-    assert _learnt(tmp_path, "teacher") == _learnt(tmp_path, "students/student") == others
+    assert _trained(tmp_path, "teacher") == _trained(tmp_path, "students/student") == others
     page = (tmp_path / "report/index.html").read_text("utf-8")
     assert "Quarantine: data: 2026-01-05 skipped (fail; nulls of country is 1, 0.1 is the bound; " in page
     assert "Quarantine: teacher, student: 2026-01-05 skipped (its data is in quarantine)" in page

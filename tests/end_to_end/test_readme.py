@@ -175,9 +175,9 @@ def _nightly(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     yesterday = _yesterday()
     world = f"--start_day=yesterday --set=source.first_day={yesterday}"
     printed = _shell(f"{command} --smoke {world} {_only('synthetic')}", folder / home[1])
-    learnt = re.search(r"^teacher: learnt (\S+), 5,000 examples", printed, re.MULTILINE)
-    assert learnt
-    assert learnt[1] in (str(yesterday), str(_yesterday()))  # midnight may have passed
+    trained = re.search(r"^teacher: learnt (\S+), 5,000 examples", printed, re.MULTILINE)
+    assert trained
+    assert trained[1] in (str(yesterday), str(_yesterday()))  # midnight may have passed
     assert (folder / "srv/work/lake").is_dir()
 
 

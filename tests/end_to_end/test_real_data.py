@@ -17,7 +17,7 @@ from tutelage.launch.config import load
 from tutelage.launch.session import Session, Settings
 from tutelage.models.id_map import fingerprint
 from tutelage.trainers.feed import load_day
-from tutelage.trainers.learner import Learner
+from tutelage.trainers.trainer import Trainer
 
 pytestmark = pytest.mark.end_to_end
 BIN = Path(sys.executable).parent
@@ -68,10 +68,10 @@ def workdir(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path
 def _scored_by_trainer(session: Session) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
     """The features of all rows of the day, nulls filled, and what the trainer says they are worth."""
     run, student = session.run, session.experiment.student("control")
-    learner = Learner(run.schema, student.model, batch_size=256, seed=2)
+    trainer = Trainer(run.schema, student.model, batch_size=256, seed=2)
     checkpoints = run.checkpoints("control")
-    learner.restore(checkpoints, checkpoints.states()[-1])
-    outputs = learner.score(load_day(run.lake, DAY, run.schema, transform=learner.transform))
+    trainer.restore(checkpoints, checkpoints.states()[-1])
+    outputs = trainer.score(load_day(run.lake, DAY, run.schema, transform=trainer.transform))
     frame = run.lake.interactions.scan(day=DAY).sort("event_time_us", "example_id").collect()
     raw = {name: values.astype(np.float64) for name, values in outputs.items()}
     scores = {name: 1 / (1 + np.exp(-raw[f"{name}_logit"])) for name in ("click", "long_view")}

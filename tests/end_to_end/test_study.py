@@ -24,13 +24,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("study")
     command = [*COMMAND, *FLAGS, f"--workdir={workdir}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
-        learnt = workdir / "study/units"
+        trained = workdir / "study/units"
         deadline = time.monotonic() + 120
-        while not list(learnt.glob(".base-1-*/students/*/checkpoints/2*")) and time.monotonic() < deadline:
+        while not list(trained.glob(".base-1-*/students/*/checkpoints/2*")) and time.monotonic() < deadline:
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
     assert not (workdir / "study/results.md").exists()
-    assert [path.name[:7] for path in learnt.iterdir()] == [".base-1"]
+    assert [path.name[:7] for path in trained.iterdir()] == [".base-1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""

@@ -16,10 +16,10 @@ from tutelage.pipeline.schema import Feature, Schema
 TWO_SCOPES = dataclasses.replace(
     SCHEMA,
     features=(
-        Feature(name="item", dtype="int64", rows=50),
-        Feature(name="user", dtype="int64", rows=40, scope="user"),
-        Feature(name="topic", dtype="string", rows=20),
-        Feature(name="country", dtype="string", rows=10, scope="user"),
+        Feature(name="item", dtype="int64", capacity=50),
+        Feature(name="user", dtype="int64", capacity=40, scope="user"),
+        Feature(name="topic", dtype="string", capacity=20),
+        Feature(name="country", dtype="string", capacity=10, scope="user"),
         Feature(name="seconds", dtype="float32", log1p=True),
         Feature(name="age", dtype="float32", scope="user"),
         Feature(name="price", dtype="float32"),

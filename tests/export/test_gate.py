@@ -21,7 +21,7 @@ from tutelage.export.publish import Exported, export_student
 from tutelage.export.versions import Versions
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import StudentConfig
-from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.run import Run
 
 STRICT = ServingConfig(
@@ -113,7 +113,7 @@ def test_adversarial_rows_are_as_long_as_each_other_and_of_the_features_dtypes()
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = make_run(tmp_path_factory.mktemp("run"))
-    teach(run, DAYS[:2])
+    train_teacher(run, DAYS[:2])
     return run
 
 
@@ -174,7 +174,7 @@ def test_a_student_spoiled_by_flipped_labels_is_not_blessed_and_the_last_good_on
     tmp_path: Path,
 ) -> None:
     run = make_run(tmp_path)
-    teach(run, DAYS)
+    train_teacher(run, DAYS)
     # A label that the features tell: whoever has learnt it is wrong about every row once it is flipped.
     for i, day in enumerate(DAYS):
         rows = interactions(day).with_columns(pl.col("user").fill_null(0))

@@ -17,15 +17,15 @@ from tutelage.export import inspect
 from tutelage.export.publish import Exported, export_student, export_teacher
 from tutelage.models.id_map import fingerprint
 from tutelage.pipeline.label import Snapshot, label
-from tutelage.trainers.day_loop import teach, train_student
-from tutelage.trainers.learner import Learner
+from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = dataclasses.replace(growing_run(tmp_path_factory.mktemp("growing")), keep_predictions=True)
-    teach(run, DAYS)
+    train_teacher(run, DAYS)
     train_student(run, AUXILIARY, DAYS)
     return run
 
@@ -59,12 +59,12 @@ def test_each_day_s_version_passes_the_gate_with_the_map_of_that_day(
         assert e.verdict
         assert e.verdict.blessed
         assert inspect.check(e.version.path).variables
-        learner = Learner(
+        trainer = Trainer(
             GROWING, AUXILIARY.model, batch_size=BATCH, seed=1, distillation=AUXILIARY.distillation
         )
         (state,) = (s for s in run.checkpoints(AUXILIARY.name).states() if s.day == e.version.day)
-        learner.restore(run.checkpoints(AUXILIARY.name), state)
-        ids = learner.ranker.id_map.ids.numpy().tolist()
+        trainer.restore(run.checkpoints(AUXILIARY.name), state)
+        ids = trainer.ranker.id_map.ids.numpy().tolist()
         stored = tf.train.load_checkpoint(str(e.version.path / "variables/variables"))
         # 15 users and 9 topics: a version's variables go by numbers.
         entries = [name for name, shape in stored.get_variable_to_shape_map().items() if shape == [24]]

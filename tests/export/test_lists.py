@@ -26,15 +26,15 @@ from tutelage.pipeline import histories
 from tutelage.pipeline.label import Snapshot, label
 from tutelage.pipeline.schema import Feature, History
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
-from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.run import Run
 
 LISTS = replace(
     SCHEMA,
     features=(
-        Feature(name="tags", dtype="string", rows=20, length=2),
-        Feature(name="user", dtype="int64", rows=40, scope="user"),
-        Feature(name="topic", dtype="string", rows=20),
+        Feature(name="tags", dtype="string", capacity=20, length=2),
+        Feature(name="user", dtype="int64", capacity=40, scope="user"),
+        Feature(name="topic", dtype="string", capacity=20),
         Feature(name="seconds", dtype="float32", log1p=True, buckets=(5.0, 30.0)),
         Feature(name="age", dtype="float32", buckets=(0.0, 2e6), scope="user"),
     ),
@@ -180,7 +180,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         tags = pl.when(pl.int_range(pl.len()) % 3 > 0).then(pl.concat_list("topic", pl.lit("a"), pl.lit("b")))
         commit(run.lake, day, rows.with_columns(tags=tags))
     histories.build(LISTS, run.lake, days=DAYS)
-    teach(run, DAYS[:2])
+    train_teacher(run, DAYS[:2])
     train_student(run, STUDENT, DAYS[:2])
     return run
 

@@ -17,13 +17,13 @@ from tutelage.export import warmup
 from tutelage.export.publish import export_student, export_teacher
 from tutelage.export.versions import Version, Versions
 from tutelage.models.config import distil
-from tutelage.pipeline import retry
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io import retry
 from tutelage.trainers.config import StudentConfig
-from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.feed import load_day
-from tutelage.trainers.learner import Learner
 from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.trainer import Trainer
 
 TRAINED = DAYS[:2]
 DAY = TRAINED[-1]
@@ -50,7 +50,7 @@ assert not ours, ours
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A teacher and its auxiliary student that learnt two days."""
     run = make_run(tmp_path_factory.mktemp("run"))
-    teach(run, TRAINED)
+    train_teacher(run, TRAINED)
     train_student(run, AUXILIARY, TRAINED)
     return run
 
@@ -97,9 +97,9 @@ def served(
 def _trained_scores(run: Run, model: str) -> dict[str, np.ndarray]:
     """What the trainer says of the day, from its checkpoint of that day."""
     towers = distil("click", "watch") if model != TEACHER else ()
-    learner = Learner(SCHEMA, MODEL, batch_size=BATCH, seed=7, distillation=towers)
-    learner.restore(run.checkpoints(model), run.checkpoints(model).states()[-1])
-    return learner.score(load_day(run.lake, DAY, SCHEMA, transform=learner.transform))
+    trainer = Trainer(SCHEMA, MODEL, batch_size=BATCH, seed=7, distillation=towers)
+    trainer.restore(run.checkpoints(model), run.checkpoints(model).states()[-1])
+    return trainer.score(load_day(run.lake, DAY, SCHEMA, transform=trainer.transform))
 
 
 def test_a_student_serves_a_probability_or_a_log1p_by_task_as_its_trainer_scores(

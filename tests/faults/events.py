@@ -33,9 +33,9 @@ _START = 1_767_225_600_000_000  # 2026-01-01 in UTC
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=100),
-        Feature(name="item", dtype="int64", rows=100),
-        Feature(name="generation", dtype="int64", rows=4),
+        Feature(name="user", dtype="int64", capacity=100),
+        Feature(name="item", dtype="int64", capacity=100),
+        Feature(name="generation", dtype="int64", capacity=4),
     ),
     tasks=(Task(name="click", label="click"),),
     key=("user", "item", "event_time_us"),
@@ -113,11 +113,13 @@ class Job:
     `meet`: how many jobs wait for one another after they have looked at the tables.
     """
 
-    def __init__(self, workdir: Path, raw_dir: Path, *, beam_flags: tuple[str, ...] = (), meet: Any = None):
+    def __init__(
+        self, workdir: Path, raw_dir: Path, *, beam_flags: tuple[str, ...] = (), observe: Any = None
+    ):
         self.log = workdir.with_suffix(f".{raw_dir.name}.log")
         self.marks, theirs = _FORKS.Pipe()
         self._process = _FORKS.Process(
-            target=_materialize, args=(theirs, str(workdir), str(raw_dir), str(self.log), beam_flags, meet)
+            target=_materialize, args=(theirs, str(workdir), str(raw_dir), str(self.log), beam_flags, observe)
         )
         self._process.start()
         theirs.close()
@@ -170,7 +172,7 @@ def run(workdir: Path, raw_dir: Path, **kwargs: Any) -> float:
 
 
 def _materialize(
-    marks: Connection, workdir: str, raw_dir: str, log: str, beam_flags: tuple[str, ...], meet: Any
+    marks: Connection, workdir: str, raw_dir: str, log: str, beam_flags: tuple[str, ...], observe: Any
 ) -> None:
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -189,12 +191,12 @@ def _materialize(
         return wrapper
 
     Table.commit = told(Table.commit)  # type: ignore[method-assign]
-    if meet:
+    if observe:
         run_now = beam_job.run
 
         def run_together(*args: Any, **kwargs: Any) -> None:
             beam_job.run = run_now  # The histories are made by whoever comes to them.
-            meet.wait()
+            observe.wait()
             run_now(*args, **kwargs)
 
         beam_job.run = run_together

@@ -19,9 +19,9 @@ WIDE = GateConfig(
 
 def experiment(*, smoke: bool) -> Experiment:
     features = (
-        Feature(name="user_id", dtype="int64", rows=128, scope="user"),
-        Feature(name="video_id", dtype="int64", rows=128),
-        Feature(name="topic", dtype="string", rows=32),
+        Feature(name="user_id", dtype="int64", capacity=128, scope="user"),
+        Feature(name="video_id", dtype="int64", capacity=128),
+        Feature(name="topic", dtype="string", capacity=32),
         Feature(name="video_seconds", dtype="float32", log1p=True),
     )
     clicked = History(name="clicked", of="video_id", where="click", length=5, days=2)

@@ -32,7 +32,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         "tutelage.launch.actions",
-        "tutelage.launch.report",
+        "tutelage.launch.report.page",
         "tutelage.pipeline.materialize",
         "tutelage.pipeline.label",
         "tutelage.trainers.day_loop",

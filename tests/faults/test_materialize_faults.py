@@ -58,8 +58,8 @@ def test_of_two_processes_on_the_same_days_one_is_told_and_no_reader_sees_a_mixe
     whole = {0: rows(world.first)["interactions"]}
     run(tmp_path / "second", world.raw(1))
     whole[1] = rows(tmp_path / "second")["interactions"]
-    meet = barrier(2)
-    jobs = [Job(workdir, world.raw(generation), meet=meet) for generation in range(2)]
+    observe = barrier(2)
+    jobs = [Job(workdir, world.raw(generation), observe=observe) for generation in range(2)]
     seen = _read_beside(jobs, workdir, whole)
     assert set(seen) == set(DAYS)
     ended = [job.end() for job in jobs]
@@ -210,7 +210,7 @@ def test_killed_at_random_instants_and_run_again_it_makes_the_same_days(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], kills: int, flags: tuple[str, ...]
 ) -> None:
     seconds = run(tmp_path / "new", world.raw(1), beam_flags=flags)
-    after, said = rows(tmp_path / "new"), counts(tmp_path / "new")
+    after, message = rows(tmp_path / "new"), counts(tmp_path / "new")
     starts: list[Path | None] = [None, world.first]  # nothing, and days that are to be replaced
     toll, instants, started = Toll(), _instants(seconds), time.monotonic()
     for number in range(2 * kills):
@@ -220,7 +220,7 @@ def test_killed_at_random_instants_and_run_again_it_makes_the_same_days(
             shutil.copytree(start, workdir)
         before: Tables = rows(start) if start else {"interactions": {}, "histories": {}}
         _kill_and_run_again(world, workdir, before, after, toll, nth, delay, flags)
-        assert counts(workdir) == said
+        assert counts(workdir) == message
         shutil.rmtree(workdir)
         if toll.kills == kills:
             break

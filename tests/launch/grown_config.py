@@ -16,7 +16,7 @@ SCHEMA = dataclasses.replace(
     features=(
         Feature(name="age", dtype="float32"),
         *small.SCHEMA.features,
-        Feature(name="tags", dtype="string", rows=10, length=2),
+        Feature(name="tags", dtype="string", capacity=10, length=2),
     ),
     tasks=(Task(name="like", label="liked"), *small.SCHEMA.tasks),
     histories=(*small.SCHEMA.histories, History(name="clicked", of="item", where="click", days=1, length=2)),

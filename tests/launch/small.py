@@ -1,6 +1,5 @@
 """A workdir of the small config: its days materialised from files, what its models leave behind forged."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -58,7 +57,7 @@ def materialize(workdir: Path, **asked: Any) -> Session:
     return session
 
 
-def learn(session: Session, model: str, days: Sequence[date]) -> list[State]:
+def train(session: Session, model: str, days: Sequence[date]) -> list[State]:
     """Leave what a model that learnt `days` leaves: checkpoints, and the teacher's labels."""
     states = []
     checkpoints = session.run.checkpoints(model)
@@ -69,7 +68,7 @@ def learn(session: Session, model: str, days: Sequence[date]) -> list[State]:
         folder.mkdir(parents=True)
         (folder / "variables.index").write_bytes(b"index")
         (folder / "variables.data-00000-of-00001").write_bytes(b"data")
-        (folder / "state.json").write_text(json.dumps({**dataclasses.asdict(state), "day": str(day)}))
+        (folder / "state.json").write_text(json.dumps(state.recorded()))
         states.append(state)
         if model == "teacher":
             ids = session.run.lake.interactions.scan(day=day).select("example_id").collect()

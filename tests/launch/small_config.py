@@ -11,8 +11,8 @@ from tutelage.trainers.config import GateConfig, StudentConfig, TeacherConfig, T
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user_id", dtype="int64", rows=20, scope="user"),
-        Feature(name="item", dtype="int64", rows=20),
+        Feature(name="user_id", dtype="int64", capacity=20, scope="user"),
+        Feature(name="item", dtype="int64", capacity=20),
         Feature(name="seconds", dtype="float32"),
     ),
     tasks=(Task(name="click", label="click"),),

@@ -126,7 +126,7 @@ def test_what_is_no_config_is_refused(
         ("teacher.model.dense_rate", "7.5e-4", 0.00075),
         ("teacher.model.hidden", "8", (8,)),
         ("teacher.model.hidden", "32,16", (32, 16)),
-        ("schema.features.user_id.rows", "50", 50),
+        ("schema.features.user_id.capacity", "50", 50),
         ("schema.features.video_seconds.log1p", "false", False),
         ("schema.features.video_id.scope", "user", "user"),
         ("schema.time_zone", "Asia/Shanghai", "Asia/Shanghai"),
@@ -297,7 +297,7 @@ def test_students_serving_and_days_are_no_part_of_the_identity(override: str) ->
     [
         "name=other",
         "source.seed=2",
-        "schema.features.user_id.rows=50",
+        "schema.features.user_id.capacity=50",
         "training.seed=2",
         "teacher.min_examples=1",
         "teacher.model.hidden=8",

@@ -1,6 +1,5 @@
 """tutelage-export: which version is served, decided from a command line."""
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -31,7 +30,7 @@ def versions(tmp_path: Path) -> Versions:
         state = State(day=day, step=step, examples=step, rows=1)
         folder = tmp_path / "students/control/checkpoints" / str(day)
         folder.mkdir(parents=True)
-        (folder / "state.json").write_text(json.dumps({**dataclasses.asdict(state), "day": str(day)}))
+        (folder / "state.json").write_text(json.dumps(state.recorded()))
         versions.publish(versions.stage(state, _write))
     return versions
 

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from tutelage.launch import actions, steps
-from tutelage.launch.report import write_report
-from tutelage.launch.rollback import plan
+from tutelage.launch.lifecycle.rollback import plan
+from tutelage.launch.report.page import write_report
+from tutelage.launch.report.status import print_status
+from tutelage.launch.report.summary import Results
 from tutelage.launch.session import Session, Settings
-from tutelage.launch.status import print_status
-from tutelage.launch.summary import Results
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
@@ -51,17 +51,17 @@ def skipped(tmp_path: Path) -> Session:
 
 
 def test_after_a_skipped_day_the_next_one_comes(skipped: Session) -> None:
-    assert skipped.to_learn(TEACHER) == DAYS[2:]
-    assert skipped.to_learn(TEACHER, accept=DAYS[1]) == DAYS[1:]
+    assert skipped.days_to_train(TEACHER) == DAYS[2:]
+    assert skipped.days_to_train(TEACHER, accept=DAYS[1]) == DAYS[1:]
     # A day that stopped the teacher is still to be learnt.
     skipped.run.quarantine(TEACHER).write(DAYS[1], "stopped", [ATTEMPT])
-    assert skipped.to_learn(TEACHER) == DAYS[1:]
+    assert skipped.days_to_train(TEACHER) == DAYS[1:]
 
 
 def test_a_skipped_day_that_later_ones_followed_is_not_accepted(skipped: Session) -> None:
     _learn(skipped, DAYS[2])
     with pytest.raises(UserError, match="so 2026-01-04 comes next, not 2026-01-02"):
-        skipped.to_learn(TEACHER, accept=DAYS[1])
+        skipped.days_to_train(TEACHER, accept=DAYS[1])
 
 
 def test_a_day_is_accepted_for_a_reason(tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ def test_a_day_of_data_in_quarantine_is_not_made_again_and_all_go_on_without(tmp
     _learn(session, DAYS[0])
     _keep_out(session, DAYS[1])
     assert steps.to_materialize(session) == [DAYS[0], DAYS[2]]
-    assert session.to_learn(TEACHER) == DAYS[2:]
+    assert session.days_to_train(TEACHER) == DAYS[2:]
     # A day further on that is kept out does not hide those that come next.
     session.run.lake.quarantine.remove(DAYS[1])
     _keep_out(session, DAYS[2])
-    assert session.to_learn(TEACHER) == DAYS[1:2]
+    assert session.days_to_train(TEACHER) == DAYS[1:2]
 
 
 def test_status_counts_the_days_skipped_and_says_once_who_went_without(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_day_of_which_there_is_only_a_verdict_was_not_learnt() -> None:
         {**row, "day": DAYS[0], "basis": "day_ahead", "task": "click", "metric": "auc"},
         {**row, "day": DAYS[1], "basis": "day_gate", "value": 0.0},
     ]
-    assert Results.of(pl.DataFrame(rows), {}).learnt == {TEACHER: DAYS[:1]}
+    assert Results.of(pl.DataFrame(rows), {}).trained == {TEACHER: DAYS[:1]}
 
 
 def test_a_rollback_takes_the_verdicts_on_later_days_along(skipped: Session) -> None:
@@ -182,9 +182,9 @@ def test_a_rollback_takes_the_verdicts_on_later_days_along(skipped: Session) -> 
     quarantine.write(DAYS[0], "accepted", [ATTEMPT], reason="a holiday")
     (step,) = plan(skipped, DAYS[0])
     assert step.what == "quarantine of teacher, 2026-01-02"
-    step.take()
+    step.apply()
     assert list(quarantine.days()) == DAYS[:1]
-    assert skipped.to_learn(TEACHER) == DAYS[1:]
+    assert skipped.days_to_train(TEACHER) == DAYS[1:]
 
 
 def test_a_gate_may_change_in_a_workdir(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tutelage.launch import actions, steps, study
+from tutelage.launch import actions, steps
+from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session, Settings
-from tutelage.launch.status import print_status
+from tutelage.launch.studies import study
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.run import TEACHER
 
@@ -43,7 +44,7 @@ def test_days_asked_for_are_those_that_are_released(
     session = Session.open(_settings(tmp_path, now, *overrides))
     assert session.days == DAYS[:released]
     assert list(session.waiting) == DAYS[released:]
-    assert steps.to_materialize(session) == session.to_learn(TEACHER) == DAYS[:released]
+    assert steps.to_materialize(session) == session.days_to_train(TEACHER) == DAYS[:released]
     assert session.asked == "2026-01-01 to 2026-01-03"
 
 
@@ -68,10 +69,10 @@ def test_status_says_what_waits_and_until_when(tmp_path: Path) -> None:
 def test_a_run_before_any_day_is_released_does_nothing_and_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
-    monkeypatch.setattr(actions, "_console", said)
+    message = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
+    monkeypatch.setattr(actions, "_console", message)
     actions.run(_settings(tmp_path, _at(3), WATCH))
-    assert said.file.getvalue() == (  # type: ignore[attr-defined]
+    assert message.file.getvalue() == (  # type: ignore[attr-defined]
         "waits: 2026-01-01 until 2026-01-05 00:00 UTC, and 2 later days\n"
         "Nothing to do: the released days are learnt by all models, labelled and exported.\n"
     )

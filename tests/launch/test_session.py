@@ -43,7 +43,7 @@ def _learn(session: Session, model: str, *days: date) -> list[State]:
     for state in states:
         folder = session.run.checkpoints(model).folder / str(state.day)
         folder.mkdir(parents=True)
-        (folder / "state.json").write_text(json.dumps({**dataclasses.asdict(state), "day": str(state.day)}))
+        (folder / "state.json").write_text(json.dumps(state.recorded()))
     return states
 
 
@@ -119,7 +119,7 @@ def test_a_late_students_days_begin_with_its_first(tmp_path: Path) -> None:
     assert session.days_of("teacher") == session.days_of("control") == DAYS
     assert session.days_of("late_control") == DAYS[1:]
     assert session.days_of("late_auxiliary") == []
-    assert session.to_learn("late_auxiliary") == []
+    assert session.days_to_train("late_auxiliary") == []
     assert _open(tmp_path, start_day="2026-01-03").days_of("late_control") == DAYS[2:]
 
 
@@ -132,16 +132,16 @@ def test_days_are_slices_and_a_late_student_begins_with_the_first_whole_one(tmp_
 
 def test_what_is_to_be_learnt_follows_what_a_model_has_learnt(tmp_path: Path) -> None:
     session = _open(tmp_path)
-    assert session.to_learn("teacher") == DAYS
-    assert session.to_learn("late_control") == DAYS[1:]
+    assert session.days_to_train("teacher") == DAYS
+    assert session.days_to_train("late_control") == DAYS[1:]
     _learn(session, "teacher", *DAYS[:2])
     _learn(session, "late_control", DAYS[1])
     _learn(session, "control", *DAYS)
-    assert session.to_learn("teacher") == session.to_learn("late_control") == DAYS[2:]
-    assert session.to_learn("control") == []
-    assert session.to_learn("direct") == DAYS
+    assert session.days_to_train("teacher") == session.days_to_train("late_control") == DAYS[2:]
+    assert session.days_to_train("control") == []
+    assert session.days_to_train("direct") == DAYS
     after = _open(tmp_path, start_day="2026-01-03", end_day="2026-01-05")
-    assert after.to_learn("teacher") == after.days
+    assert after.days_to_train("teacher") == after.days
 
 
 @pytest.mark.parametrize(
@@ -155,21 +155,21 @@ def test_days_that_do_not_follow_are_refused(tmp_path: Path, start: str, end: st
     session = _open(tmp_path, start_day=start, end_day=end)
     _learn(session, "control", *DAYS[:2])
     with pytest.raises(UserError) as error:
-        session.to_learn("control")
+        session.days_to_train("control")
     assert str(error.value) == (
         f"control has learnt 2026-01-01 to 2026-01-02, so 2026-01-03 comes next, not {first}; "
         "give a range that goes on from there, or another workdir"
     )
-    assert session.to_learn("direct") == session.days
+    assert session.days_to_train("direct") == session.days
 
 
 def test_after_a_slice_the_next_slice_comes_next(tmp_path: Path) -> None:
     session = _open(tmp_path, config="movielens")
     _learn(session, "teacher", SLICES[0])
-    assert session.to_learn("teacher") == SLICES[1:]
+    assert session.days_to_train("teacher") == SLICES[1:]
     late = _open(tmp_path, config="movielens", start_day="2016-03-01")
     with pytest.raises(UserError, match="so 2016-02-29 comes next, not 2016-03-30"):
-        late.to_learn("teacher")
+        late.days_to_train("teacher")
 
 
 def test_finished_days_are_exported_once_whatever_days_are_asked_for(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ STAYS = (
 BEFORE = (
     "source.seed=1",
     "source.first_day=2026-01-01",
-    "schema.features.user_id.rows=100",
+    "schema.features.user_id.capacity=100",
     "teacher.model.hidden=16,8",
     "training.batch_size=32",
     "students.auxiliary.model.hidden=4,2",
@@ -103,7 +103,7 @@ def test_days_and_students_may_change(tmp_path: Path) -> None:
     [
         ("source.seed=2", "source.seed was 1 and is 2"),
         ("source.first_day=2026-01-02", 'source.first_day was "2026-01-01" and is "2026-01-02"'),
-        ("schema.features.user_id.rows=50", "schema.features.user_id.rows was 100 and is 50"),
+        ("schema.features.user_id.capacity=50", "schema.features.user_id.capacity was 100 and is 50"),
         ("schema.tasks.long_view.label=click", 'schema.tasks.long_view.label was "long_view" and is "click"'),
         ("schema.time_zone=Asia/Shanghai", 'schema.time_zone was "UTC" and is "Asia/Shanghai"'),
         ("teacher.name=other", 'teacher.name was "teacher" and is "other"'),
@@ -204,7 +204,7 @@ def test_a_feature_less_is_told_by_its_name_and_one_more_besides_does_not_help(t
     # A long value is cut to 57 characters and three dots.
     assert str(error.value) == (
         f"--workdir={tmp_path} was made with another config: "
-        'schema.features.hour was {"type": "Feature", "name": "hour", "dtype": "int64", "ro... and is null; '
+        'schema.features.hour was {"type": "Feature", "name": "hour", "dtype": "int64", "ca... and is null; '
         f"{STAYS}give another --workdir"
     )
 

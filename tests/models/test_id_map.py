@@ -20,7 +20,7 @@ def _int64_row(id_: int, rows: int) -> int:
 
 
 def _rows(ids: Sequence[int] | np.ndarray, rows: int) -> list[int]:
-    id_map = HashedIdMap([Feature(name="user", dtype="int64", rows=rows)])
+    id_map = HashedIdMap([Feature(name="user", dtype="int64", capacity=rows)])
     return id_map.lookup({"user": tf.constant(ids, tf.int64)}).numpy()[:, 0].tolist()
 
 
@@ -58,7 +58,7 @@ def test_a_string_s_fingerprint_is_farmhash_s_64_bits_read_as_signed() -> None:
 
 @pytest.mark.parametrize("as_given", [tf.identity, fingerprint])
 def test_a_string_s_row_is_that_of_its_fingerprint(as_given: Callable[[tf.Tensor], tf.Tensor]) -> None:
-    id_map = HashedIdMap([Feature(name="topic", dtype="string", rows=1000)])
+    id_map = HashedIdMap([Feature(name="topic", dtype="string", capacity=1000)])
     rows = id_map.lookup({"topic": as_given(tf.constant(list(FINGERPRINTS)))}).numpy()[:, 0].tolist()
     assert rows == [_int64_row(value, 1000) for value in FINGERPRINTS.values()]
     # Fixed by what is served, as above.
@@ -66,8 +66,8 @@ def test_a_string_s_row_is_that_of_its_fingerprint(as_given: Callable[[tf.Tensor
 
 
 def test_of_some_features_the_rows_are_those_that_they_have_among_all() -> None:
-    user = Feature(name="user", dtype="int64", rows=50)
-    id_map = HashedIdMap([user, Feature(name="topic", dtype="string", rows=10)])
+    user = Feature(name="user", dtype="int64", capacity=50)
+    id_map = HashedIdMap([user, Feature(name="topic", dtype="string", capacity=10)])
     columns = {"user": tf.constant(IDS, tf.int64), "topic": tf.strings.as_string(tf.constant(IDS, tf.int64))}
     rows = id_map.lookup(columns).numpy()
     for i, name in enumerate(columns):
@@ -78,9 +78,9 @@ def test_of_some_features_the_rows_are_those_that_they_have_among_all() -> None:
 def test_every_feature_has_a_range_of_rows_of_its_own() -> None:
     id_map = HashedIdMap(
         [
-            Feature(name="user", dtype="int64", rows=50),
-            Feature(name="topic", dtype="string", rows=10),
-            Feature(name="item", dtype="int64", rows=50),
+            Feature(name="user", dtype="int64", capacity=50),
+            Feature(name="topic", dtype="string", capacity=10),
+            Feature(name="item", dtype="int64", capacity=50),
         ]
     )
     ids = tf.constant([*IDS, *range(-500, 500)], tf.int64)
@@ -107,7 +107,7 @@ def test_ids_at_even_distances_spread_over_all_rows(stride: int) -> None:
 
 def test_the_lookup_is_a_graph_of_stateless_ops_and_captures_nothing() -> None:
     id_map = HashedIdMap(
-        [Feature(name="user", dtype="int64", rows=50), Feature(name="topic", dtype="string", rows=10)]
+        [Feature(name="user", dtype="int64", capacity=50), Feature(name="topic", dtype="string", capacity=10)]
     )
     spec = {"user": tf.TensorSpec([None], tf.int64), "topic": tf.TensorSpec([None], tf.string)}
     function = tf.function(id_map.lookup).get_concrete_function(spec)
@@ -121,10 +121,10 @@ def test_the_lookup_is_a_graph_of_stateless_ops_and_captures_nothing() -> None:
 
 LISTS = HashedIdMap(
     [
-        Feature(name="tags", dtype="string", rows=100, length=3),
-        Feature(name="item", dtype="int64", rows=1000),
+        Feature(name="tags", dtype="string", capacity=100, length=3),
+        Feature(name="item", dtype="int64", capacity=1000),
         Feature(name="seconds", dtype="float32", buckets=(0.0, 10.0, 60.0)),
-        Feature(name="seen", dtype="int64", rows=1000, length=2),
+        Feature(name="seen", dtype="int64", capacity=1000, length=2),
     ],
     shared={"seen": "item"},
 )
@@ -168,7 +168,7 @@ GROWTH = Growth()
 def test_an_id_that_is_listed_has_its_row_and_any_other_the_default_one(capacity: int, filled: float) -> None:
     # A part before it and one after it, of ids on all sides of its own.
     id_map = GrowingIdMap(
-        [Feature(name=name, dtype="int64", rows=capacity + 1, grows=GROWTH) for name in ("a", "b", "c")]
+        [Feature(name=name, dtype="int64", capacity=capacity + 1, grows=GROWTH) for name in ("a", "b", "c")]
     )
     rng = np.random.default_rng(capacity)
     pool = np.unique([*rng.integers(LOWEST, HIGHEST, 2 * capacity), LOWEST, HIGHEST, -1, 0])
@@ -185,11 +185,11 @@ def test_an_id_that_is_listed_has_its_row_and_any_other_the_default_one(capacity
 
 def test_growing_and_hashed_features_keep_their_places_and_a_history_finds_the_rows_of_its_feature() -> None:
     features = [
-        Feature(name="user", dtype="int64", rows=50),
-        Feature(name="item", dtype="string", rows=4, grows=GROWTH),
-        Feature(name="tab", dtype="int64", rows=7),
-        Feature(name="seen", dtype="string", rows=4, length=3),
-        Feature(name="tags", dtype="int64", rows=9, length=2),
+        Feature(name="user", dtype="int64", capacity=50),
+        Feature(name="item", dtype="string", capacity=4, grows=GROWTH),
+        Feature(name="tab", dtype="int64", capacity=7),
+        Feature(name="seen", dtype="string", capacity=4, length=3),
+        Feature(name="tags", dtype="int64", capacity=9, length=2),
     ]
     id_map = GrowingIdMap(features, shared={"seen": "item"})
     ids = fingerprint(tf.constant(["a", "b"])).numpy()
@@ -218,7 +218,7 @@ def test_growing_and_hashed_features_keep_their_places_and_a_history_finds_the_r
 
 def test_a_growing_lookup_reads_two_variables_and_takes_steps_by_the_log_of_the_capacity() -> None:
     def gathers(rows: int) -> int:
-        id_map = GrowingIdMap([Feature(name="user", dtype="int64", rows=rows, grows=GROWTH)])
+        id_map = GrowingIdMap([Feature(name="user", dtype="int64", capacity=rows, grows=GROWTH)])
         assert {v.name: v.trainable for v in id_map.variables} == {"ids:0": False, "own_rows:0": False}
         function = tf.function(id_map.lookup).get_concrete_function({"user": tf.TensorSpec([None], tf.int64)})
         ops = [op.type for op in function.graph.get_operations()]

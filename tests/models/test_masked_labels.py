@@ -11,7 +11,7 @@ from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.schema import Feature, Schema, Task
 
 SCHEMA = Schema(
-    features=(Feature(name="user", dtype="int64", rows=50), Feature(name="seconds", dtype="float32")),
+    features=(Feature(name="user", dtype="int64", capacity=50), Feature(name="seconds", dtype="float32")),
     tasks=(
         Task(name="click", label="click"),
         Task(name="buy", label="buy"),
@@ -43,7 +43,7 @@ def _batch(*labels: tuple[float, float, float], weight: tuple[float, ...] = (1, 
     )
 
 
-def _learnt(ranker: Ranker, batch: Batch) -> list[np.ndarray]:
+def _trained(ranker: Ranker, batch: Batch) -> list[np.ndarray]:
     """The loss and its gradients."""
     with tf.GradientTape() as tape:
         loss = ranker.compute_loss(batch)
@@ -85,7 +85,7 @@ def test_rows_without_a_label_leave_no_gradient_of_their_task_and_nothing_that_i
     assert not gradients["buy"].numpy().any()
     assert not gradients["spent"].numpy().any()
     assert all(
-        np.isfinite(value).all() for value in _learnt(ranker, _batch(*[(1.0, math.nan, math.nan)] * 3))
+        np.isfinite(value).all() for value in _trained(ranker, _batch(*[(1.0, math.nan, math.nan)] * 3))
     )
 
 
@@ -108,5 +108,5 @@ def test_what_stands_in_the_place_of_a_label_that_is_not_there_does_not_matter_t
 
 def test_with_all_labels_there_nothing_differs_in_a_single_bit() -> None:
     batch = _batch((1.0, 0.0, 2.0), (0.0, 1.0, 0.0), (1.0, 1.0, 5.0))
-    for a, b in zip(_learnt(_ranker(SCHEMA), batch), _learnt(_ranker(MASKED), batch), strict=True):
+    for a, b in zip(_trained(_ranker(SCHEMA), batch), _trained(_ranker(MASKED), batch), strict=True):
         assert a.tobytes() == b.tobytes()

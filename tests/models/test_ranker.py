@@ -15,8 +15,8 @@ from tutelage.pipeline.schema import Feature, History, Schema, Task
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=50),
-        Feature(name="topic", dtype="string", rows=10),
+        Feature(name="user", dtype="int64", capacity=50),
+        Feature(name="topic", dtype="string", capacity=10),
         Feature(name="seconds", dtype="float32", log1p=True),
     ),
     tasks=(Task(name="click", label="click"), Task(name="watch", label="watch_seconds", kind="log1p")),
@@ -250,9 +250,9 @@ def test_the_embedding_gradient_is_sparse() -> None:
 
 LISTS = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=1, scope="user"),
-        Feature(name="item", dtype="int64", rows=3),
-        Feature(name="tags", dtype="int64", rows=2, length=3),
+        Feature(name="user", dtype="int64", capacity=1, scope="user"),
+        Feature(name="item", dtype="int64", capacity=3),
+        Feature(name="tags", dtype="int64", capacity=2, length=3),
         Feature(name="seconds", dtype="float32", buckets=(10.0,)),
     ),
     tasks=(Task(name="click", label="click"),),
@@ -300,7 +300,7 @@ def test_raw_lists_and_buckets_become_the_slots_of_a_batch() -> None:
         }
     )
     rows = rows.numpy()
-    assert rows.shape == (2, ranker.slots) == (2, 8)
+    assert rows.shape == (2, ranker.fields) == (2, 8)
     assert rows[:, 2].tolist() == [5, 4]
     assert (rows[:, 3:6] >= 0).tolist() == [[True, False, True], [False] * 3]
     assert rows[0, 6] == rows[0, 1]  # the history's item is the candidate
@@ -342,7 +342,7 @@ def _tops(ranker: Ranker) -> list[tf.keras.layers.Layer]:
 )
 @pytest.mark.parametrize("of", ["item", "place"])
 def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, object], of: str) -> None:
-    place = Feature(name="place", dtype="int64", rows=2, scope="user")
+    place = Feature(name="place", dtype="int64", capacity=2, scope="user")
     schema = replace(
         LISTS,
         features=(*LISTS.features, place),
@@ -374,7 +374,7 @@ def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, 
 def test_a_model_is_without_what_its_config_says() -> None:
     ranker = _lists_without("tags", "history", "seconds")
     assert list(ranker.signature) == ["user", "item"]
-    assert (ranker.slots, ranker.numbers, ranker.id_map.rows) == (2, [], 4)
+    assert (ranker.fields, ranker.numbers, ranker.id_map.rows) == (2, [], 4)
     with pytest.raises(
         UserError, match=r"^model: without names 'tag', expected inputs of the schema: user, "
     ):

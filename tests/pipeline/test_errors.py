@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.pipeline.errors import UserError, system_error, telling_of_a_full_disk
+from tutelage.pipeline.errors import UserError, disk_full_as_user_error, system_error
 
 
 def _from(cause: Exception) -> Exception:
@@ -35,7 +35,7 @@ def test_the_number_of_what_the_system_said_is_found_behind_an_error(
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Of one disk the workdir is named.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(UserError) as told, telling_of_a_full_disk(tmp_path / "."):
+    with pytest.raises(UserError) as told, disk_full_as_user_error(tmp_path / "."):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(told.value) == (
         f"{tmp_path}: no room is left on its disk; make some, then run again: what was finished stays"
@@ -46,6 +46,6 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     "error", [OSError(errno.EIO, "no"), UserError("os error 28 is no number"), KeyError(1)]
 )
 def test_another_error_is_raised_as_it_is(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as raised, telling_of_a_full_disk(tmp_path):
+    with pytest.raises(type(error)) as raised, disk_full_as_user_error(tmp_path):
         raise error
     assert raised.value is error

@@ -18,7 +18,10 @@ from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, History, Schema, Task
 
 SCHEMA = Schema(
-    features=(Feature(name="user", dtype="int64", rows=10), Feature(name="item", dtype="string", rows=10)),
+    features=(
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="item", dtype="string", capacity=10),
+    ),
     tasks=(Task(name="click", label="click"),),
     key=("event_time_us",),
     user="user",

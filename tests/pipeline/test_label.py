@@ -11,16 +11,16 @@ import pytest
 import tensorflow as tf
 
 from tests.failing import EIO, failing
-from tutelage.pipeline import retry
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io import retry
 from tutelage.pipeline.label import BATCH, Snapshot, choose, label, score
 from tutelage.pipeline.lake import Lake, Table
 from tutelage.pipeline.schema import Feature, Schema, Task
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=10),
-        Feature(name="item", dtype="string", rows=10),
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="item", dtype="string", capacity=10),
         Feature(name="seconds", dtype="float32"),
     ),
     tasks=(Task(name="click", label="click"), Task(name="watch", label="watch_seconds", kind="log1p")),

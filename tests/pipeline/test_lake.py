@@ -18,7 +18,7 @@ from tutelage.pipeline.lake import DataFile, Lake, Table
 from tutelage.pipeline.schema import Feature, Schema, Task
 
 SCHEMA = Schema(
-    features=(Feature(name="user", dtype="int64", rows=10),),
+    features=(Feature(name="user", dtype="int64", capacity=10),),
     tasks=(Task(name="click", label="click"),),
     key=("user",),
 )

@@ -16,7 +16,10 @@ from tutelage.pipeline.schema import Feature, History, Schema, Task
 
 HOUR = DAY // 24
 SCHEMA = Schema(
-    features=(Feature(name="user", dtype="int64", rows=10), Feature(name="item", dtype="string", rows=10)),
+    features=(
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="item", dtype="string", capacity=10),
+    ),
     tasks=(Task(name="click", label="click"),),
     key=("user", "item", "event_time_us"),
 )

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.end_to_end
 # comes more than once.
 SCHEMA = Schema(
     features=(
-        Feature(name="user_id", dtype="int64", rows=10),
-        Feature(name="video_id", dtype="int64", rows=10),
-        Feature(name="country", dtype="string", rows=10),
+        Feature(name="user_id", dtype="int64", capacity=10),
+        Feature(name="video_id", dtype="int64", capacity=10),
+        Feature(name="country", dtype="string", capacity=10),
         Feature(name="video_seconds", dtype="float32"),
     ),
     tasks=(Task(name="click", label="click"), Task(name="watch", label="watch_seconds", kind="log1p")),

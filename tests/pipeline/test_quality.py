@@ -11,7 +11,7 @@ from tutelage.pipeline.quality import QualityConfig, judge
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema, Task
 
 SCHEMA = Schema(
-    features=(Feature(name="user", dtype="int64", rows=10), Feature(name="age", dtype="float32")),
+    features=(Feature(name="user", dtype="int64", capacity=10), Feature(name="age", dtype="float32")),
     tasks=(Task(name="click", label="click"), Task(name="watch", label="seconds", kind="log1p")),
     key=("user",),
 )
@@ -58,7 +58,7 @@ def test_a_day_within_the_range_of_the_days_before_and_the_margins_passes(day: p
 
 
 @pytest.mark.parametrize(
-    ("day", "said"),
+    ("day", "message"),
     [
         (_day(24_001), "rows is 24001, 24000 is the bound"),
         (_day(4_999), "rows is 4999, 5000 is the bound"),
@@ -79,8 +79,8 @@ def test_a_day_within_the_range_of_the_days_before_and_the_margins_passes(day: p
         ),
     ],
 )
-def test_a_day_past_a_bound_fails_with_both_values(day: pl.DataFrame, said: str) -> None:
-    assert _said(day) == f"fail; {said}"
+def test_a_day_past_a_bound_fails_with_both_values(day: pl.DataFrame, message: str) -> None:
+    assert _said(day) == f"fail; {message}"
 
 
 def test_a_column_whose_days_drift_far_by_chance_may_drift_twice_as_far() -> None:

@@ -12,12 +12,12 @@ import pytest
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Downsampling, Feature, Growth, History, Schema, Task
 
-USER = Feature(name="user", dtype="int64", rows=10)
+USER = Feature(name="user", dtype="int64", capacity=10)
 CLICK = Task(name="click", label="click")
 SCHEMA = Schema(
     features=(
         USER,
-        Feature(name="topic", dtype="string", rows=5),
+        Feature(name="topic", dtype="string", capacity=5),
         Feature(name="seconds", dtype="float32", log1p=True),
     ),
     tasks=(
@@ -38,14 +38,20 @@ def _says(text: str) -> Any:
     ("fields", "text"),
     [
         ({"dtype": "int32"}, "dtype is 'int32', expected one of ['float32', 'int64', 'string']"),
-        ({"dtype": "int64"}, "rows is 0, an id needs between 1 and 2**31 - 1"),
-        ({"dtype": "int64", "rows": -1}, "rows is -1, an id needs between 1 and 2**31 - 1"),
-        ({"dtype": "string", "rows": 2**31}, "rows is 2147483648, an id needs between 1 and 2**31 - 1"),
-        ({"dtype": "string", "rows": 1, "log1p": True}, "log1p is for float32 features, this one is string"),
+        ({"dtype": "int64"}, "capacity is 0, an id needs between 1 and 2**31 - 1"),
+        ({"dtype": "int64", "capacity": -1}, "capacity is -1, an id needs between 1 and 2**31 - 1"),
+        (
+            {"dtype": "string", "capacity": 2**31},
+            "capacity is 2147483648, an id needs between 1 and 2**31 - 1",
+        ),
+        (
+            {"dtype": "string", "capacity": 1, "log1p": True},
+            "log1p is for float32 features, this one is string",
+        ),
         ({"dtype": "float32", "scope": "item"}, "scope is 'item', expected 'user' or 'candidate'"),
         ({"dtype": "float32", "length": 2}, "length is 2, expected at least 0, and 0 for a float32"),
         (
-            {"dtype": "int64", "rows": 1, "length": -1},
+            {"dtype": "int64", "capacity": 1, "length": -1},
             "length is -1, expected at least 0, and 0 for a float32",
         ),
         (
@@ -57,23 +63,23 @@ def _says(text: str) -> Any:
             "buckets is (1.0, inf), expected ascending numbers, and none for an id",
         ),
         (
-            {"dtype": "int64", "rows": 1, "buckets": (1.0,)},
+            {"dtype": "int64", "capacity": 1, "buckets": (1.0,)},
             "buckets is (1.0,), expected ascending numbers, and none for an id",
         ),
         (
-            {"dtype": "int64", "rows": 9, "length": 2, "grows": Growth()},
-            "grows is for single ids with at least 2 rows, the default row and another; "
-            "this one is int64 of length 2 with 9 rows",
+            {"dtype": "int64", "capacity": 9, "length": 2, "grows": Growth()},
+            "grows is for single ids with a capacity of at least 2, the default row and another; "
+            "this one is int64 of length 2 with a capacity of 9",
         ),
         (
-            {"dtype": "string", "rows": 1, "grows": Growth()},
-            "grows is for single ids with at least 2 rows, the default row and another; "
-            "this one is string of length 0 with 1 rows",
+            {"dtype": "string", "capacity": 1, "grows": Growth()},
+            "grows is for single ids with a capacity of at least 2, the default row and another; "
+            "this one is string of length 0 with a capacity of 1",
         ),
         (
             {"dtype": "float32", "grows": Growth()},
-            "grows is for single ids with at least 2 rows, the default row and another; "
-            "this one is float32 of length 0 with 0 rows",
+            "grows is for single ids with a capacity of at least 2, the default row and another; "
+            "this one is float32 of length 0 with a capacity of 0",
         ),
     ],
 )
@@ -91,7 +97,7 @@ def test_growth_that_cannot_be_is_refused() -> None:
 
 @pytest.mark.parametrize("rows", [1, 2**31 - 1])
 def test_an_id_may_have_as_few_or_many_rows_as_the_text_says(rows: int) -> None:
-    assert Feature(name="x", dtype="int64", rows=rows).rows == rows
+    assert Feature(name="x", dtype="int64", capacity=rows).capacity == rows
 
 
 def test_a_task_of_unknown_kind_is_refused() -> None:
@@ -214,8 +220,8 @@ def test_a_task_that_is_none_is_named_with_those_there_are() -> None:
 LISTS = Schema(
     features=(
         USER,
-        Feature(name="item", dtype="int64", rows=10),
-        Feature(name="tags", dtype="string", rows=5, length=2),
+        Feature(name="item", dtype="int64", capacity=10),
+        Feature(name="tags", dtype="string", capacity=5, length=2),
     ),
     tasks=(CLICK,),
     key=("user",),
@@ -274,7 +280,7 @@ def test_a_list_is_a_column_of_lists_and_a_history_is_in_a_table_of_its_own() ->
 def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
     assert LISTS.inputs() == (
         *LISTS.features,
-        Feature(name="history", dtype="int64", rows=10, length=3, scope="user"),
+        Feature(name="history", dtype="int64", capacity=10, length=3, scope="user"),
     )
     assert [f.name for f in LISTS.inputs(["history", "tags"])] == ["user", "item"]
 
@@ -301,12 +307,12 @@ def test_a_model_may_be_without_a_task_and_a_history_that_needs_its_label() -> N
         tasks=(CLICK, Task(name="like", label="liked")),
         histories=(*LISTS.histories, History(name="liked_ones", of="item", where="liked")),
     )
-    assert more.learnt() is more
-    assert more.learnt(["like", "liked_ones"]) == LISTS
-    assert more.learnt(["tags"]) is more
+    assert more.for_model() is more
+    assert more.for_model(["like", "liked_ones"]) == LISTS
+    assert more.for_model(["tags"]) is more
     assert [f.name for f in more.inputs(["like", "liked_ones"])] == ["user", "item", "tags", "history"]
     with _says("model: without names every task; leave it at least one"):
-        more.learnt(["click", "like"])
+        more.for_model(["click", "like"])
 
 
 def test_models_see_the_first_items_of_a_list_and_the_default_after_the_last() -> None:

@@ -12,8 +12,8 @@ from tutelage.pipeline.statistics import DayStatistics, Sketches, _hashes, compa
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=10),
-        Feature(name="tags", dtype="string", rows=10, length=2),
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="tags", dtype="string", capacity=10, length=2),
         Feature(name="age", dtype="float32"),
     ),
     tasks=(Task(name="click", label="click"),),

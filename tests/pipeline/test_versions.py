@@ -12,9 +12,9 @@ from tutelage.pipeline.schema import Feature, History, Schema, Task
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=10),
-        Feature(name="item", dtype="int64", rows=10),
-        Feature(name="tags", dtype="string", rows=10, length=3),
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="item", dtype="int64", capacity=10),
+        Feature(name="tags", dtype="string", capacity=10, length=3),
         Feature(name="age", dtype="float32"),
     ),
     tasks=(Task(name="click", label="click"),),
@@ -135,5 +135,5 @@ def test_histories_of_the_same_rows_written_again_are_not_stale(lake: Lake) -> N
     _commit(lake.interactions, ROWS[1:], attempt=3)
     assert lake.stale_histories([DAY]) == [DAY]
     assert lake.label_sources([DAY]) != sources
-    made_of = lake.made_of([DAY], histories=True, labels={"teacher": "t", "producer": "p"})
-    assert list(made_of[DAY]) == ["interactions", "histories"]  # no label is there
+    input_versions = lake.input_versions([DAY], histories=True, labels={"teacher": "t", "producer": "p"})
+    assert list(input_versions[DAY]) == ["interactions", "histories"]  # no label is there

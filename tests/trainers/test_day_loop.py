@@ -19,11 +19,11 @@ from tutelage.pipeline.errors import UserError
 from tutelage.trainers import checkpoints
 from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import StudentConfig
-from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.feed import load_day
-from tutelage.trainers.learner import Learner
 from tutelage.trainers.metrics import day_metrics
 from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.trainer import Trainer
 
 # Two batches, 32 rows, are the first that are 30 rows or more.
 YOUNG, YOUNG_ROWS = 30, 32
@@ -37,7 +37,7 @@ class Killed(Exception):
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A workdir whose teacher learnt the three days in one call; no test changes what is of the teacher."""
     run = make_run(tmp_path_factory.mktemp("taught"), min_examples=YOUNG)
-    assert [state.day for state in teach(run, DAYS)] == DAYS
+    assert [state.day for state in train_teacher(run, DAYS)] == DAYS
     return run
 
 
@@ -54,7 +54,7 @@ def in_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[date, Run]:
     run = make_run(tmp_path_factory.mktemp("in_calls"), min_examples=YOUNG)
     after = {}
     for day in DAYS:
-        assert [state.day for state in teach(run, [day])] == [day]
+        assert [state.day for state in train_teacher(run, [day])] == [day]
         after[day] = _copy(run, tmp_path_factory.mktemp(str(day)))
     return after
 
@@ -67,19 +67,19 @@ DIRECT = distil("click", "watch", through="direct")
 
 
 @functools.cache
-def _learner(kept_for: str) -> Learner:
+def _learner(kept_for: str) -> Trainer:
     """Two are kept, as to build one takes longer than a day: one that no test changes, one for checkpoints."""
-    return Learner(SCHEMA, MODEL, batch_size=BATCH, seed=1)
+    return Trainer(SCHEMA, MODEL, batch_size=BATCH, seed=1)
 
 
-def _untrained() -> Learner:
+def _untrained() -> Trainer:
     return _learner("untrained")
 
 
-def _restored(run: Run, state: State) -> Learner:
-    learner = _learner("restored")
-    learner.restore(run.checkpoints(TEACHER), state)
-    return learner
+def _restored(run: Run, state: State) -> Trainer:
+    trainer = _learner("restored")
+    trainer.restore(run.checkpoints(TEACHER), state)
+    return trainer
 
 
 def _labels(run: Run, day: date) -> pl.DataFrame:
@@ -140,7 +140,7 @@ def test_a_day_is_learnt_once(taught: Run) -> None:
     assert _counted(states) == [(DAYS[0], 4, 60, 60), (DAYS[1], 8, 117, 57), (DAYS[2], 12, 181, 64)]
     labels = [_labels(taught, day) for day in DAYS]
     rows: list[int] = []
-    assert teach(taught, DAYS, progress=rows.append) == []
+    assert train_teacher(taught, DAYS, progress=rows.append) == []
     assert rows == []
     assert taught.checkpoints(TEACHER).states() == states
     assert all(a.equals(_labels(taught, day)) for a, day in zip(labels, DAYS, strict=True))
@@ -148,11 +148,11 @@ def test_a_day_is_learnt_once(taught: Run) -> None:
 
 def test_a_day_s_memory_is_what_the_process_held_after_it_not_the_most_it_ever_did(tmp_path: Path) -> None:
     run, held = make_run(tmp_path), 400_000_000
-    (before,) = teach(run, DAYS[:1])
+    (before,) = train_teacher(run, DAYS[:1])
     ballast = np.ones(held, np.int8)
-    (during,) = teach(run, DAYS[:2])
+    (during,) = train_teacher(run, DAYS[:2])
     del ballast
-    (after,) = teach(run, DAYS)
+    (after,) = train_teacher(run, DAYS)
     assert during.memory == pytest.approx(before.memory + held, abs=held / 2)
     assert after.memory == pytest.approx(before.memory, abs=held / 2)
 
@@ -178,9 +178,9 @@ def test_every_row_gets_a_label_of_a_teacher_that_had_not_learnt_it(taught: Run)
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_day_s_first_labels_are_the_scores_of_the_last_checkpoint(taught: Run, n: int) -> None:
-    learner = _restored(taught, taught.checkpoints(TEACHER).states()[n - 1]) if n else _untrained()
-    day = load_day(taught.lake, DAYS[n], taught.schema, transform=learner.transform)
-    ahead = learner.score(day)
+    trainer = _restored(taught, taught.checkpoints(TEACHER).states()[n - 1]) if n else _untrained()
+    day = load_day(taught.lake, DAYS[n], taught.schema, transform=trainer.transform)
+    ahead = trainer.score(day)
     order = pl.DataFrame({"example_id": day.example_id})
     labels = order.join(_labels(taught, DAYS[n]), on="example_id", how="left", maintain_order="left")
     for name in taught.schema.outputs:
@@ -191,9 +191,9 @@ def test_a_day_s_first_labels_are_the_scores_of_the_last_checkpoint(taught: Run,
 
 
 def test_the_first_day_s_scores_ahead_are_an_untrained_model_s(taught: Run) -> None:
-    learner = _untrained()
-    day = load_day(taught.lake, DAYS[0], taught.schema, transform=learner.transform)
-    expected = day_metrics(taught.schema, day.targets, learner.score(day), basis="day_ahead")
+    trainer = _untrained()
+    day = load_day(taught.lake, DAYS[0], taught.schema, transform=trainer.transform)
+    expected = day_metrics(taught.schema, day.targets, trainer.score(day), basis="day_ahead")
     rows = _metrics(taught, TEACHER).filter(day=DAYS[0])
     key = ["task", "metric", "value", "rows"]
     ahead = rows.filter(basis="day_ahead").select(key)
@@ -214,18 +214,18 @@ def test_a_day_killed_while_it_is_learnt_is_learnt_again_with_the_same_result(
     taught: Run, tmp_path: Path
 ) -> None:
     run = make_run(tmp_path, min_examples=YOUNG)
-    learnt: list[int] = []
+    trained: list[int] = []
 
     def kill(rows: int) -> None:
-        learnt.append(rows)
-        if sum(learnt) > ROWS[DAYS[0]] + 2 * BATCH:
+        trained.append(rows)
+        if sum(trained) > ROWS[DAYS[0]] + 2 * BATCH:
             raise Killed
 
     with pytest.raises(Killed):
-        teach(run, DAYS, progress=kill)
+        train_teacher(run, DAYS, progress=kill)
     assert _counted(run.checkpoints(TEACHER).states()) == [(DAYS[0], 4, 60, 60)]
     assert _labels(run, DAYS[1]).is_empty()
-    assert [state.day for state in teach(run, DAYS)] == DAYS[1:]
+    assert [state.day for state in train_teacher(run, DAYS)] == DAYS[1:]
     _assert_same_teacher(taught, run)
 
 
@@ -243,10 +243,10 @@ def test_a_day_killed_after_its_labels_and_before_its_checkpoint_is_learnt_again
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", kill)
         with pytest.raises(Killed):
-            teach(run, DAYS)
+            train_teacher(run, DAYS)
     assert [state.day for state in run.checkpoints(TEACHER).states()] == DAYS[:1]
     assert _labels(run, DAYS[1]).height == ROWS[DAYS[1]]
-    assert [state.day for state in teach(run, DAYS)] == DAYS[1:]
+    assert [state.day for state in train_teacher(run, DAYS)] == DAYS[1:]
     _assert_same_teacher(taught, run)
 
 
@@ -267,7 +267,7 @@ def test_a_damaged_last_checkpoint_is_told_and_its_day_learnt_again_with_the_sam
         content = bytearray(data.read_bytes())
         content[len(content) // 2] ^= 1
         data.write_bytes(content if damage == "a byte" else content[:-1])
-    assert [state.day for state in teach(run, DAYS)] == DAYS[1:]
+    assert [state.day for state in train_teacher(run, DAYS)] == DAYS[1:]
     assert caplog.messages == [
         "teacher: the checkpoint of 2026-01-02 is damaged; going on from the day before it"
     ]
@@ -287,7 +287,7 @@ def test_the_last_checkpoint_is_hashed_once_when_a_teacher_goes_on(
         return sha256(folder)
 
     monkeypatch.setattr(checkpoints, "_sha256", noted)
-    teach(run, DAYS[:2])
+    train_teacher(run, DAYS[:2])
     assert [name for name in hashed if not name.startswith(".")] == ["2026-01-01"]
 
 
@@ -361,7 +361,7 @@ def test_a_day_whose_loss_is_no_number_is_refused_and_not_kept(value: float, tmp
         r"bounds, or on_failure to skip or retry\)$"
     )
     with pytest.raises(UserError, match=says):
-        teach(run, DAYS)
+        train_teacher(run, DAYS)
     assert [path.name for path in run.checkpoints(TEACHER).folder.iterdir()] == ["2026-01-01"]
     assert _labels(run, DAYS[1]).is_empty()
     verdict = _metrics(run, TEACHER).filter(day=DAYS[1])
@@ -378,7 +378,7 @@ def test_a_number_that_is_not_finite_is_learnt_from_as_a_missing_one(value: floa
             for name in ("seconds", "age")
         )
         commit(run.lake, DAYS[0], rows, attempt=2)
-        teach(run, DAYS[:1])
+        train_teacher(run, DAYS[:1])
     assert _differing(runs[0], TEACHER, runs[1], TEACHER) == []
 
 

@@ -12,14 +12,14 @@ from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Downsampling, Task
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.feed import Day, load_day
-from tutelage.trainers.learner import Learner
 from tutelage.trainers.metrics import calibration, day_metrics, sigmoid, task_metrics
+from tutelage.trainers.trainer import Trainer
 
 SCHEMA = replace(tiny.SCHEMA, downsampling=Downsampling(task="click"))
 DAY = tiny.DAYS[0]
 
 
-def _day(root: Path, learner: Learner, columns: dict[str, object], *, sampling: Sampling = ALL_ROWS) -> Day:
+def _day(root: Path, trainer: Trainer, columns: dict[str, object], *, sampling: Sampling = ALL_ROWS) -> Day:
     n = len(np.asarray(columns["click"]))
     same = {"user": np.zeros(n, int), "topic": ["a"] * n, "seconds": np.ones(n), "age": np.ones(n)}
     whole = {
@@ -34,48 +34,48 @@ def _day(root: Path, learner: Learner, columns: dict[str, object], *, sampling: 
     lake.create()
     frame = tiny.frame(DAY, whole).with_columns(sampling_rate=np.array(rates, np.float32))
     tiny.commit(lake, DAY, frame.with_columns(frame["sampling_rate"].fill_nan(None)))
-    return load_day(lake, DAY, SCHEMA, transform=learner.transform, sampling=sampling)
+    return load_day(lake, DAY, SCHEMA, transform=trainer.transform, sampling=sampling)
 
 
 @pytest.fixture(scope="module")
-def learner() -> Learner:
+def trainer() -> Trainer:
     model = ModelConfig(embedding_dim=4, hidden=(8,), dense_rate=0.01, embedding_rate=0.3)
-    return Learner(SCHEMA, model, batch_size=125, seed=1)
+    return Trainer(SCHEMA, model, batch_size=125, seed=1)
 
 
-def test_a_negative_weighs_as_many_rows_as_it_stands_for(tmp_path: Path, learner: Learner) -> None:
+def test_a_negative_weighs_as_many_rows_as_it_stands_for(tmp_path: Path, trainer: Trainer) -> None:
     columns = {"click": [0, 1, 0, 0], "sampling_rate": [0.25, 0.25, np.nan, 1.0]}
-    day = _day(tmp_path / "all", learner, columns)
+    day = _day(tmp_path / "all", trainer, columns)
     assert day.tensors.weight.numpy().tolist() == [4, 1, 1, 1]
     # What a model leaves out besides goes on top of it.
     fewer = Sampling(negatives_of="click", rate=0.5, correction="weights")
-    weight = _day(tmp_path / "fewer", learner, columns, sampling=fewer).tensors.weight.numpy().tolist()
+    weight = _day(tmp_path / "fewer", trainer, columns, sampling=fewer).tensors.weight.numpy().tolist()
     assert weight[1] == 1
     assert all(w in (0, 2 * whole) for w, whole in zip(weight[::2], (4, 1), strict=True))
     assert any(weight[i] > 0 for i in (0, 2, 3))
 
 
-def test_scores_learnt_from_what_was_kept_fit_all_rows(tmp_path: Path, learner: Learner) -> None:
+def test_scores_learnt_from_what_was_kept_fit_all_rows(tmp_path: Path, trainer: Trainer) -> None:
     # Of topic a 100 of 1,000 rows are positive, and a quarter of the others was kept; of b 200 of 500, and a half.
     topic = np.repeat(["a", "b"], [100 + 225, 200 + 150])
     click = np.repeat([1, 0, 1, 0], [100, 225, 200, 150])
     rate = np.where(topic == "a", 0.25, 0.5)
     order = np.random.default_rng(1).permutation(len(topic))
     columns = {"topic": topic[order].tolist(), "click": click[order], "sampling_rate": rate[order]}
-    day = _day(tmp_path, learner, columns)
+    day = _day(tmp_path, trainer, columns)
     for _ in range(40):
-        learner.learn(day)
-    scores = sigmoid(learner.score(day)["click_logit"])
+        trainer.train_day(day)
+    scores = sigmoid(trainer.score(day)["click_logit"])
     kept = day.targets[:, 0]
     for name, full, seen in (("a", 100 / 1000, 100 / 325), ("b", 200 / 500, 200 / 350)):
         inside = topic[order] == name
         assert np.mean(kept[inside]) == pytest.approx(seen)
         assert scores[inside].mean() == pytest.approx(full, abs=0.03)
-    rows = day_metrics(SCHEMA, day.targets, learner.score(day), basis="day_ahead", weight=day.stands_for)
-    (said,) = (row["value"] for row in rows if (row["task"], row["metric"]) == ("click", "calibration"))
-    assert said == pytest.approx(1.0, abs=0.05)
+    rows = day_metrics(SCHEMA, day.targets, trainer.score(day), basis="day_ahead", weight=day.example_weight)
+    (message,) = (row["value"] for row in rows if (row["task"], row["metric"]) == ("click", "calibration"))
+    assert message == pytest.approx(1.0, abs=0.05)
     # Without the weights it would say that the scores are less than half of what they should be.
-    assert calibration(kept, learner.score(day)["click_logit"]) < 0.75
+    assert calibration(kept, trainer.score(day)["click_logit"]) < 0.75
 
 
 @pytest.mark.parametrize("kind", ["binary", "log1p", "ziln"])

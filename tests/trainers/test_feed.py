@@ -15,10 +15,10 @@ from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import History, Task
+from tutelage.pipeline.soft_labels import SoftLabels
 from tutelage.trainers import feed
 from tutelage.trainers.config import Sampling
 from tutelage.trainers.feed import load_day, read_ahead, soft_label_frame, write_predictions
-from tutelage.trainers.soft_labels import SoftLabels
 
 DAY = DAYS[0]
 
@@ -176,7 +176,7 @@ def test_a_day_that_is_made_anew_while_it_is_read_is_read_as_it_was(
     ranker = Ranker(schema, MODEL)
     commit(lake, DAYS[1], frame(DAYS[1], [(21, 1, 4, "b", 0.0, 0.0, 0, 0.0)]))
     _commit_histories(lake, DAYS[1], {4: ["old"]})
-    before = lake.made_of([DAYS[1]], histories=True)[DAYS[1]]
+    before = lake.input_versions([DAYS[1]], histories=True)[DAYS[1]]
     read = Lake.with_histories
 
     def made_anew_before(self: Lake, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
@@ -196,10 +196,10 @@ def test_a_day_that_is_made_anew_while_it_is_read_is_read_as_it_was(
     }
     day = load_day(lake, DAYS[1], schema, transform=ranker.transform)
     assert day.tensors.rows.numpy()[:, 1:].tolist() == [[rows["b"], rows["old"]]]
-    assert day.made_of == before
+    assert day.input_versions == before
     day = load_day(lake, DAYS[1], schema, transform=ranker.transform)
     assert day.tensors.rows.numpy()[:, 1:].tolist() == [[rows["a"], rows["new"]]]
-    assert day.made_of == lake.made_of([DAYS[1]], histories=True)[DAYS[1]] != before
+    assert day.input_versions == lake.input_versions([DAYS[1]], histories=True)[DAYS[1]] != before
 
 
 def test_a_day_that_is_not_there_is_named_with_the_command_that_makes_it(lake: Lake, ranker: Ranker) -> None:

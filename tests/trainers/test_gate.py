@@ -15,7 +15,7 @@ from tests.tiny import AUXILIARY, DAYS, commit, interactions, make_run
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers.config import GateConfig, StudentConfig
-from tutelage.trainers.day_loop import Accept, teach, train_student
+from tutelage.trainers.day_loop import Accept, train_student, train_teacher
 from tutelage.trainers.gate import judge, rows, trailing, values
 from tutelage.trainers.run import TEACHER, Run
 
@@ -158,7 +158,7 @@ def _record(run: Run, day: date) -> dict[str, object]:
     return dict(json.loads((run.root / f"teacher/quarantine/{day}.json").read_text()))
 
 
-def _learnt(run: Run, model: str = TEACHER) -> list[date]:
+def _trained(run: Run, model: str = TEACHER) -> list[date]:
     return [state.day for state in run.checkpoints(model).states()]
 
 
@@ -174,7 +174,7 @@ STRICT = dataclasses.replace(WIDE, logit_shift=0.0)
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All five days, learnt in one go."""
     run = _run(tmp_path_factory.mktemp("plain"), WIDE)
-    teach(run, FIVE)
+    train_teacher(run, FIVE)
     return run
 
 
@@ -190,8 +190,8 @@ def test_a_day_that_fails_stops_the_teacher_until_it_is_accepted(plain: Run, tmp
     )
     for _ in range(2):
         with pytest.raises(UserError, match=says):
-            teach(run, FIVE)
-        assert _learnt(run) == _labelled(run) == DAYS
+            train_teacher(run, FIVE)
+        assert _trained(run) == _labelled(run) == DAYS
         assert _record(run, FOURTH)["outcome"] == "stopped"
     (attempt,) = _record(run, FOURTH)["attempts"]  # type: ignore[misc]
     failed = {check["name"]: check for check in attempt["checks"] if not check["passed"]}
@@ -199,9 +199,9 @@ def test_a_day_that_fails_stops_the_teacher_until_it_is_accepted(plain: Run, tmp
     assert all(check["value"] != check["reference"] == check["bound"] for check in failed.values())
 
     with pytest.raises(UserError, match=r"^--accept_day=2026-01-05: teacher has no such day in quarantine"):
-        teach(run, FIVE, accept=Accept(day=FIFTH, reason="it looked sound"))
-    teach(run, FIVE[:4], accept=Accept(day=FOURTH, reason="a holiday"))
-    assert _learnt(run) == _labelled(run) == FIVE[:4]
+        train_teacher(run, FIVE, accept=Accept(day=FIFTH, reason="it looked sound"))
+    train_teacher(run, FIVE[:4], accept=Accept(day=FOURTH, reason="a holiday"))
+    assert _trained(run) == _labelled(run) == FIVE[:4]
     record = _record(run, FOURTH)
     assert (record["outcome"], record["reason"]) == ("accepted", "a holiday")
     # It is the day as it was learnt before, and of the days without a gate.
@@ -214,18 +214,22 @@ def test_a_day_that_is_skipped_is_as_if_it_had_never_been_and_students_go_on_wit
     run = _run(tmp_path, dataclasses.replace(WIDE, on_failure="skip"))
     rows_ = interactions(DAYS[1]).with_columns(watch_seconds=pl.lit(math.inf, pl.Float32))
     commit(run.lake, DAYS[1], rows_, attempt=2)
-    teach(run, DAYS)
-    assert _learnt(run) == _labelled(run) == [DAYS[0], DAYS[2]]
+    train_teacher(run, DAYS)
+    assert _trained(run) == _labelled(run) == [DAYS[0], DAYS[2]]
     (message,) = caplog.messages
     assert message.startswith("teacher: 2026-01-02 did not pass its gate and is not kept: fail; losses that ")
     assert message.endswith(". It is skipped, as the config says")
     assert _record(run, DAYS[1])["outcome"] == "skipped"
-    assert run.quarantine(TEACHER).say()[0].startswith("2026-01-02 skipped (fail; losses that are not finite")
+    assert (
+        run.quarantine(TEACHER)
+        .describe()[0]
+        .startswith("2026-01-02 skipped (fail; losses that are not finite")
+    )
     # The third day follows the first one's checkpoint.
     labels = run.lake.soft_labels.scan(day=DAYS[2]).collect()
     assert labels["snapshot_day"].unique().to_list() == [DAYS[0]]
     assert labels["teacher_step"].min() == 4
-    assert teach(run, DAYS) == []
+    assert train_teacher(run, DAYS) == []
     # Sound rows for the student, and no labels of the day.
     commit(run.lake, DAYS[1], interactions(DAYS[1]), attempt=3)
     train_student(run, AUXILIARY, DAYS)
@@ -238,12 +242,12 @@ def test_a_day_of_a_rate_a_thousand_times_too_high_is_learnt_again_with_a_thousa
 ) -> None:
     gate = dataclasses.replace(WIDE, logit_spread=5, on_failure="retry", fallback_rate=1e-3)
     run = _run(tmp_path, gate)
-    teach(run, DAYS)
+    train_teacher(run, DAYS)
     model = run.teacher.model
     hot = dataclasses.replace(
         model, embedding_rate=1000 * model.embedding_rate, dense_rate=1000 * model.dense_rate
     )
-    teach(dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, model=hot)), FIVE[:4])
+    train_teacher(dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, model=hot)), FIVE[:4])
     (message,) = caplog.messages
     assert "2026-01-04 did not pass its gate and is not kept: fail; " in message
     assert message.endswith(". It is learnt again with 0.001 times the rates, as the config says")
@@ -253,19 +257,19 @@ def test_a_day_of_a_rate_a_thousand_times_too_high_is_learnt_again_with_a_thousa
     judged = run.lake.metrics.scan(model=TEACHER, day=FOURTH, basis="day_gate", metric="rates").collect()
     assert judged["value"].to_list() == [1e-3]
     # The day, and the next one with the usual rates, are those of a teacher that always had these.
-    teach(run, FIVE)
+    train_teacher(run, FIVE)
     assert_frame_equal(_labels(run), _labels(plain), abs_tol=1e-4)
 
 
 def test_a_day_that_fails_again_stops_the_teacher(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = _run(tmp_path, dataclasses.replace(STRICT, on_failure="retry", fallback_rate=0.5))
     with pytest.raises(UserError, match=r"^teacher: 2026-01-04 did not pass its gate"):
-        teach(run, FIVE)
+        train_teacher(run, FIVE)
     assert len(caplog.messages) == 1
     record = _record(run, FOURTH)
     assert record["outcome"] == "stopped"
     assert [a["rates"] for a in record["attempts"]] == [1.0, 0.5]  # type: ignore[attr-defined]
-    assert _learnt(run) == _labelled(run) == DAYS
+    assert _trained(run) == _labelled(run) == DAYS
 
 
 def test_a_student_s_days_go_through_a_gate_of_its_own(tmp_path: Path) -> None:
@@ -275,5 +279,5 @@ def test_a_student_s_days_go_through_a_gate_of_its_own(tmp_path: Path) -> None:
         UserError, match=r"^strict: 2026-01-04 did not pass its gate and is not kept: fail; click"
     ):
         train_student(run, student, FIVE)
-    assert _learnt(run, "strict") == DAYS
+    assert _trained(run, "strict") == DAYS
     assert (tmp_path / "students/strict/quarantine/2026-01-04.json").exists()

@@ -18,11 +18,11 @@ from tests.growing import GROWING, growing_run
 from tests.same import assert_same
 from tests.tiny import BATCH, DAYS, MODEL, ROWS, commit, interactions
 from tutelage.trainers.config import GateConfig, StudentConfig
-from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.feed import Day, load_day
-from tutelage.trainers.learner import Learner
 from tutelage.trainers.preemption import Preempted
 from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.trainer import Trainer
 from tutelage.trainers.vocabulary import Vocabulary
 
 
@@ -30,7 +30,7 @@ from tutelage.trainers.vocabulary import Vocabulary
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A teacher of three days, in one call."""
     run = growing_run(tmp_path_factory.mktemp("taught"))
-    teach(run, DAYS)
+    train_teacher(run, DAYS)
     return run
 
 
@@ -40,7 +40,7 @@ def in_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[date, Run]:
     run = growing_run(tmp_path_factory.mktemp("in_calls"))
     after = {}
     for day in DAYS:
-        teach(run, [day])
+        train_teacher(run, [day])
         after[day] = _copy(run, tmp_path_factory.mktemp(str(day)))
     return after
 
@@ -49,26 +49,26 @@ def _copy(run: Run, to: Path) -> Run:
     return dataclasses.replace(run, root=shutil.copytree(run.root, to / "w"))
 
 
-def _learner(batch_size: int = BATCH) -> Learner:
-    return Learner(GROWING, MODEL, batch_size=batch_size, seed=1)
+def _learner(batch_size: int = BATCH) -> Trainer:
+    return Trainer(GROWING, MODEL, batch_size=batch_size, seed=1)
 
 
 @functools.cache
-def _borrowed(batch_size: int) -> Learner:
+def _borrowed(batch_size: int) -> Trainer:
     """To build one takes longer than a day; each test restores all of it."""
     return _learner(batch_size)
 
 
-def _restored(run: Run, day: date, batch_size: int = BATCH, model: str = TEACHER) -> Learner:
-    learner = _borrowed(batch_size)
+def _restored(run: Run, day: date, batch_size: int = BATCH, model: str = TEACHER) -> Trainer:
+    trainer = _borrowed(batch_size)
     (state,) = (s for s in run.checkpoints(model).states() if s.day == day)
-    learner.restore(run.checkpoints(model), state)
-    return learner
+    trainer.restore(run.checkpoints(model), state)
+    return trainer
 
 
-def _load(run: Run, learner: Learner, day: date, vocabulary: Vocabulary | None = None) -> Day:
+def _load(run: Run, trainer: Trainer, day: date, vocabulary: Vocabulary | None = None) -> Day:
     return load_day(
-        run.lake, day, GROWING, transform=learner.transform, vocabulary=vocabulary or learner.vocabulary
+        run.lake, day, GROWING, transform=trainer.transform, vocabulary=vocabulary or trainer.vocabulary
     )
 
 
@@ -80,31 +80,31 @@ def _assert_known(vocabulary: Vocabulary | None, expected: Vocabulary) -> None:
 
 
 @functools.cache
-def _untrained() -> Learner:
+def _untrained() -> Trainer:
     """No test changes it."""
     return _learner()
 
 
 def _through(run: Run, *days: date) -> Vocabulary:
     """What is known after these days, by the rule alone."""
-    learner = _untrained()
-    vocabulary = learner.vocabulary
+    trainer = _untrained()
+    vocabulary = trainer.vocabulary
     for day in days:
-        met = _load(run, learner, day, vocabulary).met
-        assert met
-        vocabulary = met.vocabulary
+        day_ids = _load(run, trainer, day, vocabulary).day_ids
+        assert day_ids
+        vocabulary = day_ids.vocabulary
     assert vocabulary
     return vocabulary
 
 
 def test_a_checkpoint_holds_what_is_known_after_its_day(taught: Run) -> None:
     for n, day in enumerate(DAYS, 1):
-        learner = _restored(taught, day)
+        trainer = _restored(taught, day)
         expected = _through(taught, *DAYS[:n])
-        _assert_known(learner.vocabulary, expected)
+        _assert_known(trainer.vocabulary, expected)
         ids, rows = expected.entries()
-        assert learner.ranker.id_map.ids.numpy().tolist() == ids.numpy().tolist()
-        assert learner.ranker.id_map.own_rows.numpy().tolist() == rows.numpy().tolist()
+        assert trainer.ranker.id_map.ids.numpy().tolist() == ids.numpy().tolist()
+        assert trainer.ranker.id_map.own_rows.numpy().tolist() == rows.numpy().tolist()
 
 
 def test_each_day_tells_what_became_of_the_ids_of_each_feature(taught: Run) -> None:
@@ -152,17 +152,17 @@ def test_days_learnt_in_calls_of_their_own_are_the_days_learnt_in_one(
 def test_a_run_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
     taught: Run, tmp_path: Path, rows: int
 ) -> None:
-    run, learnt = growing_run(tmp_path), 0
+    run, trained = growing_run(tmp_path), 0
 
     def stop(more: int) -> None:
-        nonlocal learnt
-        before, learnt = learnt, learnt + more
-        if before < rows <= learnt:
+        nonlocal trained
+        before, trained = trained, trained + more
+        if before < rows <= trained:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Preempted):
-        teach(run, DAYS, progress=stop)
-    teach(run, DAYS)
+        train_teacher(run, DAYS, progress=stop)
+    train_teacher(run, DAYS)
     assert_same(taught.root, tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_a_day_after_a_damaged_checkpoint_is_learnt_again_with_what_was_known_be
 ) -> None:
     run = _copy(in_calls[DAYS[1]], tmp_path)
     (run.checkpoints(TEACHER).folder / str(DAYS[1]) / "variables.index").unlink()
-    teach(run, DAYS)
+    train_teacher(run, DAYS)
     assert_same(taught.root, run.root)
 
 
@@ -188,7 +188,7 @@ def test_a_skipped_day_s_ids_were_never_met(tmp_path: Path, skipped: int) -> Non
     _poison(run, DAYS[skipped])
     teacher = dataclasses.replace(run.teacher, gate=GateConfig(on_failure="skip"))
     # The day after it is read while it is learnt.
-    states = teach(dataclasses.replace(run, teacher=teacher), DAYS)
+    states = train_teacher(dataclasses.replace(run, teacher=teacher), DAYS)
     kept = [day for day in DAYS if day != DAYS[skipped]]
     assert [state.day for state in states] == kept
     _assert_known(_restored(run, DAYS[2]).vocabulary, _through(run, *kept))
@@ -219,19 +219,21 @@ def test_a_day_learnt_again_with_lower_rates_meets_its_ids_once(
         fallback_rate=1e-3,
     )
     hot = dataclasses.replace(MODEL, embedding_rate=50.0, dense_rate=1.0)
-    teach(dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, model=hot, gate=gate)), DAYS)
+    train_teacher(
+        dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, model=hot, gate=gate)), DAYS
+    )
     assert run.quarantine(TEACHER).days()[DAYS[2]]["outcome"] == "retried"
     _assert_known(_restored(run, DAYS[2]).vocabulary, _through(run, *DAYS))
 
 
 def test_rows_that_are_given_start_anew_before_their_day_is_learnt_and_no_other_does(taught: Run) -> None:
-    learner = _restored(taught, DAYS[1], batch_size=1)
-    table = learner.ranker.embeddings.table
-    (accumulator,) = (v for v in learner.adagrad.variables if v.shape == table.shape)
+    trainer = _restored(taught, DAYS[1], batch_size=1)
+    table = trainer.ranker.embeddings.table
+    (accumulator,) = (v for v in trainer.adagrad.variables if v.shape == table.shape)
     before = [v.numpy() for v in (table, accumulator)]
-    day = _load(taught, learner, DAYS[2])
-    assert day.met
-    given, first = day.met.given.tolist(), day.tensors.rows[0].numpy().tolist()
+    day = _load(taught, trainer, DAYS[2])
+    assert day.day_ids
+    given, first = day.day_ids.given.tolist(), day.tensors.rows[0].numpy().tolist()
     # Two rows of users that were lost on the day before, and the topics' new one.
     users = _through(taught, DAYS[0]).known["user"]
     assert set(given) & set(range(1, 16)) <= set(users["row"])
@@ -247,7 +249,7 @@ def test_rows_that_are_given_start_anew_before_their_day_is_learnt_and_no_other_
         raise Enough
 
     with pytest.raises(Enough):
-        learner.learn(day, pause=look)
+        trainer.train_day(day, pause=look)
     # As a table's first values, and not as that of the owner before.
     assert np.abs(table.numpy()[later]).max() <= 0.05
     assert not np.isclose(table.numpy()[later], before[0][later]).any()
@@ -259,14 +261,14 @@ def test_rows_that_are_given_start_anew_before_their_day_is_learnt_and_no_other_
 
 def test_a_late_student_knows_nothing_before_its_first_day(taught: Run) -> None:
     train_student(taught, StudentConfig(name="late", model=MODEL, first_day=DAYS[1]), DAYS[:2])
-    learner = _restored(taught, DAYS[1], model="late")
-    _assert_known(learner.vocabulary, _through(taught, DAYS[1]))
+    trainer = _restored(taught, DAYS[1], model="late")
+    _assert_known(trainer.vocabulary, _through(taught, DAYS[1]))
 
 
 def test_a_day_of_ids_that_were_never_met_is_scored_ahead_as_one_of_the_default_row(taught: Run) -> None:
-    learner = _untrained()
-    day = _load(taught, learner, DAYS[0])
+    trainer = _untrained()
+    day = _load(taught, trainer, DAYS[0])
     assert (day.ahead.rows.numpy() == [0, 16]).all()
     assert (day.tensors.rows.numpy() != [0, 16]).any(axis=0).all()
-    outputs = learner.ranker(tf.constant([[0, 16]] * ROWS[DAYS[0]]), day.tensors.numbers)
-    np.testing.assert_allclose(learner.score(day)["click_logit"], outputs["click_logit"], rtol=1e-6)
+    outputs = trainer.ranker(tf.constant([[0, 16]] * ROWS[DAYS[0]]), day.tensors.numbers)
+    np.testing.assert_allclose(trainer.score(day)["click_logit"], outputs["click_logit"], rtol=1e-6)

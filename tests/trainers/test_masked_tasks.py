@@ -11,7 +11,7 @@ import pytest
 from tests.tiny import AUXILIARY, DAYS, ROWS, SCHEMA, commit, interactions, make_run
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.config import GateConfig
-from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.gate import judge
 from tutelage.trainers.metrics import day_metrics, task_metrics
 from tutelage.trainers.run import TEACHER, Run
@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for day, there in ((DAYS[1], 40), (DAYS[2], 0)):
         label = pl.when(pl.int_range(pl.len()) < there).then("watch_seconds").alias("watch_seconds")
         commit(run.lake, day, interactions(day).with_columns(label), attempt=2)
-    teach(run, DAYS)
+    train_teacher(run, DAYS)
     train_student(run, AUXILIARY, DAYS)
     return run
 
@@ -89,7 +89,7 @@ def test_a_gate_asks_for_the_metrics_of_a_task_unless_its_labels_may_be_missing(
 def test_with_all_labels_there_the_model_is_the_same_to_the_bit(tmp_path: Path) -> None:
     one, other = _run(tmp_path / "one"), _run(tmp_path / "other", SCHEMA)
     for run in (one, other):
-        teach(run, DAYS[:1])
+        train_teacher(run, DAYS[:1])
     labels = [run.lake.soft_labels.scan().collect().sort("example_id") for run in (one, other)]
     assert labels[0].equals(labels[1])
     metrics = [run.lake.metrics.scan().collect().sort("basis", "task", "metric") for run in (one, other)]

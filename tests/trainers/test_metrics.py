@@ -12,7 +12,7 @@ from tutelage.models import ziln
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers import metrics
 
-TAB = Feature(name="tab", dtype="int64", rows=4)
+TAB = Feature(name="tab", dtype="int64", capacity=4)
 CLICK = Task(name="click", label="click")
 WATCH = Task(name="watch", label="seconds", kind="ziln")
 

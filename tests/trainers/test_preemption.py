@@ -15,19 +15,19 @@ from tests.same import assert_same
 from tests.tiny import AUXILIARY, BATCH, DAYS, ROWS, commit, interactions, make_run
 from tutelage.trainers.checkpoints import Checkpoints
 from tutelage.trainers.config import TrainingConfig
-from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.preemption import Preempted
 from tutelage.trainers.run import TEACHER, Run
 
 
 def _at(rows: int, act: Callable[[], object]) -> Callable[[int], None]:
     """A progress that acts once so many rows are learnt."""
-    learnt = 0
+    trained = 0
 
     def progress(more: int) -> None:
-        nonlocal learnt
-        before, learnt = learnt, learnt + more
-        if before < rows <= learnt:
+        nonlocal trained
+        before, trained = trained, trained + more
+        if before < rows <= trained:
             act()
 
     return progress
@@ -37,7 +37,7 @@ def _sigterm() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _within(run: Run, model: str = TEACHER) -> list[str]:
+def _partial(run: Run, model: str = TEACHER) -> list[str]:
     return [path.name for path in run.checkpoints(model).folder.glob("within-*")]
 
 
@@ -45,7 +45,7 @@ def _within(run: Run, model: str = TEACHER) -> list[str]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A teacher of the three days."""
     run = make_run(tmp_path_factory.mktemp("undisturbed"))
-    teach(run, DAYS)
+    train_teacher(run, DAYS)
     return run
 
 
@@ -54,7 +54,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A teacher that was stopped within the second day."""
     run = make_run(tmp_path_factory.mktemp("stopped"))
     with pytest.raises(Preempted):
-        teach(run, DAYS, progress=_at(60 + 17, _sigterm))
+        train_teacher(run, DAYS, progress=_at(60 + 17, _sigterm))
     return run
 
 
@@ -63,21 +63,21 @@ def _copy(run: Run, to: Path) -> Run:
 
 
 # The second day is 57 rows, after 60: within its second batch, its third, and after its last.
-@pytest.mark.parametrize(("rows", "learnt"), [(60 + 17, 32), (60 + 48, 48), (60 + 57, 57)])
+@pytest.mark.parametrize(("rows", "trained"), [(60 + 17, 32), (60 + 48, 48), (60 + 57, 57)])
 def test_a_run_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
-    undisturbed: Run, tmp_path: Path, rows: int, learnt: int
+    undisturbed: Run, tmp_path: Path, rows: int, trained: int
 ) -> None:
     run = make_run(tmp_path)
-    says = f"^teacher: stopped by SIGTERM after {learnt} of the 57 rows of 2026-01-02; run again to go on from there$"
+    says = f"^teacher: stopped by SIGTERM after {trained} of the 57 rows of 2026-01-02; run again to go on from there$"
     with pytest.raises(Preempted, match=says):
-        teach(run, DAYS, progress=_at(rows, _sigterm))
-    assert _within(run) == ["within-000001"]
+        train_teacher(run, DAYS, progress=_at(rows, _sigterm))
+    assert _partial(run) == ["within-000001"]
     again: list[int] = []
-    assert [state.day for state in teach(run, DAYS, progress=again.append)] == DAYS[1:]
+    assert [state.day for state in train_teacher(run, DAYS, progress=again.append)] == DAYS[1:]
     # What was learnt before is told at once, for the bar.
-    assert again[0] == learnt
+    assert again[0] == trained
     assert sum(again) == 57 + 64
-    assert _within(run) == []
+    assert _partial(run) == []
     assert_same(undisturbed.root, tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_a_student_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
     ):
         train_student(runs[1], AUXILIARY, DAYS, progress=_at(61, _sigterm))
     train_student(runs[1], AUXILIARY, DAYS)
-    assert _within(runs[1], "auxiliary") == []
+    assert _partial(runs[1], "auxiliary") == []
     assert_same(runs[0].root, runs[1].root)
 
 
@@ -111,11 +111,11 @@ def test_a_day_is_put_down_every_so_often_and_a_killed_trainer_goes_on_from_ther
         make_run(tmp_path), training=TrainingConfig(batch_size=BATCH, checkpoint_minutes=1e-9)
     )
     with pytest.raises(Killed):
-        teach(run, DAYS, progress=_at(60 + 48, _kill))
+        train_teacher(run, DAYS, progress=_at(60 + 48, _kill))
     # Killed in the third batch, of which nothing is left; of the two before the newer is.
-    assert _within(run) == ["within-000002"]
+    assert _partial(run) == ["within-000002"]
     again: list[int] = []
-    teach(run, DAYS, progress=again.append)
+    train_teacher(run, DAYS, progress=again.append)
     assert again[:3] == [32, 16, 9]
     assert_same(undisturbed.root, tmp_path)
 
@@ -128,7 +128,7 @@ def test_a_damaged_one_is_told_and_the_day_learnt_from_its_start_with_the_same_r
     path = run.checkpoints(TEACHER).folder / "within-000001" / file
     path.write_bytes(path.read_bytes()[:-1])
     again: list[int] = []
-    teach(run, DAYS, progress=again.append)
+    train_teacher(run, DAYS, progress=again.append)
     assert again[:4] == [16, 16, 16, 9]
     assert caplog.messages == [
         f"{run.checkpoints(TEACHER).folder}: a checkpoint within 2026-01-02 is damaged"
@@ -139,21 +139,21 @@ def test_a_damaged_one_is_told_and_the_day_learnt_from_its_start_with_the_same_r
 def test_a_day_whose_rows_were_made_anew_is_learnt_from_its_start(stopped: Run, tmp_path: Path) -> None:
     run = _copy(stopped, tmp_path)
     # The same rows in another file are the same day.
-    found = run.checkpoints(TEACHER).within()
+    found = run.checkpoints(TEACHER).partial_day()
     assert found is not None
     commit(run.lake, DAYS[1], interactions(DAYS[1]).with_columns(age=pl.lit(0.5, pl.Float32)), attempt=2)
     again: list[int] = []
-    teach(run, DAYS[:2], progress=again.append)
+    train_teacher(run, DAYS[:2], progress=again.append)
     assert again == [16, 16, 16, 9]
-    assert _within(run) == []
+    assert _partial(run) == []
 
 
 def test_what_is_half_written_is_not_read(stopped: Run, tmp_path: Path) -> None:
     run = _copy(stopped, tmp_path)
     folder = run.checkpoints(TEACHER).folder
     (folder / "within-000001").rename(folder / ".partial-within")
-    assert Checkpoints(folder).within() is None
-    assert [state.day for state in teach(run, DAYS)] == DAYS[1:]
+    assert Checkpoints(folder).partial_day() is None
+    assert [state.day for state in train_teacher(run, DAYS)] == DAYS[1:]
 
 
 def test_another_day_than_the_one_put_down_is_learnt_from_its_start(stopped: Run, tmp_path: Path) -> None:
@@ -162,6 +162,6 @@ def test_another_day_than_the_one_put_down_is_learnt_from_its_start(stopped: Run
     for path in run.checkpoints(TEACHER).folder.glob("2026-*"):
         path.rename(tmp_path / path.name)
     again: list[int] = []
-    teach(run, DAYS[:1], progress=again.append)
+    train_teacher(run, DAYS[:1], progress=again.append)
     assert sum(again) == ROWS[date(2026, 1, 1)]
     assert len(again) == 4

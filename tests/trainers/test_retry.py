@@ -8,10 +8,10 @@ import pytest
 from tests.failing import EIO, failing
 from tests.same import assert_same
 from tests.tiny import DAYS, make_run
-from tutelage.pipeline import retry
+from tutelage.pipeline.io import retry
 from tutelage.trainers import day_loop
 from tutelage.trainers.checkpoints import Checkpoints
-from tutelage.trainers.day_loop import teach
+from tutelage.trainers.day_loop import train_teacher
 
 
 def test_a_teacher_whose_disk_fails_for_a_while_ends_as_the_undisturbed_one(
@@ -19,7 +19,7 @@ def test_a_teacher_whose_disk_fails_for_a_while_ends_as_the_undisturbed_one(
 ) -> None:
     monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
     undisturbed, run = (make_run(tmp_path / name) for name in ("undisturbed", "run"))
-    teach(undisturbed, DAYS)
+    train_teacher(undisturbed, DAYS)
     for where, name in (
         (day_loop, "load_day"),
         (day_loop, "soft_label_frame"),
@@ -28,9 +28,9 @@ def test_a_teacher_whose_disk_fails_for_a_while_ends_as_the_undisturbed_one(
         (Checkpoints, "save"),
     ):
         monkeypatch.setattr(where, name, failing(1, EIO, getattr(where, name)))
-    teach(run, DAYS[:1])
+    train_teacher(run, DAYS[:1])
     monkeypatch.setattr(Checkpoints, "restore", failing(1, EIO, Checkpoints.restore))
-    teach(run, DAYS)
+    train_teacher(run, DAYS)
     told = [message.split(":")[0] for message in caplog.messages if "tried again in 1 s" in message]
     assert told == [
         "teacher, the rows of 2026-01-01",

@@ -15,7 +15,7 @@ from tutelage.models.config import distil
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers import takeovers
 from tutelage.trainers.config import StudentConfig, TeacherConfig
-from tutelage.trainers.day_loop import teach, train_student
+from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.run import Run
 from tutelage.trainers.takeovers import Labeller, TakeOver
 
@@ -39,8 +39,8 @@ def _change(day: date) -> TakeOver:
 def succeeded(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Both teachers have learnt the three days; from the second one on the later one labels."""
     run = make_run(tmp_path_factory.mktemp("succeeded"), min_examples=30)
-    teach(run, DAYS)
-    teach(run.of_successor(WIDE), DAYS)
+    train_teacher(run, DAYS)
+    train_teacher(run.of_successor(WIDE), DAYS)
     return dataclasses.replace(run, teacher=WIDE, teacher_model="teacher-wide", takeovers=(_change(DAYS[1]),))
 
 

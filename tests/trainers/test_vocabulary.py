@@ -9,22 +9,22 @@ import tensorflow as tf
 
 from tutelage.models.id_map import GrowingIdMap, fingerprint
 from tutelage.pipeline.schema import Feature, Growth
-from tutelage.trainers.vocabulary import Met, Vocabulary
+from tutelage.trainers.vocabulary import DayIds, Vocabulary
 
 # Three rows beside the default one. The user's range begins after the item's four rows.
 GROWTH = Growth(min_seen=2, unseen_days=2)
 MAP = GrowingIdMap(
     [
-        Feature(name="item", dtype="string", rows=4, grows=GROWTH),
-        Feature(name="user", dtype="int64", rows=4, grows=GROWTH),
-        Feature(name="tab", dtype="int64", rows=10),
-        Feature(name="seen", dtype="string", rows=4, length=2),
+        Feature(name="item", dtype="string", capacity=4, grows=GROWTH),
+        Feature(name="user", dtype="int64", capacity=4, grows=GROWTH),
+        Feature(name="tab", dtype="int64", capacity=10),
+        Feature(name="seen", dtype="string", capacity=4, length=2),
     ],
     shared={"seen": "item"},
 )
 
 
-def _meet(before: Vocabulary, day: int, users: list[int], **others: list[Any]) -> Met:
+def _meet(before: Vocabulary, day: int, users: list[int], **others: list[Any]) -> DayIds:
     columns: dict[str, Any] = {"item": [""] * len(users), "tab": [3] * len(users), "user": users}
     columns |= {"seen": [["", ""]] * len(users), **others}
     arrays = {
@@ -32,12 +32,12 @@ def _meet(before: Vocabulary, day: int, users: list[int], **others: list[Any]) -
         for name, values in columns.items()
     }
     ahead = MAP.lookup({name: tf.constant(values) for name, values in arrays.items()}, before.entries())
-    return before.meet(arrays, ahead, date(2026, 1, day))
+    return before.observe(arrays, ahead, date(2026, 1, day))
 
 
-def _counts(met: Met, feature: str = "user") -> tuple[float, ...]:
+def _counts(day_ids: DayIds, feature: str = "user") -> tuple[float, ...]:
     names = ("ids_known", "ids_with_rows", "ids_given", "ids_evicted", "ids_full")
-    return tuple(met.counts[feature][name] for name in names)
+    return tuple(day_ids.counts[feature][name] for name in names)
 
 
 def test_an_id_has_a_row_from_its_second_time_on_until_two_days_without_it() -> None:
@@ -72,7 +72,7 @@ def test_an_id_has_a_row_from_its_second_time_on_until_two_days_without_it() -> 
 
 
 def test_a_history_finds_the_rows_of_its_feature_as_they_are_given_and_counts_nothing() -> None:
-    met = _meet(
+    day_ids = _meet(
         Vocabulary.empty(MAP),
         1,
         [1, 2, 3],
@@ -80,27 +80,27 @@ def test_a_history_finds_the_rows_of_its_feature_as_they_are_given_and_counts_no
         seen=[["a", ""], ["b", "b"], ["a", "b"]],
     )
     # `a` is given row 1 by the third example; `b`, met once as an item, none.
-    assert met.rows[:, 0].numpy().tolist() == [0, 0, 1]
-    assert met.rows[:, 3:].numpy().tolist() == [[0, -1], [0, 0], [1, 0]]
-    assert met.ahead[:, 3:].numpy().tolist() == [[0, -1], [0, 0], [0, 0]]
-    known = met.vocabulary.known["item"]
+    assert day_ids.rows[:, 0].numpy().tolist() == [0, 0, 1]
+    assert day_ids.rows[:, 3:].numpy().tolist() == [[0, -1], [0, 0], [1, 0]]
+    assert day_ids.ahead[:, 3:].numpy().tolist() == [[0, -1], [0, 0], [0, 0]]
+    known = day_ids.vocabulary.known["item"]
     prints = fingerprint(tf.constant(["a", "b"])).numpy().tolist()
     assert dict(known.select("id", "seen").iter_rows()) == {prints[0]: 2, prints[1]: 1}
 
 
 def test_a_missing_value_is_an_id_as_any_other_and_what_fills_a_history_up_stays_none() -> None:
-    met = _meet(Vocabulary.empty(MAP), 1, [1, 2, 3], item=["", "", ""], seen=[["", ""]] * 3)
-    assert met.rows[:, 0].numpy().tolist() == [0, 1, 1]
-    assert met.rows[:, 3:].numpy().tolist() == [[-1, -1]] * 3
+    day_ids = _meet(Vocabulary.empty(MAP), 1, [1, 2, 3], item=["", "", ""], seen=[["", ""]] * 3)
+    assert day_ids.rows[:, 0].numpy().tolist() == [0, 1, 1]
+    assert day_ids.rows[:, 3:].numpy().tolist() == [[-1, -1]] * 3
 
 
 def test_what_does_not_grow_is_hashed_as_before_and_never_given_anew() -> None:
-    met = _meet(Vocabulary.empty(MAP), 1, [7, 7, 7], tab=[0, 5, 9])
+    day_ids = _meet(Vocabulary.empty(MAP), 1, [7, 7, 7], tab=[0, 5, 9])
     # Of 10 rows, after 4 and 4: the share .618 · id, modulo 1, of them.
-    assert met.rows[:, 2].numpy().tolist() == [8 + 0, 8 + 0, 8 + 5]
-    assert met.ahead[:, 2].numpy().tolist() == met.rows[:, 2].numpy().tolist()
+    assert day_ids.rows[:, 2].numpy().tolist() == [8 + 0, 8 + 0, 8 + 5]
+    assert day_ids.ahead[:, 2].numpy().tolist() == day_ids.rows[:, 2].numpy().tolist()
     # The item "" is met three times as well.
-    assert sorted(met.given.tolist()) == [1, 5]
+    assert sorted(day_ids.given.tolist()) == [1, 5]
 
 
 @pytest.mark.parametrize("cut", [1, 3, 5])

@@ -14,10 +14,10 @@ from tests.tiny import BATCH, DAYS, MODEL, make_run
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.config import TeacherConfig
-from tutelage.trainers.day_loop import teach
+from tutelage.trainers.day_loop import train_teacher
 from tutelage.trainers.feed import load_day
-from tutelage.trainers.learner import Learner
 from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.trainer import Trainer
 from tutelage.trainers.warm_start import warm_start
 
 NARROW = dataclasses.replace(MODEL, without=("topic",))
@@ -28,12 +28,12 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A teacher without topics has learnt two days."""
     run = make_run(tmp_path_factory.mktemp("taught"))
     run = dataclasses.replace(run, teacher=TeacherConfig(model=NARROW))
-    teach(run, DAYS[:2])
+    train_teacher(run, DAYS[:2])
     return run
 
 
-def _learner(run: Run, model: ModelConfig) -> Learner:
-    return Learner(run.schema, model, batch_size=BATCH, seed=run.training.seed)
+def _learner(run: Run, model: ModelConfig) -> Trainer:
+    return Trainer(run.schema, model, batch_size=BATCH, seed=run.training.seed)
 
 
 def _tensors(run: Run, model: str) -> dict[str, np.ndarray]:
@@ -45,7 +45,7 @@ def _tensors(run: Run, model: str) -> dict[str, np.ndarray]:
 
 def test_a_successor_of_the_same_network_goes_on_as_the_teacher_did_bit_for_bit(taught: Run) -> None:
     same = taught.of_successor(TeacherConfig(name="same", model=NARROW))
-    teach(same, DAYS[1:2], start=lambda learner: warm_start(learner, taught, "same", DAYS[1]))
+    train_teacher(same, DAYS[1:2], start=lambda trainer: warm_start(trainer, taught, "same", DAYS[1]))
     found = json.loads((taught.root / "teacher-same/warm_start.json").read_text())
     assert (found["teacher"], found["day"], found["anew"]) == ("teacher", str(DAYS[0]), [])
     own, teacher = _tensors(taught, "teacher-same"), _tensors(taught, TEACHER)
@@ -57,9 +57,9 @@ def test_a_successor_of_the_same_network_goes_on_as_the_teacher_did_bit_for_bit(
 def test_what_has_another_shape_or_is_new_starts_anew_and_is_listed(taught: Run) -> None:
     # One more feature, and a wider second layer: the first one's input and the heads' are wider too.
     model = dataclasses.replace(MODEL, hidden=(8, 6))
-    learner, fresh, teacher = _learner(taught, model), _learner(taught, model), _learner(taught, NARROW)
+    trainer, fresh, teacher = _learner(taught, model), _learner(taught, model), _learner(taught, NARROW)
     teacher.restore(taught.checkpoints(TEACHER), taught.checkpoints(TEACHER).states()[0])
-    warm_start(learner, taught, "wide", DAYS[1])
+    warm_start(trainer, taught, "wide", DAYS[1])
     found = json.loads((taught.root / "teacher-wide/warm_start.json").read_text())
     assert sorted(found["taken"]) == [
         "embeddings/user",
@@ -81,9 +81,9 @@ def test_what_has_another_shape_or_is_new_starts_anew_and_is_listed(taught: Run)
         "heads/click/kernel",
         "heads/watch/kernel",
     }
-    (table,), (there,), (start,) = learner.sparse, teacher.sparse, fresh.sparse
+    (table,), (there,), (start,) = trainer.sparse, teacher.sparse, fresh.sparse
     for own, theirs, first in zip(
-        [table, *learner.slots(table)],
+        [table, *trainer.slots(table)],
         [there, *teacher.slots(there)],
         [start, *fresh.slots(start)],
         strict=True,
@@ -91,18 +91,18 @@ def test_what_has_another_shape_or_is_new_starts_anew_and_is_listed(taught: Run)
         np.testing.assert_array_equal(own[:40], theirs[:40])
         np.testing.assert_array_equal(own[40:], first[40:])
         assert not np.array_equal(theirs[:40], first[:40])
-    bias, other = learner.ranker.shared[0].bias, teacher.ranker.shared[0].bias
-    for own, theirs in zip([bias, *learner.slots(bias)], [other, *teacher.slots(other)], strict=True):
+    bias, other = trainer.ranker.shared[0].bias, teacher.ranker.shared[0].bias
+    for own, theirs in zip([bias, *trainer.slots(bias)], [other, *teacher.slots(other)], strict=True):
         np.testing.assert_array_equal(own, theirs)
         assert np.any(theirs)
-    kernel = learner.ranker.shared[0].kernel
+    kernel = trainer.ranker.shared[0].kernel
     np.testing.assert_array_equal(kernel, fresh.ranker.shared[0].kernel)
-    assert not any(np.any(slot) for slot in learner.slots(kernel))
-    assert int(learner.adam.iterations) == 0 < int(teacher.adam.iterations)
+    assert not any(np.any(slot) for slot in trainer.slots(kernel))
+    assert int(trainer.adam.iterations) == 0 < int(teacher.adam.iterations)
 
 
 def test_the_teacher_must_have_come_as_far(taught: Run, tmp_path: Path) -> None:
-    learner = _learner(taught, NARROW)
+    trainer = _learner(taught, NARROW)
     for run, first_day, have in (
         (taught, DAYS[2].replace(day=4), "2026-01-01 to 2026-01-02; let it learn 2026-01-03 first"),
         (taught, DAYS[0], "2026-01-01 to 2026-01-02; let it learn 2025-12-31 first"),
@@ -110,7 +110,7 @@ def test_the_teacher_must_have_come_as_far(taught: Run, tmp_path: Path) -> None:
     ):
         run.lake.create()
         with pytest.raises(UserError) as error:
-            warm_start(learner, run, "wide", first_day)
+            warm_start(trainer, run, "wide", first_day)
         assert str(error.value) == (
             f"successor 'wide' starts from what teacher had learnt before {first_day}, and that has learnt {have}, "
             "or give another first_day, or none to start with nothing"
@@ -119,7 +119,7 @@ def test_the_teacher_must_have_come_as_far(taught: Run, tmp_path: Path) -> None:
     pruned = dataclasses.replace(taught, root=tmp_path / "pruned")
     pruned.checkpoints(TEACHER).prune(DAYS[0])
     with pytest.raises(UserError) as error:
-        warm_start(learner, pruned, "wide", DAYS[1])
+        warm_start(trainer, pruned, "wide", DAYS[1])
     assert str(error.value) == (
         "successor 'wide' starts from what teacher had learnt before 2026-01-02, and its checkpoint of 2026-01-01 was "
         "pruned; give a first_day after 2026-01-02, or none to start with nothing"
@@ -128,7 +128,7 @@ def test_the_teacher_must_have_come_as_far(taught: Run, tmp_path: Path) -> None:
 
 def test_after_a_skipped_day_a_successor_starts_from_the_day_before_it(tmp_path: Path) -> None:
     run = dataclasses.replace(make_run(tmp_path), teacher=TeacherConfig(model=NARROW))
-    teach(run, DAYS[:1])
+    train_teacher(run, DAYS[:1])
     run.quarantine(TEACHER).write(DAYS[1], "skipped", [{"said": "fail"}])
     warm_start(_learner(run, NARROW), run, "wide", DAYS[2])
     assert json.loads(run.warm_start("teacher-wide").read_text())["day"] == str(DAYS[0])
@@ -138,13 +138,13 @@ def test_after_a_skipped_day_a_successor_starts_from_the_day_before_it(tmp_path:
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A teacher of two days whose users and topics grow."""
     run = growing_run(tmp_path_factory.mktemp("grown"))
-    teach(run, DAYS[:2])
+    train_teacher(run, DAYS[:2])
     return run
 
 
 def test_ids_come_along_with_their_rows_and_all_goes_on_as_the_teacher_did_bit_for_bit(grown: Run) -> None:
     same = grown.of_successor(TeacherConfig(name="same", model=MODEL))
-    teach(same, DAYS[1:2], start=lambda learner: warm_start(learner, grown, "same", DAYS[1]))
+    train_teacher(same, DAYS[1:2], start=lambda trainer: warm_start(trainer, grown, "same", DAYS[1]))
     own, teacher = _tensors(grown, "teacher-same"), _tensors(grown, TEACHER)
     assert own.keys() == teacher.keys()
     assert sum("/vocabulary/" in f"/{name}" for name in own) == 8
@@ -153,10 +153,10 @@ def test_ids_come_along_with_their_rows_and_all_goes_on_as_the_teacher_did_bit_f
 
 
 def test_no_id_has_a_row_of_a_feature_whose_rows_start_anew(grown: Run) -> None:
-    learner = _learner(grown, dataclasses.replace(MODEL, embedding_dim=6))
-    warm_start(learner, grown, "wide", DAYS[1])
-    assert learner.vocabulary
-    assert [frame.height for frame in learner.vocabulary.known.values()] == [0, 0]
+    trainer = _learner(grown, dataclasses.replace(MODEL, embedding_dim=6))
+    warm_start(trainer, grown, "wide", DAYS[1])
+    assert trainer.vocabulary
+    assert [frame.height for frame in trainer.vocabulary.known.values()] == [0, 0]
     anew = json.loads((grown.root / "teacher-wide/warm_start.json").read_text())["anew"]
     assert {"embeddings/user", "embeddings/topic"} < {each["name"] for each in anew}
 
@@ -166,14 +166,14 @@ def test_a_first_day_that_was_put_down_is_gone_on_with_only_while_what_it_starte
 ) -> None:
     shutil.copytree(taught.root, tmp_path / "w")
     run = dataclasses.replace(taught, root=tmp_path / "w")
-    learner, own = _learner(run, NARROW), run.checkpoints("teacher-wide")
-    warm_start(learner, run, "wide", DAYS[1])
-    day = load_day(run.lake, DAYS[1], run.schema, transform=learner.transform, without=NARROW.without)
-    ahead, learnt = learner.score(day), learner.learn(day)
-    learner.put_down(day, learnt, ahead, own, rates=1.0)
-    assert learner.take_up(day, own)
+    trainer, own = _learner(run, NARROW), run.checkpoints("teacher-wide")
+    warm_start(trainer, run, "wide", DAYS[1])
+    day = load_day(run.lake, DAYS[1], run.schema, transform=trainer.transform, without=NARROW.without)
+    ahead, trained = trainer.score(day), trainer.train_day(day)
+    trainer.save_partial(day, trained, ahead, own, rates=1.0)
+    assert trainer.resume_partial(day, own)
     # The teacher is taken back, and learns its day again.
     path = run.checkpoints(TEACHER).folder / str(DAYS[0]) / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "id": "another"}))
-    warm_start(learner, run, "wide", DAYS[1])
-    assert learner.take_up(day, own) is None
+    warm_start(trainer, run, "wide", DAYS[1])
+    assert trainer.resume_partial(day, own) is None

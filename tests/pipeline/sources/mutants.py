@@ -20,10 +20,10 @@ from tutelage.pipeline.schema import Feature, Schema, Task
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=10),
-        Feature(name="topic", dtype="string", rows=10),
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="topic", dtype="string", capacity=10),
         Feature(name="age", dtype="float32"),
-        Feature(name="tags", dtype="int64", rows=10, length=2),
+        Feature(name="tags", dtype="int64", capacity=10, length=2),
     ),
     tasks=(Task(name="click", label="click"), Task(name="watch", label="seconds", kind="log1p")),
     key=("user", "event_time_us"),

@@ -18,7 +18,7 @@ from tutelage.pipeline.sources.base import Unit
 from tutelage.pipeline.sources.files import Files
 
 SCHEMA = Schema(
-    features=(Feature(name="user", dtype="int64", rows=10),),
+    features=(Feature(name="user", dtype="int64", capacity=10),),
     tasks=(Task(name="click", label="click"),),
     key=("event_time_us",),
 )

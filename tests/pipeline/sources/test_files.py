@@ -27,8 +27,8 @@ from tutelage.pipeline.sources.files import Files
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=10),
-        Feature(name="topic", dtype="string", rows=10),
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="topic", dtype="string", capacity=10),
         Feature(name="age", dtype="float32"),
     ),
     tasks=(Task(name="click", label="click"), Task(name="watch", label="seconds", kind="log1p")),
@@ -132,8 +132,8 @@ LISTS = replace(
     SCHEMA,
     features=(
         *SCHEMA.features,
-        Feature(name="tags", dtype="int64", rows=9, length=2),
-        Feature(name="words", dtype="string", rows=9, length=2),
+        Feature(name="tags", dtype="int64", capacity=9, length=2),
+        Feature(name="words", dtype="string", capacity=9, length=2),
     ),
 )
 

@@ -216,12 +216,12 @@ def test_an_archive_of_each_config_comes_through_its_builder_and_is_cut_in_days_
     user = list(source.columns())[7:]
     schema = Schema(
         features=(
-            Feature(name="user_id", dtype="string", rows=9),
-            Feature(name="movie_id", dtype="string", rows=9),
-            Feature(name="genres", dtype="string", rows=9),
-            Feature(name="year", dtype="int64", rows=9),
+            Feature(name="user_id", dtype="string", capacity=9),
+            Feature(name="movie_id", dtype="string", capacity=9),
+            Feature(name="genres", dtype="string", capacity=9),
+            Feature(name="year", dtype="int64", capacity=9),
             *(
-                Feature(name=column, dtype="int64" if column == "age" else "string", rows=9)
+                Feature(name=column, dtype="int64" if column == "age" else "string", capacity=9)
                 for column in user
             ),
         ),

@@ -23,11 +23,11 @@ from tutelage.pipeline.sources.side import Side
 
 SCHEMA = Schema(
     features=(
-        Feature(name="user", dtype="int64", rows=10),
-        Feature(name="video", dtype="string", rows=10),
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="video", dtype="string", capacity=10),
         Feature(name="age", dtype="float32"),
-        Feature(name="author", dtype="int64", rows=10),
-        Feature(name="country", dtype="string", rows=10),
+        Feature(name="author", dtype="int64", capacity=10),
+        Feature(name="country", dtype="string", capacity=10),
     ),
     tasks=(Task(name="click", label="click"),),
     key=("user", "event_time_us"),

@@ -26,7 +26,10 @@ from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.files import Files
 
 SCHEMA = Schema(
-    features=(Feature(name="user", dtype="int64", rows=10), Feature(name="topic", dtype="string", rows=10)),
+    features=(
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="topic", dtype="string", capacity=10),
+    ),
     tasks=(Task(name="click", label="click"),),
     key=("user", "event_time_us"),
 )

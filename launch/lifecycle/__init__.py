@@ -1,0 +1,1 @@
+"""What becomes of a workdir: stale days, rollback, deletion, pruning, growth of the schema."""

@@ -1,0 +1,213 @@
+"""Delete a user from a workdir: from its tables, from the files beside them and beside the exported models."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from tutelage.export.versions import versions_in
+from tutelage.launch.lifecycle.rollback import Action, teacher_at, teachers
+from tutelage.launch.session import Session
+from tutelage.pipeline import beam_job
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.lake import FORGOTTEN, Table, counted
+from tutelage.pipeline.schema import Schema
+from tutelage.trainers.run import is_teacher
+
+ELSEWHERE = (
+    "Raw data, mirrors and copies elsewhere are not looked at: a day that is made anew from raw data "
+    "which has the user has it again."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What goes, in its order, and what stays though it was made of that."""
+
+    rows: int
+    """Of `interactions`."""
+    days: list[date]
+    """Of those."""
+    steps: list[Action]
+    trained: list[str]
+    """A line for each model that learnt from the user."""
+
+
+def parse_user(schema: Schema, text: str) -> int | str:
+    """The value of the schema's user that `text` stands for. Raises UserError where it is none."""
+    if schema.user is None:
+        raise UserError(
+            f"--user_id={text}: the schema names no `user`; say in the config which feature it is"
+        )
+    (feature,) = (feature for feature in schema.features if feature.name == schema.user)
+    if feature.dtype == "string":
+        return text
+    try:
+        value = int(text)
+    except ValueError:
+        value = 2**63
+    if not -(2**63) <= value < 2**63:
+        raise UserError(f"--user_id={text}: {schema.user} is an int64; give a whole number")
+    return value
+
+
+def plan(session: Session, user: int | str) -> Plan:
+    """What is to be done so that no Parquet file of the workdir holds the user, whatever was done before.
+
+    What is found by the user's rows goes before these, the newest day first: after a kill the same command
+    finds what is left, and the first day on which a model met the user.
+    """
+    run = session.run
+    assert run.schema.user
+    whose = pl.col(run.schema.user) == user
+    rows = run.lake.interactions.scan().filter(whose).select("day", "example_id").collect()
+    days = sorted(rows["day"].unique())
+    its_rows = pl.col("example_id").is_in(rows["example_id"].implode())
+    interactions = run.lake.interactions.path
+    tables = [Table.at(path.parent) for path in sorted(run.root.rglob("_delta_log"))]
+    columns = {table.path: set(table.schema.names) for table in tables}
+    by_id = [t for t in tables if "example_id" in columns[t.path] and run.schema.user not in columns[t.path]]
+    by_user = [t for t in tables if run.schema.user in columns[t.path] and t.path != interactions]
+    steps = list(_files(session, [table.path for table in tables], user, its_rows))
+    steps += _partial(session, days)
+    lake_root = interactions.parent
+    if beam_job.left_over(lake_root):
+        steps.append(Action(what="what killed jobs have left", apply=partial(beam_job.sweep, lake_root)))
+    slice_of = pl.col("slice") == f"{run.schema.user}={user}"
+    order = (
+        (by_id, its_rows),
+        (by_user, whose),
+        ([run.lake.metrics], slice_of),
+        ([run.lake.interactions], whose),
+    )
+    for found, gone in order:
+        for table in found:
+            steps += _rows(run.root, table, gone)
+            # Also where no row is left: a run that was killed may have left the files.
+            what = f"old files of {table.path.relative_to(run.root)}"
+            steps.append(Action(what=what, apply=table.vacuum))
+    return Plan(rows=rows.height, days=days, steps=steps, trained=_trained(session, days))
+
+
+def _rows(root: Path, table: Table, gone: pl.Expr) -> list[Action]:
+    """A table's rows for which `gone` holds, the newest day first."""
+    found = table.scan().filter(gone).group_by(table.partition_by).len().collect()
+    counts = table.counts()
+    steps = []
+    for row in found.sort(table.partition_by, descending=True).iter_rows(named=True):
+        number = row.pop("len")
+        key = "/".join(map(str, row.values()))
+        metadata = counted(counts[key], number, FORGOTTEN) if key in counts else None
+        steps.append(
+            Action(
+                what=f"{number:,} rows of {table.path.relative_to(root)}, {key}",
+                apply=partial(table.leave_out, row, gone, metadata=metadata),
+            )
+        )
+    return steps
+
+
+def _files(session: Session, tables: Sequence[Path], user: int | str, its_rows: pl.Expr) -> Iterator[Action]:
+    """Parquet files that are no table's: golden batches, predictions, a study's sums."""
+    root, schema = session.run.root, session.run.schema
+    dtype = pl.Schema(schema.interactions)[schema.user or ""]
+    for path in sorted(root.rglob("*.parquet")):
+        if any(table in path.parents for table in tables):
+            continue
+        columns = pl.read_parquet_schema(path)
+        name = "user" if path.is_relative_to(root / "study") else schema.user or ""
+        has_user = columns.get(name) == dtype
+        if not has_user and "example_id" not in columns:
+            continue
+        gone = pl.col(name) == user if has_user else its_rows
+        number = pl.scan_parquet(path).filter(gone).select(pl.len()).collect().item()
+        if number:
+            beside = path.parent.name == "assets.extra"
+            apply = partial(_golden, path.parents[1], gone) if beside else partial(_file, path, gone)
+            yield Action(what=f"{number:,} rows of {path.relative_to(root)}", apply=apply)
+
+
+def _golden(folder: Path, gone: pl.Expr) -> None:
+    from tutelage.export.forget import forget
+
+    forget(folder, folder.parent.name, gone)
+
+
+def _file(path: Path, gone: pl.Expr) -> None:
+    with atomic_write(path) as partial_:
+        pl.read_parquet(path).filter(~gone.fill_null(False)).write_parquet(partial_)
+
+
+def _partial(session: Session, days: Sequence[date]) -> Iterator[Action]:
+    """Days that were put down half learnt: they would not be gone on with, as their rows are others now."""
+    for model in session.all_models:
+        checkpoints = session.run.checkpoints(model)
+        if (found := checkpoints.partial_day()) and found[0].day in days:
+            yield Action(
+                what=f"checkpoint of {model} within {found[0].day}", apply=checkpoints.discard_partial
+            )
+
+
+def _trained(session: Session, days: Sequence[date]) -> list[str]:
+    """What each model learnt from the user, its own days' rows or a teacher's labels, and all after that."""
+    students = {student.name: student for student in session.experiment.students}
+    taught = _taught(session, days)
+    lines = []
+    for model in session.all_models:
+        trained = [state.day for state in session.run.checkpoints(model).states()]
+        distilled = model in students and bool(students[model].distillation)
+        met = [
+            day
+            for day in trained
+            if day in days
+            or day >= taught.get(model, date.max)
+            or (distilled and day > taught.get(session.run.labeller(day).model, date.max))
+        ]
+        if not met:
+            continue
+        versions = session.versions(model)
+        made = [
+            str(version.number)
+            for where in (versions.folder, versions.rejected, versions.retired)
+            for version in versions_in(where)
+            if version.day >= met[0]
+        ]
+        of = [str(day) for day in trained if day >= met[0]]
+        lines.append(f"{model}: checkpoints {', '.join(of)}; versions {', '.join(sorted(made)) or 'none'}")
+    return lines
+
+
+def _taught(session: Session, days: Sequence[date]) -> dict[str, date]:
+    """The first day of each teacher that learnt from the user, or started from another one that had."""
+    run, models = session.run, {name: model for model, name in teachers(session).items()}
+    first: dict[str, date] = {}
+    for model in dict.fromkeys([*models.values(), *filter(is_teacher, session.all_models)]):
+        trained = [state.day for state in run.checkpoints(model).states()]
+        met = [day for day in trained if day in days]
+        if trained and (start := run.warm_start(model)).exists():
+            base = json.loads(start.read_text())
+            if date.fromisoformat(base["day"]) >= first.get(models.get(base["teacher"], ""), date.max):
+                met = trained
+        if met:
+            first[model] = met[0]
+    return first
+
+
+def unlearn(session: Session, days: Sequence[date]) -> str:
+    """What to do about the models that learnt from the user on `days`."""
+    teacher = teacher_at(session.run, min(days, default=date.max) - timedelta(days=1))
+    trained = [state.day for state in session.run.checkpoints(teacher).states()]
+    met = [day for day in trained if day in days]
+    before = [day for day in trained if met and day < met[0]]
+    if before:
+        how = f"tutelage-rollback --to_day={before[-1]} takes the teacher back, and the students that learnt from it; "
+    elif met:
+        how = "the teacher met it on its first day: train all anew in another workdir; "
+    else:
+        how = ""
+    return f"A model cannot unlearn: {how}tutelage-student --reset trains a student anew."

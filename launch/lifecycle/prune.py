@@ -1,0 +1,167 @@
+"""Remove old days from a workdir, and the checkpoints and versions of them, as far as no live model needs them."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from tutelage.export.versions import versions_in
+from tutelage.launch.lifecycle.rollback import Action
+from tutelage.launch.session import Session
+from tutelage.pipeline import commit_day
+from tutelage.pipeline.days import spans
+from tutelage.pipeline.lake import PRUNED, Table, counted
+from tutelage.trainers.run import is_teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What goes, in its order, and a line for each old day, or days in a row, that stay."""
+
+    steps: list[Action]
+    kept: list[str]
+
+
+def plan(session: Session, keep_days: int) -> Plan:
+    """What goes so that the workdir holds the last `keep_days` days, counted back from the newest one it has,
+    and what live models need besides.
+
+    A checkpoint's variables go before the versions that were made of it, else it would be exported anew.
+    Metrics stay, and where each model stood after each day.
+    """
+    lake = session.run.lake
+    days = lake.interactions.partitions()["day"].to_list()
+    if not days:
+        return Plan(steps=[], kept=[])
+    before = max(days) - timedelta(days=keep_days - 1)
+    todo = {model: _days_to_train(session, model, days) for model in session.models}
+    needed = _needed(session, days, todo)
+    steps = []
+    for model in session.all_models:
+        steps += _model(session, model, before, needed, _readers_days(session, todo))
+    for table in (lake.soft_labels, lake.histories, lake.statistics, lake.interactions):
+        if table:
+            steps += _days(session.run.root, table, before, needed)
+            what = f"old files of {table.path.relative_to(session.run.root)}"
+            steps.append(Action(what=what, apply=table.vacuum))
+    for day in lake.quarantine.days():
+        if day < before:
+            steps += [
+                Action(what=f"rows of {day} in quarantine", apply=partial(commit_day.forget, lake, day)),
+                Action(what=f"quarantine of {day}", apply=partial(lake.quarantine.remove, day)),
+            ]
+    kept = _say([(day, needed[day]) for day in days if day < before and day in needed], session)
+    teacher = session.run.teacher_model
+    if (base := _base(session, teacher)) in session.run.checkpoints(teacher).to_prune(before):
+        kept.append(f"checkpoint of {teacher}, {base}: {session.teachers[-1]} starts from it")
+    return Plan(steps=steps, kept=kept)
+
+
+def _days_to_train(session: Session, model: str, days: Sequence[date]) -> list[date]:
+    """Days of the table that the model is still to learn, or may be told to, as the next."""
+    trained = session.run.checkpoints(model).states()
+    if trained:
+        return [day for day in days if day > trained[-1].day]
+    first = session.first_day(model)
+    return [day for day in days if first is None or day >= first]
+
+
+def _needed(session: Session, days: Sequence[date], todo: dict[str, list[date]]) -> dict[date, str]:
+    """Days that must stay, each with a reason."""
+    needed: dict[date, str] = {}
+    for model, left in todo.items():
+        for day in left:
+            needed.setdefault(day, f"{model} has still to learn it")
+    coming = max(days) + timedelta(days=session.run.schema.slice_days)
+    if session.run.schema.histories:
+        for day in sorted({*needed, coming}):
+            for source in session.run.lake.history_days(day):
+                needed.setdefault(source, f"the histories of {day} are made of it")
+    for model in todo:
+        for state in session.run.checkpoints(model).states()[-1:]:
+            needed.setdefault(state.day, f"it is the last that {model} has learnt")
+    return needed
+
+
+def _readers_days(session: Session, todo: dict[str, list[date]]) -> list[date]:
+    """Days that are still to be labelled by a snapshot of a teacher."""
+    readers = [s.name for s in session.experiment.students if s.producer == "snapshot" and s.distillation]
+    return sorted({day for name in readers for day in todo[name]})
+
+
+def _model(
+    session: Session, model: str, before: date, needed: Iterable[date], to_label: Sequence[date]
+) -> list[Action]:
+    """A model's variables, versions that no server has, and records, of days before that one."""
+    checkpoints, quarantine = session.run.checkpoints(model), session.run.quarantine(model)
+    steps = [
+        Action(what=f"checkpoint of {model}, {day}", apply=partial(checkpoints.prune, day))
+        for day in checkpoints.to_prune(before)
+        if day != _base(session, model)
+    ]
+    steps += [
+        Action(what=f"damaged checkpoint of {model}, {path.name[-10:]}", apply=partial(shutil.rmtree, path))
+        for path in sorted(checkpoints.folder.glob(".damaged-*"))
+        if path.name[-10:] < str(before)
+    ]
+    versions = session.versions(model)
+    idle = [*versions_in(versions.rejected), *versions_in(versions.retired)]
+    served = versions.published()
+    stay = {max((version.number for version in [*idle, *served]), default=0), *versions.pinned()}
+    if is_teacher(model):  # No server has it: the labeler takes the newest that is older than a day.
+        stay |= {max((v.number for v in served if v.day < day), default=0) for day in to_label}
+        idle += served
+    alive = {state.id for state in checkpoints.states()[-1:]}
+    numbers = sorted(
+        v.number for v in idle if v.day < before and v.number not in stay and v.checkpoint not in alive
+    )
+    if numbers:
+        what = f"versions {', '.join(map(str, numbers))} of {model}"
+        steps.append(Action(what=what, apply=partial(versions.remove, numbers)))
+    steps += [
+        Action(what=f"quarantine of {model}, {day}", apply=partial(quarantine.remove, day))
+        for day in quarantine.days()
+        if day < before and day not in needed
+    ]
+    return steps
+
+
+def _base(session: Session, model: str) -> date | None:
+    """The day after which the teacher is what a successor that has learnt nothing yet is to start from."""
+    successor = session.successor
+    if model != session.run.teacher_model or not successor or not successor.first_day:
+        return None
+    if session.run.checkpoints(session.teachers[-1]).states():
+        return None
+    days = [state.day for state in session.run.checkpoints(model).states()]
+    return max((day for day in days if day < successor.first_day), default=None)
+
+
+def _days(root: Path, table: Table, before: date, needed: Iterable[date]) -> list[Action]:
+    old = table.partitions().filter(pl.col("day") < before, ~pl.col("day").is_in(list(needed)))
+    counts = table.counts()
+    steps = []
+    for row in old.sort("day").iter_rows(named=True):
+        rows = row.pop("rows")
+        key = "/".join(map(str, row.values()))
+        metadata = counted(counts.get(key, {}), rows, PRUNED)
+        steps.append(
+            Action(
+                what=f"{rows:,} rows of {table.path.relative_to(root)}, {key}",
+                apply=partial(table.leave_out, row, None, metadata=metadata),
+            )
+        )
+    return steps
+
+
+def _say(kept: Sequence[tuple[date, str]], session: Session) -> list[str]:
+    reasons = dict.fromkeys(reason for _, reason in kept)
+    length = session.run.schema.slice_days
+    return [
+        f"{spans([day for day, why in kept if why == reason], slice_days=length)}: {reason}"
+        for reason in reasons
+    ]

@@ -1,0 +1,117 @@
+"""What was built on rows or labels that have been made anew since, and what falls with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from tutelage.launch.lifecycle.rollback import Action, Invalidation, teachers
+from tutelage.launch.session import Session
+from tutelage.trainers.run import is_teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """What is to be made again."""
+
+    why: list[str]
+    """What is another one than it was learnt from, as in `interactions of 2026-01-02`."""
+    invalidation: Invalidation
+    unrecoverable_days: list[date]
+    """Days that would have to be learnt again, and are not asked for, no longer in `interactions`, or the last before
+    that with a checkpoint that was pruned."""
+
+    def describe(self, session: Session) -> str:
+        """In one line, what is stale and why."""
+        parts = []
+        for model, since in self.invalidation.since.items():
+            if days := self.invalidation.days(session, model):
+                parts.append(f"{model} from {days[0]} on ({len(days)} days)")
+            elif self.invalidation.verdicts(session, model):
+                parts.append(f"the verdict on {model}, {since}")
+        parts += [
+            f"{producer} labels of {day}"
+            for _, producer, day in self.invalidation.labels
+            if producer == "snapshot"
+        ]
+        parts += [f"that {each.name} took over on {each.from_day}" for each in self.invalidation.takeovers]
+        others = f"{', '.join(self.why[:3])}{f' and {len(self.why) - 3} more' if self.why[3:] else ''}"
+        return f"{', '.join(parts)}: made from other {others}"
+
+    def steps(self, session: Session) -> list[Action]:
+        return self.invalidation.steps(session, reason=f"made from other {self.why[0]}")
+
+
+def find(session: Session) -> Stale | None:
+    """None: whatever is there was made from what is there.
+
+    A day that is no longer there, or was learnt before its versions were recorded, makes nothing stale.
+    """
+    # After its place was taken, a teacher may have learnt days of which nothing was made.
+    until = {change.before.model: change.from_day for change in session.run.takeovers}
+    recorded = {
+        model: {
+            day: made for day, made in _recorded(session, model).items() if day < until.get(model, date.max)
+        }
+        for model in [*teachers(session), *session.students]
+    }
+    days = sorted({day for input_versions in recorded.values() for day in input_versions})
+    now: dict[str | None, dict[date, dict[str, int]]] = {}
+    since: dict[str, date] = {}
+    why: set[tuple[date, str]] = set()
+    for model, input_versions in recorded.items():
+        producer = None if is_teacher(model) else session.experiment.student(model).producer
+        if producer not in now:
+            now[producer] = _now(session, days, producer)
+        others = {
+            (day, name)
+            for day, versions in input_versions.items()
+            for name, version in versions.items()
+            if now[producer][day].get(name, version) != version
+        }
+        if others:
+            since[model] = min(others)[0]
+            why |= others
+    labels = _labels(session)
+    if not since and not labels:
+        return None
+    why |= {(day, "rows") for _, _, day in labels if all(day != other for other, _ in why)}
+    invalidation = Invalidation.of(session, since, labels)
+    again = {day for model in invalidation.since for day in invalidation.days(session, model)}
+    there = set(session.days) & set(session.run.lake.interactions.partitions()["day"])
+    unrecoverable_days = (again - there) | set(invalidation.cut_off(session).values())
+    return Stale(
+        why=[f"{name} of {day}" for day, name in sorted(why)],
+        invalidation=invalidation,
+        unrecoverable_days=sorted(unrecoverable_days),
+    )
+
+
+def _recorded(session: Session, model: str) -> dict[date, Mapping[str, int]]:
+    """What each day was learnt from, be it kept or skipped."""
+    verdicts = session.run.quarantine(model).days().items()
+    skipped = {day: record.get("made_of", {}) for day, record in verdicts if record["outcome"] == "skipped"}
+    return skipped | {state.day: state.input_versions for state in session.run.checkpoints(model).states()}
+
+
+def _now(session: Session, days: Sequence[date], producer: str | None) -> dict[date, dict[str, int]]:
+    """What each day is made of by now; with the labels that a student reads of it, where there is a `producer`."""
+    lake = session.run.lake
+    if producer is None:
+        return lake.input_versions(days, histories=True)
+    found: dict[date, dict[str, int]] = {}
+    by = {day: session.run.labeller(day).name for day in days}
+    for teacher in set(by.values()):
+        own = [day for day in days if by[day] == teacher]
+        found |= lake.input_versions(own, histories=True, labels={"teacher": teacher, "producer": producer})
+    return found
+
+
+def _labels(session: Session) -> list[tuple[str, str, date]]:
+    """(teacher, producer, day) of the labels of rows, or histories, that are others now."""
+    lake = session.run.lake
+    rows = lake.soft_labels.partitions().select("teacher", "producer", "day").rows()
+    known = set(teachers(session).values())
+    keys = {"/".join(map(str, row)): row for row in rows if row[0] in known}
+    recorded = lake.soft_labels.sources(list(keys))
+    now = lake.label_sources([keys[key][2] for key in recorded])
+    return [keys[key] for key, source in recorded.items() if now.get(keys[key][2], source) != source]

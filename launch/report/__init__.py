@@ -1,0 +1,1 @@
+"""What a run shows: the HTML report, its charts, the printed summary, the status."""

@@ -1,0 +1,115 @@
+"""Where a workdir stands: for the person on call."""
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from tutelage.launch import steps
+from tutelage.launch.lifecycle import stale, succession
+from tutelage.launch.report.summary import (
+    DASH,
+    NOTES,
+    print_table,
+    simple_table,
+)
+from tutelage.launch.session import Session
+from tutelage.pipeline.days import spans
+
+
+def print_status(session: Session, console: Console) -> None:
+    """Print what there is of each day and model, and what is still to be done of the days asked for."""
+    where = f"{session.experiment.name} in {session.run.root}"
+    console.print(f"{where}; asked for: {session.asked}", markup=False)
+    for table in (_days(session), _models(session)):
+        print_table(console, table)
+    for line in steps.quarantined(session):
+        console.print(f"Quarantine: {line}", markup=False)
+    for line in succession.describe(session):
+        console.print(f"Teacher: {line}", markup=False)
+    if waits := session.waits():
+        console.print(f"Waits: {waits}", markup=False)
+    if found := stale.find(session):
+        console.print(f"Stale: {found.describe(session)}", markup=False)
+    if session.pruned:
+        gone = spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)
+        console.print(f"Pruned: {gone}", markup=False)
+    for line in _vocabularies(session):
+        console.print(f"Ids: {line}", markup=False)
+    missing = steps.to_materialize(session)
+    console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")
+
+
+def _days(session: Session) -> Table:
+    """A row for each materialised day: its rows, labels, and what was dropped."""
+    counts = steps.day_counts(session)
+    labelled = {
+        (producer, day): rows
+        for teacher, producer, day, rows in session.run.lake.soft_labels.partitions().iter_rows()
+        if teacher == session.run.labeller(day).name
+    }
+    producers = sorted({producer for producer, _ in labelled})
+    heads = [f"{producer} labels" for producer in producers]
+    notes = {name: head for name, head in NOTES.items() if (counts[name] > 0).any()}
+    heads += notes.values()
+    days = simple_table("day", "rows in", "kept", *heads, "dropped", title="Days")
+    for (day,), rows in counts.partition_by("day", as_dict=True, maintain_order=True).items():
+        reasons = rows.filter(pl.col("dropped") > 0).select("reason", "dropped").iter_rows()
+        dropped = ", ".join(f"{number:,} {reason}" for reason, number in reasons) or "none"
+        numbers = [rows["rows_in"][0], rows["kept"][0], *(labelled.get((p, day)) for p in producers)]
+        numbers += [rows[name][0] for name in notes]
+        days.add_row(str(day), *(DASH if n is None else f"{n:,}" for n in numbers), dropped)
+    return days
+
+
+def _models(session: Session) -> Table:
+    """A row for each model: how far it is."""
+    heads = [
+        "days learnt",
+        "last day",
+        "updates",
+        "examples",
+        "newest version",
+        "days skipped",
+        "days to learn",
+    ]
+    models = simple_table("model", *heads, title="Models")
+    for model in session.models:
+        states = session.run.checkpoints(model).states()
+        published = session.versions(model).published()
+        skipped = set(session.run.skipped(model))
+        done = {*(state.day for state in states), *skipped}
+        left = [day for day in session.days_of(model) if day not in done]
+        models.add_row(
+            model,
+            str(len(states)),
+            str(states[-1].day) if states else DASH,
+            f"{states[-1].step:,}" if states else DASH,
+            f"{states[-1].examples:,}" if states else DASH,
+            str(published[-1].number) if published else DASH,
+            str(len(skipped & set(session.days_of(model)))),
+            str(len(left)),
+        )
+    return models
+
+
+def _vocabularies(session: Session) -> list[str]:
+    """A line for each model and growing feature: what became of its ids on the model's last day."""
+    growing = [feature for feature in session.experiment.schema.ids if feature.grows]
+    lines = []
+    for model in session.models if growing else ():
+        states = session.run.checkpoints(model).states()
+        if not states:
+            continue
+        day = states[-1].day
+        metrics = session.run.lake.metrics.scan(model=model, run=session.run.name, day=day)
+        counted = metrics.filter(basis="pre_update", task="").collect()
+        for feature in growing:
+            n = dict(counted.filter(slice=feature.name).select("metric", "value").iter_rows())
+            if n:
+                lines.append(
+                    f"{model}, {feature.name} on {day}: {n['ids_known']:,.0f} known, {n['ids_with_rows']:,.0f} with "
+                    f"one of {feature.capacity - 1:,} rows; {n['ids_given']:,.0f} given one, {n['ids_evicted']:,.0f} "
+                    f"evicted, none left for {n['ids_full']:,.0f}; {n['default_row_share']:.1%} of the examples on "
+                    "the default row"
+                )
+    return lines

@@ -1,0 +1,1 @@
+"""What distillation gives: the arms, their comparison, the pages."""

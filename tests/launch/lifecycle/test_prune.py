@@ -1,0 +1,305 @@
+"""Old days go, with what no live model needs of them; what stays says for whom."""
+
+import json
+import shutil
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import tensorflow as tf
+
+from tests.launch import small
+from tutelage.launch import actions, steps
+from tutelage.launch.lifecycle import prune, rollback
+from tutelage.launch.session import Session
+from tutelage.launch.workspace import reset_student
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.checkpoints import Checkpoints, State
+
+DAYS = small.DAYS
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five days, learnt by all; the control's third was rejected, its first retired."""
+    workdir = tmp_path_factory.mktemp("made") / "w"
+    session = small.materialize(workdir)
+    for state in small.train(session, "teacher", DAYS):
+        small.publish(session, "teacher", state)
+    for state in small.train(session, "control", DAYS):
+        small.publish(session, "control", state, rejected=state.day == DAYS[2])
+    session.versions("control").retire(keep=3)
+    small.train(session, "auxiliary", DAYS)
+    small.train(session, "late", DAYS[3:])
+    return workdir
+
+
+@pytest.fixture
+def workdir(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "w")
+    return tmp_path / "w"
+
+
+def _open(workdir: Path) -> Session:
+    return Session.open(small.settings(workdir))
+
+
+def _prune(workdir: Path, keep_days: int = 3) -> None:
+    actions.prune(small.settings(workdir), keep_days)
+
+
+def _days(workdir: Path, table: str) -> list[date]:
+    return sorted(pl.read_delta(str(workdir / "lake" / table))["day"].unique())
+
+
+def _variables(workdir: Path, model: str) -> list[str]:
+    return sorted(path.parent.name for path in _open(workdir).run.folder(model).rglob("variables.index"))
+
+
+def test_days_before_the_last_ones_go_from_all_tables_and_their_files_too(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _prune(workdir)
+    for table in ("interactions", "histories", "soft_labels"):
+        assert _days(workdir, table) == DAYS[2:]
+        found = {path.parent.name for path in (workdir / "lake" / table).rglob("day=*/*.parquet")}
+        assert found == {f"day={day}" for day in DAYS[2:]}
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if not line.startswith("goes: ")] == []
+    assert "goes: 40 rows of lake/soft_labels, teacher/pre_update/2026-01-02" in printed
+
+
+def test_of_old_days_a_model_keeps_where_it_stood_and_its_newest_variables(workdir: Path) -> None:
+    before = [state.step for state in _open(workdir).run.checkpoints("control").states()]
+    _prune(workdir, 1)
+    states = _open(workdir).run.checkpoints("control").states()
+    assert [state.step for state in states] == before == [3, 6, 9, 12, 15]
+    assert [state.pruned for state in states] == [True] * 4 + [False]
+    assert _variables(workdir, "control") == _variables(workdir, "teacher") == ["2026-01-05"]
+
+
+def test_what_is_served_stays_and_of_the_rest_the_old_versions_go(workdir: Path) -> None:
+    versions = _open(workdir).versions("control")
+    _prune(workdir, 1)
+    assert [version.number for version in versions.published()] == [2026010201, 2026010401, 2026010501]
+    assert list(versions.rejected.glob("2*")) == []
+    assert list(versions.retired.glob("2*")) == []
+    # No server has the teacher's: the newest is left, for the labeler.
+    assert [v.number for v in _open(workdir).versions("teacher").published()] == [2026010501]
+    assert {"2026010101", "2026010301"} <= versions.used()
+
+
+def test_the_newest_version_of_a_model_stays_though_it_was_rejected(workdir: Path) -> None:
+    session = _open(workdir)
+    shutil.rmtree(session.versions("late").folder, ignore_errors=True)
+    states = session.run.checkpoints("late").states()
+    for state in states:
+        small.publish(session, "late", state, rejected=True)
+    small.train(session, "late", [date(2026, 1, 6)])
+    _prune(workdir, 1)
+    assert [path.name for path in session.versions("late").rejected.glob("2*")] == ["2026010501"]
+
+
+def test_a_second_prune_finds_nothing_and_a_pruned_day_is_neither_made_nor_learnt_nor_exported_again(
+    workdir: Path,
+) -> None:
+    _prune(workdir)
+    session = _open(workdir)
+    assert session.pruned == {*DAYS[:2]}
+    assert steps.to_materialize(session) == []
+    assert not any(session.days_to_train(model) for model in session.models)
+    assert not any(session.to_export(model) for model in ("teacher", "control"))
+    again = [step.what for step in prune.plan(session, 3).steps]
+    tables = ("soft_labels", "histories", "statistics", "interactions")
+    assert again == [f"old files of lake/{table}" for table in tables]
+
+
+def test_rows_in_are_kept_and_dropped_ones_in_what_is_left_and_status_names_the_pruned_days(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _prune(workdir)
+    counts = steps.day_counts(_open(workdir)).select("day", "rows_in", "kept").rows()
+    assert counts == [(day, 40, 40) for day in DAYS[2:]]
+    of = _open(workdir).run.lake.interactions.counts()["2026-01-01"]
+    assert (of["rows_in"], of["kept"], of["dropped"]) == (40, 0, {"pruned": 40})
+    capsys.readouterr()
+    actions.status(small.settings(workdir))
+    printed = capsys.readouterr().out
+    assert "\nPruned: 2026-01-01 to 2026-01-02\n" in printed
+    assert printed.endswith("To materialise: nothing\n")
+
+
+def test_what_a_model_has_still_to_learn_stays_with_all_that_it_is_made_of(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = _open(workdir)
+    shutil.rmtree(session.run.checkpoints("auxiliary").folder / "2026-01-05")
+    shutil.rmtree(session.run.checkpoints("auxiliary").folder / "2026-01-04")
+    _prune(workdir, 1)
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "kept: 2026-01-02 to 2026-01-03: the histories of 2026-01-04 are made of it",
+        "kept: 2026-01-04: auxiliary has still to learn it",
+    ]
+    for table in ("interactions", "histories", "soft_labels"):
+        assert _days(workdir, table) == DAYS[1:]
+    assert _open(workdir).days_to_train("auxiliary") == DAYS[3:]
+
+
+def test_a_model_that_has_learnt_nothing_needs_all_days_from_its_first_one(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = _open(workdir)
+    reset_student(session.run, session.experiment.student("late"))
+    _prune(workdir, 1)
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "kept: 2026-01-02 to 2026-01-03: the histories of 2026-01-04 are made of it",
+        "kept: 2026-01-04: late has still to learn it",
+    ]
+    reset_student(session.run, session.experiment.student("control"))
+    _prune(workdir, 1)
+    assert _days(workdir, "interactions") == DAYS[1:]
+
+
+def test_days_that_the_next_days_histories_look_back_to_stay(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _prune(workdir, 1)
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "kept: 2026-01-04: the histories of 2026-01-06 are made of it"
+    )
+    assert _days(workdir, "interactions") == DAYS[3:]
+
+
+def test_a_student_that_begins_after_a_prune_is_told_which_days_it_lacks(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _prune(workdir)
+    session = _open(workdir)
+    reset_student(session.run, session.experiment.student("control"))
+    assert session.days_to_train("control") == DAYS[2:]
+    capsys.readouterr()
+    actions._tell_left_out(session, "control")
+    actions._tell_left_out(session, "late")
+    assert capsys.readouterr().out.splitlines() == [
+        "control: 2026-01-01 to 2026-01-02 were pruned, so it begins without them; "
+        "tutelage-materialize for these days alone makes them anew"
+    ]
+
+
+def test_pruned_days_are_made_anew_only_when_they_alone_are_asked_for(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.write_events(workdir.parent / "raw")
+    _prune(workdir)
+    capsys.readouterr()
+    actions.materialize(small.settings(workdir, start_day="2026-01-02", end_day="2026-01-03"))
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "2026-01-02 were pruned and are left out; tutelage-materialize for these days alone makes them anew"
+    )
+    assert _days(workdir, "interactions") == DAYS[2:]
+    actions.materialize(small.settings(workdir, end_day="2026-01-02"))
+    assert _days(workdir, "interactions") == DAYS
+    assert _open(workdir).pruned == frozenset()
+
+
+def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
+    planned = prune.plan(_open(workdir), 2).steps
+    assert len(planned) == 27
+    for number, step in enumerate(planned):
+        session = _open(workdir)
+        left = [step.what for step in prune.plan(session, 2).steps]
+        # Old files are looked for each time.
+        assert left == [s.what for i, s in enumerate(planned) if i >= number or s.what.startswith("old")]
+        # Nothing that went half is taken for something to do.
+        assert not session.to_export("control")
+        assert not any(session.days_to_train(model) for model in session.models)
+        step.apply()
+    for table in ("interactions", "histories", "soft_labels"):
+        assert _days(workdir, table) == DAYS[3:]
+
+
+def test_what_a_successor_starts_from_stays_with_the_days_that_it_has_still_to_learn(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = small.settings(workdir, config=small.BESIDE)
+    actions.prune(asked, 1)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("kept: ")] == [
+        "kept: 2026-01-01 to 2026-01-02: the histories of 2026-01-03 are made of it",
+        "kept: 2026-01-03 to 2026-01-04: teacher-wide has still to learn it",
+        "kept: checkpoint of teacher, 2026-01-02: teacher-wide starts from it",
+    ]
+    session = Session.open(asked)
+    assert session.days_to_train("teacher-wide") == DAYS[2:]
+    assert _variables(workdir, "teacher") == ["2026-01-02", "2026-01-05"]
+    small.train(session, "teacher-wide", DAYS[2:])
+    actions.prune(asked, 1)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("kept: ")] == [
+        "kept: 2026-01-04: the histories of 2026-01-06 are made of it"
+    ]
+    assert _variables(workdir, "teacher") == _variables(workdir, "teacher-wide") == ["2026-01-05"]
+
+
+def test_an_empty_workdir_has_nothing_to_prune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _prune(tmp_path / "w")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_teacher_is_not_taken_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
+    _prune(workdir)
+    with pytest.raises(UserError) as error:
+        rollback.plan(_open(workdir), DAYS[1])
+    assert str(error.value) == (
+        "--to_day=2026-01-02: the teacher's checkpoint of it was pruned; give 2026-01-03 or a later day"
+    )
+    assert rollback.plan(_open(workdir), DAYS[2])
+
+
+def test_no_student_is_taken_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
+    session = _open(workdir)
+    # It never learnt the fourth day, so a rollback to that day leaves it at the third.
+    shutil.rmtree(session.run.checkpoints("auxiliary").folder / "2026-01-04")
+    _prune(workdir, 2)
+    with pytest.raises(UserError) as error:
+        rollback.plan(_open(workdir), DAYS[3])
+    assert str(error.value) == (
+        "--to_day=2026-01-04: auxiliary would stand at 2026-01-03, and its checkpoint of that day was pruned; "
+        "give a later day, or train it anew with tutelage-student --student=auxiliary --reset"
+    )
+
+
+def test_a_pruned_checkpoint_cannot_be_restored_and_a_damaged_one_after_it_does_not_take_it_along(
+    tmp_path: Path,
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    variable = tf.Variable(np.ones(3, np.float32))
+    checkpoint = tf.train.Checkpoint(variable=variable)
+    for step, day in enumerate(DAYS[:3], 1):
+        checkpoints.save(checkpoint, State(day=day, step=step, examples=step, rows=1))
+    checkpoints.prune(DAYS[1])
+    (data,) = (tmp_path / str(DAYS[2])).glob("variables.data*")
+    data.write_bytes(b"")
+    assert checkpoints.set_damaged_aside() == [DAYS[2]]
+    assert [state.step for state in checkpoints.states()] == [1, 2]
+    with pytest.raises(UserError) as error:
+        checkpoints.restore(checkpoint, DAYS[1])
+    assert str(error.value) == (
+        f"the checkpoint of 2026-01-02 in {tmp_path} was pruned; put its folder back from a copy, or train the "
+        "model anew"
+    )
+    assert json.loads((tmp_path / "2026-01-02/state.json").read_text())["pruned"]
+
+
+def test_a_prune_of_a_checkpoint_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for day in DAYS[:2]:
+        folder = tmp_path / str(day)
+        folder.mkdir()
+        (folder / "variables.data").touch()
+        state = {"day": str(day), "step": 1, "examples": 1, "rows": 1, "pruned": day == DAYS[0]}
+        (folder / "state.json").write_text(json.dumps(state))
+    assert checkpoints.to_prune(DAYS[1]) == [DAYS[0]]
+    checkpoints.prune(DAYS[0])
+    assert checkpoints.to_prune(DAYS[2]) == []
+    assert [path.name for path in (tmp_path / "2026-01-01").iterdir()] == ["state.json"]

@@ -1,0 +1,71 @@
+"""`tutelage-run` with a change of teacher, its models trained in this process and no student exported."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.launch import small
+from tests.same import assert_same
+from tutelage.launch import actions, pool, steps
+from tutelage.launch.session import Session, Settings
+from tutelage.trainers.run import is_teacher
+
+CONFIG = Path(__file__).with_name("heirs_config.py")
+AS_GOOD, NEVER = "successor.margin=99", "successor.margin=-0.9"
+
+
+def settings(workdir: Path, day: date, *overrides: str, config: Path = CONFIG) -> Settings:
+    """Of the days up to that one."""
+    return small.settings(workdir, config=config, end_day=str(day), overrides=overrides)
+
+
+def run(workdir: Path, day: date, *overrides: str, config: Path = CONFIG) -> Session:
+    """Returns the session as it is afterwards."""
+    asked = settings(workdir, day, *overrides, config=config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "train", _train)
+        actions.run(asked)
+    return Session.open(asked)
+
+
+def _train(
+    settings: Settings, models: Sequence[str], *, progress: Callable[[str, int], None]
+) -> Iterator[pool.Outcome]:
+    for model in models:
+        session = Session.open(settings)
+        trained = steps.train(session, model)
+        exported = steps.export(session, model) if is_teacher(model) else []
+        yield pool.Outcome(model=model, trained=trained, exported=len(exported), rejected=[])
+
+
+def mend_events(workdir: Path, day: date) -> None:
+    """The raw day lacks its first rows."""
+    path = workdir.parent / "raw" / f"{day}.parquet"
+    pl.read_parquet(path)[5:].write_parquet(path)
+
+
+def materialize(workdir: Path, day: date) -> None:
+    """The day alone, anew."""
+    actions.materialize(small.settings(workdir, config=CONFIG, start_day=str(day), end_day=str(day)))
+
+
+def _started(workdir: Path) -> list[str]:
+    return [path.read_text() for path in sorted(workdir.glob("teacher-*/warm_start.json"))]
+
+
+def changes(workdir: Path) -> list[dict[str, Any]]:
+    """Those of teacher, but for when they were decided."""
+    path = workdir / "takeovers.json"
+    found = json.loads(path.read_text()) if path.exists() else []
+    return [{**change, "decided_at": ""} for change in found]
+
+
+def assert_as_if(expected: Path, found: Path) -> None:
+    assert_same(expected, found)
+    assert changes(expected) == changes(found)
+    assert _started(expected) == _started(found)

@@ -1,0 +1,109 @@
+"""What TensorFlow and Beam print at their start is kept out of a command's output, and not lost."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env={**kept, **environment}, timeout=60)
+
+
+def _noisy(*, verbose: bool, then: str = "pass") -> subprocess.CompletedProcess[str]:
+    """Noise of this process, of Python in it, and of a child, within; then `then`; a word after it."""
+    return _python(
+        "import os, sys\n"
+        "from tutelage.launch.logging_setup import quiet_stderr\n"
+        f"with quiet_stderr(verbose={verbose}):\n"
+        "    os.write(2, b'from C\\n')\n"
+        "    print('from Python', file=sys.stderr)\n"
+        "    os.system('echo from a child >&2')\n"
+        "    print('told')\n"
+        f"    {then}\n"
+        "print('after', file=sys.stderr)\n"
+    )
+
+
+def test_what_is_written_to_the_file_descriptor_is_hidden_on_success() -> None:
+    done = _noisy(verbose=False)
+    assert done.returncode == 0
+    assert done.stderr == "after\n"
+    assert done.stdout == "told\n"
+
+
+@pytest.mark.parametrize(
+    ("then", "status", "end"),
+    [("raise ValueError('broken')", 1, "ValueError: broken\n"), ("sys.exit(3)", 3, "from a child\n")],
+)
+def test_what_was_hidden_is_shown_before_the_failure(then: str, status: int, end: str) -> None:
+    done = _noisy(verbose=False, then=then)
+    assert done.returncode == status
+    assert done.stderr.startswith("from C\nfrom Python\nfrom a child\n")
+    assert done.stderr.endswith(end)
+    assert "after" not in done.stderr
+
+
+def test_a_warning_of_this_package_is_told_at_once() -> None:
+    code = "import logging; logging.getLogger('tutelage.pipeline.io.retry').warning('tried again')"
+    assert _noisy(verbose=False, then=code).stderr == "tried again\nafter\n"
+
+
+def test_a_users_mistake_is_told_without_what_was_hidden() -> None:
+    done = _noisy(verbose=False, then="from tutelage.pipeline.errors import UserError; raise UserError('x')")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+
+
+def test_verbose_shows_it_all() -> None:
+    done = _noisy(verbose=True)
+    assert done.stderr == "from C\nfrom Python\nfrom a child\nafter\n"
+
+
+@pytest.mark.parametrize(
+    ("verbose", "before", "after"),
+    [(False, {}, "3"), (False, {"TF_CPP_MIN_LOG_LEVEL": "0"}, "0"), (True, {}, "None")],
+)
+def test_silence_sets_tensorflows_log_level_where_nobody_has(
+    verbose: bool, before: dict[str, str], after: str
+) -> None:
+    code = (
+        "import os\n"
+        "from tutelage.launch.logging_setup import silence\n"
+        f"silence(verbose={verbose})\n"
+        "print(os.environ.get('TF_CPP_MIN_LOG_LEVEL'))\n"
+    )
+    assert _python(code, **before).stdout == f"{after}\n"
+
+
+@pytest.mark.parametrize(
+    ("verbose", "heard"),
+    [(False, "root: error\n"), (True, "apache_beam.runners: error\nroot: hint\nroot: error\n")],
+)
+def test_silence_leaves_errors_that_are_not_of_beam_or_tensorflow(verbose: bool, heard: str) -> None:
+    code = (
+        "import logging\n"
+        "from tutelage.launch.logging_setup import silence\n"
+        "logging.basicConfig(format='%(name)s: %(message)s', level=logging.INFO)\n"
+        f"silence(verbose={verbose})\n"
+        "logging.getLogger('apache_beam.runners').error('error')\n"
+        "logging.info('hint')\n"
+        "logging.error('error')\n"
+    )
+    assert _python(code).stderr == heard
+
+
+def test_silence_stays_when_a_library_that_is_imported_later_defines_flags() -> None:
+    code = (
+        "import absl.app, absl.flags, absl.logging\n"
+        "from tutelage.launch.logging_setup import silence\n"
+        "def main(argv):\n"
+        "    silence(verbose=False)\n"
+        "    absl.flags.DEFINE_bool('late', False, 'Of a library.')\n"
+        "    absl.logging.info('info')\n"
+        "absl.app.run(main)\n"
+    )
+    assert _python(code).stderr == ""

@@ -1,0 +1,259 @@
+"""Days of data that are judged: in order, each against those before it; the bad one is kept out, the others go on."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+
+from tests.pipeline.rows import DAY, Row, Rows
+from tutelage.pipeline import commit_day
+from tutelage.pipeline.commit_day import DayCommitter, StagedDay, accept
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.materialize import Materialized, materialize
+from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
+from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.sources.base import Unit
+
+SCHEMA = Schema(
+    features=(
+        Feature(name="user", dtype="int64", capacity=10),
+        Feature(name="item", dtype="string", capacity=10),
+    ),
+    tasks=(Task(name="click", label="click"),),
+    key=("user", "event_time_us"),
+)
+DAYS = [date(1970, 1, 1) + timedelta(days=n) for n in range(6)]
+BAD = DAYS[3]
+ROWS = 400
+SAID = "fail; nulls of item is 1, 0.1 is the bound; mean of click is 0.5, "
+
+
+def _rows(day: date, *, bad: bool = False) -> tuple[Row, ...]:
+    """One row in twenty is a click; of a bad day one in two, and no item is known."""
+    start = (day - DAYS[0]).days * DAY
+    every = 2 if bad else 20
+    return tuple(
+        (start + i, i % 50, None if bad else "abcd"[i % 4], int(i % every == 0), "")  # type: ignore[misc]
+        for i in range(ROWS)
+    )
+
+
+def _source(*, bad: Sequence[date] = (BAD,), days: Sequence[date] = DAYS) -> Rows:
+    """Two days a unit, so that a day's rows come with another's."""
+    parts = [_rows(day, bad=day in bad) for day in days]
+    return Rows(tuple(sum(parts[i : i + 2], ()) for i in range(0, len(parts), 2)))
+
+
+def _run(
+    root: Path, source: Rows, days: Sequence[date] = DAYS, quality: QualityConfig = DEFAULT_QUALITY
+) -> tuple[Lake, Materialized]:
+    lake = Lake(root / "lake", SCHEMA)
+    lake.create()
+    return lake, materialize(source, SCHEMA, lake, raw_dir="", workdir=str(root), days=days, quality=quality)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Materialized]:
+    root = tmp_path_factory.mktemp("made")
+    return root, _run(root, _source())[1]
+
+
+@pytest.fixture
+def root(made: tuple[Path, Materialized], tmp_path: Path) -> Path:
+    """Five days in the table, the fourth in quarantine."""
+    shutil.copytree(made[0], tmp_path / "made")
+    return tmp_path / "made"
+
+
+def _lake(root: Path) -> Lake:
+    return Lake(root / "lake", SCHEMA)
+
+
+def test_a_bad_day_goes_into_quarantine_and_the_days_after_it_go_on(made: tuple[Path, Materialized]) -> None:
+    root, done = made
+    lake = _lake(root)
+    assert list(done.days) == [day for day in DAYS if day != BAD]
+    assert list(done.quarantined) == [BAD]
+    assert done.quarantined[BAD].startswith(SAID)
+    assert lake.interactions.partitions()["day"].to_list() == list(done.days)
+    assert lake.quarantined_days() == [BAD]
+    rows = pl.read_parquet(root / "lake/quarantine/interactions")
+    assert rows["day"].unique().to_list() == [BAD]
+    assert (rows.height, rows["click"].sum(), rows["item"].null_count()) == (ROWS, ROWS // 2, ROWS)
+    # None of them is left where a later commit could be taken for its own.
+    assert list((root / f"lake/interactions/day={BAD}").iterdir()) == []
+
+
+def test_the_record_says_what_failed_with_both_values(made: tuple[Path, Materialized]) -> None:
+    record = json.loads((made[0] / f"lake/quarantine/{BAD}.json").read_text())
+    assert (record["day"], record["outcome"]) == (str(BAD), "skipped")
+    failed = [check for check in record["attempts"][0]["checks"] if not check["passed"]]
+    assert [(c["name"], c["value"], c["reference"]) for c in failed] == [
+        ("nulls of item", 1.0, 0.0),
+        ("mean of click", 0.5, 0.05),
+    ]
+    assert record["attempts"][0]["counts"]["kept"] == ROWS
+
+
+def test_statistics_are_a_table_that_opens_without_the_project(made: tuple[Path, Materialized]) -> None:
+    statistics = pl.read_delta(str(made[0] / "lake/statistics"))
+    assert statistics["day"].unique().sort().to_list() == [day for day in DAYS if day != BAD]
+    click = statistics.filter(day=DAYS[4], column="click")
+    assert (click["rows"].item(), click["mean"].item()) == (ROWS, 0.05)
+    # The first day has none before it.
+    drift = statistics.filter(column="user").sort("day")["drift"].to_list()
+    assert drift == [None, 0, 0, 0, 0]
+
+
+def test_the_statistics_of_all_days_say_which_was_kept_out(made: tuple[Path, Materialized]) -> None:
+    statistics = commit_day.statistics(_lake(made[0]))
+    nulls = statistics.filter(column="item").select("day", "nulls", "quarantined").rows()
+    assert nulls == [(day, ROWS if day == BAD else 0, day == BAD) for day in DAYS]
+
+
+def test_days_made_one_by_one_or_together_end_the_same(
+    made: tuple[Path, Materialized], tmp_path: Path
+) -> None:
+    message = {}
+    for day in DAYS:
+        _, done = _run(tmp_path, _source(), [day])
+        message.update(done.quarantined)
+    assert message == made[1].quarantined
+    one, other = (
+        pl.read_delta(str(root / "lake/statistics")).sort("day", maintain_order=True)
+        for root in (made[0], tmp_path)
+    )
+    assert one.equals(other)
+
+
+def test_a_day_that_is_accepted_is_committed_as_it_is_and_recorded(root: Path) -> None:
+    lake = _lake(root)
+    assert accept(lake, BAD, "a sale") == ROWS
+    rows = lake.interactions.scan(day=BAD).collect()
+    assert (rows.height, rows["click"].sum()) == (ROWS, ROWS // 2)
+    commit = lake.interactions.counts()[str(BAD)]
+    assert commit["accepted"]["reason"] == "a sale"
+    assert commit["accepted"]["said"].startswith(SAID)
+    record = lake.quarantine.days()[BAD]
+    assert (record["outcome"], record["reason"]) == ("accepted", "a sale")
+    assert lake.quarantined_days() == []
+    assert not (root / f"lake/quarantine/interactions/day={BAD}").exists()
+    assert lake.statistics.scan(day=BAD, column="click").collect()["mean"].to_list() == [0.5]
+    with pytest.raises(UserError, match=r"^--accept_day=1970-01-04: no such day of data is in quarantine"):
+        accept(lake, BAD, "again")
+
+
+@pytest.mark.parametrize("moment", ["_commit", "forget"])
+def test_an_acceptance_that_was_killed_ends_the_same_when_it_is_run_again(
+    root: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object, **fields: object) -> None:
+        raise KeyboardInterrupt
+
+    lake = _lake(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(commit_day, moment, killed)
+        with pytest.raises(KeyboardInterrupt):
+            accept(lake, BAD, "a sale")
+    if moment == "_commit":
+        accept(lake, BAD, "a sale")
+    assert lake.interactions.scan(day=BAD).collect().height == ROWS
+    assert lake.quarantine.days()[BAD]["outcome"] == "accepted"
+
+
+def test_a_mended_day_comes_into_the_table_and_its_record_says_so(root: Path) -> None:
+    lake, done = _run(root, _source(bad=()), [BAD])
+    assert list(done.days) == [BAD]
+    assert lake.interactions.partitions()["day"].to_list() == DAYS
+    assert lake.quarantine.days()[BAD]["outcome"] == "passed"
+    assert lake.quarantine.describe() == []
+    assert list((root / "lake/quarantine/interactions").iterdir()) == []
+
+
+def test_a_bad_replacement_leaves_the_rows_that_were_there(root: Path) -> None:
+    lake, done = _run(root, _source(bad=DAYS[4:5]), DAYS[4:5])
+    assert done.days == {}
+    assert done.quarantined[DAYS[4]].endswith("; the rows that were there before stay")
+    assert lake.interactions.scan(day=DAYS[4]).collect()["click"].sum() == ROWS // 20
+    assert lake.statistics.scan(day=DAYS[4], column="click").collect()["mean"].to_list() == [0.05]
+    # It is in the table, so that models learn it.
+    assert lake.quarantined_days() == [BAD]
+    accept(lake, DAYS[4], "it is right")
+    assert lake.interactions.scan(day=DAYS[4]).collect()["click"].sum() == ROWS // 2
+
+
+def test_a_column_all_null_fails_whatever_the_thresholds_and_all_else_passes_with_looser_ones(
+    root: Path,
+) -> None:
+    _, done = _run(root, _source(), [BAD], QualityConfig(nulls_rise=0.999, rate_ratio=20.0, id_drift=1.0))
+    assert done.quarantined == {BAD: "fail; nulls of item is 1, 0.9975 is the bound"}
+
+
+def test_a_runner_that_repeats_the_commit_changes_nothing(tmp_path: Path, root: Path) -> None:
+    lake = _lake(root)
+    record = lake.quarantine.days()[BAD]["attempts"][0]
+    files = tuple(commit_day.DataFile(**file) for file in record["files"])
+    sketches = commit_day.Sketches(SCHEMA)
+    sketches.add(pl.read_parquet(root / f"lake/quarantine/interactions/day={BAD}/*.parquet"))
+    (tmp_path / "s").write_bytes(commit_day.pickle.dumps(sketches.finish()))
+    again = StagedDay(
+        day=BAD,
+        files=files,
+        statistics=str(tmp_path / "s"),
+        differences=(),
+        metadata=record["counts"],
+    )
+    before = lake.quarantine.days()
+    assert (
+        not DayCommitter(lake, DEFAULT_QUALITY, attempt=record["attempt"], as_of=lake.interactions)
+        .commit_day(again)
+        .blessed
+    )
+    assert lake.quarantine.days() == before
+    assert accept(lake, BAD, "a sale") == ROWS
+
+
+def test_statistics_of_other_rows_are_made_anew_when_they_are_needed(root: Path) -> None:
+    lake = _lake(root)
+    right = lake.statistics.scan(day=DAYS[2]).sort("column").collect()
+    wrong = lake.statistics.write_file(right.drop("day").head(1), {"day": DAYS[2]}, name="part")
+    # As a job leaves it that was killed before it came to the rows.
+    lake.statistics.commit([wrong], {"day": DAYS[2]}, attempt=1, metadata={})
+    assert DAYS[2] not in commit_day.statistics(lake)["day"].to_list()
+    _, done = _run(root, _source(), [BAD])
+    assert done.quarantined[BAD].startswith(SAID)
+    mended = lake.statistics.scan(day=DAYS[2]).sort("column").collect()
+    assert mended.drop("drift", "new_ids").equals(right.drop("drift", "new_ids"))
+    assert lake.statistics.attempts(DAYS[:3]) == lake.interactions.attempts(DAYS[:3])
+
+
+def test_a_lake_without_statistics_judges_its_next_day_all_the_same(root: Path) -> None:
+    shutil.rmtree(root / "lake/statistics")
+    _, done = _run(root, _source(), [BAD])
+    assert done.quarantined[BAD].startswith(SAID)
+    assert DeltaTable(root / "lake/statistics").version() > 0
+
+
+class Changed(Rows):
+    """Gives other columns than it offers."""
+
+    def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
+        for frame in super().read(unit):
+            yield frame.drop("item").with_columns(user=pl.col("user").cast(pl.String), more=pl.lit(1))
+
+
+def test_columns_that_are_missing_added_or_of_another_type_are_told(tmp_path: Path) -> None:
+    lake, done = _run(tmp_path, Changed(_source(bad=()).parts[:1]), DAYS[:2])
+    message = (
+        "fail; columns that differ: more of part 0 is not offered; user of part 0 is String, expected Int64; "
+        "item of part 0 is missing, expected String; nulls of item is 1, 0.9975 is the bound"
+    )
+    assert done.quarantined == dict.fromkeys(DAYS[:2], message)
+    accept(lake, DAYS[0], "the new logger")
+    assert lake.interactions.scan(day=DAYS[0]).collect()["user"].to_list() == [i % 50 for i in range(ROWS)]
