@@ -1,11 +1,8 @@
-"""What a record is: its features, its tasks and the columns of the tables."""
+"""What one experiment reads and predicts."""
 
-import itertools
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -14,206 +11,10 @@ import pyarrow as pa
 
 from tutelage.pipeline.days import duration, released_at
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema.features import Feature, History
+from tutelage.pipeline.schema.tasks import SAMPLING_RATE, Downsampling, Task
 
-_ARROW = {"int64": pa.int64(), "string": pa.string(), "float32": pa.float32()}
-DEFAULTS: dict[str, int | str | float] = {"int64": -1, "string": "", "float32": 0.0}
-"""What models see where a value is missing, by dtype."""
-_OUTPUTS = {
-    "binary": ("logit",),
-    "log1p": ("log1p",),
-    # The logit of a value above 0; mean and standard deviation of the log of such a value.
-    "ziln": ("logit", "mu", "sigma"),
-}
-SAMPLING_RATE = "sampling_rate"
-"""The column of `interactions` that says at which rate a row's negatives were kept."""
 _RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped", SAMPLING_RATE})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Growth:
-    """When an id feature's ids are given rows of the table of their own, and when they lose them."""
-
-    min_seen: int = 2
-    """An id is given a row when it is met for this many times; the first times it is on the default row."""
-    unseen_days: int = 30
-    """An id that was not met on so many days, up to a day's end, is forgotten then: its row and its count."""
-
-    def __post_init__(self) -> None:
-        if self.min_seen < 1 or self.unseen_days < 1:
-            raise UserError(
-                f"growth: min_seen is {self.min_seen} and unseen_days {self.unseen_days}, expected at least 1"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feature:
-    """One input of the models.
-
-    An `int64` or `string` feature is an id: it is looked up in an embedding table of `capacity` vectors.
-    A `float32` feature is a number: it is fed as it is, or as log1p(max(value, 0)) where `log1p`.
-    A null is stored as a null; models see `default` in its place.
-    A `user` feature is the same for all candidates of a request (who asks, from where); one of a
-    `candidate` differs between them.
-
-    An id of `length` n is a list (of tags, say) of which models see the mean of the first n items'
-    embeddings; a null is as good as an empty one, and an item that is null or `default` is none.
-    A number with `buckets`, ascending edges in its own unit, is fed with the embedding of the bucket
-    that it lies in besides; an edge belongs to the bucket above it.
-
-    Ids are hashed into the `capacity`, and may share a vector; with `grows` an id has a row of its own or the first
-    one, the default row (`models.id_map`), as each model has met it.
-    """
-
-    name: str
-    dtype: Literal["int64", "string", "float32"]
-    capacity: int = 0
-    log1p: bool = False
-    scope: Literal["user", "candidate"] = "candidate"
-    length: int = 0
-    buckets: tuple[float, ...] = ()
-    grows: Growth | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype not in _ARROW:
-            raise UserError(
-                f"feature {self.name!r}: dtype is {self.dtype!r}, expected one of {sorted(_ARROW)}"
-            )
-        if self.scope not in ("user", "candidate"):
-            raise UserError(f"feature {self.name!r}: scope is {self.scope!r}, expected 'user' or 'candidate'")
-        if self.is_id and not 1 <= self.capacity < 2**31:
-            raise UserError(
-                f"feature {self.name!r}: capacity is {self.capacity}, an id needs between 1 and 2**31 - 1"
-            )
-        if self.is_id and self.log1p:
-            raise UserError(f"feature {self.name!r}: log1p is for float32 features, this one is {self.dtype}")
-        if self.length < 0 or (self.length and not self.is_id):
-            raise UserError(
-                f"feature {self.name!r}: length is {self.length}, expected at least 0, and 0 for a float32"
-            )
-        ascending = all(a < b for a, b in itertools.pairwise(self.buckets))
-        if not (ascending and all(map(math.isfinite, self.buckets))) or (self.buckets and self.is_id):
-            raise UserError(
-                f"feature {self.name!r}: buckets is {self.buckets}, expected ascending numbers, "
-                "and none for an id"
-            )
-        if self.grows and (not self.is_id or self.length or self.capacity < 2):
-            raise UserError(
-                f"feature {self.name!r}: grows is for single ids with a capacity of at least 2, the default row and "
-                f"another; this one is {self.dtype} of length {self.length} with a capacity of {self.capacity}"
-            )
-
-    @property
-    def is_id(self) -> bool:
-        return self.dtype != "float32"
-
-    @property
-    def default(self) -> int | str | float:
-        """What models see where the value is missing, and after the last item of a list."""
-        return DEFAULTS[self.dtype]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one row's value."""
-        return (self.length,) if self.length else ()
-
-    def array(self, values: pl.Series) -> np.ndarray:
-        """A column as models take it: [rows], nulls filled, or of a list [rows, length], filled up."""
-        if not self.length:
-            return values.fill_null(self.default).to_numpy()
-        lists = values.list.drop_nulls().list.head(self.length)
-        sizes = lists.list.len().fill_null(0)
-        items = lists.filter(sizes > 0).explode().to_numpy()
-        filled = np.full([len(values), self.length], self.default, items.dtype)
-        filled[np.arange(self.length) < sizes.to_numpy()[:, None]] = items
-        return filled
-
-    @property
-    def fields(self) -> int:
-        """How many embeddings one row's value takes."""
-        return max(self.length, 1)
-
-    @property
-    def embeddings(self) -> int:
-        """How many rows of the embedding table are its own."""
-        return self.capacity if self.is_id else len(self.buckets) + 1 if self.buckets else 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """What a row's user met before the row's day: a list of the user's that models weigh by the candidate.
-
-    Of the rows of the `days` days before it, where the label `where` is above 0 (empty: of all), the
-    values of the id feature `of`, the newest `length` of them, newest first. It shares the embeddings of `of`.
-    """
-
-    name: str = "history"
-    of: str
-    length: int = 20
-    days: int = 7
-    where: str = ""
-
-    def __post_init__(self) -> None:
-        if self.length < 1 or self.days < 1:
-            raise UserError(
-                f"history {self.name!r}: length is {self.length} and days {self.days}, expected at least 1"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One thing to predict, from the column `label` of `interactions`.
-
-    `binary`: the label is 0 or 1, the model gives a logit, the served score is a probability.
-    `log1p`: the label is a value ≥ 0, the model gives its log1p by squared error. Its expm1 is no
-    expectation of the value, so the served score keeps the name of what it is.
-    `ziln`: the label is a value ≥ 0, often 0, the model gives a zero-inflated log-normal of it
-    (arXiv 1912.07753), the served score is its expectation, in the label's unit.
-
-    A label is final `matures_after` its event (`6h`, `3d`; empty: at once): a purchase may come days later,
-    and no purchase yet is no negative (arXiv 1907.06558).
-    """
-
-    name: str
-    label: str
-    kind: Literal["binary", "log1p", "ziln"] = "binary"
-    matures_after: str = ""
-
-    def __post_init__(self) -> None:
-        duration(self.matures_after, f"task {self.name!r}: matures_after")
-        if self.kind not in _OUTPUTS:
-            raise UserError(
-                f"task {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(_OUTPUTS)}"
-            )
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The model's raw outputs: columns of `soft_labels`, names in the scoring signature."""
-        return tuple(f"{self.name}_{output}" for output in _OUTPUTS[self.kind])
-
-    @property
-    def score(self) -> str:
-        """The served output's name: the task itself where it is a probability or an expectation."""
-        return f"{self.name}_log1p" if self.kind == "log1p" else self.name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Downsampling:
-    """Of the negatives of a binary task `interactions` holds a share only, and all positives.
-
-    The column `sampling_rate` (float32, above 0, at most 1; null: 1) says of each row, positives too, which share of
-    the negatives was kept where it comes from. A negative then weighs 1/sampling_rate in every loss and metric, so that
-    scores fit the rows as they were before.
-    """
-
-    task: str
-    rate: float | None = None
-    """What materialising keeps, by example_id; None: the source's rows are what was kept, and it has the column."""
-
-    def __post_init__(self) -> None:
-        if self.rate is not None and not 0 < self.rate <= 1:
-            raise UserError(
-                f"downsampling: rate is {self.rate}, expected a share above 0, at most 1, or None"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,7 +215,7 @@ class Schema:
         binary = {task.label for task in self.tasks if task.kind == "binary"}
         return pa.schema(
             [("example_id", pa.int64()), ("event_time_us", pa.int64())]
-            + [(f.name, _arrow(f)) for f in self.features]
+            + [(f.name, f.arrow) for f in self.features]
             + [(label, pa.int8() if label in binary else pa.float32()) for label in self.labels]
             + [(SAMPLING_RATE, pa.float32())] * (self.downsampling is not None)
         )
@@ -432,7 +233,7 @@ class Schema:
     def history_columns(self) -> pa.Schema:
         """Columns of a data file of `histories` (the partition column `day` is not in the file)."""
         names = {self.user, *(history.name for history in self.histories)}
-        return pa.schema([(f.name, _arrow(f)) for f in self.inputs() if f.name in names])
+        return pa.schema([(f.name, f.arrow) for f in self.inputs() if f.name in names])
 
     def arrays(self, frame: pl.DataFrame, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """The inputs that `frame` has, or those of `names`, as models take them (`Feature.array`), by name."""
@@ -457,11 +258,6 @@ class Schema:
         return tuple(task for task in self.tasks if task.name in wanted)
 
 
-def _arrow(feature: Feature) -> pa.DataType:
-    dtype = _ARROW[feature.dtype]
-    return pa.list_(dtype) if feature.length else dtype
-
-
 def check_time_zone(whose: str, name: str) -> None:
     """Raises UserError for a name that no time zone has."""
     try:
@@ -470,42 +266,3 @@ def check_time_zone(whose: str, name: str) -> None:
         raise UserError(
             f"{whose}: time_zone is {name!r}, expected an IANA name, as in Asia/Shanghai"
         ) from None
-
-
-METRICS = pa.schema(
-    [
-        ("run", pa.string()),
-        ("day", pa.date32()),
-        ("task", pa.string()),
-        ("metric", pa.string()),
-        ("slice", pa.string()),
-        ("basis", pa.string()),
-        ("value", pa.float64()),
-        ("rows", pa.int64()),
-    ]
-)
-"""Columns of a data file of `metrics` (the partition column `model` is not in the file)."""
-
-STATISTICS = pa.schema(
-    [
-        ("column", pa.string()),
-        ("rows", pa.int64()),
-        ("nulls", pa.int64()),
-        ("not_finite", pa.int64()),
-        ("mean", pa.float64()),
-        ("sd", pa.float64()),
-        ("min", pa.float64()),
-        ("max", pa.float64()),
-        ("deciles", pa.list_(pa.float64())),
-        ("distinct", pa.float64()),
-        ("top", pa.list_(pa.string())),
-        ("top_share", pa.list_(pa.float64())),
-        ("bucket", pa.list_(pa.float64())),
-        ("bucket_rows", pa.list_(pa.int64())),
-        ("seen", pa.binary()),
-        ("drift", pa.float64()),
-        ("new_ids", pa.float64()),
-    ]
-)
-"""Columns of a data file of `statistics` (the partition column `day` is not in the file): a row for each feature
-and label of the day, see `pipeline/statistics.py`."""

@@ -1,0 +1,20 @@
+"""What a record is: its features, its tasks and the columns of the tables. Imports neither TensorFlow nor Beam."""
+
+from tutelage.pipeline.schema.features import DEFAULTS, Feature, Growth, History
+from tutelage.pipeline.schema.schema import Schema, check_time_zone
+from tutelage.pipeline.schema.tables import METRICS, STATISTICS
+from tutelage.pipeline.schema.tasks import SAMPLING_RATE, Downsampling, Task
+
+__all__ = [
+    "DEFAULTS",
+    "METRICS",
+    "SAMPLING_RATE",
+    "STATISTICS",
+    "Downsampling",
+    "Feature",
+    "Growth",
+    "History",
+    "Schema",
+    "Task",
+    "check_time_zone",
+]
