@@ -18,10 +18,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.locks import locked
 from tutelage.trainers.checkpoints import State
 
 CARD = "assets.extra/tutelage.json"
@@ -280,7 +279,7 @@ class Versions:
     def _alone(self) -> Iterator[None]:
         """One process at a time moves versions: for milliseconds, so others wait."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.log.with_name(".lock")):
+        with locked(self.log.with_name(".lock"), "", wait=None):
             yield
 
 

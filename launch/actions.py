@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -28,6 +27,7 @@ from tutelage.launch.session import Session, Settings
 from tutelage.launch.workspace import claim_student, claim_successor, reset_student
 from tutelage.pipeline.days import parse_day, spans
 from tutelage.pipeline.errors import UserError, disk_full_as_user_error
+from tutelage.pipeline.io.locks import locked
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
@@ -625,13 +625,9 @@ def _rows(session: Session, days: Sequence[date]) -> int:
 @contextmanager
 def _alone(session: Session) -> Iterator[None]:
     """One run at a time in a workdir: the night's job must not meet the one that still goes on."""
-    try:
-        with FileLock(session.run.root / ".lock", blocking=False):
-            yield
-    except Timeout:
-        raise UserError(
-            f"another tutelage-run is at work in {session.run.root}; wait for it, or stop it"
-        ) from None
+    root = session.run.root
+    with locked(root / ".lock", f"another tutelage-run is at work in {root}; wait for it, or stop it"):
+        yield
 
 
 def _progress() -> Progress:

@@ -6,13 +6,13 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 import polars as pl
-from filelock import FileLock, Timeout
 
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io import locks
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import LOCK
+from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import is_teacher
 
@@ -183,12 +183,12 @@ def to_label(session: Session) -> dict[date, "Snapshot"]:
     """
     from tutelage.pipeline.label import choose
 
-    readers = [s for s in session.experiment.students if s.producer == "snapshot" and s.distillation]
+    readers = [s for s in session.experiment.students if s.producer == SNAPSHOT and s.distillation]
     if not readers:
         return {}
     wanted = sorted({day for student in readers for day in session.days_of(student.name)})
     rows = session.run.lake.soft_labels.partitions()
-    have = set(rows.filter(producer="snapshot").select("teacher", "day").iter_rows())
+    have = set(rows.filter(producer=SNAPSHOT).select("teacher", "day").iter_rows())
     quarantined_days = set(session.run.lake.quarantined_days())
     teachers = {day: session.run.labeller(day) for day in wanted if day not in quarantined_days}
     published = {model: snapshots(session, model) for model in {t.model for t in teachers.values()}}
@@ -274,14 +274,12 @@ def _write_models_config(session: Session) -> None:
 @contextlib.contextmanager
 def all_locked(session: Session) -> Iterator[None]:
     """No trainer, no export and no job at work in the workdir: what none of them refers to may go."""
-    with contextlib.ExitStack() as locks:
+    with contextlib.ExitStack() as held:
         for model in session.all_models:
-            locks.enter_context(locked(session, model))
+            held.enter_context(locked(session, model))
         root = session.run.lake.interactions.path.parent
-        try:
-            locks.enter_context(FileLock(root / LOCK, blocking=False))
-        except Timeout:
-            raise UserError(f"a job is writing tables in {root}; wait for it, or stop it") from None
+        busy = f"a job is writing tables in {root}; wait for it, or stop it"
+        held.enter_context(locks.locked(root / LOCK, busy))
         yield
 
 
@@ -290,10 +288,6 @@ def locked(session: Session, model: str) -> Iterator[None]:
     """One process at a time on a model. The system takes the lock back from a killed one."""
     folder = session.run.folder(model)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", blocking=False):
-            yield
-    except Timeout:
-        raise UserError(
-            f"another process is working on {model} in {session.run.root}; wait for it, or stop it"
-        ) from None
+    busy = f"another process is working on {model} in {session.run.root}; wait for it, or stop it"
+    with locks.locked(folder / ".lock", busy):
+        yield

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from tutelage.launch.config import Experiment, completed, plain
 from tutelage.launch.lifecycle import evolve
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import read_json
+from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.lake import LOCK
 from tutelage.trainers import takeovers
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
@@ -86,19 +86,17 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
         teachers = {changes[-1].before.model if in_charge else run.teacher_model: experiment.teacher}
         if successor:
             teachers[successor_model(successor.teacher.name)] = successor.teacher
-        try:
-            # A job that writes with the schema as it was would take the columns away again.
-            with FileLock(run.lake.interactions.path.parent / LOCK, timeout=_PATIENCE):
-                evolve.evolve(run, new, teachers)
-                # The first teacher's config stays: a rollback may give it its place back.
-                if before and others:
-                    identity["teacher"] = evolve.without_too(before["teacher"], new)
-                evolve.write(path, identity)
-        except Timeout:
-            raise UserError(
-                f"{', '.join(new)}: new in the schema, and a job is writing tables in {root / 'lake'}; "
-                "wait for it, or stop it"
-            ) from None
+        busy = (
+            f"{', '.join(new)}: new in the schema, and a job is writing tables in {root / 'lake'}; "
+            "wait for it, or stop it"
+        )
+        # A job that writes with the schema as it was would take the columns away again.
+        with locked(run.lake.interactions.path.parent / LOCK, busy, wait=_PATIENCE):
+            evolve.evolve(run, new, teachers)
+            # The first teacher's config stays: a rollback may give it its place back.
+            if before and others:
+                identity["teacher"] = evolve.without_too(before["teacher"], new)
+            evolve.write(path, identity)
         run = replace(run, takeovers=takeovers.read(root))
         _log.warning("%s: added to the tables, null for the days that are there", ", ".join(new))
     if successor and in_charge:
@@ -135,7 +133,7 @@ def reset_student(run: Run, student: StudentConfig) -> None:
 
 def _recorded(path: Path, now: Any) -> dict[str, Any] | None:
     """What `_check` has recorded of what is `now` such; None: nothing."""
-    return completed(json.loads(path.read_text()), now) if path.exists() else None
+    return completed(read_json(path), now) if path.exists() else None
 
 
 def _check(path: Path, before: dict[str, Any] | None, now: dict[str, Any], what: str, how: str) -> None:

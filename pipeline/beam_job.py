@@ -1,9 +1,7 @@
 """How the Beam jobs run: the runner, its options, progress, and how a user's mistake gets out of a worker."""
 
 import contextlib
-import fcntl
 import io
-import os
 import pickle
 import shutil
 import threading
@@ -22,6 +20,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.lake import LOCK
 
 # `DirectRunner` would first try to download another runner.
@@ -148,21 +147,16 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
     """
     root = lake_root / ".staging"
     root.mkdir(parents=True, exist_ok=True)
-    (lake_root / LOCK).touch()
+    cleaning = f"tutelage-forget or tutelage-prune is at work in {lake_root}; wait for it, or stop it"
     with contextlib.ExitStack() as held:
         # Jobs share the lock; who cleans has it alone.
-        try:
-            held.enter_context(_locked(lake_root / LOCK, fcntl.LOCK_SH))
-        except OSError:
-            raise UserError(
-                f"tutelage-forget or tutelage-prune is at work in {lake_root}; wait for it, or stop it"
-            ) from None
+        held.enter_context(locked(lake_root / LOCK, cleaning, shared=True))
         sweep(lake_root)
         path = root / str(time.time_ns())
         # It is locked before it has the name by which another job would find it.
         new = path.with_name(f"new-{path.name}")
         new.mkdir()
-        held.enter_context(_locked(new, fcntl.LOCK_EX))
+        held.enter_context(locked(new, f"{new} belongs to another job"))
         new.rename(path)
         try:
             yield Staging(str(path))
@@ -179,19 +173,9 @@ def sweep(lake_root: Path) -> None:
     """Remove the staging folders of killed jobs."""
     for left in left_over(lake_root):
         # The system takes the lock back from a killed process.
-        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_EX):
+        with contextlib.suppress(OSError, UserError), locked(left, f"{left} is in use"):
             shutil.rmtree(left, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    """Raises OSError where another process holds the lock."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+            left.unlink(missing_ok=True)  # A lock file, where its job has removed the folder just now.
 
 
 def run(

@@ -1,4 +1,4 @@
-"""A day that was made comes into the table, or into quarantine: there it stays until it is mended or accepted."""
+"""Commit a materialised day to `interactions`, or put it in quarantine until its data is corrected or accepted."""
 
 import os
 import pickle
@@ -13,34 +13,35 @@ import polars as pl
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
-from tutelage.pipeline.lake import FORGOTTEN, DataFile, Lake, Table, counted
+from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quality import QualityConfig, judge
 from tutelage.pipeline.statistics import Sketches, compare
+from tutelage.pipeline.table import FORGOTTEN, DataFile, Table, add_dropped
 from tutelage.pipeline.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagedDay:
-    """A day as a job made it: its data files, not committed yet.
-
-    `statistics` is the path of its pickled DayStatistics, `differences` are of its columns from what the source
-    offers, `metadata` is for the commit.
-    """
+    """A day that a job has written and not yet committed."""
 
     day: date
     files: tuple[DataFile, ...]
     statistics: str
+    """Path of its pickled DayStatistics."""
     differences: tuple[str, ...]
+    """How its columns differ from what the source offers."""
     metadata: Mapping[str, Any]
+    """Stored in its commit."""
 
 
 class DayCommitter:
-    """Judges the days of one job in their order, so that each is held against those of the job before it.
+    """Judges the days of one job in order, so that each day is compared with the days of the job before it.
 
     Memory: the statistics of the trailing days.
     """
 
     def __init__(self, lake: Lake, config: QualityConfig, *, attempt: int, as_of: Table):
+        """`as_of`: `interactions` as it was when the job began to read (`Table.snapshot`)."""
         self.lake = lake
         self.config = config
         self.attempt = attempt
@@ -48,13 +49,13 @@ class DayCommitter:
         self.have = set(lake.interactions.partitions()["day"])
         self.window: dict[date, pl.DataFrame] = {}
         self.quarantined_days: dict[date, str] = {}
-        """What is said of the days that went into quarantine."""
+        """The message about each day that went into quarantine."""
 
     def commit_day(self, made: StagedDay) -> Verdict:
-        """Commit the day, or put it into quarantine; what the table held of it stays then.
+        """Commit the day, or put it in quarantine. In quarantine, what the table held of the day stays.
 
-        The statistics are committed first, under the number of the attempt that made the rows: those of a job that
-        was killed in between are seen to be of other rows.
+        The statistics are committed first, under the attempt of the rows. If the job is killed in between, their
+        attempt shows that they belong to other rows.
         """
         lake, day = self.lake, made.day
         before = self._before(day)
@@ -63,10 +64,11 @@ class DayCommitter:
         if not verdict.blessed:
             message = f"{verdict}; the rows that were there before stay" if day in self.have else str(verdict)
             record = {"said": message, **asdict(verdict), "attempt": self.attempt}
-            _keep_out(lake, made, statistics, record)
+            _quarantine(lake, made, statistics, record)
             self.quarantined_days[day] = message
             return verdict
-        _commit(lake, made.day, made.files, statistics, made.metadata, attempt=self.attempt, as_of=self.as_of)
+        _commit_statistics(lake, day, statistics, attempt=self.attempt)
+        self.as_of.commit(made.files, {"day": day}, attempt=self.attempt, metadata=made.metadata)
         if day in lake.quarantine.skipped():
             lake.quarantine.write(day, "passed", lake.quarantine.days()[day]["attempts"])
             forget(lake, day)
@@ -75,6 +77,7 @@ class DayCommitter:
         return verdict
 
     def _before(self, day: date) -> list[pl.DataFrame]:
+        """Return the statistics of the trailing days before `day`."""
         days = sorted(other for other in self.have if other < day)[-self.config.trailing_days :]
         left = [other for other in days if other not in self.window]
         self.window = {other: self.window[other] for other in days if other in self.window}
@@ -89,7 +92,7 @@ class DayCommitter:
 
 
 def stale(lake: Lake, days: Sequence[date]) -> dict[date, int | None]:
-    """Those of `days` whose statistics are not there, or of other rows, with the attempt that made the rows."""
+    """Return those of `days` whose statistics are missing or belong to other rows, with the attempt of the rows."""
     if not days:
         return {}
     attempts, found = lake.interactions.attempts(days), lake.statistics.attempts(days)
@@ -97,31 +100,22 @@ def stale(lake: Lake, days: Sequence[date]) -> dict[date, int | None]:
 
 
 def _measure(lake: Lake, day: date, attempt: int | None) -> pl.DataFrame:
-    """Make the statistics of a day of the table that has none, one data file at a time. `drift` and `new_ids` are
-    null: what was before it then is not known."""
+    """Compute the statistics of a day that has none, one data file at a time.
+
+    `drift` and `new_ids` are null, because the days before it may have changed since.
+    """
     sketches = Sketches(lake.schema)
     for file in lake.interactions.files(day=day):
         sketches.add(lake.interactions.read_file(file).collect())
     statistics = sketches.finish().columns
     if attempt is not None:
-        made = lake.statistics.write_file(statistics, {"day": day}, name="part")
-        lake.statistics.commit([made], {"day": day}, attempt=attempt, metadata={})
+        _commit_statistics(lake, day, statistics, attempt=attempt)
     return statistics
 
 
-def _commit(
-    lake: Lake,
-    day: date,
-    files: tuple[DataFile, ...],
-    statistics: pl.DataFrame,
-    metadata: Mapping[str, Any],
-    *,
-    attempt: int,
-    as_of: Table | None = None,
-) -> None:
+def _commit_statistics(lake: Lake, day: date, statistics: pl.DataFrame, *, attempt: int) -> None:
     made = lake.statistics.write_file(statistics, {"day": day}, name="part")
     lake.statistics.commit([made], {"day": day}, attempt=attempt, metadata={})
-    lake.interactions.commit(files, {"day": day}, attempt=attempt, metadata=metadata, as_of=as_of)
 
 
 def _rows(lake: Lake, day: date) -> Path:
@@ -133,13 +127,13 @@ def _statistics(lake: Lake, day: date) -> Path:
 
 
 def forget(lake: Lake, day: date) -> None:
-    """Remove what lies in quarantine of a day; its record stays."""
+    """Remove the rows and statistics of a day from quarantine. Its record stays."""
     shutil.rmtree(_rows(lake, day), ignore_errors=True)
     shutil.rmtree(_statistics(lake, day).parent, ignore_errors=True)
 
 
-def _keep_out(lake: Lake, made: StagedDay, statistics: pl.DataFrame, record: Mapping[str, Any]) -> None:
-    """Its files, then its statistics, then its record, which says that they are there."""
+def _quarantine(lake: Lake, made: StagedDay, statistics: pl.DataFrame, record: Mapping[str, Any]) -> None:
+    """Move a day's files into quarantine, then its statistics, and last the record that names them."""
     day = made.day
     folder = _rows(lake, day)
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +143,7 @@ def _keep_out(lake: Lake, made: StagedDay, statistics: pl.DataFrame, record: Map
             os.rename(source, folder / source.name)
     names = [source.name for source in sources]
     for path in folder.iterdir():
-        if path.name not in names:  # Of an attempt before.
+        if path.name not in names:  # A file of an earlier attempt.
             path.unlink()
     with atomic_write(_statistics(lake, day)) as unfinished:
         statistics.write_parquet(unfinished)
@@ -158,10 +152,12 @@ def _keep_out(lake: Lake, made: StagedDay, statistics: pl.DataFrame, record: Map
 
 
 def accept(lake: Lake, day: date, reason: str) -> int:
-    """Commit a day that is in quarantine as it is; returns its rows. `reason` is recorded in the commit and in the
-    day's record. Killed anywhere and run again, it ends the same.
+    """Commit a quarantined day as it is, and return the number of its rows.
 
-    Raises UserError where the day is not there.
+    `reason` is recorded in the commit and in the day's record. If it is killed at any point and run again, the
+    result is the same.
+
+    Raises UserError where the day is not in quarantine.
     """
     record = lake.quarantine.days().get(day)
     if record is None or record["outcome"] != "skipped":
@@ -181,24 +177,25 @@ def accept(lake: Lake, day: date, reason: str) -> int:
             )
         left = pl.scan_parquet(target).select(pl.len()).collect().item()
         if left < file.rows:
-            counts = counted(counts, file.rows - left, FORGOTTEN)
+            counts = add_dropped(counts, file.rows - left, FORGOTTEN)
         files.append(replace(file, rows=left))
-    statistics = pl.read_parquet(_statistics(lake, day))
+    _commit_statistics(lake, day, pl.read_parquet(_statistics(lake, day)), attempt=last["attempt"])
     metadata = {**counts, "accepted": {"said": last["said"], "reason": reason}}
-    _commit(lake, day, tuple(files), statistics, metadata, attempt=last["attempt"])
+    lake.interactions.commit(files, {"day": day}, attempt=last["attempt"], metadata=metadata)
     lake.quarantine.write(day, "accepted", record["attempts"], reason=reason)
     forget(lake, day)
     return sum(file.rows for file in files)
 
 
 def statistics(lake: Lake) -> pl.DataFrame:
-    """The numbers of `statistics` of all days of the table and, `quarantined`, of those that were kept out of it."""
+    """Return the numeric columns of `statistics` for every day, with `quarantined` true for days in quarantine."""
     days = lake.interactions.partitions()["day"].to_list()
     numbers = [
         name for name, dtype in lake.statistics.scan().collect_schema().items() if not dtype.is_nested()
     ]
     kept = lake.statistics.scan().select(numbers).drop("seen").collect()
-    known = [day for day in days if day not in stale(lake, days)]
+    outdated = stale(lake, days)
+    known = [day for day in days if day not in outdated]
     frames = [kept.filter(pl.col("day").is_in(known)).with_columns(quarantined=False)]
     for day in lake.quarantined_days():
         if (path := _statistics(lake, day)).exists():

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake a user can mend, and what the system said behind any other."""
+"""The one exception for a mistake that a user can correct, and the operating system's error behind any other."""
 
 import errno
 import os
@@ -22,21 +22,25 @@ PASSING = (
     errno.EHOSTUNREACH,
     errno.EHOSTDOWN,
 )
-"""Causes that may be gone in a while, as a disk or the network behind a folder has them."""
+"""Causes that may pass after a while, as they come from a disk or from the network behind a folder."""
 
 
 class UserError(Exception):
-    """What was passed, what was expected and how to mend it, in one line.
+    """One line that says what was passed, what was expected, and how to correct it.
 
-    Commands print the text and exit with status 1; every other exception keeps its traceback.
+    Commands print the text and exit with status 1. Every other exception keeps its traceback.
     """
 
 
 def system_error(error: BaseException | None) -> int | None:
-    """The operating system's number for what is behind `error`; None: nothing of the system's.
+    """Return the number of the operating system's error behind `error`; None: there is none.
 
-    Polars, Delta Lake and TensorFlow raise errors of their own, and Beam what its workers raised inside
-    another: then one of `NO_ROOM` or `PASSING` is found by its text.
+    Polars, Delta Lake and TensorFlow raise errors of their own, and Beam wraps what its workers raised. There, a
+    number of `NO_ROOM` or `PASSING` is found by its text.
+
+    Example:
+        >>> system_error(ValueError("Generic LocalFileSystem error (os error 28)")) == errno.ENOSPC
+        True
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno:
@@ -52,7 +56,7 @@ def system_error(error: BaseException | None) -> int | None:
 
 @contextmanager
 def disk_full_as_user_error(folder: str | Path) -> Iterator[None]:
-    """Inside, what fails as there is no room left in `folder`, or for temporary files, is a UserError."""
+    """Raise a UserError where the block fails because the disk of `folder`, or of temporary files, is full."""
     try:
         yield
     except UserError:
@@ -63,5 +67,5 @@ def disk_full_as_user_error(folder: str | Path) -> Iterator[None]:
         folders = [os.path.abspath(folder), tempfile.gettempdir()]
         full = min(folders, key=lambda path: shutil.disk_usage(path).free)
         raise UserError(
-            f"{full}: no room is left on its disk; make some, then run again: what was finished stays"
+            f"{full}: its disk is full; free some space, then run again: what was finished stays"
         ) from error

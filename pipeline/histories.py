@@ -1,4 +1,4 @@
-"""Beam job: what each user of a day met in the days before it, from `interactions`."""
+"""Beam job: what each user of a day saw in the days before it, from `interactions`."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
@@ -9,11 +9,11 @@ import polars as pl
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.schema import History, Schema
+from tutelage.pipeline.schema import History, Schema, interaction_columns
 
 
 class BuildDay(beam.DoFn):
-    """A day in, its partition of `histories` committed: a row for each user of the day.
+    """Takes a day, and commits its partition of `histories`: one line for each user of the day.
 
     Memory: four columns of one earlier day, and the lists of the day's users, up to `length` items each.
     """
@@ -42,9 +42,9 @@ class BuildDay(beam.DoFn):
 
 
 def _items(lake: Lake, history: History, users: pl.Series, day: date) -> pl.Series:
-    """The history of each of `users`, a list each: day after day back from `day`, up to `length` items."""
+    """Return the history of each of `users`, a list each: day by day back from `day`, up to `length` items."""
     user, of = lake.schema.user, history.of
-    dtype = pl.List(pl.Schema(lake.schema.interactions)[of])
+    dtype = pl.List(pl.Schema(interaction_columns(lake.schema))[of])
     found = pl.DataFrame({user: users}).with_columns(pl.lit([], dtype).alias("items"))
     for back in range(1, history.days + 1):
         rows = lake.interactions.scan(day=day - timedelta(days=back)).filter(pl.col(of).is_not_null())
@@ -79,7 +79,7 @@ def build(
     beam_flags: Sequence[str] = (),
     progress: beam_job.Progress | None = None,
 ) -> list[date]:
-    """Make the histories of those of `days` that are stale, each in a unit of its own; returns these."""
+    """Build the stale histories of `days`, each day in a unit of its own. Returns the days that were stale."""
     stale = lake.stale_histories(days)
     if not stale:
         return []

@@ -1,4 +1,4 @@
-"""`example_id`: a specified 64-bit hash of an exposure's key, the same in every library version."""
+"""`example_id`: a specified 64-bit hash of an exposure's key, the same in every version of the libraries."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,16 @@ import polars_hash as plh
 
 
 def example_id(key: Sequence[str], schema: pl.Schema) -> pl.Expr:
-    """xxHash64 (seed 0) of the key's canonical bytes, read as a signed integer.
+    """Return the xxHash64 (seed 0) of the key's canonical bytes, read as a signed integer.
 
-    The canonical bytes are the key's values in the order declared, each followed by `;`: an integer
-    in decimal, a string as its UTF-8 bytes after their number and a `:`. No two keys have the same
-    bytes. Two keys may have the same hash (3e-8 likely in a million rows, 3e-4 in a hundred million).
+    The canonical bytes are the key's values in the declared order, each followed by `;`. An integer is written
+    in decimal, a string as the number of its UTF-8 bytes, `:`, and the bytes. No two keys have the same
+    bytes. Two keys may have the same hash: the probability is 3e-8 for a million rows, 3e-4 for a hundred million.
+
+    Example:
+        >>> frame = pl.DataFrame({"user": [7], "topic": ["news"]})  # hashes "7;4:news;"
+        >>> frame.select(example_id(["user", "topic"], frame.schema)).to_series().dtype
+        Int64
     """
     parts: list[pl.Expr] = []
     for name in key:

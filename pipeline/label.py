@@ -1,4 +1,4 @@
-"""Beam job: score days of `interactions` with a published snapshot of the teacher of an earlier day."""
+"""Beam job: label days of `interactions` with a snapshot of the teacher that was published for an earlier day."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,31 +14,31 @@ import polars as pl
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.retry import with_retries
-from tutelage.pipeline.lake import DataFile, Lake
+from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition, labels_by_snapshot
+from tutelage.pipeline.table import DataFile
 
-PRODUCER = "snapshot"
 BATCH = 8192
-"""Rows of a batch: it bounds the activations, not the result."""
+"""Examples per batch. It bounds the memory of the activations, not the result."""
 _THREADS = 2
-"""Batches scored at once."""
+"""Batches scored at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A published SavedModel whose serving signature gives every task's raw output.
-
-    It has learnt `day` and nothing after it, in `step` updates.
-    """
+    """A published SavedModel whose serving signature returns the raw outputs of every task."""
 
     path: str
     day: date
+    """The last day that it was trained on."""
     step: int
+    """Its number of updates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelUnit:
-    """One data file of a day and the snapshot that scores it."""
+    """One data file of a day, and the snapshot that scores it."""
 
     index: int
     day: date
@@ -47,7 +47,7 @@ class LabelUnit:
 
 
 def choose(snapshots: Sequence[Snapshot], day: date) -> Snapshot:
-    """The newest snapshot that has seen nothing of `day`. Raises UserError where there is none."""
+    """Return the newest snapshot that was trained on no example of `day`. Raises UserError where there is none."""
     earlier = [s for s in snapshots if s.day < day]
     if not earlier:
         have = ", ".join(str(s.day) for s in snapshots) or "none"
@@ -60,7 +60,7 @@ def choose(snapshots: Sequence[Snapshot], day: date) -> Snapshot:
 
 @functools.lru_cache(maxsize=2)
 def _load(path: str) -> Any:
-    """One model a process: a worker scores many files with the same snapshot."""
+    """Load a model once per process: a worker scores many files with the same snapshot."""
     import tensorflow as tf
 
     model = tf.saved_model.load(path)
@@ -70,12 +70,12 @@ def _load(path: str) -> Any:
 
 
 def takes(snapshot: Snapshot) -> list[str]:
-    """The inputs that the snapshot's scores are of, by name."""
+    """Return the names of the inputs that the snapshot takes."""
     return list(_load(snapshot.path).structured_input_signature[1])
 
 
 def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
-    """The raw outputs of every task that the snapshot has, for the rows of `frame`, each a float32 array [rows]."""
+    """Return the raw outputs that the snapshot has, by name, each a float32 array [examples in `frame`]."""
     import tensorflow as tf
 
     signature = _load(snapshot.path)
@@ -87,14 +87,17 @@ def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, 
         outputs = signature(**batch)
         return [outputs[name].numpy() for name in names]
 
-    # While one batch is computed, another is made into tensors.
+    # While one batch is computed, the next is converted to tensors.
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = list(pool.map(scores, range(0, frame.height, BATCH)))
     return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
 class ScoreFile(beam.DoFn):
-    """A data file in, a file of soft labels out. Memory: the data file, its day's histories and the model."""
+    """Takes a data file, and writes a file of its soft labels.
+
+    Memory: the data file, its day's histories and the model.
+    """
 
     def __init__(self, schema: Schema, teacher: str, lake_root: str, staging: str):
         self.schema = schema
@@ -116,20 +119,15 @@ class ScoreFile(beam.DoFn):
             rows = lake.with_histories(rows, unit.day)
         frame = rows.select("example_id", *names).collect()
         scores = score(unit.snapshot, frame, self.schema)
-        labels = frame.select("example_id").with_columns(
-            *(pl.Series(name, values) for name, values in scores.items()),
-            *(pl.lit(None, pl.Float32).alias(n) for n in self.schema.outputs if n not in scores),
-            snapshot_day=pl.lit(unit.snapshot.day),
-            teacher_step=pl.lit(unit.snapshot.step, pl.Int64),
-            trained_step=pl.lit(None, pl.Int64),
+        labels = labels_by_snapshot(
+            frame["example_id"], scores, snapshot_day=unit.snapshot.day, teacher_step=unit.snapshot.step
         )
-        return lake.soft_labels.write_file(
-            labels, partition(self.teacher, unit.day), name=f"part-{unit.index:05d}"
-        )
+        partition = LabelPartition(self.teacher, SNAPSHOT, unit.day)
+        return lake.soft_labels.write_file(partition, labels, name=f"part-{unit.index:05d}")
 
 
 class CommitLabels(beam.DoFn):
-    """All files of a day in, one commit out."""
+    """Takes all label files of a day, and commits them at once."""
 
     def __init__(
         self, schema: Schema, teacher: str, sources: Mapping[date, int], lake_root: str, staging: str
@@ -144,22 +142,16 @@ class CommitLabels(beam.DoFn):
         text, numbered = group
         day = date.fromisoformat(text)
         files = [file for _, file in sorted(numbered, key=lambda item: item[0])]
-        table = Lake(self.lake_root, self.schema).soft_labels
-        metadata = {"labelled": sum(file.rows for file in files)}
+        store = Lake(self.lake_root, self.schema).soft_labels
         with self.staging.telling(text):
             with_retries(
                 f"the labels of {day}",
-                table.commit,
+                store.commit,
+                LabelPartition(self.teacher, SNAPSHOT, day),
                 files,
-                partition(self.teacher, day),
                 attempt=self.staging.attempt,
-                metadata=metadata,
                 source=self.sources[day],
             )
-
-
-def partition(teacher: str, day: date, producer: str = PRODUCER) -> dict[str, str | date]:
-    return {"teacher": teacher, "producer": producer, "day": day}
 
 
 def label(
@@ -171,16 +163,17 @@ def label(
     beam_flags: Sequence[str] = (),
     progress: beam_job.Progress | None = None,
 ) -> dict[date, int]:
-    """Replace the `snapshot` labels of `days`, each scored by its snapshot; returns rows by day.
+    """Replace the `snapshot` labels of `days`, each day scored by its snapshot. Returns the labels of each day.
 
-    Raises UserError where a day was not materialised, or its snapshot has seen it.
+    Raises UserError where a day was not materialised, or its snapshot was trained on it.
     """
-    sources = lake.label_sources(list(days))  # before the files are listed, as they may be replaced
+    # Before the files are listed: if they are replaced in between, the labels count as stale.
+    sources = lake.label_sources(list(days))
     units: list[LabelUnit] = []
     for day, snapshot in days.items():
         if snapshot.day >= day:
             raise UserError(
-                f"the snapshot of {snapshot.day} has seen {day}; label a day with an earlier snapshot"
+                f"the snapshot of {snapshot.day} was trained on {day}; label a day with an earlier snapshot"
             )
         files = lake.interactions.files(day=day)
         if not files:
@@ -204,5 +197,5 @@ def label(
             )
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
-    rows = lake.soft_labels.partitions().filter(teacher=teacher, producer=PRODUCER)
+    rows = lake.soft_labels.partitions().filter(teacher=teacher, producer=SNAPSHOT)
     return {day: int(rows.filter(day=day)["rows"].sum()) for day in days}

@@ -20,11 +20,12 @@ from tutelage.pipeline.days import slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.io.retry import with_retries
-from tutelage.pipeline.lake import DataFile, Lake
+from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
-from tutelage.pipeline.schema import SAMPLING_RATE, Schema
+from tutelage.pipeline.schema import SAMPLING_RATE, Schema, interaction_columns
 from tutelage.pipeline.sources.base import Source, Unit
 from tutelage.pipeline.statistics import Sketches
+from tutelage.pipeline.table import DataFile
 
 _ROWS = 1 << 19
 """Rows that a worker holds at once, but for a larger frame of the source's."""
@@ -110,7 +111,11 @@ class ReadUnit(beam_job.ThreadedDoFn):
 
     def _conform(self, frame: pl.DataFrame, unit: Unit, differences: dict[str, None]) -> pl.DataFrame:
         """The frame with the columns of the table in its dtypes, nulls where they do not fit; adds what differs."""
-        offered, table, there = self.source.columns(), pl.Schema(self.schema.interactions), frame.schema
+        offered, table, there = (
+            self.source.columns(),
+            pl.Schema(interaction_columns(self.schema)),
+            frame.schema,
+        )
         for name in frame.columns:
             if name not in (*offered, "event_time_us", "content", "dropped"):
                 differences[f"{name} of {unit.where} is not offered"] = None
@@ -184,7 +189,7 @@ class ReadUnit(beam_job.ThreadedDoFn):
             if part.height:
                 # A runner may try a unit again while the first one is still at it.
                 path = str(self.staging.path / f"{value}-{uuid.uuid4().hex}.arrow")
-                part.select(*schema.interactions.names, "content").write_ipc(path)
+                part.select(*interaction_columns(schema).names, "content").write_ipc(path)
             yield (
                 str(value),
                 Piece(

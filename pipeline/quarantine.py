@@ -1,6 +1,5 @@
-"""Days that did not pass a gate, of data or of a model: one file a day, for people and for the next run."""
+"""Days that failed a gate, of data or of a model: one file per day, for people and for the next run."""
 
-import json
 import math
 from collections.abc import Mapping
 from datetime import date
@@ -8,28 +7,40 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.json import read_json, write_json
 
 Outcome = Literal["stopped", "skipped", "retried", "accepted", "passed"]
-"""Of a model: `stopped`: the day is still to be learnt; `skipped`: it never was; `retried`: kept, learnt with the
-fallback; `accepted`: kept as it was, by a person; `passed`: kept, learnt anew later. Of data: `skipped`, `accepted`,
-`passed`."""
+"""What became of a day.
+
+For a model: `stopped`: it is still to be trained on; `skipped`: the model was not trained on it; `retried`: it was kept
+after a second training with the fallback; `accepted`: a person kept it as it was; `passed`: it was kept after it was
+trained on again. For data: `skipped`, `accepted` or `passed`.
+"""
 _OPEN = ("stopped", "skipped", "accepted")
 
 
 class Quarantine:
-    """The records of one model, or of the data, under `folder`/YYYY-MM-DD.json."""
+    """The records of one model, or of the data, under `folder`/YYYY-MM-DD.json.
+
+    Example:
+        >>> import tempfile
+        >>> quarantine = Quarantine(Path(tempfile.mkdtemp()))
+        >>> quarantine.write(date(2026, 1, 2), "skipped", [{"said": "fail; rows is 3"}])
+        >>> quarantine.describe()
+        ['2026-01-02 skipped (fail; rows is 3)']
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def days(self) -> dict[date, dict[str, Any]]:
+        """Return the record of each day, in order."""
         return {
-            date.fromisoformat(path.stem): json.loads(path.read_text())
-            for path in sorted(self.folder.glob("[0-9]*.json"))
+            date.fromisoformat(path.stem): read_json(path) for path in sorted(self.folder.glob("[0-9]*.json"))
         }
 
     def skipped(self) -> list[date]:
+        """Return the days that were skipped, in order."""
         return [day for day, record in self.days().items() if record["outcome"] == "skipped"]
 
     def write(
@@ -41,23 +52,26 @@ class Quarantine:
         reason: str = "",
         input_versions: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """`attempts`: what was found each time that the day was made, or learnt: `said`, and what else is known.
-        `input_versions`: the versions of what it was learnt from."""
+        """Write the record of a day.
+
+        `attempts` holds what was found each time that the day was materialised or trained on: the message `said`, and
+        whatever else is known. `input_versions` are the versions of what the model was trained on.
+        """
         record = {
-            "day": str(day),
+            "day": day,
             "outcome": outcome,
             "reason": reason,
             "made_of": input_versions,
             "attempts": attempts,
         }
-        with atomic_write(self.folder / f"{day}.json") as partial:
-            partial.write_text(json.dumps(_finite(record), indent=1) + "\n")
+        write_json(self.folder / f"{day}.json", _finite(record))
 
     def remove(self, day: date) -> None:
+        """Remove the record of a day, if there is one."""
         (self.folder / f"{day}.json").unlink(missing_ok=True)
 
     def describe(self) -> list[str]:
-        """A line for each day that was not kept, or was kept against its verdict."""
+        """Return one line for each day that was not kept, or was kept against its verdict."""
         return [
             f"{day} {record['outcome']} ({record['attempts'][-1]['said']})"
             for day, record in self.days().items()
@@ -66,7 +80,7 @@ class Quarantine:
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity as text: JSON has none of them."""
+    """Return `value` with NaN and infinity as text, because JSON has neither."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

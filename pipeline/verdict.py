@@ -1,4 +1,4 @@
-"""What a gate finds: of a day of data, of a day that was learnt, of a version that is to be served."""
+"""The verdict of a gate: on a day of data, on a day of training, or on a version that is to be served."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,20 +6,26 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at."""
+    """One value that a gate compared with its bound.
+
+    Example:
+        >>> Check(name="auc", value=0.61, bound=0.7, passed=False).describe()
+        'auc is 0.61, 0.7 is the bound'
+    """
 
     name: str
     value: float | None
     """None: it is missing."""
     reference: float | None = None
-    """What it is compared with; None: there is none."""
+    """What it is compared with; None: there is nothing to compare it with."""
     bound: float | None = None
     """The worst value that passes."""
     detail: str = ""
-    """What was found, where that is no number."""
+    """What was found, where it is not a number."""
     passed: bool
 
     def describe(self) -> str:
+        """Return the value and its bound in a few words."""
         if self.detail:
             return f"{self.name}: {self.detail}"
         bound = "" if self.bound is None else f", {self.bound:.6g} is the bound"
@@ -28,7 +34,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """`pass`; `first`: as there was nothing to compare it with; `fail`; `error`: it could not be judged."""
+    """The result of a gate's checks.
+
+    `pass`; `first`: there was nothing to compare with; `fail`; `error`: the checks could not be made.
+    """
 
     verdict: Literal["pass", "first", "fail", "error"]
     checks: tuple[Check, ...] = ()
@@ -36,9 +45,10 @@ class Verdict:
 
     @property
     def blessed(self) -> bool:
+        """Whether it passed."""
         return self.verdict in ("pass", "first")
 
     def __str__(self) -> str:
-        """In one line, what failed with its values."""
+        """Return the verdict in one line, with up to five failed checks and their values."""
         failed = [check.describe() for check in self.checks if not check.passed]
         return "; ".join([self.verdict, *failed[:5], *([self.reason] if self.reason else [])])

@@ -15,6 +15,7 @@ LEAVES = {"pipeline.schema", "pipeline.errors"}
 TABLES = LEAVES | {
     "pipeline.lake",
     "pipeline.soft_labels",
+    "pipeline.table",
     "pipeline.days",
     "pipeline.quarantine",
     "pipeline.io",
@@ -37,7 +38,10 @@ MAY_IMPORT = {
     "launch": {"pipeline", "models", "trainers", "export", "launch"},
 }
 LIGHT = (
+    "pipeline",
     "pipeline.schema",
+    "pipeline.soft_labels",
+    "pipeline.table",
     "pipeline.errors",
     "pipeline.days",
     "pipeline.lake",

@@ -13,12 +13,12 @@ import polars as pl
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.quarantine import Outcome
-from tutelage.pipeline.soft_labels import SoftLabels
+from tutelage.pipeline.soft_labels import PRE_UPDATE, LabelPartition, LabelRequest, labels_before_update
 from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers import gate as gates
 from tutelage.trainers.checkpoints import State, pending, step_of_example
 from tutelage.trainers.config import GateConfig, Sampling, StudentConfig
-from tutelage.trainers.feed import Day, load_day, read_ahead, soft_label_frame, write_predictions
+from tutelage.trainers.feed import Day, load_day, read_ahead, write_predictions
 from tutelage.trainers.metrics import day_metrics, write_metrics
 from tutelage.trainers.preemption import Preempted, noted
 from tutelage.trainers.run import Run
@@ -27,7 +27,6 @@ from tutelage.trainers.tensorboard import write_events
 from tutelage.trainers.trainer import Progress, Trainer, TrainResult
 from tutelage.trainers.vocabulary import Vocabulary
 
-PRE_UPDATE = "pre_update"
 _log = logging.getLogger(__name__)
 
 
@@ -54,23 +53,19 @@ def train_teacher(
     Raises UserError where a day does not pass its gate and the config does not say how to go on, Preempted
     after a SIGTERM.
     """
-    labels = {"teacher": run.teacher.name, "producer": PRE_UPDATE}
 
     def publish(trainer: Trainer, day: Day, trained: TrainResult) -> None:
-        frame = soft_label_frame(
-            day,
+        labels = labels_before_update(
+            day.example_id,
             trained.outputs,
-            snapshot_day=trainer.state.day if trainer.state else None,
             teacher_step=trained.teacher_step,
+            snapshot_day=trainer.state.day if trainer.state else None,
         )
-        run.lake.soft_labels.replace(frame, {**labels, "day": day.day})
+        run.lake.soft_labels.write(LabelPartition(run.teacher.name, PRE_UPDATE, day.day), labels)
 
     def withdraw(day: date) -> None:
         # A day may have been labelled before its rows were made anew.
-        if run.lake.soft_labels.partitions().filter(**labels, day=day).height:
-            run.lake.soft_labels.replace(
-                run.lake.soft_labels.scan().limit(0).collect(), {**labels, "day": day}
-            )
+        run.lake.soft_labels.withdraw(LabelPartition(run.teacher.name, PRE_UPDATE, day))
 
     def build() -> Trainer:
         trainer = Trainer.of_teacher(run)
@@ -121,14 +116,14 @@ def train_student(
             batch_size=run.training.batch_size,
         )
 
-    def soft_labels(day: date) -> SoftLabels:
+    def soft_labels(day: date) -> LabelRequest:
         teacher = run.labeller(day)
-        return SoftLabels(
+        return LabelRequest(
             teacher=teacher.name,
             producer=student.producer,
             min_step=min_step(teacher),
             half_life=student.label_half_life,
-            outputs=learnt_from,
+            required=learnt_from,
             masked=any(change <= day < change + masked for change in changes),
         )
 
@@ -192,7 +187,7 @@ class DayLoop:
     gate: GateConfig
     accept: Accept | None
     progress: Progress
-    soft_labels: Callable[[date], SoftLabels] | None = None
+    soft_labels: Callable[[date], LabelRequest] | None = None
     prepare: Callable[[Trainer, date], None] = lambda trainer, day: None
     publish: Callable[[Trainer, Day, TrainResult], None] = lambda trainer, day, trained: None
     withdraw: Callable[[date], None] = lambda day: None

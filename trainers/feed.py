@@ -18,7 +18,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema
-from tutelage.pipeline.soft_labels import SoftLabels
+from tutelage.pipeline.soft_labels import LabelRequest
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.vocabulary import DayIds, Vocabulary
 
@@ -81,7 +81,7 @@ def load_day(
     schema: Schema,
     *,
     transform: Transform,
-    soft_labels: SoftLabels | None = None,
+    soft_labels: LabelRequest | None = None,
     sampling: Sampling = ALL_ROWS,
     slice_by: Sequence[str] = (),
     without: Iterable[str] = (),
@@ -100,7 +100,7 @@ def load_day(
     # Where the day is replaced while it is read, it counts as stale, not as what it was not read from.
     lake = lake.snapshot()
     input_versions = lake.input_versions(
-        [day], histories=histories, labels=soft_labels.partition if soft_labels else None
+        [day], histories=histories, labels=soft_labels.source if soft_labels else None
     )
     frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
     if not frame.height:
@@ -122,7 +122,9 @@ def load_day(
     day_ids = vocabulary.observe(columns, rows, day) if vocabulary else None
     targets = hard_targets(frame, trained)
     if soft_labels:
-        soft, mask, counts = soft_labels.join(frame["example_id"], day, lake=lake, schema=trained)
+        soft, mask, counts = lake.soft_labels.join(
+            frame["example_id"], day, soft_labels, outputs=trained.outputs
+        )
     else:
         soft = np.zeros([frame.height, len(trained.outputs)], np.float32)
         mask, counts = np.zeros(frame.height, np.float32), {}
@@ -227,15 +229,6 @@ def read_ahead(
 def predictions(outputs: list[Mapping[str, tf.Tensor]]) -> dict[str, np.ndarray]:
     """Outputs of batches by name, as one array [rows] a name."""
     return {name: np.concatenate([batch[name].numpy() for batch in outputs]) for name in outputs[0]}
-
-
-def soft_label_frame(
-    day: Day, outputs: Mapping[str, np.ndarray], *, snapshot_day: date | None, teacher_step: np.ndarray
-) -> pl.DataFrame:
-    """Rows of `soft_labels` from the raw outputs [rows] of each batch before its update."""
-    return pl.DataFrame({"example_id": day.example_id, **outputs, "teacher_step": teacher_step}).with_columns(
-        snapshot_day=pl.lit(snapshot_day, pl.Date), trained_step=pl.col("teacher_step") + 1
-    )
 
 
 def write_predictions(example_id: np.ndarray, outputs: Mapping[str, np.ndarray], path: Path) -> None:

@@ -8,8 +8,8 @@ from types import MappingProxyType
 import numpy as np
 import polars as pl
 
-from tutelage.pipeline.lake import Table
 from tutelage.pipeline.schema import Schema, Task
+from tutelage.pipeline.table import Table
 
 _LOG_MEAN = 40.0
 """What the served expectation caps the log of a positive value's mean at, too (see `models.ziln`)."""

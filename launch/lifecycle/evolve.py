@@ -1,6 +1,5 @@
 """A schema that grows in a workdir: what is new becomes a column, of which the days that are there have none."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.json import read_json, write_json
 from tutelage.trainers import takeovers
 from tutelage.trainers.config import TeacherConfig
 from tutelage.trainers.run import TEACHER, Run
@@ -66,17 +65,16 @@ def evolve(run: Run, names: list[str], teachers: Mapping[str, TeacherConfig]) ->
                 "new), or give another --workdir"
             )
     run.lake.create()
-    for table in (run.lake.interactions, run.lake.soft_labels, run.lake.histories):
-        if table:
-            table.add_columns()
+    for table in run.lake.by_day:
+        table.add_columns()
     for path in sorted((run.root / "students").glob("*/config.json")):
         if run.checkpoints(path.parent.name).states():
-            made = json.loads(path.read_text())
+            made = read_json(path)
             write(path, without_too(made, names))
     own = {teacher.name: list(teacher.model.without) for teacher in teachers.values()}
     for path in sorted(run.root.glob(f"{TEACHER}-*/config.json")):
         if run.checkpoints(path.parent.name).states():
-            made = json.loads(path.read_text())
+            made = read_json(path)
             write(path, {**made, "teacher": without_too(made["teacher"], names, own)})
     if run.takeovers:
         changes = [replace(each, teacher=without_too(each.teacher, names, own)) for each in run.takeovers]
@@ -93,5 +91,4 @@ def without_too(
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(path, content)

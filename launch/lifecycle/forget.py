@@ -1,6 +1,5 @@
 """Delete a user from a workdir: from its tables, from the files beside them and beside the exported models."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -15,8 +14,9 @@ from tutelage.launch.session import Session
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
-from tutelage.pipeline.lake import FORGOTTEN, Table, counted
-from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.io.json import read_json
+from tutelage.pipeline.schema import Schema, interaction_columns
+from tutelage.pipeline.table import FORGOTTEN, Table, add_dropped
 from tutelage.trainers.run import is_teacher
 
 ELSEWHERE = (
@@ -69,7 +69,7 @@ def plan(session: Session, user: int | str) -> Plan:
     days = sorted(rows["day"].unique())
     its_rows = pl.col("example_id").is_in(rows["example_id"].implode())
     interactions = run.lake.interactions.path
-    tables = [Table.at(path.parent) for path in sorted(run.root.rglob("_delta_log"))]
+    tables = [Table.open(path.parent) for path in sorted(run.root.rglob("_delta_log"))]
     columns = {table.path: set(table.schema.names) for table in tables}
     by_id = [t for t in tables if "example_id" in columns[t.path] and run.schema.user not in columns[t.path]]
     by_user = [t for t in tables if run.schema.user in columns[t.path] and t.path != interactions]
@@ -102,11 +102,11 @@ def _rows(root: Path, table: Table, gone: pl.Expr) -> list[Action]:
     for row in found.sort(table.partition_by, descending=True).iter_rows(named=True):
         number = row.pop("len")
         key = "/".join(map(str, row.values()))
-        metadata = counted(counts[key], number, FORGOTTEN) if key in counts else None
+        metadata = add_dropped(counts[key], number, FORGOTTEN) if key in counts else None
         steps.append(
             Action(
                 what=f"{number:,} rows of {table.path.relative_to(root)}, {key}",
-                apply=partial(table.leave_out, row, gone, metadata=metadata),
+                apply=partial(table.delete_rows, row, gone, metadata=metadata),
             )
         )
     return steps
@@ -115,7 +115,7 @@ def _rows(root: Path, table: Table, gone: pl.Expr) -> list[Action]:
 def _files(session: Session, tables: Sequence[Path], user: int | str, its_rows: pl.Expr) -> Iterator[Action]:
     """Parquet files that are no table's: golden batches, predictions, a study's sums."""
     root, schema = session.run.root, session.run.schema
-    dtype = pl.Schema(schema.interactions)[schema.user or ""]
+    dtype = pl.Schema(interaction_columns(schema))[schema.user or ""]
     for path in sorted(root.rglob("*.parquet")):
         if any(table in path.parents for table in tables):
             continue
@@ -190,7 +190,7 @@ def _taught(session: Session, days: Sequence[date]) -> dict[str, date]:
         trained = [state.day for state in run.checkpoints(model).states()]
         met = [day for day in trained if day in days]
         if trained and (start := run.warm_start(model)).exists():
-            base = json.loads(start.read_text())
+            base = read_json(start)
             if date.fromisoformat(base["day"]) >= first.get(models.get(base["teacher"], ""), date.max):
                 met = trained
         if met:

@@ -14,7 +14,8 @@ from tutelage.launch.lifecycle.rollback import Action
 from tutelage.launch.session import Session
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.days import spans
-from tutelage.pipeline.lake import PRUNED, Table, counted
+from tutelage.pipeline.soft_labels import SNAPSHOT
+from tutelage.pipeline.table import PRUNED, Table, add_dropped
 from tutelage.trainers.run import is_teacher
 
 
@@ -43,11 +44,10 @@ def plan(session: Session, keep_days: int) -> Plan:
     steps = []
     for model in session.all_models:
         steps += _model(session, model, before, needed, _readers_days(session, todo))
-    for table in (lake.soft_labels, lake.histories, lake.statistics, lake.interactions):
-        if table:
-            steps += _days(session.run.root, table, before, needed)
-            what = f"old files of {table.path.relative_to(session.run.root)}"
-            steps.append(Action(what=what, apply=table.vacuum))
+    for table in lake.by_day:
+        steps += _days(session.run.root, table, before, needed)
+        what = f"old files of {table.path.relative_to(session.run.root)}"
+        steps.append(Action(what=what, apply=table.vacuum))
     for day in lake.quarantine.days():
         if day < before:
             steps += [
@@ -89,7 +89,7 @@ def _needed(session: Session, days: Sequence[date], todo: dict[str, list[date]])
 
 def _readers_days(session: Session, todo: dict[str, list[date]]) -> list[date]:
     """Days that are still to be labelled by a snapshot of a teacher."""
-    readers = [s.name for s in session.experiment.students if s.producer == "snapshot" and s.distillation]
+    readers = [s.name for s in session.experiment.students if s.producer == SNAPSHOT and s.distillation]
     return sorted({day for name in readers for day in todo[name]})
 
 
@@ -148,11 +148,11 @@ def _days(root: Path, table: Table, before: date, needed: Iterable[date]) -> lis
     for row in old.sort("day").iter_rows(named=True):
         rows = row.pop("rows")
         key = "/".join(map(str, row.values()))
-        metadata = counted(counts.get(key, {}), rows, PRUNED)
+        metadata = add_dropped(counts.get(key, {}), rows, PRUNED)
         steps.append(
             Action(
                 what=f"{rows:,} rows of {table.path.relative_to(root)}, {key}",
-                apply=partial(table.leave_out, row, None, metadata=metadata),
+                apply=partial(table.delete_rows, row, None, metadata=metadata),
             )
         )
     return steps

@@ -8,11 +8,9 @@ from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 
-import polars as pl
-
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.lake import Table
+from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers import takeovers
 from tutelage.trainers.run import Run, is_teacher, successor_model
 from tutelage.trainers.takeovers import TakeOver
@@ -73,14 +71,13 @@ class Invalidation:
 
     since: Mapping[str, date]
     """The first day that goes, of each model that loses any."""
-    labels: Sequence[tuple[str, str, date]]
-    """(teacher, producer, day) of soft labels."""
+    labels: Sequence[LabelPartition]
     takeovers: Sequence[TakeOver]
     """Changes of teacher that were decided by days which go."""
 
     @classmethod
     def of(
-        cls, session: Session, since: Mapping[str, date], labels: Iterable[tuple[str, str, date]] = ()
+        cls, session: Session, since: Mapping[str, date], labels: Iterable[LabelPartition] = ()
     ) -> "Invalidation":
         """What goes with each model's days from the one in `since` on, and with `labels`.
 
@@ -95,7 +92,7 @@ class Invalidation:
             first = min(first, since.get(model, date.max))
             if first < date.max:
                 since[model] = first
-                gone |= _labels(session, name, first)
+                gone |= run.lake.soft_labels.trained_since(name, first)
         changes = [change for change in run.takeovers if _decided_by(change, since)]
         for student in session.experiment.students:
             if student.distillation:
@@ -166,7 +163,7 @@ class Invalidation:
             steps += [
                 Action(
                     what=f"metrics of {model}, {day}",
-                    apply=partial(_forget, run.lake.metrics, {"model": model}, day=day, run=run.name),
+                    apply=partial(run.lake.metrics.clear, {"model": model}, day=day, run=run.name),
                 )
                 for day in rows.select("day").unique().collect()["day"].sort()
                 if day in days
@@ -182,10 +179,10 @@ class Invalidation:
                 )
             )
         several = len(teachers(session)) > 1
-        for name, producer, day in self.labels:
-            where: dict[str, str | date] = {"teacher": name, "producer": producer, "day": day}
-            whose = f"{producer} labels of {day}" + (f" by {name}" if several else "")
-            steps.append(Action(what=whose, apply=partial(_forget, run.lake.soft_labels, where)))
+        for partition in self.labels:
+            whose = f"{partition.producer} labels of {partition.day}"
+            whose += f" by {partition.teacher}" if several else ""
+            steps.append(Action(what=whose, apply=partial(run.lake.soft_labels.withdraw, partition)))
         # A successor's before those of the teacher that it may have started from.
         for model in reversed(teachers(session)):
             steps += self._trained(session, model)
@@ -225,31 +222,9 @@ def _with_skipped(session: Session, model: str, start: date, teacher: date) -> d
     )
 
 
-def _labels(session: Session, teacher: str, since: date) -> set[tuple[str, str, date]]:
-    """(teacher, producer, day) of a teacher's labels that come from what it learnt on `since` or later."""
-    table = session.run.lake.soft_labels
-    newest = (
-        table.scan(teacher=teacher)
-        .filter(pl.col("day") >= since)
-        .group_by("producer", "day")
-        .agg(pl.col("snapshot_day").max())
-        .collect()
-    )
-    # The forward passes of a day have learnt the batches before them.
-    return {
-        (teacher, producer, day)
-        for producer, day, snapshot in newest.iter_rows()
-        if (day if producer == "pre_update" else snapshot) >= since
-    }
-
-
 def _remove(folder: Path, day: date) -> None:
     # Renamed first: half a checkpoint must not look like one. The next save clears such names away.
     aside = folder / f".partial-gone-{day}"
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(folder / str(day), aside)
     shutil.rmtree(aside)
-
-
-def _forget(table: Table, partition: dict[str, str | date], **where: str | date) -> None:
-    table.replace(table.scan().limit(0).collect(), partition, **where)

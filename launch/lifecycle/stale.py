@@ -6,6 +6,7 @@ from datetime import date
 
 from tutelage.launch.lifecycle.rollback import Action, Invalidation, teachers
 from tutelage.launch.session import Session
+from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition
 from tutelage.trainers.run import is_teacher
 
 
@@ -31,7 +32,7 @@ class Stale:
         parts += [
             f"{producer} labels of {day}"
             for _, producer, day in self.invalidation.labels
-            if producer == "snapshot"
+            if producer == SNAPSHOT
         ]
         parts += [f"that {each.name} took over on {each.from_day}" for each in self.invalidation.takeovers]
         others = f"{', '.join(self.why[:3])}{f' and {len(self.why) - 3} more' if self.why[3:] else ''}"
@@ -102,16 +103,14 @@ def _now(session: Session, days: Sequence[date], producer: str | None) -> dict[d
     by = {day: session.run.labeller(day).name for day in days}
     for teacher in set(by.values()):
         own = [day for day in days if by[day] == teacher]
-        found |= lake.input_versions(own, histories=True, labels={"teacher": teacher, "producer": producer})
+        found |= lake.input_versions(own, histories=True, labels=(teacher, producer))
     return found
 
 
-def _labels(session: Session) -> list[tuple[str, str, date]]:
-    """(teacher, producer, day) of the labels of rows, or histories, that are others now."""
+def _labels(session: Session) -> list[LabelPartition]:
+    """Those of the labels of rows, or histories, that are others now."""
     lake = session.run.lake
-    rows = lake.soft_labels.partitions().select("teacher", "producer", "day").rows()
     known = set(teachers(session).values())
-    keys = {"/".join(map(str, row)): row for row in rows if row[0] in known}
-    recorded = lake.soft_labels.sources(list(keys))
-    now = lake.label_sources([keys[key][2] for key in recorded])
-    return [keys[key] for key, source in recorded.items() if now.get(keys[key][2], source) != source]
+    recorded = {labels: n for labels, n in lake.soft_labels.sources().items() if labels.teacher in known}
+    now = lake.label_sources([labels.day for labels in recorded])
+    return [labels for labels, source in recorded.items() if now.get(labels.day, source) != source]

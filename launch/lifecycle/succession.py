@@ -1,6 +1,5 @@
 """A change of teacher: when it is decided, how it is recorded, and what is said of it."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any
 from tutelage.launch import steps
 from tutelage.launch.config import plain
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.json import read_json
 from tutelage.trainers import succession, takeovers
 from tutelage.trainers.takeovers import TakeOver
 
@@ -89,7 +89,7 @@ def started(session: Session, model: str) -> str | None:
     path = session.run.warm_start(model)
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
+    found = read_json(path)
     anew = [
         f"{each['name']} {each['shape']}" + (f" (there {each['teacher']})" if each["teacher"] else "")
         for each in found["anew"]

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from tutelage.launch.config import Experiment, StudyConfig, plain
@@ -21,10 +20,12 @@ from tutelage.launch.session import Session, Settings
 from tutelage.launch.studies import facts as study_facts
 from tutelage.launch.studies import pages as study_pages
 from tutelage.launch.studies import statistics as study_stats
+from tutelage.launch.studies.labels import LEAKED, StudyRun
 from tutelage.launch.studies.statistics import Arm
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition, labels_by_snapshot
 from tutelage.trainers.config import GateConfig, Sampling, StudentConfig, TeacherConfig
 from tutelage.trainers.run import TEACHER, Run
 
@@ -255,8 +256,7 @@ class _Designer:
         day_before = dict(zip(self.days[1:], self.days, strict=False))
         snapshot = replace(self.late, producer="snapshot")
         self.plan(study, snapshot, "age0", day_before, group="labels")
-        leaked = replace(self.late, producer="leaked")
-        self.plan(study, leaked, "leaked", {day: day for day in self.days}, group="labels")
+        self.plan(study, snapshot, LEAKED, {day: day for day in self.days}, group="labels")
 
     def biases(self, study: str) -> None:
         teacher = self.experiment.teacher
@@ -329,7 +329,7 @@ def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Calla
     session = Session.open(settings)
     unit = _Unit.of(session, setting, seed)
     run = replace(
-        session.run,
+        StudyRun.of(session.run),
         root=unit.scratch,
         teacher=replace(setting.teacher, gate=_UNGATED),
         teacher_model=TEACHER,
@@ -352,7 +352,7 @@ def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Calla
 
 def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
     """What the teacher's checkpoints say of the days, as the plans want it."""
-    from tutelage.trainers.feed import load_day, soft_label_frame
+    from tutelage.trainers.feed import load_day
     from tutelage.trainers.trainer import Trainer
 
     if not setting.plans:
@@ -376,14 +376,15 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
                     without=trainer.ranker.config.without,
                     vocabulary=trainer.vocabulary,
                 )
-            step = np.full(read.size, states[snapshot].step, np.int64)
-            frame = soft_label_frame(
-                read, trainer.score(read), snapshot_day=snapshot, teacher_step=step
-            ).with_columns(trained_step=pl.lit(None, pl.Int64))
+            labels = labels_by_snapshot(
+                read.example_id,
+                trainer.score(read),
+                snapshot_day=snapshot,
+                teacher_step=states[snapshot].step,
+            )
             for name, plan in setting.plans.items():
                 if plan.get(day) == snapshot:
-                    producer = "leaked" if snapshot >= day else "snapshot"
-                    run.lake.soft_labels.replace(frame, {"teacher": name, "producer": producer, "day": day})
+                    run.lake.soft_labels.write(LabelPartition(name, SNAPSHOT, day), labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""How files are written, locked and tried again."""
+"""How files are written, locked and read, and how a failed access is tried again."""

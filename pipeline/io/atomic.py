@@ -1,4 +1,4 @@
-"""Files that are replaced whole: whoever reads one finds all of the old one or all of the new one."""
+"""Files that are replaced as a whole: a reader finds all of the old file or all of the new one."""
 
 import os
 from collections.abc import Iterator
@@ -8,10 +8,18 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Inside, the file is written under the name that is given; then it takes the place of `path`.
+    """Yield a temporary path. When the block ends, what was written there replaces `path`; if it fails, nothing does.
 
-    Its folder is made where there is none. The name ends as the file's own does, so that what looks for files of a
-    kind, to take a user's rows out of them, finds what a killed process has left, too.
+    The folder is created if it does not exist. The temporary name keeps the suffix of `path`, so that a search for
+    files of that kind, for example to delete a user's rows, also finds what a killed process left behind.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "report.txt"
+        >>> with atomic_write(path) as partial:
+        ...     _ = partial.write_text("done")
+        >>> path.read_text()
+        'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}-{path.name}")

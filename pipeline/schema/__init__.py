@@ -2,7 +2,7 @@
 
 from tutelage.pipeline.schema.features import DEFAULTS, Feature, Growth, History
 from tutelage.pipeline.schema.schema import Schema, check_time_zone
-from tutelage.pipeline.schema.tables import METRICS, STATISTICS
+from tutelage.pipeline.schema.tables import METRICS, STATISTICS, history_columns, interaction_columns
 from tutelage.pipeline.schema.tasks import SAMPLING_RATE, Downsampling, Task
 
 __all__ = [
@@ -17,4 +17,6 @@ __all__ = [
     "Schema",
     "Task",
     "check_time_zone",
+    "history_columns",
+    "interaction_columns",
 ]

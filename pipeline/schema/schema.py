@@ -7,7 +7,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from tutelage.pipeline.days import duration, released_at
 from tutelage.pipeline.errors import UserError
@@ -208,32 +207,6 @@ class Schema:
     def outputs(self) -> list[str]:
         """The models' raw outputs, in the order of the tasks."""
         return [name for task in self.tasks for name in task.outputs]
-
-    @property
-    def interactions(self) -> pa.Schema:
-        """Columns of a data file of `interactions` (the partition column `day` is not in the file)."""
-        binary = {task.label for task in self.tasks if task.kind == "binary"}
-        return pa.schema(
-            [("example_id", pa.int64()), ("event_time_us", pa.int64())]
-            + [(f.name, f.arrow) for f in self.features]
-            + [(label, pa.int8() if label in binary else pa.float32()) for label in self.labels]
-            + [(SAMPLING_RATE, pa.float32())] * (self.downsampling is not None)
-        )
-
-    @property
-    def soft_labels(self) -> pa.Schema:
-        """Columns of a data file of `soft_labels` (partition columns `teacher, producer, day` apart)."""
-        return pa.schema(
-            [("example_id", pa.int64())]
-            + [(name, pa.float32()) for name in self.outputs]
-            + [("snapshot_day", pa.date32()), ("teacher_step", pa.int64()), ("trained_step", pa.int64())]
-        )
-
-    @property
-    def history_columns(self) -> pa.Schema:
-        """Columns of a data file of `histories` (the partition column `day` is not in the file)."""
-        names = {self.user, *(history.name for history in self.histories)}
-        return pa.schema([(f.name, f.arrow) for f in self.inputs() if f.name in names])
 
     def arrays(self, frame: pl.DataFrame, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """The inputs that `frame` has, or those of `names`, as models take them (`Feature.array`), by name."""

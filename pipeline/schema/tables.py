@@ -1,6 +1,9 @@
-"""Columns of the tables that are the same for every schema."""
+"""The columns of the tables."""
 
 import pyarrow as pa
+
+from tutelage.pipeline.schema.schema import Schema
+from tutelage.pipeline.schema.tasks import SAMPLING_RATE
 
 METRICS = pa.schema(
     [
@@ -39,3 +42,20 @@ STATISTICS = pa.schema(
 )
 """Columns of a data file of `statistics` (the partition column `day` is not in the file): a row for each feature
 and label of the day, see `pipeline/statistics.py`."""
+
+
+def interaction_columns(schema: Schema) -> pa.Schema:
+    """Return the columns of a data file of `interactions` (the partition column `day` is not in the file)."""
+    binary = {task.label for task in schema.tasks if task.kind == "binary"}
+    return pa.schema(
+        [("example_id", pa.int64()), ("event_time_us", pa.int64())]
+        + [(f.name, f.arrow) for f in schema.features]
+        + [(label, pa.int8() if label in binary else pa.float32()) for label in schema.labels]
+        + [(SAMPLING_RATE, pa.float32())] * (schema.downsampling is not None)
+    )
+
+
+def history_columns(schema: Schema) -> pa.Schema:
+    """Return the columns of a data file of `histories` (the partition column `day` is not in the file)."""
+    names = {schema.user, *(history.name for history in schema.histories)}
+    return pa.schema([(f.name, f.arrow) for f in schema.inputs() if f.name in names])

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tutelage.pipeline.days import slice_expr
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.schema import Schema, interaction_columns
 from tutelage.pipeline.sources.base import RawFile, Unit
 from tutelage.pipeline.sources.columns import Columns, TimeUnit, check_time
 from tutelage.pipeline.sources.formats import check_header, check_parquet
@@ -106,7 +106,7 @@ class Files:
 
     def columns(self) -> Mapping[str, pl.DataType]:
         """The schema's features and labels, and where it says so `sampling_rate`, with its dtypes."""
-        dtypes = pl.Schema(self.schema.interactions)
+        dtypes = pl.Schema(interaction_columns(self.schema))
         return {name: dtypes[name] for name in self.schema.offered}
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:

@@ -11,10 +11,10 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tutelage.export.versions import CARD, Version, Versions
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.locks import locked
 from tutelage.trainers.checkpoints import State
 
 DAY, NEXT = date(2026, 1, 31), date(2026, 2, 1)
@@ -353,7 +353,7 @@ def test_after_a_killed_rollback_a_newer_version_is_rolled_back_all_the_same(ver
 
 def test_moves_wait_for_the_one_at_work(versions: Versions) -> None:
     _publish(versions, DAY, NEXT)
-    with FileLock(versions.log.with_name(".lock")):
+    with locked(versions.log.with_name(".lock"), ""):
         thread = threading.Thread(target=versions.rollback)
         thread.start()
         time.sleep(0.1)

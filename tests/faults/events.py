@@ -20,9 +20,10 @@ import polars as pl
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
 from tutelage.models.config import ModelConfig
-from tutelage.pipeline.lake import Lake, Table
+from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, History, Schema, Task
 from tutelage.pipeline.sources.files import Files
+from tutelage.pipeline.table import Table
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
 
 DAYS = [date(2026, 1, 1) + timedelta(days=i) for i in range(3)]

@@ -53,8 +53,8 @@ def test_a_full_disk_is_told_in_one_line_and_after_there_is_room_the_step_ends_t
     _resize(disk, used + grown // 2)
     command = Command(STEPS[step], workdir)
     says = (
-        f"tutelage-{STEPS[step].split()[0]}: {workdir}: no room is left on its disk; "
-        "make some, then run again: what was finished stays\n"
+        f"tutelage-{STEPS[step].split()[0]}: {workdir}: its disk is full; "
+        "free some space, then run again: what was finished stays\n"
     )
     assert command.end() == (1, says)
     halfway = _finished(workdir)

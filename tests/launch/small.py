@@ -12,6 +12,7 @@ import polars as pl
 from tutelage.export import card, golden, warmup
 from tutelage.launch import steps
 from tutelage.launch.session import Session, Settings
+from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import is_teacher
 
@@ -78,8 +79,7 @@ def train(session: Session, model: str, days: Sequence[date]) -> list[State]:
                 teacher_step=pl.lit(3 * number - 3, pl.Int64),
                 trained_step=pl.lit(3 * number, pl.Int64),
             )
-            where: dict[str, str | date] = {"teacher": "teacher", "producer": "pre_update", "day": day}
-            session.run.lake.soft_labels.replace(labels, where)
+            session.run.lake.soft_labels.write(LabelPartition("teacher", "pre_update", day), labels)
     return states
 
 

@@ -17,6 +17,7 @@ from tutelage.launch.report.status import print_status
 from tutelage.launch.report.summary import Results
 from tutelage.launch.session import Session, Settings
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
@@ -146,8 +147,8 @@ def test_a_rollback_lets_a_student_learn_a_day_whose_data_came_later(tmp_path: P
             "trained_step": [2],
         }
     )
-    where = {"teacher": session.run.teacher.name, "producer": "pre_update", "day": DAYS[2]}
-    session.run.lake.soft_labels.replace(labels, where)
+    partition = LabelPartition(session.run.teacher.name, "pre_update", DAYS[2])
+    session.run.lake.soft_labels.write(partition, labels)
     gone = [step.what for step in plan(session, DAYS[0])]
     assert "quarantine of auxiliary, 2026-01-02" in gone
     assert "quarantine of teacher, 2026-01-02" in gone

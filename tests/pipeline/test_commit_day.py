@@ -149,7 +149,7 @@ def test_a_day_that_is_accepted_is_committed_as_it_is_and_recorded(root: Path) -
         accept(lake, BAD, "again")
 
 
-@pytest.mark.parametrize("moment", ["_commit", "forget"])
+@pytest.mark.parametrize("moment", ["_commit_statistics", "forget"])
 def test_an_acceptance_that_was_killed_ends_the_same_when_it_is_run_again(
     root: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +161,7 @@ def test_an_acceptance_that_was_killed_ends_the_same_when_it_is_run_again(
         patch.setattr(commit_day, moment, killed)
         with pytest.raises(KeyboardInterrupt):
             accept(lake, BAD, "a sale")
-    if moment == "_commit":
+    if moment == "_commit_statistics":
         accept(lake, BAD, "a sale")
     assert lake.interactions.scan(day=BAD).collect().height == ROWS
     assert lake.quarantine.days()[BAD]["outcome"] == "accepted"

@@ -38,7 +38,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError) as told, disk_full_as_user_error(tmp_path / "."):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(told.value) == (
-        f"{tmp_path}: no room is left on its disk; make some, then run again: what was finished stays"
+        f"{tmp_path}: its disk is full; free some space, then run again: what was finished stays"
     )
 
 

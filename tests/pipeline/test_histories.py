@@ -121,7 +121,7 @@ def test_a_job_that_was_killed_before_its_histories_leaves_them_stale_and_read_b
         lake = _materialize(tmp_path, ROWS)
     assert lake.stale_histories(DAYS) == DAYS
     says = (
-        f"day 1970-01-02 of {tmp_path / 'histories'} is not there, or older than the days that it is made of; "
+        f"day 1970-01-02 of {tmp_path / 'histories'} is missing, or older than the days that it is made from; "
         "run tutelage-run, or tutelage-materialize for that day"
     )
     with pytest.raises(UserError, match=f"^{re.escape(says)}$"):

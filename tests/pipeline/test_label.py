@@ -14,8 +14,10 @@ from tests.failing import EIO, failing
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io import retry
 from tutelage.pipeline.label import BATCH, Snapshot, choose, label, score
-from tutelage.pipeline.lake import Lake, Table
+from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.soft_labels import LabelPartition
+from tutelage.pipeline.table import Table
 
 SCHEMA = Schema(
     features=(
@@ -121,7 +123,7 @@ def test_every_row_is_labelled_once_by_the_snapshot_of_its_day(
         (13, 2 * 3 + 0, 2 * 0.25, DAYS[0], 40, None, "big", "snapshot", DAYS[1]),
         (14, -1 * 4 + 3, -1 * 3.0, DAYS[1], 80, None, "big", "snapshot", DAYS[2]),
     ]
-    assert lake.soft_labels.counts() == {
+    assert lake.soft_labels.table.counts() == {
         "big/snapshot/2026-01-02": {"labelled": 3},
         "big/snapshot/2026-01-03": {"labelled": 1},
     }
@@ -175,7 +177,7 @@ def test_labels_of_another_producer_are_neither_replaced_nor_counted(lake: Lake,
             "trained_step": 8,
         }
     )
-    lake.soft_labels.replace(frame, {"teacher": "big", "producer": "pre_update", "day": DAYS[1]})
+    lake.soft_labels.write(LabelPartition("big", "pre_update", DAYS[1]), frame)
     assert label(SCHEMA, lake, teacher="big", days={DAYS[1]: doubling}) == {DAYS[1]: 1}
     assert lake.soft_labels.partitions().select("producer", "rows").rows() == [
         ("pre_update", 2),
@@ -202,9 +204,9 @@ def test_a_day_that_was_not_materialised_is_named(lake: Lake, doubling: Snapshot
 
 
 @pytest.mark.parametrize("day", DAYS[:2])
-def test_a_snapshot_that_has_seen_the_day_is_refused(lake: Lake, negating: Snapshot, day: date) -> None:
+def test_a_snapshot_that_was_trained_on_the_day_is_refused(lake: Lake, negating: Snapshot, day: date) -> None:
     _put(lake, day, [(1, 5, "", 1.0)])
-    text = f"the snapshot of 2026-01-02 has seen {day}; label a day with an earlier snapshot"
+    text = f"the snapshot of 2026-01-02 was trained on {day}; label a day with an earlier snapshot"
     with pytest.raises(UserError, match=f"^{text}$"):
         label(SCHEMA, lake, teacher="big", days={day: negating})
     assert lake.soft_labels.partitions().height == 0

@@ -12,10 +12,12 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from tutelage.pipeline import lake as lake_module
+from tutelage.pipeline import table as table_module
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.lake import DataFile, Lake, Table
+from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema, Task
+from tutelage.pipeline.soft_labels import label_columns
+from tutelage.pipeline.table import DataFile, Table
 
 SCHEMA = Schema(
     features=(Feature(name="user", dtype="int64", capacity=10),),
@@ -104,10 +106,10 @@ def test_a_commit_replaces_its_day_and_no_other(lake: Lake) -> None:
 
 
 def test_a_commit_replaces_the_labels_of_one_teacher_and_producer_and_day(lake: Lake) -> None:
-    table = lake.soft_labels
+    table = lake.soft_labels.table
     frame = pl.DataFrame(
         {"example_id": [1], "click_logit": [0.5], "snapshot_day": None, "teacher_step": 1, "trained_step": 1},
-        schema=pl.Schema(SCHEMA.soft_labels),
+        schema=pl.Schema(label_columns(SCHEMA.outputs)),
     )
     one = {"teacher": "big", "producer": "snapshot", "day": FIRST}
     others = [{**one, "teacher": "small"}, {**one, "producer": "pre_update"}, {**one, "day": SECOND}]
@@ -223,7 +225,7 @@ def _overtaken(table: Table, other: Callable[[], None]) -> Iterator[None]:
     other()
     looks = iter([stale])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lake_module, "DeltaTable", lambda path: next(looks, None) or DeltaTable(path))
+        patch.setattr(table_module, "DeltaTable", lambda path: next(looks, None) or DeltaTable(path))
         yield
 
 
@@ -250,8 +252,8 @@ def test_a_day_that_was_replaced_since_the_job_began_is_left_alone(lake: Lake) -
     written = {day: _write(table, day, [5]) for day in (FIRST, SECOND)}
     _commit(table, FIRST, [2], attempt=2)
     with pytest.raises(UserError, match=r"^interactions, 2026-01-01: another job replaced it meanwhile"):
-        table.commit(written[FIRST], {"day": FIRST}, attempt=3, metadata={}, as_of=began)
-    table.commit(written[SECOND], {"day": SECOND}, attempt=3, metadata={}, as_of=began)
+        began.commit(written[FIRST], {"day": FIRST}, attempt=3, metadata={})
+    began.commit(written[SECOND], {"day": SECOND}, attempt=3, metadata={})
     assert _users(table.scan()) == [2, 5]
 
 

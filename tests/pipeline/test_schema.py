@@ -10,7 +10,16 @@ import pyarrow as pa
 import pytest
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Downsampling, Feature, Growth, History, Schema, Task
+from tutelage.pipeline.schema import (
+    Downsampling,
+    Feature,
+    Growth,
+    History,
+    Schema,
+    Task,
+    history_columns,
+    interaction_columns,
+)
 
 USER = Feature(name="user", dtype="int64", capacity=10)
 CLICK = Task(name="click", label="click")
@@ -158,7 +167,7 @@ def test_the_columns_that_the_pipeline_itself_adds_are_reserved(name: str) -> No
 
 
 def test_interactions_hold_each_feature_and_each_label_once() -> None:
-    assert SCHEMA.interactions == pa.schema(
+    assert interaction_columns(SCHEMA) == pa.schema(
         [
             ("example_id", pa.int64()),
             ("event_time_us", pa.int64()),
@@ -168,21 +177,6 @@ def test_interactions_hold_each_feature_and_each_label_once() -> None:
             ("click", pa.int8()),
             ("watch_seconds", pa.float32()),
             ("like", pa.int8()),
-        ]
-    )
-
-
-def test_soft_labels_hold_an_output_per_task_and_where_it_came_from() -> None:
-    assert SCHEMA.soft_labels == pa.schema(
-        [
-            ("example_id", pa.int64()),
-            ("click_logit", pa.float32()),
-            ("watch_log1p", pa.float32()),
-            ("like_logit", pa.float32()),
-            ("click_again_logit", pa.float32()),
-            ("snapshot_day", pa.date32()),
-            ("teacher_step", pa.int64()),
-            ("trained_step", pa.int64()),
         ]
     )
 
@@ -272,9 +266,9 @@ def test_a_schema_whose_lists_do_not_fit_is_refused(fields: dict[str, Any], text
 
 
 def test_a_list_is_a_column_of_lists_and_a_history_is_in_a_table_of_its_own() -> None:
-    assert LISTS.interactions.field("tags").type == pa.list_(pa.string())
-    assert "history" not in LISTS.interactions.names
-    assert LISTS.history_columns == pa.schema([("user", pa.int64()), ("history", pa.list_(pa.int64()))])
+    assert interaction_columns(LISTS).field("tags").type == pa.list_(pa.string())
+    assert "history" not in interaction_columns(LISTS).names
+    assert history_columns(LISTS) == pa.schema([("user", pa.int64()), ("history", pa.list_(pa.int64()))])
 
 
 def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
@@ -345,6 +339,8 @@ def test_a_downsampling_that_cannot_be_is_refused() -> None:
 
 def test_a_downsampled_table_has_the_rate_of_each_row() -> None:
     schema = replace(SCHEMA, downsampling=Downsampling(task="click"))
-    assert schema.interactions == SCHEMA.interactions.append(pa.field("sampling_rate", pa.float32()))
+    assert interaction_columns(schema) == interaction_columns(SCHEMA).append(
+        pa.field("sampling_rate", pa.float32())
+    )
     assert schema.offered == [*SCHEMA.offered, "sampling_rate"]
     assert replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.5)).offered == SCHEMA.offered

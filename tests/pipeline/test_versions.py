@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 
-from tutelage.pipeline.lake import Lake, Table
+from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, History, Schema, Task
+from tutelage.pipeline.table import Table
 
 SCHEMA = Schema(
     features=(
@@ -135,5 +136,5 @@ def test_histories_of_the_same_rows_written_again_are_not_stale(lake: Lake) -> N
     _commit(lake.interactions, ROWS[1:], attempt=3)
     assert lake.stale_histories([DAY]) == [DAY]
     assert lake.label_sources([DAY]) != sources
-    input_versions = lake.input_versions([DAY], histories=True, labels={"teacher": "t", "producer": "p"})
+    input_versions = lake.input_versions([DAY], histories=True, labels=("t", "p"))
     assert list(input_versions[DAY]) == ["interactions", "histories"]  # no label is there

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, ROWS, SCHEMA, commit, interactions, make_run
 from tutelage.models.config import distil
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers import checkpoints
 from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import StudentConfig
@@ -308,8 +309,7 @@ def test_a_student_with_a_first_day_starts_there(taught: Run) -> None:
 def test_every_row_of_a_student_is_used_too_young_or_missing(taught: Run, tmp_path: Path) -> None:
     run = _copy(taught, tmp_path)
     five_less = _labels(run, DAYS[1]).sort("example_id")[5:].drop("teacher", "producer", "day")
-    where = {"teacher": "teacher", "producer": "pre_update", "day": DAYS[1]}
-    run.lake.soft_labels.replace(five_less, where)
+    run.lake.soft_labels.write(LabelPartition("teacher", "pre_update", DAYS[1]), five_less)
     train_student(run, dataclasses.replace(AUXILIARY, name="fewer"), DAYS)
     assert _counts(run, "fewer", DAYS[0]) == {
         "labels_used": 60 - YOUNG_ROWS,

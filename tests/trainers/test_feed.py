@@ -15,10 +15,10 @@ from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import History, Task
-from tutelage.pipeline.soft_labels import SoftLabels
+from tutelage.pipeline.soft_labels import LabelPartition, LabelRequest
 from tutelage.trainers import feed
 from tutelage.trainers.config import Sampling
-from tutelage.trainers.feed import load_day, read_ahead, soft_label_frame, write_predictions
+from tutelage.trainers.feed import load_day, read_ahead, write_predictions
 
 DAY = DAYS[0]
 
@@ -97,7 +97,7 @@ def test_a_day_s_rows_have_the_histories_of_their_users_and_none_without_one(tmp
     commit(lake, DAYS[1], frame(DAYS[1], rows))
     ranker = Ranker(schema, MODEL)
     with pytest.raises(
-        UserError, match=r"^day 2026-01-02 of .*/histories is not there, or older than the days"
+        UserError, match=r"^day 2026-01-02 of .*/histories is missing, or older than the days"
     ):
         load_day(lake, DAYS[1], schema, transform=ranker.transform)
     # A model that is without it needs none.
@@ -141,8 +141,8 @@ def test_soft_labels_stand_beside_their_rows_and_the_rest_is_masked_and_counted(
             "trained_step": [7, 6, 5],
         }
     )
-    lake.soft_labels.replace(labels, {"teacher": "teacher", "producer": "pre_update", "day": DAY})
-    reads = SoftLabels(teacher="teacher", producer="pre_update", min_step=5)
+    lake.soft_labels.write(LabelPartition("teacher", "pre_update", DAY), labels)
+    reads = LabelRequest(teacher="teacher", min_step=5)
     day = load_day(lake, DAY, SCHEMA, transform=ranker.transform, soft_labels=reads)
     # Of 11, 12, 13, 10: too young, missing, used, used.
     assert day.tensors.mask.numpy().tolist() == [0, 0, 1, 1]
@@ -236,31 +236,6 @@ def test_days_are_read_ahead_in_order_and_an_unreadable_one_is_told_when_its_tur
     assert second.waited > 0
     with pytest.raises(UserError, match="day 2026-01-03 is not in"):
         next(days)
-
-
-def test_a_soft_label_says_which_teacher_made_it_and_that_the_row_was_learnt_next(
-    lake: Lake, ranker: Ranker
-) -> None:
-    day = load_day(lake, DAY, SCHEMA, transform=ranker.transform)
-    outputs = {
-        "click_logit": np.array([0.5, -0.5, 1.0, 2.0], np.float32),
-        "watch_log1p": np.array([1.5, 2.5, 3.5, 4.5], np.float32),
-    }
-    steps = np.array([7, 7, 8, 8])
-    made = soft_label_frame(day, outputs, snapshot_day=date(2025, 12, 31), teacher_step=steps)
-    assert made.to_dict(as_series=False) == {
-        "example_id": [11, 12, 13, 10],
-        "click_logit": [0.5, -0.5, 1.0, 2.0],
-        "watch_log1p": [1.5, 2.5, 3.5, 4.5],
-        "teacher_step": [7, 7, 8, 8],
-        "snapshot_day": [date(2025, 12, 31)] * 4,
-        "trained_step": [8, 8, 9, 9],
-    }
-    first = soft_label_frame(day, outputs, snapshot_day=None, teacher_step=steps)
-    assert first["snapshot_day"].to_list() == [None] * 4
-    # The store takes it as it is.
-    lake.soft_labels.replace(first, {"teacher": "teacher", "producer": "pre_update", "day": DAY})
-    assert lake.soft_labels.scan(day=DAY).collect().height == 4
 
 
 def _weights(lake: Lake, ranker: Ranker, sampling: Sampling) -> list[float]:

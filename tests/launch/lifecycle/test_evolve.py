@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from deltalake import DeltaTable
-from filelock import FileLock
 
 from tests.launch import small, small_config
 from tests.launch.grown_config import NEW
@@ -19,6 +18,7 @@ from tutelage.launch.lifecycle import evolve
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor, open_workdir
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.locks import locked
 from tutelage.trainers import takeovers
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
 from tutelage.trainers.run import is_teacher
@@ -227,7 +227,7 @@ def test_killed_anywhere_it_ends_the_same_when_it_is_run_again(
 
     for place, killed in (
         ("", None),
-        ("tutelage.pipeline.lake.Table.add_columns", _killed),
+        ("tutelage.pipeline.table.Table.add_columns", _killed),
         ("tutelage.launch.lifecycle.evolve.write", _killed),
         ("tutelage.launch.lifecycle.evolve.write", write_no_workdirs),
     ):
@@ -258,7 +258,7 @@ def test_no_column_is_added_while_a_job_writes_with_the_schema_as_it_was(
 ) -> None:
     open_workdir(str(tmp_path), _experiment(small.CONFIG))
     monkeypatch.setattr("tutelage.launch.workspace._PATIENCE", 0)
-    with FileLock(tmp_path / "lake/.lock"), pytest.raises(UserError) as error:
+    with locked(tmp_path / "lake/.lock", ""), pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), _experiment())
     assert str(error.value) == (
         f"age, tags, like, clicked: new in the schema, and a job is writing tables in {tmp_path}/lake; wait for it, "

@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 from deltalake import DeltaTable
-from filelock import FileLock
 from polars.testing import assert_frame_equal
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -21,7 +20,8 @@ from tutelage.launch.lifecycle import forget
 from tutelage.launch.session import Session
 from tutelage.pipeline.beam_job import staging_folder
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.lake import Table
+from tutelage.pipeline.io.locks import locked
+from tutelage.pipeline.table import Table
 from tutelage.trainers import takeovers
 from tutelage.trainers.feed import write_predictions
 from tutelage.trainers.takeovers import TakeOver
@@ -196,7 +196,7 @@ def test_a_student_met_a_user_by_the_labels_of_a_teacher_that_had(
     small.train(session, "auxiliary", DAYS[2:])
     # Of the third day, so that the student meets only what the teacher made of it, a day later.
     lake = session.run.lake
-    lake.interactions.leave_out({"day": DAYS[3]}, pl.col("user_id") == GONE, metadata=None)
+    lake.interactions.delete_rows({"day": DAYS[3]}, pl.col("user_id") == GONE, metadata=None)
     _forget(workdir)
     assert (
         "trained with it: auxiliary: checkpoints 2026-01-03, 2026-01-04; versions none"
@@ -339,7 +339,7 @@ def test_a_value_that_no_user_can_have_is_refused(workdir: Path, text: str) -> N
 
 def test_it_waits_for_nobody_who_works_on_the_workdir(workdir: Path) -> None:
     root = workdir.resolve()
-    with FileLock(root / "students/late/.lock"), pytest.raises(UserError) as error:
+    with locked(root / "students/late/.lock", ""), pytest.raises(UserError) as error:
         _forget(workdir)
     assert str(error.value) == f"another process is working on late in {root}; wait for it, or stop it"
     with staging_folder(root / "lake"), pytest.raises(UserError) as error:
@@ -365,7 +365,7 @@ def test_only_the_files_that_have_such_rows_are_written_anew(workdir: Path) -> N
     table: Table = _open(workdir).run.lake.interactions
     one = table.files(day=DAYS[0])
     version = DeltaTable(table.path).version()
-    table.leave_out({"day": DAYS[0]}, pl.col("user_id") == GONE, metadata=None)
+    table.delete_rows({"day": DAYS[0]}, pl.col("user_id") == GONE, metadata=None)
     assert (table.files(day=DAYS[0]), DeltaTable(table.path).version()) == (one, version)
-    table.leave_out({"day": DAYS[3]}, pl.col("user_id") == GONE, metadata=None)
+    table.delete_rows({"day": DAYS[3]}, pl.col("user_id") == GONE, metadata=None)
     assert table.partitions()["rows"].to_list() == [40, 40, 40, 35]

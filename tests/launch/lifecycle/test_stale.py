@@ -20,6 +20,7 @@ from tutelage.launch.config import Experiment
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session, Settings
+from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
@@ -65,7 +66,7 @@ def _mend(session: Session, day: date) -> None:
 
 def _learn(session: Session, model: str, *days: date, labels: str = "") -> None:
     """Leave the states of finished days, as a trainer does; their variables apart."""
-    read = {"teacher": TEACHER, "producer": labels} if labels else None
+    read = (TEACHER, labels) if labels else None
     for n, (day, input_versions) in enumerate(
         session.run.lake.input_versions(days, histories=False, labels=read).items(), 1
     ):
@@ -86,13 +87,13 @@ def _label(session: Session, producer: str, day: date, *, snapshot: date | None,
         teacher_step=pl.lit(1, pl.Int64),
         trained_step=pl.lit(2, pl.Int64),
     )
-    where = {"teacher": TEACHER, "producer": producer, "day": day}
+    partition = LabelPartition(TEACHER, producer, day)
     if producer == "pre_update":
-        lake.soft_labels.replace(rows, where)
+        lake.soft_labels.write(partition, rows)
     else:
-        file = lake.soft_labels.write_file(rows, where, name="part")
+        file = lake.soft_labels.write_file(partition, rows, name="part")
         source = lake.label_sources([day])[day]
-        lake.soft_labels.commit([file], where, attempt=id(file), metadata={}, source=source)
+        lake.soft_labels.commit(partition, [file], attempt=id(file), source=source)
 
 
 @pytest.fixture(scope="module")

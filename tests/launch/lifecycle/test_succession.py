@@ -22,6 +22,7 @@ from tutelage.launch.workspace import claim_successor, open_workdir
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import METRICS
+from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers import takeovers
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
@@ -74,10 +75,10 @@ def _learn(session: Session, model: str, *days: date, loss: float = 0.5) -> None
 
 
 def _label(session: Session, teacher: str, producer: str, day: date, snapshot: date | None) -> None:
-    table = session.run.lake.soft_labels
-    row = {name: 0.0 for name in table.schema.names if name not in table.partition_by}
+    store = session.run.lake.soft_labels
+    row = dict.fromkeys(store.outputs, 0.0)
     row |= {"example_id": 1, "snapshot_day": snapshot, "teacher_step": 1, "trained_step": 2}  # type: ignore[dict-item]
-    table.replace(pl.DataFrame([row]), {"teacher": teacher, "producer": producer, "day": day})
+    store.write(LabelPartition(teacher, producer, day), pl.DataFrame([row]))
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from tutelage.pipeline import histories, materialize
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io import retry
 from tutelage.pipeline.io.retry import with_retries
-from tutelage.pipeline.lake import Lake, Table
+from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, History, Schema, Task
+from tutelage.pipeline.table import Table
 
 SCHEMA = Schema(
     features=(
@@ -59,7 +60,7 @@ def test_a_passing_cause_is_said_aloud_and_tried_again(
 ) -> None:
     assert with_retries("teacher, labels", failing(2, error)) == "done"
     assert pauses == [1, 5]
-    assert caplog.messages == [f"teacher, labels: {says}; it is tried again in {n} s" for n in (1, 5)]
+    assert caplog.messages == [f"teacher, labels: {says}; trying again in {n} s" for n in (1, 5)]
 
 
 def test_a_cause_that_does_not_pass_is_told_in_one_line(pauses: list[float]) -> None:

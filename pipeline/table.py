@@ -1,0 +1,373 @@
+"""One Delta Lake table: replace a partition in one commit, read it as it is now or as it was."""
+
+import copy
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.schema import Schema as DeltaSchema
+from deltalake.transaction import AddAction, RemoveAction
+
+from tutelage.pipeline.errors import UserError
+
+Partition = Mapping[str, str | date]
+"""The value of each partition column."""
+
+# The counts of a day are read from its commit, so the log is kept for as long as the table.
+_CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
+
+PRUNED = "pruned"
+"""The reason under which the last commit of a removed day counts the rows that it had."""
+
+FORGOTTEN = "forgotten"
+"""The reason under which a day's counts hold the rows of deleted users."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """A Parquet file under the table's folder, which is invisible until it is committed."""
+
+    path: str
+    """Relative to the table's folder."""
+    rows: int
+    digest: int
+    """Hash of its rows, whatever their order. The digest of several files is the sum of theirs."""
+
+
+class Table:
+    """One Delta table. A partition has one writer at a time; a reader never sees half of a commit.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> columns = pa.schema([("example_id", pa.int64())])
+        >>> table = Table(Path(folder.name), columns, partition_by={"day": pa.date32()})
+        >>> table.create()
+        >>> table.replace(pl.DataFrame({"example_id": [7, 8]}), {"day": date(2026, 1, 1)})
+        >>> table.partitions().rows()
+        [(datetime.date(2026, 1, 1), 2)]
+    """
+
+    def __init__(self, path: Path, columns: pa.Schema, *, partition_by: Mapping[str, pa.DataType]):
+        """Declare a table at `path`: `columns` are those of its data files, without the partition columns."""
+        self.path = path
+        self.partition_by = list(partition_by)
+        self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
+        self._pinned: DeltaTable | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> "Table":
+        """Open an existing table with the columns that it has. Raises UserError where there is none."""
+        if not DeltaTable.is_deltatable(str(path)):
+            raise UserError(f"{path} is no Delta table; give the folder that holds its `_delta_log`")
+        table = DeltaTable(path)
+        columns = pa.schema(table.schema().to_arrow())
+        by = {name: columns.field(name).type for name in table.metadata().partition_columns}
+        return cls(path, pa.schema([f for f in columns if f.name not in by]), partition_by=by)
+
+    def snapshot(self) -> "Table":
+        """Return the table as it is now. Later commits are not seen through it."""
+        return self._pin(DeltaTable(self.path))
+
+    def as_of(self, version: int | datetime) -> "Table":
+        """Return the table as of a version of its log, or as of a time. Raises UserError where there was none."""
+        table = DeltaTable(self.path)
+        try:
+            table.load_as_version(version)
+        except DeltaError as error:
+            raise UserError(
+                f"{self.path.name} has no version as of {version} ({error}); "
+                f"its versions are 0 to {DeltaTable(self.path).version()}"
+            ) from None
+        return self._pin(table)
+
+    def _pin(self, delta: DeltaTable) -> "Table":
+        pinned = copy.copy(self)
+        pinned._pinned = delta
+        return pinned
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it shows one version only, and not the newest."""
+        return self._pinned is not None
+
+    @property
+    def version(self) -> int:
+        """The version that is read: a number that grows with each commit."""
+        return self._delta.version()
+
+    @property
+    def _delta(self) -> DeltaTable:
+        return self._pinned or DeltaTable(self.path)
+
+    def create(self) -> None:
+        """Create an empty table unless it exists."""
+        if not DeltaTable.is_deltatable(str(self.path)):
+            DeltaTable.create(
+                self.path,
+                self.schema,
+                mode="ignore",
+                partition_by=self.partition_by,
+                configuration=_CONFIGURATION,
+            )
+
+    def add_columns(self) -> None:
+        """Add the declared columns that the table lacks. They are null in the rows that exist."""
+        table = DeltaTable(self.path)
+        have = [field.name for field in table.schema().fields]
+        declared = DeltaSchema.from_arrow(self.schema).fields
+        if new := [field for field in declared if field.name not in have]:
+            table.alter.add_columns(new)
+
+    def scan(self, **partition: str | date) -> pl.LazyFrame:
+        """Return the rows whose partition columns have these values."""
+        frame = pl.scan_delta(self._pinned or str(self.path))
+        return frame.filter(*(pl.col(name) == value for name, value in partition.items()))
+
+    def files(self, **partition: str | date) -> list[str]:
+        """Return the paths of a partition's Parquet files, sorted."""
+        adds = self._adds().filter(*(pl.col(name) == value for name, value in partition.items()))
+        return [str(self.path / path) for path in adds["path"].sort()]
+
+    def partitions(self) -> pl.DataFrame:
+        """Return one line per partition: its partition columns and `rows`. Reads the log only."""
+        return (
+            self._adds()
+            .group_by(self.partition_by)
+            .agg(rows=pl.col("num_records").sum())
+            .sort(self.partition_by)
+        )
+
+    def _adds(self) -> pl.DataFrame:
+        """Return the files of the version that is read: `path`, `num_records` and the partition columns."""
+        adds = pl.DataFrame(self._delta.get_add_actions(flatten=True))
+        if adds.height:
+            return adds.rename({f"partition.{name}": name for name in self.partition_by})
+        empty = pl.DataFrame(self.schema.empty_table()).select(self.partition_by)
+        return empty.with_columns(path=pl.lit("", pl.String), num_records=pl.lit(0, pl.Int64))
+
+    def read_file(self, path: str) -> pl.LazyFrame:
+        """Return the rows of a data file. A column that was added to the table later is null."""
+        columns = {name: t for name, t in pl.Schema(self.schema).items() if name not in self.partition_by}
+        return pl.scan_parquet(path, schema=columns, missing_columns="insert", extra_columns="ignore")
+
+    def replace(self, frame: pl.DataFrame, partition: Partition, **where: str | date) -> None:
+        """Replace the rows of `partition` for which the columns `where` have these values.
+
+        Columns that `frame` lacks are null.
+        """
+        values = {**partition, **where}
+        full = frame.with_columns(pl.lit(value).alias(name) for name, value in partition.items())
+        full = full.select(n if n in full.columns else pl.lit(None).alias(n) for n in self.schema.names)
+        predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
+        content = [] if where else [_content(self.key(partition), _digest(self._data(full)))]
+        write_deltalake(
+            self.path,
+            full.to_arrow().cast(self.schema),
+            mode="overwrite",
+            predicate=predicate,
+            commit_properties=CommitProperties(app_transactions=content),
+        )
+
+    def clear(self, partition: Partition, **where: str | date) -> None:
+        """Remove the rows that `replace` would replace."""
+        self.replace(pl.DataFrame(self.schema.empty_table()), partition, **where)
+
+    def write_file(self, frame: pl.DataFrame, partition: Partition, *, name: str) -> DataFile:
+        """Write a data file under a name that no other attempt has. `commit` makes it visible."""
+        folder = "/".join(f"{key}={partition[key]}" for key in self.partition_by)
+        path = f"{folder}/{name}-{uuid.uuid4().hex}.parquet"
+        (self.path / folder).mkdir(parents=True, exist_ok=True)
+        data = self._data(frame)
+        # Level 1 takes two thirds of the default level's time, for files of the same size.
+        data.write_parquet(self.path / path, compression_level=1)
+        return DataFile(path=path, rows=frame.height, digest=_digest(data))
+
+    def commit(
+        self,
+        files: Sequence[DataFile],
+        partition: Partition,
+        *,
+        attempt: int,
+        metadata: Mapping[str, Any],
+        source: int | None = None,
+    ) -> None:
+        """Replace what `partition` holds with `files`, in one commit.
+
+        `metadata` is stored in the commit, and returned by `counts`.
+        `source` identifies the rows that these were made from, and is returned by `sources`.
+        `attempt` is one number per job. A runner may repeat a commit; the repeat changes nothing, because this
+        method looks for the number (Delta records it but does not check it).
+
+        Through a snapshot, the commit is refused if another job replaced the partition after the snapshot was taken.
+
+        Raises UserError where another job replaced the partition meanwhile, and RuntimeError where the
+        table does not hold the rows that were committed.
+        """
+        values = {name: str(partition[name]) for name in self.partition_by}
+        key = self.key(partition)
+        numbers = [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
+        if source is not None:
+            numbers.append(Transaction(f"{key}#source", source))
+        properties = CommitProperties(
+            custom_metadata=self._custom(partition, metadata), app_transactions=numbers
+        )
+        now = int(time.time() * 1000)
+        where = [(name, "=", value) for name, value in values.items()]
+        adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
+        table = DeltaTable(self.path)
+        before = (self._pinned or table).transaction_version(key)
+        while (found := table.transaction_version(key)) != attempt:
+            if found != before:
+                raise UserError(
+                    f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
+                    "run this one again if they are to be replaced"
+                )
+            try:
+                table.create_write_transaction(
+                    adds,
+                    "overwrite",
+                    self.schema,
+                    self.partition_by,
+                    partition_filters=where,
+                    commit_properties=properties,
+                )
+            except CommitFailedError:
+                # Delta also refuses a commit after another partition was replaced, which is no conflict.
+                table = DeltaTable(self.path)
+                continue
+            table.update_incremental()
+            expected = sum(file.rows for file in files)
+            there = table.file_uris(file_pruning_predicate=where)
+            rows = sum(pq.read_metadata(file).num_rows for file in there)
+            if rows != expected:
+                raise RuntimeError(
+                    f"{self.path.name}, {key}: {expected} rows were committed and {rows} are there"
+                )
+            return
+
+    def delete_rows(
+        self, partition: Partition, gone: pl.Expr | None, *, metadata: Mapping[str, Any] | None
+    ) -> None:
+        """Delete the rows of `partition` for which `gone` holds (None: all of them), in one commit.
+
+        Only files that hold such rows are rewritten, one in memory at a time. The partition keeps its attempt, so
+        nothing that was made from its other rows becomes stale. `metadata` is as in `commit`; with None, the
+        metadata of the last commit stays valid.
+        """
+        table = DeltaTable(self.path)
+        values = {name: str(partition[name]) for name in self.partition_by}
+        now = int(time.time() * 1000)
+        actions: list[AddAction | RemoveAction] = []
+        for path in self.files(**partition):
+            name = os.path.relpath(path, self.path)
+            if gone is not None:
+                rows = self.read_file(path).collect()
+                left = rows.filter(~gone.fill_null(False))
+                if left.height == rows.height:
+                    continue
+                if left.height:
+                    part = Path(path).name.rsplit("-", 1)[0]
+                    actions.append(self._add(self.write_file(left, partition, name=part), values, now))
+            size = os.path.getsize(path)
+            actions.append(RemoveAction(name, True, now, size, values))  # type: ignore[arg-type]
+        if not actions:
+            return
+        custom = {} if metadata is None else self._custom(partition, metadata)
+        table.create_write_transaction(
+            actions,
+            "append",
+            table.schema(),
+            self.partition_by,
+            commit_properties=CommitProperties(custom_metadata=custom),
+        )
+
+    def vacuum(self) -> None:
+        """Remove every file that the newest version does not name. No other process may use the table meanwhile."""
+        DeltaTable(self.path).vacuum(
+            retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True
+        )
+
+    def key(self, partition: Partition) -> str:
+        """Return the values of the partition columns, joined by `/`: the partition's name in commits."""
+        return "/".join(str(partition[name]) for name in self.partition_by)
+
+    def attempts(self, days: Sequence[date]) -> dict[date, int | None]:
+        """Return the attempt that committed each day of a table by day; None where no job did."""
+        table = self._delta
+        return {day: table.transaction_version(str(day)) for day in days}
+
+    def versions(self, keys: Sequence[str]) -> dict[str, int]:
+        """Return a number for the rows of each partition that has any, by its `key`.
+
+        The number depends on the rows, not on their order or on when they were written. For rows written before
+        it was recorded, it is the attempt.
+        """
+        table = self._delta
+        # The number of an empty partition is 0.
+        found = {key: table.transaction_version(f"{key}#content") for key in keys}
+        found = {key: table.transaction_version(key) if n is None else n for key, n in found.items()}
+        return {key: number for key, number in found.items() if number}
+
+    def sources(self, keys: Sequence[str]) -> dict[str, int]:
+        """Return the `source` of each partition whose commit was given one, by its `key`."""
+        table = self._delta
+        found = {key: table.transaction_version(f"{key}#source") for key in keys}
+        return {key: number for key, number in found.items() if number is not None}
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Return the `metadata` of each partition's newest commit, by its `key`."""
+        newest: dict[str, dict[str, Any]] = {}
+        for entry in self._delta.history():
+            if "counts" in entry:
+                newest.setdefault(entry["partition"], json.loads(entry["counts"]))
+        return newest
+
+    def _add(self, file: DataFile, values: Mapping[str, str], now: int) -> AddAction:
+        stats = json.dumps({"numRecords": file.rows})
+        return AddAction(file.path, os.path.getsize(self.path / file.path), values, now, True, stats)
+
+    def _custom(self, partition: Partition, metadata: Mapping[str, Any]) -> dict[str, str]:
+        return {"partition": self.key(partition), "counts": json.dumps(metadata)}
+
+    def _data(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the columns that are stored in the data files, in their order."""
+        return frame.select(name for name in self.schema.names if name not in self.partition_by)
+
+
+def add_dropped(counts: Mapping[str, Any], rows: int, reason: str) -> dict[str, Any]:
+    """Return a day's counts after `rows` of its kept rows were removed for `reason`.
+
+    Rows in = kept + dropped still holds.
+
+    Example:
+        >>> add_dropped({"rows_in": 5, "kept": 4, "dropped": {"duplicate": 1}}, 3, FORGOTTEN)
+        {'rows_in': 5, 'kept': 1, 'dropped': {'duplicate': 1, 'forgotten': 3}}
+    """
+    if "kept" not in counts:
+        return {**counts, reason: counts.get(reason, 0) + rows}
+    dropped = dict(counts["dropped"])
+    dropped[reason] = dropped.get(reason, 0) + rows
+    return {**counts, "kept": counts["kept"] - rows, "dropped": dict(sorted(dropped.items()))}
+
+
+def _digest(rows: pl.DataFrame) -> int:
+    """Return a hash of the rows, whatever their order. It may differ between versions of Polars."""
+    return int(rows.hash_rows().to_numpy().sum(dtype=np.uint64))
+
+
+def _content(key: str, digest: int) -> Transaction:
+    # The number of a Delta transaction has 63 bits.
+    return Transaction(f"{key}#content", digest % 2**63)

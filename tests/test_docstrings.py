@@ -1,0 +1,29 @@
+"""The examples in the docstrings of the public names run."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = [
+    "pipeline.days",
+    "pipeline.io.atomic",
+    "pipeline.io.json",
+    "pipeline.io.locks",
+    "pipeline.io.retry",
+    "pipeline.lake",
+    "pipeline.quarantine",
+    "pipeline.schema.features",
+    "pipeline.schema.schema",
+    "pipeline.schema.tasks",
+    "pipeline.soft_labels",
+    "pipeline.table",
+    "pipeline.verdict",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_a_module_run(name: str) -> None:
+    failed, tried = doctest.testmod(importlib.import_module(f"tutelage.{name}"))
+    assert tried
+    assert not failed
