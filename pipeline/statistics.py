@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import polars_hash as plh
 
+from tutelage.pipeline.drift import jensen_shannon, psi
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema
 
 _ID_BUCKETS = 256
@@ -254,40 +255,3 @@ def _new(marks: np.ndarray, seen: Iterable[bytes]) -> float | None:
         return 0.0
     # A new id whose bit another one has set is not seen to be new.
     return float(min(1.0, marks[level][~union[level]].sum() / rows / max(1 - union[level].mean(), 1 / _SEEN)))
-
-
-def jensen_shannon(here: np.ndarray, there: np.ndarray) -> float:
-    """The Jensen–Shannon distance (base 2) of two histograms, each [2, buckets]: which bucket, and how many rows."""
-    p, q = _aligned(here, there)[1]
-    p, q = p / p.sum(), q / q.sum()
-    middle = (p + q) / 2
-    # 0 · log 0 is 0.
-    bits = [np.sum(x * np.log2(np.where(x > 0, x, 1) / np.where(x > 0, middle, 1))) for x in (p, q)]
-    return float(np.sqrt(max(np.mean(bits), 0)))
-
-
-def psi(here: np.ndarray, there: np.ndarray) -> float:
-    """The population stability index Σ (p − q) · ln(p / q) of two histograms, each [2, buckets]: the lower edge of
-    the bucket, and how many rows. It is taken over the deciles of `there`, and below and above all of it.
-
-    Half a row is added to each part, so that an empty one has a logarithm. Of n rows it is about 9 / n by chance.
-    """
-    values, rows = _aligned(here, there)
-    p, q = rows
-    below = np.cumsum(q) - q
-    part = np.floor(10 * below / q.sum()).astype(int)
-    part[values < there[0].min()] = -1
-    counts = np.array([np.bincount(part + 1, weights=side, minlength=12) for side in (p, q)])
-    counts = counts[:, counts.sum(axis=0) > 0] + 0.5
-    p, q = counts / counts.sum(axis=1, keepdims=True)
-    return float(np.sum((p - q) * np.log(p / q)))
-
-
-def _aligned(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """All buckets in order, and the rows of each side in them."""
-    values, index = np.unique(np.concatenate([here[0], there[0]]), return_inverse=True)
-    split = here.shape[1]
-    return values, (
-        np.bincount(index[:split], here[1], values.size),
-        np.bincount(index[split:], there[1], values.size),
-    )

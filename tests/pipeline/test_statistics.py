@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema, Task
-from tutelage.pipeline.statistics import DayStatistics, Sketches, _hashes, compare, jensen_shannon, psi
+from tutelage.pipeline.statistics import DayStatistics, Sketches, _hashes, compare
 
 SCHEMA = Schema(
     features=(
@@ -101,27 +101,6 @@ def test_hashes_are_the_same_in_every_version() -> None:
     assert _hashes(pl.Series([1, -1])).tolist() == [1728126539640421828, 2277438904167250775]
     # xxHash64 of "a", seed 0.
     assert _hashes(pl.Series(["a"])).tolist() == [0xD24EC4F1A98C6E5B]
-
-
-def test_psi_of_a_day_all_in_one_decile() -> None:
-    before = np.array([range(1, 11), [10] * 10], float)
-    # Half a row more in each of ten parts: 100.5 and .5 of 105 rows against 10.5 of 105.
-    expected = 90 / 105 * math.log(100.5 / 10.5) + 9 * (-10 / 105) * math.log(0.5 / 10.5)
-    assert psi(np.array([[1.0], [100]]), before) == pytest.approx(expected)
-    assert psi(before, before) == 0
-    # Below and above all of it: two parts more, of which the other is not there.
-    apart = 100.5 / 105.5 - 0.5 / 105.5
-    expected = apart * math.log(100.5 / 0.5) + 10 * (0.5 - 10.5) / 105.5 * math.log(0.5 / 10.5)
-    for beyond in (0.5, 11.0):
-        assert psi(np.array([[beyond], [100]]), before) == pytest.approx(expected)
-
-
-def test_jensen_shannon_by_hand() -> None:
-    one, half = np.array([[3.0], [8]]), np.array([[3.0, 9.0], [5, 5]])
-    # p = (1, 0), q = (.5, .5), m = (.75, .25): (log2(4/3) + .5 log2(2/3) + .5 log2(2)) / 2 = .31128.
-    assert jensen_shannon(one, half) == pytest.approx(math.sqrt(0.31128), abs=1e-5)
-    assert jensen_shannon(one, one) == 0
-    assert jensen_shannon(one, np.array([[4.0], [2]])) == 1
 
 
 def test_new_ids_are_a_share_of_the_rows() -> None:
