@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "export": {
         "export",
         "models",
+        "pipeline.drift",
         "trainers.checkpoints",
         "trainers.metrics",
         "trainers.config",
@@ -40,6 +41,7 @@ LIGHT = (
     "pipeline.schema",
     "pipeline.errors",
     "pipeline.days",
+    "pipeline.drift",
     "pipeline.lake",
     "pipeline.quarantine",
     "pipeline.io",
