@@ -1,7 +1,6 @@
 """A day that was made comes into the table, or into quarantine: there it stays until it is mended or accepted."""
 
 import os
-import pickle
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import FORGOTTEN, DataFile, Lake, Table, counted
 from tutelage.pipeline.quality import QualityConfig, judge
-from tutelage.pipeline.statistics import Sketches, compare
+from tutelage.pipeline.statistics import DayStatistics, Sketches, compare
 from tutelage.pipeline.verdict import Verdict
 
 
@@ -23,7 +22,7 @@ from tutelage.pipeline.verdict import Verdict
 class StagedDay:
     """A day as a job made it: its data files, not committed yet.
 
-    `statistics` is the path of its pickled DayStatistics, `differences` are of its columns from what the source
+    `statistics` is the path of its DayStatistics, `differences` are of its columns from what the source
     offers, `metadata` is for the commit.
     """
 
@@ -58,7 +57,7 @@ class DayCommitter:
         """
         lake, day = self.lake, made.day
         before = self._before(day)
-        statistics = compare(pickle.loads(Path(made.statistics).read_bytes()), before)
+        statistics = compare(DayStatistics.read(Path(made.statistics)), before)
         verdict = judge(lake.schema, statistics, before, self.config, differences=made.differences)
         if not verdict.blessed:
             message = f"{verdict}; the rows that were there before stay" if day in self.have else str(verdict)

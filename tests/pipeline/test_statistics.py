@@ -1,7 +1,9 @@
 """Statistics of columns: hand-computed, the same over one file or many, and right about ids by the hundred thousand."""
 
 import math
+import pickle
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -94,6 +96,27 @@ def test_files_add_up_to_the_day() -> None:
 
 def test_the_rows_are_those_of_the_table() -> None:
     assert _day(_frame(user=[1])).columns.to_arrow().cast(STATISTICS).schema == STATISTICS
+
+
+def test_a_day_is_read_as_it_was_written(tmp_path: Path) -> None:
+    day = _day(_frame(user=[7, 7, None], age=[1.0, 2.0, math.nan], tags=[["a"], [], None], click=[0, 1, 1]))
+    day.write(tmp_path / "day")
+    read = DayStatistics.read(tmp_path / "day")
+    assert read.columns.equals(day.columns)
+    assert read.columns.schema == day.columns.schema
+    assert list(read.marks) == list(day.marks) == ["user", "tags"]
+    for name, marks in day.marks.items():
+        assert read.marks[name].dtype == marks.dtype
+        assert (read.marks[name] == marks).all()
+
+
+def test_a_file_that_is_not_a_days_statistics_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"column": ["user"]}).write_ipc(tmp_path / "other")
+    with pytest.raises(ValueError, match="other has the columns"):
+        DayStatistics.read(tmp_path / "other")
+    (tmp_path / "pickle").write_bytes(pickle.dumps(_day(_frame(user=[7]))))
+    with pytest.raises(pl.exceptions.PolarsError):
+        DayStatistics.read(tmp_path / "pickle")
 
 
 def test_hashes_are_the_same_in_every_version() -> None:
