@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # What `make setup` leaves when it has come to its end.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary lint format types test-bazel clean
+.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary structure lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -59,6 +59,9 @@ bench-sixty-days: $(READY) ## a teacher and two students over sixty days with 5 
 
 bench-vocabulary: $(READY) ## log loss and steps of a growing id map beside hashing, on worlds with new ids each day
 	$(RUN) benchmarks.vocabulary
+
+structure: $(READY) ## lines, long functions and imports per room; AGAINST=REV prints another revision beside them
+	$(RUN) benchmarks.structure $(if $(AGAINST),--against $(AGAINST))
 
 lint: $(READY) ## ruff: rules and format
 	$(RUN) ruff check --quiet

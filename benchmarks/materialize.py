@@ -1,18 +1,18 @@
-"""Rows/s and peak memory of `tutelage-materialize`'s job and of the same job in plain Polars, DuckDB and row-wise Beam.
+"""Measure rows/s and peak memory of materialising, beside the same job in plain Polars, DuckDB and row-wise Beam.
 
-Raw: Parquet event files of 250,000 rows × 15 columns, 8 days; of each 1,000 rows, 10 repeat one of the file
-before, 5 have a bad label, 5 lie outside the days, and 20 come with the next day's files.
+The raw data are Parquet event files of 250,000 rows × 15 columns over 8 days. Of each 1,000 rows, 10 repeat a row of
+the file before, 5 have a bad label, 5 lie outside the days, and 20 come with the next day's files.
 
-The job: the rows that are good, each key once, with `example_id` (of DuckDB its own hash), as Parquet by day, packed at
-the same level; the rows that were dropped, by reason; and of each day a digest of its rows and statistics of each
-column: nulls, moments, extremes, histogram, distinct and most frequent values. Polars and DuckDB make them by their own
-means: Polars as tutelage does, from histograms of hashes and of numbers, DuckDB with its approximate aggregates. Only
-tutelage tells repeats from conflicting ones, judges the days, and commits them to tables. "bare" are the same peers
-without counts, digests and statistics.
+The job writes the good rows, each key once, with `example_id` (DuckDB uses its own hash), as Parquet by day with the
+same compression level. It also writes the number of dropped rows by reason, and for each day a digest of its rows and
+statistics of each column: nulls, moments, extremes, histogram, distinct and most frequent values. Polars computes them
+like tutelage, from histograms of hashes and of numbers, DuckDB with its approximate aggregates. Only tutelage tells
+repeats from conflicting rows, judges the days, and commits them to tables. "bare" are the same engines without counts,
+digests and statistics.
 
-Each runs in a process of its own, in turn; the best counts. Seconds of CPU tell more than rows/s while the machine does
-other things. Also the join of a day's labels by `example_id`, and the labeler against its own function over batches in
-memory.
+Each engine runs in its own process, in turn, and its best run counts. CPU seconds tell more than rows/s while the
+machine does other things. Two more measurements: the join of a day's labels by `example_id`, and the labeler beside its
+own function over batches in memory.
 """
 
 import json
@@ -30,11 +30,13 @@ from typing import Any
 
 from absl import app, flags
 
-_ROWS = flags.DEFINE_integer("rows", 2_000_000, "Rows of raw events; the target is met at 20,000,000 too.")
+_ROWS = flags.DEFINE_integer("rows", 2_000_000, "Rows of raw events; the target is also met at 20,000,000.")
 _SAMPLE = flags.DEFINE_integer("sample", 100_000, "Rows that the row-wise job is timed with.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of each; the best counts. Row-wise Beam runs once.")
-_ENGINE = flags.DEFINE_string("engine", None, "Runs one of them in this process, for the parent.")
-_FOLDER = flags.DEFINE_string("folder", None, "Where the parent put the raw events.")
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 3, "Runs of each engine, of which the best counts. Row-wise Beam runs once."
+)
+_ENGINE = flags.DEFINE_string("engine", None, "Run this engine in this process; used by the parent process.")
+_FOLDER = flags.DEFINE_string("folder", None, "The folder with the raw events; used by the parent process.")
 _FILE_ROWS = 250_000
 _FIRST = date(2026, 1, 1)
 _DAYS = [_FIRST + timedelta(days=i) for i in range(8)]
@@ -68,6 +70,7 @@ def _schema() -> Any:
 
 
 def generate(folder: Path, rows: int) -> None:
+    """Write the raw event files."""
     import numpy as np
     import polars as pl
 
@@ -164,7 +167,7 @@ def _polars(raw: Path, out: Path, *, bare: bool = False) -> int:
 
 
 def _measure(part: Any) -> Any:
-    """A row of statistics of a day, in Polars."""
+    """Return one row of statistics of a day, computed in Polars."""
     import polars as pl
 
     def named(expressions: Iterable[Any], what: str) -> list[Any]:
@@ -291,7 +294,7 @@ _JOBS: dict[str, Callable[[Path, Path], int]] = {
 
 
 def _join(table: Any, folder: Path) -> dict[str, float]:
-    """Rows/s of a day's labels beside its examples, in the examples' order, as a feed takes them."""
+    """Return rows/s of joining a day's labels to its examples, in the order of the examples, as the feed does."""
     import duckdb
     import polars as pl
 
@@ -317,7 +320,7 @@ def _join(table: Any, folder: Path) -> dict[str, float]:
 
 
 def _labeler(lake: Any, folder: Path) -> dict[str, float]:
-    """Rows/s of the Beam job over days of the table, and of its function over the same rows in memory."""
+    """Return rows/s of the Beam job over days of the table, and of its function over the same rows in memory."""
     import tensorflow as tf
 
     from tutelage.export.saved_model import Served
@@ -380,7 +383,7 @@ def _run(engine: str, folder: Path) -> dict[str, Any]:
         return {}
     out = folder / "out"
     out.mkdir()
-    # Not the time that Python takes to start and to import.
+    # The time that Python takes to start and to import does not count.
     import apache_beam.runners.portability.fn_api_runner.fn_runner
     import duckdb
     import polars
@@ -418,7 +421,7 @@ def _all(folder: Path) -> Iterator[str]:
     if len(set(kept.values())) > 1:
         raise RuntimeError(f"the engines kept different rows: {kept}")
     speed = {engine: rows[engine] / min(run["seconds"] for run in r) for engine, r in runs.items()}
-    yield f"{_ROWS.value:,} rows, {kept['Polars']:,} kept; Beam by row: {_SAMPLE.value:,}, its speed taken as the same"
+    yield f"{_ROWS.value:,} rows, {kept['Polars']:,} kept; Beam by row: {_SAMPLE.value:,}, which stand for all"
     for engine, rate in speed.items():
         cpu = min(run["cpu"] for run in runs[engine])
         memory = max(run["peak_gb"] for run in runs[engine])

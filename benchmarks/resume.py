@@ -1,8 +1,8 @@
-"""What it costs to go on within a day, and to write checkpoints: the teacher of the synthetic config.
+"""Measure what it costs to resume within a day, and to write checkpoints: the teacher of the synthetic config.
 
-One process learns a day and half of the next, gets SIGTERM, and another goes on: the seconds from the end of
-its import of TensorFlow until its first update is made. Then, of that day: the seconds that its checkpoint
-takes, and one within it, as shares of its learning and of `checkpoint_minutes`.
+One process trains on a day and half of the next and gets SIGTERM, then another one resumes. Measured are the seconds
+from the end of its import of TensorFlow to its first update, then, for that day, the seconds that its checkpoint and a
+partial checkpoint take, as shares of its training time and of `checkpoint_minutes`.
 """
 
 import multiprocessing
@@ -21,8 +21,8 @@ from tutelage.launch.session import Session, Settings
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.run import TEACHER
 
-_ROWS = flags.DEFINE_integer("rows_per_day", 1_000_000, "Exposures of a day.")
-_BATCH = flags.DEFINE_integer("batch_size", 512, "Rows per update.")
+_ROWS = flags.DEFINE_integer("rows_per_day", 1_000_000, "Exposures per day.")
+_BATCH = flags.DEFINE_integer("batch_size", 512, "Examples per update.")
 
 
 def main(argv: list[str]) -> None:
@@ -41,20 +41,20 @@ def main(argv: list[str]) -> None:
         silence(verbose=False)
         started = time.monotonic()
         import_tensorflow(verbose=False)
-        from tutelage.trainers import day_loop, trainer  # noqa: F401  Of what is imported, too.
+        from tutelage.trainers import day_loop, trainer  # noqa: F401  Their import counts, too.
 
         imported = time.monotonic()
         session = Session.open(settings)
         updates: list[float] = []
         state = steps.train(session, TEACHER, progress=lambda rows: updates.append(time.monotonic()))[-1]
-        print(f"a day of {state.rows:,} rows, learnt in {state.seconds:.1f} s, batch {_BATCH.value:,}")
-        # The first one tells of the rows that had been learnt before.
+        print(f"a day of {state.rows:,} rows, trained in {state.seconds:.1f} s, batch {_BATCH.value:,}")
+        # The first call reports the rows that the process before had trained on.
         print(f"resume: {updates[1] - imported:.2f} s, beyond {imported - started:.2f} s of import")
         _checkpoints(session)
 
 
 def _stop_within(settings: Settings) -> None:
-    """Learn the first day and half of the second."""
+    """Train on the first day and on half of the second."""
     silence(verbose=False)
     import_tensorflow(verbose=False)
     session = Session.open(settings)
@@ -78,7 +78,7 @@ def _rows(session: Session) -> int:
 
 
 def _checkpoints(session: Session) -> None:
-    """Write the last day's checkpoint once more, and one within it."""
+    """Write the checkpoint of the last day once more, and a partial one."""
     from tutelage.trainers.checkpoints import Checkpoints
     from tutelage.trainers.feed import load_day
     from tutelage.trainers.trainer import Trainer, TrainResult
@@ -92,7 +92,7 @@ def _checkpoints(session: Session) -> None:
     day = load_day(run.lake, state.day, run.schema, transform=trainer.transform)
     read = time.monotonic()
     ahead = trainer.score(day)
-    print(f"of it: restore {restored - started:.2f} s, reading the day {read - restored:.2f} s")
+    print(f"of which: restore {restored - started:.2f} s, reading the day {read - restored:.2f} s")
     trained = TrainResult(
         outputs=ahead,
         losses=np.zeros(state.step, np.float32),
@@ -108,10 +108,10 @@ def _checkpoints(session: Session) -> None:
     trainer.finish(state.day, trained, again)
     whole = time.monotonic() - started
     minutes = run.training.checkpoint_minutes
-    print(f"its checkpoint: {whole:.2f} s, {whole / state.seconds:.1%} of the day's learning")
+    print(f"its checkpoint: {whole:.2f} s, {whole / state.seconds:.1%} of the day's training")
     if minutes:
         print(
-            f"a checkpoint within it: {partial_day:.2f} s, {partial_day / (60 * minutes):.1%} of {minutes:g} minutes"
+            f"a partial checkpoint: {partial_day:.2f} s, {partial_day / (60 * minutes):.1%} of {minutes:g} minutes"
         )
 
 

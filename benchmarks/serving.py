@@ -1,8 +1,8 @@
-"""Latency of served models at 1, 100 and 1,000 candidates of one user, in this process, side by side.
+"""Measure the latency of served models at 1, 100 and 1,000 candidates of one user, side by side in this process.
 
-The weights are untrained: the time does not depend on them. `student + towers` is the student with its
-auxiliary towers left in; `student, list` takes the user's features once (`score_list`); `LiteRT` runs
-`serve_ids` in another runtime, ai-edge-litert, on as many threads as TensorFlow.
+The weights are untrained, because the time does not depend on them. `student + towers` is the student with its
+auxiliary towers left in; `student, list` takes the user's features once (`score_list`); `LiteRT` runs `serve_ids` in
+another runtime, ai-edge-litert, with as many threads as TensorFlow.
 """
 
 import statistics
@@ -21,9 +21,9 @@ from tutelage.launch.logging_setup import import_tensorflow, quiet_stderr, silen
 from tutelage.launch.report.summary import print_table, simple_table
 from tutelage.pipeline.schema import Schema
 
-_CONFIG = flags.DEFINE_string("config", "kuairand", "Whose teacher and students.")
-_STUDENT = flags.DEFINE_string("student", "auxiliary", "Its student, one with auxiliary towers.")
-_CALLS = flags.DEFINE_integer("calls", 300, "Calls of each model at each number of candidates.")
+_CONFIG = flags.DEFINE_string("config", "kuairand", "The config of the teacher and the students.")
+_STUDENT = flags.DEFINE_string("student", "auxiliary", "A student of the config that has auxiliary towers.")
+_CALLS = flags.DEFINE_integer("calls", 300, "Calls of each model for each number of candidates.")
 _CANDIDATES = (1, 100, 1000)
 
 Call = Callable[[], Any]
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     print_table(console, table)
     most = {name: p50 for name, (p50, _) in times[_CANDIDATES[-1]].items()}
     console.print(
-        f"At {_CANDIDATES[-1]:,} candidates, of the median: student / teacher "
+        f"At {_CANDIDATES[-1]:,} candidates, by the median: student / teacher "
         f"{most['student'] / most['teacher']:.2f}; student / student + towers "
         f"{most['student'] / most['student + towers']:.2f}; student, list: "
         f"{most['student'] / most['student, list']:.1f} times the student's rows/s",
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
 
 
 def _calls(experiment: Experiment, folder: Path) -> dict[str, Callable[[int], Call]]:
-    """For each model, what makes a call with so many candidates."""
+    """Return, for each model, a function from a number of candidates to a call."""
     import tensorflow as tf
 
     schema = experiment.schema
@@ -79,7 +79,7 @@ def _calls(experiment: Experiment, folder: Path) -> dict[str, Callable[[int], Ca
 
 
 def _rows(schema: Schema, n: int, *, once: bool) -> dict[str, np.ndarray]:
-    """Random inputs [n]; a user's are the same in all rows, or given once."""
+    """Return random inputs [n]. The user's features are the same in all rows, or given once."""
     rng = np.random.default_rng(1)
     columns = {}
     for f in schema.inputs():
@@ -95,7 +95,7 @@ def _rows(schema: Schema, n: int, *, once: bool) -> dict[str, np.ndarray]:
 
 
 def _served(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """The teacher, and the student without and with its towers, saved below `folder` and loaded from there."""
+    """Return the teacher, and the student without and with towers, saved below `folder` and loaded from there."""
     import tensorflow as tf
 
     from tutelage.export.saved_model import Served
@@ -121,7 +121,7 @@ def _served(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 
 def _lite(schema: Schema, path: Path) -> Callable[[int], Call]:
-    """The same of the model saved at `path`, in LiteRT."""
+    """Return the function from a number of candidates to a call in LiteRT of the model saved at `path`."""
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
@@ -143,7 +143,7 @@ def _lite(schema: Schema, path: Path) -> Callable[[int], Call]:
 
 
 def _with_towers(ranker: Any, module: Any) -> Any:
-    """The served signature, which gives what the auxiliary towers say as well."""
+    """Return the served signature with the outputs of the auxiliary towers added."""
     from tutelage.export.signatures import by_column
 
     served = module.functions["serving_default"]
@@ -157,7 +157,7 @@ def _with_towers(ranker: Any, module: Any) -> Any:
 
 
 def _times(calls: dict[str, Call]) -> dict[str, tuple[float, float]]:
-    """(median, 99th percentile) in seconds of each, called in turn so that noise falls on all alike."""
+    """Return the median and the 99th percentile in seconds of each; they are called in turn, to share the noise."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(_CALLS.value + 10):
         for name, call in calls.items():

@@ -1,9 +1,10 @@
-"""Sixty days of a world in which 5 % of the users and of the videos are others each day: a config, and what it shows.
+"""A config of sixty days in a world that replaces 5 % of its users and videos each day, and the figures of its run.
 
-Ids grow, with rows for those of a few days and not for all that come. As a command, with the workdir of the run, it
-prints, a column for each ten days: AUC and log loss of clicks, the mean of the days, of scores made before any of the
-day was learnt, and of the probabilities that the clicks were drawn from (`truth`); on the last of them, the memory
-of each model's process, its checkpoint, and the rows in use; the ids that rows were given to and taken from.
+The vocabularies grow, with capacity for the ids of a few days but not for all that ever come. As a command, with the
+workdir of the run, it prints a column for each ten days. First comes the daily mean of AUC and log loss of clicks, for
+scores made before the model was trained on any of the day, and for the probabilities that the clicks were drawn from
+(`truth`). Then follow, for the last of the ten days, the memory of each model's process, the size of its checkpoint
+and the capacity in use; and for all ten days the ids that were admitted and evicted.
 """
 
 import statistics
@@ -31,7 +32,7 @@ _GROWTH = Growth(min_seen=2, unseen_days=5)
 
 
 def experiment(*, smoke: bool) -> Experiment:
-    """Sixty days of 60,000 exposures, of 4,000 users and 2,000 videos a day; smoke: six of 3,000."""
+    """Return sixty days of 60,000 exposures, with 4,000 users and 2,000 videos a day; smoke: six days of 3,000."""
     grown = tuple(
         replace(feature, capacity=_ROWS[feature.name], grows=_GROWTH) if feature.name in _ROWS else feature
         for feature in SCHEMA.features
@@ -56,8 +57,8 @@ def experiment(*, smoke: bool) -> Experiment:
             StudentConfig(name="auxiliary", model=STUDENT, distillation=distil(*TASKS), baseline="control"),
         ),
         serving=ServingConfig(score=(("click", 1.0), ("long_view", 1.0), ("watch_log1p", 0.1))),
-        # Lengths and authors are those of the few new videos that all are shown; on day 21 the last of the first
-        # users is gone.
+        # The few new videos that everybody is shown decide which lengths and authors are frequent. On day 21 the last
+        # of the first users is gone.
         quality=QualityConfig(id_drift=0.6, number_drift=2.0),
         start_day=str(_FIRST),
         end_day=str(_FIRST + timedelta(days=(6 if smoke else 60) - 1)),
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> None:
 
 
 def _truth(session: Session, day: date) -> tuple[float, float]:
-    """AUC and log loss of the probabilities that a day's clicks were drawn from."""
+    """Return the AUC and the log loss of the probabilities that a day's clicks were drawn from."""
     frame = session.run.lake.interactions.scan(day=day).collect()
     source = session.experiment.source
     assert isinstance(source, Synthetic)
@@ -103,7 +104,7 @@ def _last(values: Sequence[float]) -> float:
 
 
 def _print(name: str, values: Sequence[float], of_ten: Callable[[Sequence[float]], float], form: str) -> None:
-    """A line: the days' `values`, ten by ten."""
+    """Print one line with a cell for each ten days."""
     cells = [of_ten(values[i : i + 10]) for i in range(0, len(values), 10)]
     print(f"{name:40}", *(f"{cell:>8{form}}" for cell in cells))
 

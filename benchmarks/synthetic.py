@@ -1,4 +1,4 @@
-"""How fast the synthetic source makes rows, whole reads, on as many cores as POLARS_MAX_THREADS allows."""
+"""Measure how fast the synthetic source makes rows, on as many cores as POLARS_MAX_THREADS allows."""
 
 import time
 from datetime import date, timedelta
@@ -7,10 +7,14 @@ from absl import app, flags
 
 from tutelage.pipeline.sources.synthetic import Synthetic
 
-_ROWS = flags.DEFINE_integer("rows_per_day", 1_000_000, "Exposures of a day.")
+_ROWS = flags.DEFINE_integer("rows_per_day", 1_000_000, "Exposures per day.")
 _DAYS = flags.DEFINE_integer("days", 4, "Days to make.")
-_USERS = flags.DEFINE_integer("users", 50_000, "Users on the first day; 1 % of it come each day.")
-_VIDEOS = flags.DEFINE_integer("videos", 20_000, "Videos on the first day; 5 % of it come each day.")
+_USERS = flags.DEFINE_integer(
+    "users", 50_000, "Users on the first day; 1 % of that number are added each day."
+)
+_VIDEOS = flags.DEFINE_integer(
+    "videos", 20_000, "Videos on the first day; 5 % of that number are added each day."
+)
 
 
 def main(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""How fast the models of the synthetic config learn: examples per second of updates, and the wait for the feed."""
+"""Measure how fast the models of the synthetic config train: examples per second, and the wait for the feed."""
 
 import tempfile
 
@@ -8,10 +8,10 @@ from tutelage.launch import steps
 from tutelage.launch.logging_setup import import_tensorflow, silence
 from tutelage.launch.session import Session, Settings
 
-_BATCH = flags.DEFINE_integer("batch_size", 4096, "Rows per update.")
-_ROWS = flags.DEFINE_integer("rows_per_day", 500_000, "Exposures of a day.")
+_BATCH = flags.DEFINE_integer("batch_size", 4096, "Examples per update.")
+_ROWS = flags.DEFINE_integer("rows_per_day", 500_000, "Exposures per day.")
 _MODELS = flags.DEFINE_list(
-    "models", ["teacher", "control", "auxiliary"], "'teacher' and students, comma-separated."
+    "models", ["teacher", "control", "auxiliary"], "'teacher' and students, separated by commas."
 )
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     import_tensorflow(verbose=False)
     overrides = (f"training.batch_size={_BATCH.value}", f"source.rows_per_day={_ROWS.value}")
     with tempfile.TemporaryDirectory() as workdir:
-        # The teacher's first day is a warm-up too; it labels for the students.
+        # The teacher's first day is its warm-up, and makes the labels of the students.
         session = Session.open(
             Settings(config="synthetic", workdir=workdir, end_day="2026-01-03", overrides=overrides)
         )

@@ -1,9 +1,9 @@
-"""A growing id map against hashing, in tables of as many rows, on worlds whose ids change every day.
+"""Measure a growing vocabulary beside hashing into tables of the same capacity, on worlds whose ids change every day.
 
-A student learns day after day by itself, once with each map. The log loss is that of clicks, of a day's scores
-before any of it was learnt (`day_ahead`) and of each batch before its update (`pre_update`), the mean over the
-days after the first third. `hashing, more rows` has as many more rows as the map takes bytes where it is served.
-Steps/s: the models learn one day several times, in turn, so that noise falls on all alike; the medians.
+A student trains by itself day after day, once with each way. The log loss is that of clicks, for scores made before
+any training on the day (`day_ahead`) and for each batch before its update (`pre_update`), as the mean over the days
+after the first third. `hashing, more capacity` gets as much more capacity as the vocabulary takes bytes in serving. For
+steps/s the models train on one day several times, in turn, so that they share the noise; the medians count.
 """
 
 import statistics
@@ -19,30 +19,30 @@ from absl import app, flags
 
 from tutelage.launch.logging_setup import import_tensorflow, silence
 
-_SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Of the worlds and of the first weights.")
+_SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the worlds and of the initial weights.")
 _DAYS = flags.DEFINE_integer("days", 15, "Days of each world.")
-_ROWS = flags.DEFINE_integer("rows_per_day", 60_000, "Exposures of a day.")
+_ROWS = flags.DEFINE_integer("rows_per_day", 60_000, "Exposures per day.")
 _NEW = flags.DEFINE_float("new_ids", 0.05, "Share of the 4,000 users and 2,000 videos that are new each day.")
 _MIN_SEEN = flags.DEFINE_integer("min_seen", 2, "`Growth.min_seen`.")
 _UNSEEN = flags.DEFINE_integer("unseen_days", 5, "`Growth.unseen_days`.")
 _FIRST = date(2026, 1, 1)
 _TABLE = {"user_id": 5_000, "video_id": 2_500}
-"""Rows: more than the ids of a day, fewer than those of all days."""
+"""The capacity: more than the ids of a day, fewer than those of all days."""
 _BASES, _BATCH, _TURNS = ("day_ahead", "pre_update"), 512, 9
-_GROWING, _HASHING, _MORE = "growing", "hashing", "hashing, more rows"
+_GROWING, _HASHING, _MORE = "growing", "hashing", "hashing, more capacity"
 
 
 def _schemas() -> dict[str, Any]:
     from tutelage.launch.configs.synthetic import SCHEMA, STUDENT
     from tutelage.pipeline.schema import Growth
 
-    # An entry of the map: an int64 and an int32, beside a row of float32.
+    # An entry of the vocabulary is an int64 and an int32, beside an embedding of float32.
     more = 1 + 12 / (4 * STUDENT.embedding_dim)
     growth = Growth(min_seen=_MIN_SEEN.value, unseen_days=_UNSEEN.value)
     changes: dict[str, Any] = {
-        _GROWING: lambda rows: {"rows": rows, "grows": growth},
-        _HASHING: lambda rows: {"rows": rows},
-        _MORE: lambda rows: {"rows": int(rows * more)},
+        _GROWING: lambda capacity: {"capacity": capacity, "grows": growth},
+        _HASHING: lambda capacity: {"capacity": capacity},
+        _MORE: lambda capacity: {"capacity": int(capacity * more)},
     }
     return {
         arm: replace(
@@ -71,8 +71,8 @@ def _days(seed: int) -> tuple[Any, list[date]]:
     return source, [_FIRST + timedelta(days=i) for i in range(_DAYS.value)]
 
 
-def _learn(schema: Any, seed: int, days: list[date], root: Path, interactions: Path) -> dict[str, float]:
-    """Mean log loss by basis, and what the map counted on the last day."""
+def _train(schema: Any, seed: int, days: list[date], root: Path, interactions: Path) -> dict[str, float]:
+    """Train the student; return its mean log loss by basis, and the counts of its vocabulary on the last day."""
     import polars as pl
 
     from tutelage.launch.configs.synthetic import STUDENT
@@ -89,7 +89,7 @@ def _learn(schema: Any, seed: int, days: list[date], root: Path, interactions: P
         interactions=interactions,
     )
     run.lake.create()
-    # Only what is not finite would be stopped.
+    # The gate only stops a day whose losses are not finite.
     student = StudentConfig(name="student", model=STUDENT, gate=GateConfig(trailing_days=999, min_days=999))
     train_student(run, student, days)
     judged = days[len(days) // 3 :]
@@ -102,16 +102,18 @@ def _learn(schema: Any, seed: int, days: list[date], root: Path, interactions: P
 
 
 def _speed(schemas: Mapping[str, Any], day: date, lakes: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """(steps/s, seconds to read the day) of each, by medians."""
+    """Return the median steps/s, and the median seconds to read the day, of each."""
     from tutelage.launch.configs.synthetic import STUDENT
     from tutelage.trainers.feed import load_day
     from tutelage.trainers.trainer import Trainer
 
-    learners = {arm: Trainer(schema, STUDENT, batch_size=_BATCH, seed=1) for arm, schema in schemas.items()}
-    learning: dict[str, list[float]] = {arm: [] for arm in learners}
-    reading: dict[str, list[float]] = {arm: [] for arm in learners}
+    trainers_of = {
+        arm: Trainer(schema, STUDENT, batch_size=_BATCH, seed=1) for arm, schema in schemas.items()
+    }
+    stepping: dict[str, list[float]] = {arm: [] for arm in trainers_of}
+    reading: dict[str, list[float]] = {arm: [] for arm in trainers_of}
     for turn in range(_TURNS + 1):
-        for arm, trainer in learners.items():
+        for arm, trainer in trainers_of.items():
             started = time.perf_counter()
             read = load_day(
                 lakes[arm], day, schemas[arm], transform=trainer.transform, vocabulary=trainer.vocabulary
@@ -120,8 +122,8 @@ def _speed(schemas: Mapping[str, Any], day: date, lakes: Mapping[str, Any]) -> d
             trainer.train_day(read)
             if turn:  # The first time is a warm-up.
                 reading[arm].append(read_at - started)
-                learning[arm].append(-(-read.size // _BATCH) / (time.perf_counter() - read_at))
-    return {arm: (statistics.median(learning[arm]), statistics.median(reading[arm])) for arm in learners}
+                stepping[arm].append(-(-read.size // _BATCH) / (time.perf_counter() - read_at))
+    return {arm: (statistics.median(stepping[arm]), statistics.median(reading[arm])) for arm in trainers_of}
 
 
 def main(argv: list[str]) -> None:
@@ -142,7 +144,7 @@ def main(argv: list[str]) -> None:
             materialize(source, schemas[_HASHING], lake, raw_dir="", workdir=folder, days=days)
             for n, (arm, schema) in enumerate(schemas.items()):
                 root = Path(folder) / str(n)
-                found.setdefault(arm, []).append(_learn(schema, seed, days, root, lake.interactions.path))
+                found.setdefault(arm, []).append(_train(schema, seed, days, root, lake.interactions.path))
             if seed == int(_SEEDS.value[-1]):
                 lakes = {arm: Lake(lake.interactions.path.parent, schema) for arm, schema in schemas.items()}
                 speed = _speed(schemas, days[-1], lakes)
@@ -155,7 +157,7 @@ def main(argv: list[str]) -> None:
             counts = [
                 f"{k.removeprefix(name)} {v:,.4g}" for k, v in means.items() if k.startswith(f"{name} ")
             ]
-            print(f"  {name}, {_TABLE[name]:,} rows, on the last day:{','.join(counts)}")
+            print(f"  {name}, capacity {_TABLE[name]:,}, on the last day:{','.join(counts)}")
     for arm in (_HASHING, _MORE):
         for basis in _BASES:
             changes = [

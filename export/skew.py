@@ -14,6 +14,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from tutelage.export.golden import DTYPES, choose, relative_difference
+from tutelage.pipeline import drift as measures
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, Schema
 
@@ -269,49 +270,35 @@ def _unknown(values: pl.Series, known: pl.Series) -> float | None:
 
 
 def jensen_shannon(values: pl.Series, reference: pl.Series) -> float | None:
-    """The Jensen–Shannon distance (base 2) of ids over the most frequent ones of `reference` and all others.
+    """Return the Jensen–Shannon distance of ids over the most frequent ones of `reference` and all others together.
 
-    None where one of them is empty. Of n values it is about sqrt(3.6 / n) by chance.
+    None where one of them is empty. See `pipeline.drift`.
     """
     if not values.len() or not reference.len():
         return None
     top = reference.alias("id").value_counts(name="q").sort("q", "id", descending=[True, False]).head(TOP)
     counts = top.join(values.alias("id").value_counts(name="p"), on="id", how="left").fill_null(0)
     p, q = (
-        np.append(column, total - column.sum()) / total
+        np.array([np.arange(len(column) + 1), np.append(column, total - column.sum())])
         for column, total in (
             (counts["p"].to_numpy(), values.len()),
             (counts["q"].to_numpy(), reference.len()),
         )
     )
-    middle = (p + q) / 2
-    # 0 · log 0 is 0.
-    bits = [np.sum(x * np.log2(np.where(x > 0, x, 1) / np.where(x > 0, middle, 1))) for x in (p, q)]
-    return float(np.sqrt(np.maximum(np.mean(bits), 0)))
+    return measures.jensen_shannon(p, q)
 
 
 def psi(values: pl.Series, reference: pl.Series) -> float | None:
-    """The population stability index Σ (p − q) · ln(p / q) over the deciles of `reference`, and below and
-    above all of it. Half a row is added to each bin, so that an empty one has a logarithm.
+    """Return the population stability index of numbers over the deciles of `reference`.
 
-    None where one of them is empty, NaN where a value is not finite. Of n values it is about 9 / n by chance.
+    None where one of them is empty, NaN where a value is not finite. See `pipeline.drift`.
     """
     if not values.len() or not reference.len():
         return None
     given, known = (numbers.cast(pl.Float64).to_numpy() for numbers in (values, reference))
     if not (np.isfinite(given).all() and np.isfinite(known).all()):
         return math.nan
-    deciles = np.quantile(known, np.linspace(0.1, 1, 10))
-    edges = np.unique([np.nextafter(known.min(), -np.inf), *deciles])
-    counts = np.array(
-        [
-            np.bincount(np.searchsorted(edges, x, side="left"), minlength=len(edges) + 1)
-            for x in (given, known)
-        ]
-    )
-    counts = counts[:, counts.sum(axis=0) > 0] + 0.5
-    p, q = counts / counts.sum(axis=1, keepdims=True)
-    return float(np.sum((p - q) * np.log(p / q)))
+    return measures.psi(*(np.array(np.unique(side, return_counts=True)) for side in (given, known)))
 
 
 def _score(

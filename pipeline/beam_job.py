@@ -1,9 +1,10 @@
-"""How the Beam jobs run: the runner, its options, progress, and how a user's mistake gets out of a worker."""
+"""How the Beam jobs run: the runner, its options, progress, and how a user's mistake leaves a worker."""
 
 import contextlib
 import io
-import pickle
+import json
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,10 +15,10 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
-from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from tutelage.pipeline.beam_sampling import short_sampling_period
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.io.locks import locked
@@ -26,18 +27,15 @@ from tutelage.pipeline.lake import LOCK
 # `DirectRunner` would first try to download another runner.
 DEFAULT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
-# A bundle's end waits for a thread that looks, ever less often, what the bundle is at: by default and after a second
-# every 200 ms, as long as a small job's stage takes. Beam has no option for it.
-StateSampler.__init__.__defaults__ = (20,)
-
 Progress = Callable[[int, int], None]
-"""Called with (units done, units in all)."""
+"""Called with the number of finished units and the number of all units."""
 
 
 def options(flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options from flags like `--runner=FlinkRunner`.
+    """Return Beam's options for flags like `--runner=FlinkRunner`.
 
-    Raises UserError for a flag that Beam would ignore, and for a mode that loses data.
+    Raises UserError for a flag that Beam would ignore, for a value that it cannot parse, and for a mode that loses
+    data.
     """
     parsed = PipelineOptions(list(flags))
     unknown: list[str] = []
@@ -47,103 +45,117 @@ def options(flags: Sequence[str]) -> PipelineOptions:
             known = parsed.get_all_options(
                 add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(flags)[1])
             )
-    except SystemExit:  # argparse has printed its usage, and what is wrong last.
+    except SystemExit:  # argparse prints its usage first and the reason last.
         raise UserError(f"--beam_flag: {message.getvalue().split('error: ')[-1].strip()}") from None
     for flag in unknown:
         name = flag.lstrip("-").split("=")[0]
         raise UserError(f"--beam_flag={flag}: Beam has no option {name!r}; see its PipelineOptions")
     if known.get("direct_running_mode") == "multi_threading":
         # Measured with Beam 2.77: it loses 0.3 to 2.7 % of the values of a GroupByKey.
-        raise UserError("--direct_running_mode=multi_threading loses values in Beam 2.77; leave it out")
+        raise UserError("--direct_running_mode=multi_threading loses values in Beam 2.77; omit it")
     return parsed
 
 
 def one_group_per_unit(
     pipeline: beam.Pipeline, units: Iterable[Any]
 ) -> PCollection[tuple[int, Iterable[Any]]]:
-    """Each unit in a group of its own, so that any worker takes it; Beam's Reshuffle takes longer to build than a small
-    day to work on."""
+    """Put each unit into a group of its own, so that any worker may take it.
+
+    Beam's Reshuffle does the same, but takes longer to build than a small day takes to process.
+    """
     numbered = pipeline | "Units" >> beam.Create(list(enumerate(units)), reshuffle=False)
     return numbered | "Spread" >> beam.GroupByKey()
 
 
-_AT_ONCE = 3
+_THREADS = 3
 
 
 class ThreadedDoFn(beam.DoFn):
-    """Calls `work` for three elements of a bundle at a time, and gives what it returns at the bundle's end.
+    """Calls `work` for three elements of a bundle at a time, and emits its results at the end of the bundle.
 
-    Polars and Arrow leave the interpreter to others while they work, and have parts that keep one processor only.
+    Threads pay off because Polars and Arrow release the interpreter while they work, and have parts that use only one
+    processor.
     """
 
     def start_bundle(self) -> None:
-        self._pool = ThreadPoolExecutor(_AT_ONCE)
-        self._begun: list[Future[Iterable[Any]]] = []
+        self._pool = ThreadPoolExecutor(_THREADS)
+        self._futures: list[Future[Iterable[Any]]] = []
 
     def process(self, element: Any) -> None:
-        self._begun.append(self._pool.submit(self.work, element))
+        self._futures.append(self._pool.submit(self.work, element))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         try:
-            for each in self._begun:
-                yield from map(GlobalWindows.windowed_value, each.result())
+            for future in self._futures:
+                yield from map(GlobalWindows.windowed_value, future.result())
         finally:
             self._pool.shutdown(cancel_futures=True)
 
     def work(self, element: Any) -> Iterable[Any]:
+        """Return what the element becomes; called in a thread."""
         raise NotImplementedError
 
 
 class Staging:
-    """A job's own folder beside the tables: what its workers tell each other, and the driver.
+    """A job's own folder beside the tables, through which its workers report to the driver.
 
-    Nothing reads the folder of another job. Its name is the job's attempt number.
+    No job reads the folder of another one. The folder's name begins with the attempt number of the job. What lies in
+    it is Arrow, JSON or text: nothing that is read from it can run code.
     """
 
     def __init__(self, path: str):
         self.path = Path(path)
-        self.attempt = int(self.path.name)
+        self.attempt = int(self.path.name.partition("-")[0])
 
     def done(self, unit: int) -> None:
+        """Record that a unit is finished, for the progress display."""
         (self.path / f"{unit}.done").touch()
 
     def failed(self, unit: int | str, error: UserError) -> None:
+        """Record a user's mistake, for `raise_failure`."""
         (self.path / f"{unit}.error").write_text(str(error))
 
     @contextlib.contextmanager
     def telling(self, unit: int | str) -> Iterator[None]:
-        """Inside, a user's mistake is noted for the driver before it stops the worker."""
+        """Record a UserError that is raised inside, before it stops the worker."""
         try:
             yield
         except UserError as error:
             self.failed(unit, error)
             raise
 
-    def give(self, name: str, value: object) -> None:
-        """Hand a value to the driver, in the place of what was given under that name: a portable runner hands no
-        elements back."""
-        with atomic_write(self.path / f"{name}.given") as partial:
-            partial.write_bytes(pickle.dumps(value))
+    def give(self, name: str, value: Any) -> None:
+        """Hand a value that JSON can hold to the driver; it replaces an earlier value of that name.
+
+        Files are used because a portable runner returns no elements to the driver.
+        """
+        with atomic_write(self.path / f"{name}.json") as partial:
+            partial.write_text(json.dumps(value))
 
     def given(self) -> dict[str, Any]:
-        """What the workers gave, by name."""
-        return {path.stem: pickle.loads(path.read_bytes()) for path in self.path.glob("[!.]*.given")}
+        """Return the values that the workers gave, by name."""
+        return {path.stem: json.loads(path.read_text()) for path in self.path.glob("[!.]*.json")}
 
     def remove(self, pattern: str) -> None:
+        """Delete the files that match a glob pattern."""
         for path in self.path.glob(pattern):
             path.unlink()
 
     def raise_failure(self) -> None:
-        """Raise the mistake that stopped a worker: a runner hands on its text only inside its own."""
+        """Raise the UserError that stopped a worker, if there is one.
+
+        A runner only passes on its text, somewhere inside an error of its own.
+        """
         for path in sorted(self.path.glob("*.error")):
             raise UserError(path.read_text())
 
 
 @contextlib.contextmanager
 def staging_folder(lake_root: Path) -> Iterator[Staging]:
-    """A new staging folder, removed when the job ends; that of a killed job is removed by the next one.
+    """Make a new staging folder that only this user can open, and remove it when the job ends.
 
-    Raises UserError where the tables are being cleaned: that would take away what is not committed yet.
+    The next job removes the folder of a job that was killed. Raises UserError while a command cleans the tables,
+    because that would delete rows that are not committed yet.
     """
     root = lake_root / ".staging"
     root.mkdir(parents=True, exist_ok=True)
@@ -152,12 +164,10 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
         # Jobs share the lock; who cleans has it alone.
         held.enter_context(locked(lake_root / LOCK, cleaning, shared=True))
         sweep(lake_root)
-        path = root / str(time.time_ns())
-        # It is locked before it has the name by which another job would find it.
-        new = path.with_name(f"new-{path.name}")
-        new.mkdir()
+        # The folder is locked before it gets the name under which another job would find it.
+        new = Path(tempfile.mkdtemp(prefix="new-", dir=root))
         held.enter_context(locked(new, f"{new} belongs to another job"))
-        new.rename(path)
+        path = new.rename(root / new.name.replace("new", str(time.time_ns()), 1))
         try:
             yield Staging(str(path))
         finally:
@@ -165,7 +175,7 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
 
 
 def left_over(lake_root: Path) -> list[Path]:
-    """The staging folders of jobs, at work or killed: the latter's rows are in no table."""
+    """Return the staging folders of jobs that run or were killed. The rows of a killed job are in no table."""
     return sorted((lake_root / ".staging").glob("[0-9]*"))
 
 
@@ -186,7 +196,7 @@ def run(
     units: int,
     progress: Progress | None = None,
 ) -> None:
-    """Build and run a pipeline to its end. Raises the UserError of a worker as it was."""
+    """Build and run a pipeline until it ends. Raises a worker's UserError with its own text."""
     parsed = options(flags)
     runner = parsed.get_all_options().get("runner") or DEFAULT_RUNNER
     finished = threading.Event()
@@ -199,7 +209,7 @@ def run(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        with beam.Pipeline(runner=runner, options=parsed) as pipeline:
+        with short_sampling_period(), beam.Pipeline(runner=runner, options=parsed) as pipeline:
             build(pipeline)
     except Exception:
         staging.raise_failure()

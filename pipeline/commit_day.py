@@ -1,7 +1,6 @@
 """Commit a materialised day to `interactions`, or put it in quarantine until its data is corrected or accepted."""
 
 import os
-import pickle
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quality import QualityConfig, judge
-from tutelage.pipeline.statistics import Sketches, compare
+from tutelage.pipeline.statistics import DayStatistics, Sketches, compare
 from tutelage.pipeline.table import FORGOTTEN, DataFile, Table, add_dropped
 from tutelage.pipeline.verdict import Verdict
 
@@ -27,7 +26,7 @@ class StagedDay:
     day: date
     files: tuple[DataFile, ...]
     statistics: str
-    """Path of its pickled DayStatistics."""
+    """Path of its `DayStatistics`, an Arrow file."""
     differences: tuple[str, ...]
     """How its columns differ from what the source offers."""
     metadata: Mapping[str, Any]
@@ -59,7 +58,7 @@ class DayCommitter:
         """
         lake, day = self.lake, made.day
         before = self._before(day)
-        statistics = compare(pickle.loads(Path(made.statistics).read_bytes()), before)
+        statistics = compare(DayStatistics.read(Path(made.statistics)), before)
         verdict = judge(lake.schema, statistics, before, self.config, differences=made.differences)
         if not verdict.blessed:
             message = f"{verdict}; the rows that were there before stay" if day in self.have else str(verdict)

@@ -1,4 +1,4 @@
-"""The quality gate of a day of data: what its columns must show before it is committed."""
+"""The quality gate: what the columns of a day must satisfy before the day is committed."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,32 +13,34 @@ from tutelage.pipeline.verdict import Check, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityConfig:
-    """What a day of data must show before it is committed, against the days of the table before it.
+    """What a day of data must satisfy before it is committed.
 
-    A value is held against the lowest and the highest of these days, so that seven of them hold the rhythm of a
-    week. It may change in a workdir at any time.
+    A value is compared with the lowest and the highest value of the days before, so that seven days cover the rhythm of
+    a week. These fields may change in a workdir at any time.
     """
 
     trailing_days: int = 7
-    """Days of the table, or slices, that a day is compared with: the last ones before it."""
+    """Days of the table (or slices) that a day is compared with: the last ones before it."""
     min_days: int = 3
-    """With fewer of them a day need only have the columns of the schema, none of them all null, and finite numbers."""
+    """With fewer days before it, a day only needs the columns of the schema, none of them all null, and finite
+    numbers."""
     rows_ratio: float = 2.0
-    """A day passes with up to so many times the most rows of these days, and as many times fewer than the fewest."""
+    """A day may have up to this many times the most rows of these days, and down to the fewest divided by it."""
     nulls_rise: float = 0.1
-    """... with a share of nulls in a column higher by up to this; 1: any share passes, all of them too."""
+    """The share of nulls in a column may exceed the highest of these days by this much; 1 allows any share."""
     not_finite: float = 0.001
-    """A day passes with a share of NaN and infinite values in a number up to this; models take them as missing."""
+    """The share of NaN and infinite values in a number may be this high; models take them as missing."""
     rate_ratio: float = 2.0
-    """... with a mean of a label up to so many times the highest or below the lowest, and five standard errors."""
+    """The mean of a label may be this many times the highest of these days, or the lowest divided by it, and five
+    standard errors beyond."""
     new_ids_rise: float = 0.25
-    """... with a share of rows with an id that none of these days has higher by up to this."""
+    """The share of rows with an id that none of these days has may exceed the highest of these days by this much."""
     id_drift: float = 0.3
-    """... with a Jensen–Shannon distance (0 to 1) of an id column's values from these days' up to this."""
+    """The Jensen–Shannon distance (0 to 1) of an id column from these days may be this high."""
     number_drift: float = 0.25
-    """... with a population stability index of a number, a value label's too, up to this."""
+    """The population stability index of a number, or of a label that is not binary, may be this high."""
     drift_ratio: float = 2.0
-    """... or with a drift up to so many times the largest that these days had: few rows drift far by chance."""
+    """A drift may also be up to this many times the largest of these days, because few rows drift far by chance."""
 
     def __post_init__(self) -> None:
         for count in ("trailing_days", "min_days"):
@@ -67,8 +69,11 @@ def judge(
     *,
     differences: Sequence[str] = (),
 ) -> Verdict:
-    """Judge a day by its rows of `statistics`, against those of the days `before` it; `differences` are of its
-    columns from what the source offers."""
+    """Judge a day by its rows of `statistics`, compared with the rows of the days `before` it.
+
+    `differences` says where the day's columns differ from those that the source offers. The verdict is "pass", "fail",
+    or "first" for a day that passes with too few days before it to compare.
+    """
     compared = len(before) >= config.min_days
     days = [_by_column(frame) for frame in before] if compared else []
     checks = [
@@ -103,7 +108,7 @@ def judge(
     for name in schema.labels:
         was = [earlier[name] for earlier in days if name in earlier]
         means = _known(each["mean"] for each in was)
-        one_group_per_unit = max(_known(each["sd"] for each in was), default=0.0)
+        largest_sd = max(_known(each["sd"] for each in was), default=0.0)
         labelled = max(now[name]["rows"] - now[name]["nulls"], 1)
         checks.append(
             _between(
@@ -111,7 +116,7 @@ def judge(
                 now[name]["mean"],
                 means,
                 config.rate_ratio,
-                slack=5 * one_group_per_unit / math.sqrt(labelled),
+                slack=5 * largest_sd / math.sqrt(labelled),
             )
         )
         if name not in binary:
@@ -125,7 +130,7 @@ _Row = dict[str, float]
 
 
 def _by_column(statistics: pl.DataFrame) -> dict[str, _Row]:
-    """What is judged of each column; None where there is no value."""
+    """Return what is judged of each column; None where there is no value."""
     names = ("column", "rows", "nulls", "not_finite", "mean", "sd", "drift", "new_ids")
     return {row["column"]: row for row in statistics.select(names).iter_rows(named=True)}
 
@@ -140,7 +145,7 @@ def _between(
     if value is None or not days:
         return Check(name=name, value=value, passed=True)
     low, high = min(days), max(days)
-    # Of the two ends, the one that the value lies beyond, or nearer to.
+    # Compare with the end that the value lies beyond, or is nearer to.
     if value - low > high - value:
         bound, reference, passed = high * ratio + slack, high, value <= high * ratio + slack
     else:
@@ -159,7 +164,7 @@ def _at_most(name: str, value: float | None, was: Sequence[_Row], field: str, *,
 def _nulls(name: str, now: _Row, was: Sequence[_Row], rise: float) -> Check:
     value = now["nulls"] / now["rows"]
     high = max((row["nulls"] / row["rows"] for row in was), default=None)
-    # Nobody needs a column that is all null, unless it has always been so, or the config says that any share will do.
+    # A column that is all null is useless, so it fails unless it always was so or the config allows any share.
     bound = 1.0 if high == 1 or rise >= 1 else min(1.0 if high is None else high + rise, 1 - 1 / now["rows"])
     return Check(name=name, value=value, reference=high, bound=bound, passed=value <= bound)
 

@@ -1,43 +1,78 @@
-"""Statistics of a day's columns, in sketches of a fixed size that add up over its files and over days."""
+"""Statistics of a day's columns, as sketches of a fixed size that can be added over files and over days."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import polars as pl
 import polars_hash as plh
 
+from tutelage.pipeline.drift import jensen_shannon, psi
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema
 
 _ID_BUCKETS = 256
-"""By the upper 8 bits of an id's hash: what drift of ids is measured over."""
-_SEEN = 1 << 14
+"""Buckets of the histogram of ids, by the upper 8 bits of an id's hash. Drift of ids is measured over them."""
+_BITS = 1 << 14
+"""Bits of a bitmap."""
 _LEVELS = 3
 _LEVEL_BITS = 4
-"""Ids are marked by hash in bitmaps of 2^14 bits: all of them, one in 16, one in 256, so that one bitmap is of use
-for a dozen ids and one for millions."""
+"""A column of ids has three bitmaps, marked by hash: of all ids, of one id in 16, and of one in 256. So one of them is
+useful for a dozen ids, and one for millions."""
 _FULL = 0.75
-"""The share of a bitmap's bits above which the next one is read."""
+"""Above this share of set bits in a bitmap, the next one is used."""
 _BLOCK = 1 << 15
-"""Rows that are hashed at once: they stay in a processor's cache."""
+"""Rows that are hashed at a time, so that they stay in the processor's cache."""
 _TOP = 10
-_MINUS_ZERO = 1 << 15
+"""Number of most frequent values that are reported."""
 _TOP_ROWS = 4096
 """Rows of a file, evenly spaced, among which the most frequent values are counted."""
+_MINUS_ZERO = 1 << 15
+"""The bucket of -0.0."""
+_MARKS = pl.Schema({**pl.Schema(STATISTICS), "marks": pl.List(pl.UInt32)})
+"""Columns of a file of `DayStatistics`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayStatistics:
-    """`columns`: rows of the table `statistics`, `drift` and `new_ids` still null. `marks`: of each id column, how
-    many rows are behind each bit of its bitmaps, [levels, bits]."""
+    """Statistics of one day, and what is needed to compare them with other days."""
 
     columns: pl.DataFrame
+    """Rows of the table `statistics`, one per feature and label, with `drift` and `new_ids` still null."""
     marks: Mapping[str, np.ndarray]
+    """For each column of ids, the number of rows behind each bit of its bitmaps: uint32 [levels, bits]."""
+
+    def write(self, path: Path) -> None:
+        """Write them as an Arrow IPC file."""
+        marks = [
+            self.marks[name].ravel().tolist() if name in self.marks else None
+            for name in self.columns["column"]
+        ]
+        self.columns.with_columns(marks=pl.Series(marks, dtype=_MARKS["marks"])).write_ipc(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote. Raises ValueError for a file with other columns."""
+        columns = pl.read_ipc(path)
+        if columns.schema != _MARKS:
+            raise ValueError(f"{path} has the columns {columns.schema}, expected {_MARKS}")
+        marks = columns.select("column", "marks").drop_nulls()
+        return cls(
+            columns=columns.drop("marks"),
+            marks={
+                name: np.array(counts, np.uint32).reshape(_LEVELS, _BITS)
+                for name, counts in zip(marks["column"], marks["marks"], strict=True)
+            },
+        )
 
 
 class Sketches:
-    """The features and labels of a day, file after file. Memory: 400 kB for each id, 500 kB for each number."""
+    """Collects the statistics of a day's features and labels, file by file.
+
+    Memory: 400 kB for each column of ids, 500 kB for each column of numbers.
+    """
 
     def __init__(self, schema: Schema):
         self._user = schema.user
@@ -48,12 +83,14 @@ class Sketches:
         }
 
     def add(self, frame: pl.DataFrame) -> None:
+        """Add the rows of a file."""
         for name, column in self._columns.items():
             column.add(frame[name])
 
     def finish(self) -> DayStatistics:
+        """Return the statistics of all rows that were added."""
         ids = {name: column for name, column in self._columns.items() if isinstance(column, _Ids)}
-        # Who the most active users of a day were is nobody's business, nor to be forgotten one by one.
+        # The most active users are left out: they are private, and would have to be forgotten one by one.
         top = _top({name: column for name, column in ids.items() if name != self._user})
         rows = [
             {"column": name, **column.row(), **top.get(name, {})} for name, column in self._columns.items()
@@ -68,12 +105,12 @@ class Sketches:
 
 
 class _Ids:
-    """Of a list the first `length` items count, and one without an item is a null."""
+    """A column of ids. Of a list the first `length` items count, and a list without items is a null."""
 
     def __init__(self, feature: Feature):
         self.feature = feature
         self.rows = self.nulls = 0
-        self.marks = np.zeros([_LEVELS, _SEEN], np.int64)
+        self.marks = np.zeros([_LEVELS, _BITS], np.int64)
         self.top: list[pl.DataFrame] = []
 
     def add(self, values: pl.Series) -> None:
@@ -93,7 +130,7 @@ class _Ids:
             for level, marks in enumerate(self.marks):
                 if level:
                     hashes = hashes[hashes & np.uint64((1 << _LEVEL_BITS * level) - 1) == 0]
-                marks += np.bincount((hashes >> np.uint64(50)).view(np.int64), minlength=_SEEN)
+                marks += np.bincount((hashes >> np.uint64(50)).view(np.int64), minlength=_BITS)
 
     def row(self) -> dict[str, object]:
         buckets = self.marks[0].reshape(_ID_BUCKETS, -1).sum(axis=1)
@@ -109,7 +146,7 @@ class _Ids:
 
 
 class _Numbers:
-    """The histogram's buckets are the numbers of bfloat16, 0.8 % apart: a value's is the next one towards 0."""
+    """A column of numbers. Its histogram has a bucket per bfloat16 number (0.8 % apart); values round towards 0."""
 
     def __init__(self) -> None:
         self.rows = self.nulls = self.not_finite = 0
@@ -121,7 +158,7 @@ class _Numbers:
         self.rows += values.len()
         self.nulls += values.null_count()
         values, weights = values.drop_nulls(), None
-        if values.dtype == pl.Int8:  # a binary label
+        if values.dtype == pl.Int8:  # A binary label.
             rows = np.bincount(values.to_numpy().view(np.uint8))
             found = np.flatnonzero(rows)
             values, weights = pl.Series(found.astype(np.uint8).view(np.int8)), rows[found]
@@ -165,7 +202,7 @@ class _Numbers:
 
 
 def _top(columns: Mapping[str, _Ids]) -> dict[str, dict[str, object]]:
-    """The most frequent values of each column, and their shares of all that there are."""
+    """Return the most frequent values of each column, and their shares of all values."""
     counts = [part.with_columns(column=pl.lit(name)) for name, of in columns.items() for part in of.top]
     if not counts:
         return {}
@@ -186,11 +223,11 @@ def _top(columns: Mapping[str, _Ids]) -> dict[str, dict[str, object]]:
 
 
 def _hashes(values: pl.Series) -> np.ndarray:
-    """64 bits that are the same in every library version."""
+    """Return a 64-bit hash of each value, which does not depend on the version of a library."""
     if values.dtype == pl.String:
         name = values.name
         return values.to_frame().select(plh.col(name).nchash.xxhash64()).to_series().to_numpy()
-    # Multiply, fold, multiply: the upper bits and the lower ones each depend on all of the id.
+    # Multiply, fold, multiply: after that, the upper and the lower bits each depend on the whole id.
     hashes = values.to_numpy().view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     hashes ^= hashes >> np.uint64(32)
     hashes *= np.uint64(0xD6E8FEB86659FD93)
@@ -198,43 +235,49 @@ def _hashes(values: pl.Series) -> np.ndarray:
 
 
 def _distinct(seen: np.ndarray) -> float:
-    """How many ids there are by how many bits are set (linear counting, Whang et al. 1990), within some percent."""
+    """Return the number of distinct ids, estimated within a few percent from the share of set bits.
+
+    Linear counting: Whang et al. 1990, "A Linear-Time Probabilistic Counting Algorithm for Database Applications".
+    """
     level = _level(seen)
-    free = max(1 - seen[level].mean(), 1 / _SEEN)
-    return float(-_SEEN * math.log(free) * 2 ** (_LEVEL_BITS * level))
+    free = max(1 - seen[level].mean(), 1 / _BITS)
+    return float(-_BITS * math.log(free) * 2 ** (_LEVEL_BITS * level))
 
 
 def _level(seen: np.ndarray) -> int:
-    """The first bitmap that is not too full, else the last."""
+    """Return the index of the first bitmap that is not too full, or of the last one."""
     return int(np.argmax([*(seen.mean(axis=1) <= _FULL)[:-1], True]))
 
 
 def compare(day: DayStatistics, before: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The day's rows of `statistics`, with what they are against those of the days before it; none of them: as it is.
+    """Return the day's rows of `statistics` with `drift` and `new_ids`, measured against the days before it.
 
-    `drift` is the Jensen–Shannon distance (base 2, 0 to 1) of ids over 256 buckets of their hashes, and the
-    population stability index of numbers over the deciles of the days before. `new_ids` is the share of the rows
-    with an id that none of these days had. Null where a side has no value.
+    `drift` is the Jensen–Shannon distance (base 2, 0 to 1) of ids over 256 buckets of their hashes, and the population
+    stability index of numbers over the deciles of the days before, see `pipeline.drift`. `new_ids` is the share of the
+    rows that have an id which none of these days had. Both are null where one side has no value, and in all columns
+    where there is no day before.
     """
     if not before:
         return day.columns
-    nothing = np.zeros([2, 0]), pl.Series(dtype=pl.Binary)
+    empty = np.zeros([2, 0]), pl.Series(dtype=pl.Binary)
     today, earlier = _by_column(day.columns), _by_column(pl.concat(before))
     drift, new = [], []
     for name in day.columns["column"]:
-        (here, _), (there, seen) = today[name], earlier.get(name, nothing)
+        (current, _), (reference, seen) = today[name], earlier.get(name, empty)
         marks = day.marks.get(name)
         measure = psi if marks is None else jensen_shannon
-        drift.append(measure(here, there) if here.size and there.size else None)
-        new.append(None if marks is None else _new(marks, seen))
+        drift.append(measure(current, reference) if current.size and reference.size else None)
+        new.append(None if marks is None else _new_share(marks, seen))
     return day.columns.with_columns(
         pl.Series("drift", drift, pl.Float64), pl.Series("new_ids", new, pl.Float64)
     )
 
 
 def _by_column(days: pl.DataFrame) -> dict[str, tuple[np.ndarray, pl.Series]]:
-    """Of each column its histogram, [2, buckets]: which bucket, and how many rows, a bucket of several days several
-    times; and what `seen` each day has."""
+    """Return for each column its histogram, [2, buckets], and the bitmaps `seen` of each day.
+
+    A bucket that several days have stands in the histogram several times.
+    """
     sides = pl.col("bucket", "bucket_rows").explode().drop_nulls()
     found = days.group_by("column").agg(sides, pl.col("seen").drop_nulls())
     return {
@@ -243,7 +286,8 @@ def _by_column(days: pl.DataFrame) -> dict[str, tuple[np.ndarray, pl.Series]]:
     }
 
 
-def _new(marks: np.ndarray, seen: Iterable[bytes]) -> float | None:
+def _new_share(marks: np.ndarray, seen: Iterable[bytes]) -> float | None:
+    """Return the share of rows with an id that is in none of the bitmaps; None where a side has no id."""
     bitmaps = [np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(marks.shape) for bits in seen]
     if not bitmaps or not marks[0].any():
         return None
@@ -252,42 +296,5 @@ def _new(marks: np.ndarray, seen: Iterable[bytes]) -> float | None:
     rows = marks[level].sum()
     if not rows:
         return 0.0
-    # A new id whose bit another one has set is not seen to be new.
-    return float(min(1.0, marks[level][~union[level]].sum() / rows / max(1 - union[level].mean(), 1 / _SEEN)))
-
-
-def jensen_shannon(here: np.ndarray, there: np.ndarray) -> float:
-    """The Jensen–Shannon distance (base 2) of two histograms, each [2, buckets]: which bucket, and how many rows."""
-    p, q = _aligned(here, there)[1]
-    p, q = p / p.sum(), q / q.sum()
-    middle = (p + q) / 2
-    # 0 · log 0 is 0.
-    bits = [np.sum(x * np.log2(np.where(x > 0, x, 1) / np.where(x > 0, middle, 1))) for x in (p, q)]
-    return float(np.sqrt(max(np.mean(bits), 0)))
-
-
-def psi(here: np.ndarray, there: np.ndarray) -> float:
-    """The population stability index Σ (p − q) · ln(p / q) of two histograms, each [2, buckets]: the lower edge of
-    the bucket, and how many rows. It is taken over the deciles of `there`, and below and above all of it.
-
-    Half a row is added to each part, so that an empty one has a logarithm. Of n rows it is about 9 / n by chance.
-    """
-    values, rows = _aligned(here, there)
-    p, q = rows
-    below = np.cumsum(q) - q
-    part = np.floor(10 * below / q.sum()).astype(int)
-    part[values < there[0].min()] = -1
-    counts = np.array([np.bincount(part + 1, weights=side, minlength=12) for side in (p, q)])
-    counts = counts[:, counts.sum(axis=0) > 0] + 0.5
-    p, q = counts / counts.sum(axis=1, keepdims=True)
-    return float(np.sum((p - q) * np.log(p / q)))
-
-
-def _aligned(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """All buckets in order, and the rows of each side in them."""
-    values, index = np.unique(np.concatenate([here[0], there[0]]), return_inverse=True)
-    split = here.shape[1]
-    return values, (
-        np.bincount(index[:split], here[1], values.size),
-        np.bincount(index[split:], there[1], values.size),
-    )
+    # A new id whose bit was already set by another id is not recognised; the division corrects for that.
+    return float(min(1.0, marks[level][~union[level]].sum() / rows / max(1 - union[level].mean(), 1 / _BITS)))

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "export": {
         "export",
         "models",
+        "pipeline.drift",
         "trainers.checkpoints",
         "trainers.metrics",
         "trainers.config",
@@ -44,6 +45,7 @@ LIGHT = (
     "pipeline.table",
     "pipeline.errors",
     "pipeline.days",
+    "pipeline.drift",
     "pipeline.lake",
     "pipeline.quarantine",
     "pipeline.io",

@@ -1,1 +1,1 @@
-"""One experiment per file: `experiment(smoke)` returns an Experiment."""
+"""Configs, one experiment per file: `experiment(smoke)` returns an `Experiment`."""

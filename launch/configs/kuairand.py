@@ -1,4 +1,4 @@
-"""KuaiRand-Pure: short-video exposures. `--raw_dir` is the archive's folder, with `data/` in it."""
+"""KuaiRand-Pure: exposures of short videos. `--raw_dir` is the folder of the archive, which contains `data/`."""
 
 from datetime import date
 
@@ -55,7 +55,7 @@ LATE = date(2022, 4, 30)
 
 
 def experiment(*, smoke: bool) -> Experiment:
-    """Ten days from 2022-04-25; smoke: the first three, the late students from the second on."""
+    """Return ten days from 2022-04-25; smoke: the first three, with the late students from the second on."""
     late = date(2022, 4, 26) if smoke else LATE
 
     def student(name: str, **fields: object) -> StudentConfig:

@@ -1,1 +1,1 @@
-"""One file for each kind of raw data."""
+"""Sources of raw data, one file for each kind."""

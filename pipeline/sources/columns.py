@@ -1,4 +1,4 @@
-"""What is read of each raw row: a time, and columns that fit their dtype or give the reason why not."""
+"""Read the time and the wanted columns of raw rows. A value that does not fit its dtype is a reason to drop its row."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,36 +15,38 @@ from tutelage.pipeline.sources.store import File
 
 TimeUnit = Literal["s", "ms", "us", "iso8601"]
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
-_YEAR_2100 = 4_102_444_800  # in seconds
-_EXACT = 2**53  # a larger whole number may have been another one before it became a float
+_YEAR_2100 = 4_102_444_800
+"""In seconds since 1970."""
+_EXACT = 2**53
+"""A larger integer may have been a different one before it became a float."""
 _BOOLEANS = {"true": "1", "True": "1", "false": "0", "False": "0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Of the rows of one kind of file."""
+    """How the raw columns of one kind of file become ours."""
 
     time: str
     """The raw column of the time."""
     time_unit: TimeUnit
     time_zone: str
-    """Of times that name none."""
+    """The time zone of times that name none."""
     dates: bool = False
-    """Whether a date alone is a time too: its midnight in `time_zone`."""
+    """Whether a date alone is accepted as a time: its midnight in `time_zone`."""
     raw: Mapping[str, str]
-    """Our name to the raw one."""
+    """Our name → the raw name."""
     dtypes: Mapping[str, pl.DataType]
-    """By our name."""
+    """Our name → the dtype."""
     labels: Sequence[str] = ()
-    """Those of ours that are labels: 0 or 1, or of a float a value ≥ 0."""
+    """Our names of the labels. A label is 0 or 1, a label of dtype float any value ≥ 0."""
 
     @property
     def wanted(self) -> list[str]:
-        """The raw columns, each once."""
+        """The raw columns to read, each once."""
         return list(dict.fromkeys([self.time, *self.raw.values()]))
 
     def read(self, file: File) -> Iterator[pl.DataFrame]:
-        """Frames of up to 65,536 rows: `event_time_us`, our columns, `content`, and `dropped` or why."""
+        """Yield frames of up to 65,536 rows: `event_time_us`, our columns, `content`, `dropped` (reason or null)."""
         lists = {self.raw[name] for name, dtype in self.dtypes.items() if dtype == pl.List}
         for raw, content, bad_row in frames(file, self.wanted, lists):
             dropped = pl.when(bad_row).then(pl.lit("bad_row")).otherwise("dropped")
@@ -55,24 +57,25 @@ class Columns:
             )
 
     def bounds(self, file: File, metadata: pq.FileMetaData) -> tuple[int, int] | None:
-        """The first and the last time of a Parquet file, in microseconds; None where its statistics do not tell."""
+        """Return the first and the last time of a Parquet file, in microseconds; None if its statistics do not tell."""
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         columns = [group.column(i) for group in groups for i in range(group.num_columns)]
         times = [column.statistics for column in columns if column.path_in_schema == self.time]
-        # A null has no place among the times: its row is to be read, and counted as what it is.
+        # Statistics leave out nulls, but the row of a null must be read and counted.
         if not times or not all(s and s.has_min_max and s.has_null_count and not s.null_count for s in times):
             return None
         try:
             found = [value for s in times for value in (s.min, s.max)]
-        except (OverflowError, ValueError):  # a timestamp that Python's datetime cannot hold
+        except (OverflowError, ValueError):  # A timestamp that Python's datetime cannot hold.
             return None
-        if not all(isinstance(value, int | date) for value in found):  # a datetime is a date
+        if not all(isinstance(value, int | date) for value in found):  # A datetime is a date.
             return None
         raw = pl.DataFrame({self.time: found}, strict=False)
         us = raw.select(us=self._time(raw.schema[self.time], file))["us"]
         return None if us.null_count() else (us.min(), us.max())  # type: ignore[return-value]
 
     def _fit(self, raw: pl.DataFrame, file: File) -> pl.DataFrame:
+        """Return our columns, and in `dropped` the first reason to drop a row."""
         found = raw.schema
         values = [self._time(found[self.time], file).alias("event_time_us")]
         missing = []
@@ -86,11 +89,11 @@ class Columns:
                 value = pl.when(value.is_between(0, 1, closed="right")).then(value)
             values.append(value.cast(dtype).alias(name))
             missing.append(none.alias(name))
-        # Each once: an eager frame works out again what two expressions share.
+        # Each is computed once; an eager frame would compute again what two expressions share.
         fitted, absent = raw.select(values), raw.select(missing)
         wrong = [pl.col(name).is_null() & ~pl.lit(absent[name]) for name in self.dtypes]
         reasons = ["bad_time", *(f"bad_{name}" for name in self.dtypes)]
-        # By number: a column of text for each reason would take longer than all the rest.
+        # Reasons are numbered, because a column of text for each would take longer than all the rest.
         first = pl.coalesce(
             pl.when(bad).then(pl.lit(i, pl.UInt32))
             for i, bad in enumerate([pl.col("event_time_us").is_null(), *wrong])
@@ -98,7 +101,7 @@ class Columns:
         return fitted.with_columns(dropped=pl.lit(pl.Series(reasons)).gather(first))
 
     def _time(self, dtype: pl.DataType, file: File) -> pl.Expr:
-        """Microseconds in UTC, null where they cannot be read."""
+        """Return the time in microseconds, UTC; null where it cannot be parsed."""
         column = pl.col(self.time)
 
         def utc(local: pl.Expr) -> pl.Expr:
@@ -125,12 +128,14 @@ class Columns:
             us = aware.dt.epoch("us").fill_null(utc(naive))
         else:
             expected = "text in ISO 8601" if self.time_unit == "iso8601" else f"a number of {self.time_unit}"
-            raise _unfit(file, self.time, dtype, f"{expected} or a timestamp; see the config's time_unit")
+            raise _wrong_dtype(
+                file, self.time, dtype, f"{expected} or a timestamp; check the config's time_unit"
+            )
         return pl.when(us.is_between(0, _YEAR_2100 * 1_000_000, closed="left")).then(us)
 
 
 def check_time(whose: str, unit: str, time_zone: str) -> None:
-    """Raises UserError for a unit that is none, and a name that no time zone has."""
+    """Raise UserError for an unknown unit, and for an unknown time zone."""
     if unit not in (*_PER_SECOND, "iso8601"):
         raise UserError(f"{whose}: time_unit is {unit!r}, expected 's', 'ms', 'us' or 'iso8601'")
     check_time_zone(whose, time_zone)
@@ -139,13 +144,13 @@ def check_time(whose: str, unit: str, time_zone: str) -> None:
 def _cast_items(
     column: pl.Expr, name: str, raw: pl.DataType, dtype: pl.DataType, file: File
 ) -> tuple[pl.Expr, pl.Expr]:
-    """The raw lists as `dtype`, null where an item does not fit, and where there is no list at all."""
+    """Return the raw lists as `dtype`, null where an item does not fit, and whether there is no list at all."""
     if raw == pl.Null:
         return pl.lit(None, dtype), pl.lit(True)
     if isinstance(raw, pl.Array):
         column, raw = column.arr.to_list(), pl.List(raw.inner)
     if not (isinstance(raw, pl.List) and isinstance(dtype, pl.List)):
-        raise _unfit(file, name, raw, str(dtype))
+        raise _wrong_dtype(file, name, raw, str(dtype))
     item, none = _cast(pl.element(), name, raw.inner, dtype.inner, file)  # type: ignore[arg-type]
     bad = column.list.eval(item.is_null() & ~none).list.any().fill_null(False)
     return pl.when(~bad).then(column.list.eval(item).list.drop_nulls()), column.is_null()
@@ -154,7 +159,7 @@ def _cast_items(
 def _cast(
     column: pl.Expr, name: str, raw: pl.DataType, dtype: pl.DataType, file: File
 ) -> tuple[pl.Expr, pl.Expr]:
-    """The raw column as `dtype`, null where it does not fit, and where there is no value at all."""
+    """Return the raw column as `dtype`, null where it does not fit, and whether there is no value at all."""
     missing = column.is_null()
     if raw == pl.Null:
         return pl.lit(None, dtype), pl.lit(True)
@@ -166,7 +171,7 @@ def _cast(
     elif raw.is_float() and dtype != pl.String:
         missing |= column.is_nan()
     elif not (raw.is_integer() or raw == pl.Boolean):
-        raise _unfit(file, name, raw, str(dtype))
+        raise _wrong_dtype(file, name, raw, str(dtype))
     if dtype == pl.String:
         return column.cast(pl.String), missing
     if dtype == pl.Float32:
@@ -180,5 +185,5 @@ def _cast(
     return column.cast(pl.Int64, strict=False), missing
 
 
-def _unfit(file: File, name: str, dtype: pl.DataType, expected: str) -> UserError:
+def _wrong_dtype(file: File, name: str, dtype: pl.DataType, expected: str) -> UserError:
     return UserError(f"{file}: column {name!r} is {dtype}, expected {expected}")

@@ -1,4 +1,4 @@
-"""A user's own event logs: Parquet, Delta tables, CSV, JSON lines or TFRecord, one row an exposure."""
+"""A user's own event logs: Parquet, Delta tables, CSV, JSON lines or TFRecord, one row per exposure."""
 
 import re
 from collections import Counter
@@ -25,59 +25,65 @@ from tutelage.pipeline.sources.store import File, check_pattern, find, readable
 
 _DAY_PARTS = {"%Y": 4, "%m": 2, "%d": 2}
 _MICROSECOND = timedelta(microseconds=1)
-_FRAMES = 8  # of 65,536 rows that are joined with side tables at once
-_EVER = (0, 4_102_444_800_000_000)  # the years 1970 to 2099, in microseconds
-_THREADS = 16  # that look at the heads of remote files, most of whose time is waiting
+_FRAMES = 8
+"""Frames of 65,536 rows that are joined with side tables at a time."""
+_EVER = (0, 4_102_444_800_000_000)
+"""The years 1970 to 2099, in microseconds."""
+_THREADS = 16
+"""Threads that read the heads of files. For remote files they mostly wait."""
 
 Slices = tuple[date, date]
-"""The first and the last."""
+"""The first and the last slice."""
 Loaded = tuple[tuple[pl.DataFrame, Counter[str]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """Reads the files that `pattern` finds below the raw folder, or below a URL of a store that fsspec knows.
+    """Reads the files that `pattern` finds below the raw folder, or below a URL of a store that fsspec supports.
 
-    A Parquet file whose statistics say that all its times lie outside the days asked for is not read: its rows are
-    counted as `outside_days`. A file without statistics of whole numbers or timestamps is read, as is any text.
+    The suffix tells the format: .parquet; .csv with a header line and commas, whose quoted fields may hold line ends;
+    .jsonl with one object per line; .csv and .jsonl also as .gz and .zst; .tfrecord of tf.Example, also as .gz. A
+    pattern that ends in / finds Delta tables, which are read as they are when the units are listed.
 
-    The suffix tells the format: .parquet; .csv with a header line, commas and no line ends within fields; .jsonl
-    with an object a line; the last two also as .gz and .zst; .tfrecord of tf.Example, also as .gz. A pattern that
-    ends in / finds Delta tables, read as they are when the units are listed. An absent key or value, an empty text
-    and a NaN are a null. Numbers may be text, `true` and `false` are 1 and 0, and 9.0 is the integer 9. A float
-    beyond 2^53 is no integer, for it may have been another one. A list is one of Parquet's or of
-    tf.Example's, or a JSON array, in CSV the text of one; its items are read as single values are, nulls left out.
+    An absent key or value, an empty text and a NaN are nulls. Numbers may be text, `true` and `false` are 1 and 0, and
+    9.0 is the integer 9. A float beyond 2^53 is not accepted as an integer, because it may have been a different one. A
+    list is a list of Parquet or tf.Example, or a JSON array, in CSV its text; items are read like single values, and
+    nulls among them are left out.
 
-    Rows are dropped as `bad_row` (other fields than the header's, no JSON object, no tf.Example), `bad_time` (no time
-    in the years 1970 to 2099) and `bad_<column>` (not of the schema's dtype, infinite, not UTF-8, a list of many, a
-    binary label that is not 0 or 1, a `log1p` label below 0, a sampling rate not above 0 and at most 1).
+    Rows are dropped as `bad_row` (the number of fields differs from the header, not a JSON object, not a tf.Example),
+    `bad_time` (not a time in the years 1970 to 2099) and `bad_<column>` (not of the schema's dtype, infinite, not
+    UTF-8, a list where a single value is expected, a binary label that is not 0 or 1, a `log1p` label below 0, a
+    sampling rate that is not above 0 and at most 1).
 
-    With `day_in_path` only files are opened that can hold rows of the days asked for: those of these days, and of the
-    schema's `late_days` after them. A row of an earlier day than its file's is kept up to so many days later; beyond
-    that it is dropped as `too_late`, and a row of a later day as `early`, whatever days are asked for.
+    A Parquet file is not read if its statistics say that all its times lie outside the requested days; its rows are
+    counted as `outside_days`. Text, and Parquet without statistics of integers or timestamps, is always read. With
+    `day_in_path` only files that can hold rows of the requested days are opened: the files of these days, and of the
+    schema's `late_days` after them. A row may be earlier than the day of its file by up to `late_days`; beyond that it
+    is dropped as `too_late`, and a row of a later day as `early`, whatever days are requested.
 
-    A unit is a file, of a Delta table one of its data files; a worker holds 65,536 rows of it at a time, of Parquet
-    also one row group as it is on disk; with `sides` 524,288 rows, and what is said there. Remote files are read where
-    they are, by ranges: nothing is copied.
+    A unit is one file, in a Delta table one data file. A worker holds 65,536 rows of it at a time, for Parquet also one
+    row group as it is on disk, and with `sides` 524,288 rows and what `Side` says. Remote files are read in place, by
+    ranges: nothing is copied.
     """
 
     pattern: str
-    """A glob, as in events/**/*.parquet, or events/ for a Delta table."""
+    """A glob like events/**/*.parquet, or events/ for a Delta table."""
     schema: Schema
-    """The experiment's: it says which columns are read, and what they hold."""
+    """The experiment's schema, which says which columns are read and what they hold."""
     event_time: str
-    """The raw column that says when the exposure was."""
+    """The raw column with the time of the exposure."""
     time_unit: TimeUnit = "iso8601"
-    """Of a number since 1970 in UTC, or text like 2026-01-31T18:30:00.5+01:00. Parquet's own timestamps need none."""
+    """The unit of a number since 1970 in UTC, or iso8601 for text like 2026-01-31T18:30:00.5+01:00. Parquet's own
+    timestamps need none."""
     time_zone: str = "UTC"
-    """Of times that name none (an IANA name); of two that are the same on the clock, the earlier is meant."""
+    """The time zone of times that name none (an IANA name). If a clock shows a time twice, the earlier is meant."""
     renamed: tuple[tuple[str, str], ...] = ()
-    """Pairs of a feature or label and the raw column it is read from, where the names differ."""
+    """Pairs of a feature or label and the raw column that it is read from, where the names differ."""
     day_in_path: str = ""
-    """What tells a file's day in its path below the raw folder, as day=%Y-%m-%d or %Y/%m/%d; it begins and ends by the
-    clock of `time_zone`. Empty: a file may be of any day."""
+    """The part of a file's path below the raw folder that tells its day, like day=%Y-%m-%d or %Y/%m/%d. The day begins
+    and ends by the clock of `time_zone`. Empty: a file may hold rows of any day."""
     sides: tuple[Side, ...] = ()
-    """Tables that give features which the events do not have, as they were known at each event."""
+    """Tables with features that the events lack; each event gets the values that were known at its time."""
 
     def __post_init__(self) -> None:
         check_pattern("Files", self.pattern)
@@ -105,15 +111,16 @@ class Files:
             free = [name for name in free if name not in earlier]
 
     def columns(self) -> Mapping[str, pl.DataType]:
-        """The schema's features and labels, and where it says so `sampling_rate`, with its dtypes."""
+        """Return the schema's features and labels with its dtypes, and `sampling_rate` if the schema reads it."""
         dtypes = pl.Schema(interaction_columns(self.schema))
         return {name: dtypes[name] for name in self.schema.offered}
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
-        """A file each, in the order of their paths; then one of all files that hold no row of `days`, if any, and
-        one of the rows of `sides` that are no good. Files that `day_in_path` tells to be of other days are left out.
+        """Return a unit per file, in the order of their paths.
 
-        Raises UserError where there is none, where a path names no day, and where a Parquet or CSV file lacks a column.
+        Two more units may follow: one for all files without a row of `days`, and one for the bad rows of `sides`. Files
+        that belong to other days by `day_in_path` are left out. Raises UserError if there is no file, if a path names
+        no day, and if a Parquet or CSV file lacks a column.
         """
         files = find(raw_dir, self.pattern)
         spans = {file.name: self._span(file.below) for file in files}
@@ -126,7 +133,7 @@ class Files:
         with ThreadPoolExecutor(_THREADS) as pool:
             heads = list(pool.map(partial(self._head, days=days), files))
         asked = (min(days), max(days)) if days else None
-        # A worker keeps what it has read of the side tables for its next unit, not for another job.
+        # A worker keeps the side tables that it loaded for its next unit, but not for another job.
         sides = {"raw_dir": raw_dir, "job": time_ns()} if self.sides else {}
 
         def args(file: File | None, slices: Slices | None) -> dict[str, object]:
@@ -158,10 +165,10 @@ class Files:
         return units
 
     def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
-        """Frames of up to 65,536 rows, with `sides` of up to 524,288.
+        """Yield frames of up to 65,536 rows, or with `sides` of up to 524,288.
 
-        Raises UserError for a file that is truncated or of another format, and for a column that is missing (of
-        JSON lines and tf.Example: that none of the first 65,536 has) or of a type that can never fit.
+        Raises UserError for a file that is truncated or of another format, and for a column that is missing (in JSON
+        lines and tf.Example: from all of the first 65,536 rows) or whose type can never fit.
         """
         file: File | None = unit.args["file"]
         sides: Loaded = ()
@@ -190,10 +197,10 @@ class Files:
                 yield frame.select("event_time_us", *self.columns(), "content", "dropped")
 
     def _head(self, file: File, days: Sequence[date]) -> tuple[int, Slices | None, tuple[RawFile, ...]]:
-        """Of a Parquet file that can hold none of `days`, its rows, else 0; of one that tells, its slices; and what a
-        local one is like.
+        """Return the rows of a Parquet file that cannot hold any of `days`, else 0; its slices; and its state.
 
-        Raises UserError where a wanted column is missing, or there twice. Objects have no header to look at.
+        The slices are None if the file does not tell, the state is () for a remote file. Raises UserError if a wanted
+        column is missing or occurs twice; JSON lines and tf.Example have no header to check.
         """
         events = self._events
         with readable(file):
@@ -214,7 +221,7 @@ class Files:
         return rows if outside else 0, (first, last), raw
 
     def _span(self, path: str) -> tuple[date, ...]:
-        """The first and the last day, by the schema's clock, of the day that a file's path names; none without
+        """Return the first and the last day, by the schema's clock, of the day in a file's path; () without
         `day_in_path`."""
         if not self.day_in_path:
             return ()
@@ -227,15 +234,15 @@ class Files:
             start = datetime(year, month, day, tzinfo=ZoneInfo(self.time_zone))
         except ValueError:
             raise UserError(
-                f"{path} names no day as day_in_path, {self.day_in_path!r}, says; see the config's pattern and "
-                "day_in_path"
+                f"{path} does not name a day in the form of day_in_path, {self.day_in_path!r}; check the config's "
+                "pattern and day_in_path"
             ) from None
         end = start + timedelta(days=1)
         zone = ZoneInfo(self.schema.time_zone)
         return start.astimezone(zone).date(), (end.astimezone(UTC) - _MICROSECOND).astimezone(zone).date()
 
     def _may_hold(self, span: tuple[date, ...], days: Sequence[date]) -> bool:
-        """Whether a file of these days may hold rows of one of the slices `days`."""
+        """Return whether a file of these days may hold rows of one of the slices `days`."""
         if not span:
             return True
         first, last = span
@@ -243,11 +250,11 @@ class Files:
 
     @property
     def _kept_for(self) -> timedelta:
-        """From the first day of a slice to the last one whose files may hold rows of it."""
+        """The time from the first day of a slice to the last day whose files may hold rows of it."""
         return timedelta(days=self.schema.slice_days - 1 + self.schema.late_days)
 
     def _in_time(self, span: tuple[date, ...]) -> pl.Expr:
-        """`dropped`, with the rows that are not of a file of these days."""
+        """Return `dropped`, with the reason for rows that do not belong into a file of these days."""
         dropped = pl.col("dropped")
         if not span:
             return dropped
@@ -264,7 +271,7 @@ class Files:
         )
 
     def _between(self, slices: Slices | None) -> tuple[int, int]:
-        """When the first of them begins and the last one ends, in microseconds."""
+        """Return when the first slice begins and the last one ends, in microseconds."""
         if slices is None:
             return _EVER
         first, last = slices
@@ -275,7 +282,7 @@ class Files:
 
     @property
     def _given(self) -> list[str]:
-        """The features that the side tables give."""
+        """The features that come from the side tables."""
         return [name for side in self.sides for name, _ in side.columns]
 
     @property
@@ -293,5 +300,6 @@ class Files:
 
 @lru_cache(maxsize=1)
 def _sides(source: Files, raw_dir: str, between: tuple[int, int], job: int) -> Loaded:
-    """What `Side.load` gives of each side table; the units of one day follow each other."""
+    """Return what `Side.load` returns for each side table. One result is cached, because the units of a day follow each
+    other."""
     return tuple(side.load(raw_dir, source.columns(), *between) for side in source.sides)

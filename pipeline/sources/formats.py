@@ -1,12 +1,12 @@
-"""Frames of raw rows from a file of each format: Parquet, CSV, JSON lines, TFRecord of tf.Example."""
+"""Read files of each format as frames of raw rows: Parquet, CSV, JSON lines, TFRecord of tf.Example."""
 
 import csv
 import io
 import json
 import uuid
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import polars as pl
@@ -17,22 +17,26 @@ from google.protobuf.message import DecodeError
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.sources.store import File
 
-_ROWS = 1 << 16  # of a frame
-_MAX_LINE = 1 << 20  # characters; a longer line is no row, and must not be read into memory whole
-_MAX_RECORD = 1 << 26  # bytes; the same of a record, and of all those of a frame
-# What stands for a value that is no text and no number, so that it fits no dtype: a code point that Unicode
-# keeps out of every text.
+_ROWS = 1 << 16
+"""Rows of a frame."""
+_MAX_LINE = 1 << 20
+"""Characters. A longer line is not a row, and must not be read into memory as a whole."""
+_MAX_RECORD = 1 << 26
+"""Bytes of a TFRecord record, and of all records of a frame; larger ones must not be read into memory either."""
 BAD = "\U0010ffff"
+"""Stands for a value that is neither text nor a number, so that it fits no dtype. Unicode keeps this code point out of
+every text."""
 Row = Mapping[str, Any]
 Frames = Iterator[tuple[pl.DataFrame, pl.Series, pl.Series]]
-"""Of the raw columns, with a fingerprint of each whole row, and whether it is no row."""
+"""Frames of the raw columns, each with a fingerprint of every whole row, and whether the row cannot be parsed."""
 
 
 def frames(file: File, wanted: Sequence[str], lists: Collection[str]) -> Frames:
-    """Up to 65,536 rows each. Of Parquet all columns as they are; else those `wanted` as text, `lists` as lists of it.
+    """Yield frames of up to 65,536 rows.
 
-    Raises UserError where a wanted column is missing (of JSON lines and tf.Example: where none of the first frame has
-    it), or there twice.
+    A Parquet file gives all its columns as they are, other formats the `wanted` columns as text, and those in `lists`
+    as lists of text. Raises UserError if a wanted column is missing (in JSON lines and tf.Example: from all rows of the
+    first frame), or occurs twice.
     """
     if file.suffix == ".parquet":
         return _parquet(file, wanted)
@@ -40,13 +44,13 @@ def frames(file: File, wanted: Sequence[str], lists: Collection[str]) -> Frames:
 
 
 def check_header(file: File, wanted: Sequence[str]) -> None:
-    """Raise UserError where a file of CSV lacks a column, or has it twice."""
+    """Raise UserError if a CSV file lacks a wanted column, or has it twice."""
     with file.stream(head=True) as stream:
-        _check(file, _header(_lines(stream, file), file), wanted)
+        _check(file, _header(file, _lines(stream, file)), wanted)
 
 
 def check_parquet(file: File, parquet: pq.ParquetFile, wanted: Sequence[str]) -> None:
-    """The same for Parquet."""
+    """Raise UserError if a Parquet file lacks a wanted column, or has it twice."""
     _check(file, [*parquet.schema_arrow.names, *file.partition], wanted)
 
 
@@ -70,7 +74,7 @@ def _parquet(file: File, wanted: Sequence[str]) -> Frames:
 
 
 def _series(name: str, array: pa.Array) -> pl.Series:
-    """A column; text that is no UTF-8, of which Polars would know nothing, is `BAD`, and a decimal is text."""
+    """Return a column as Polars can hold it: text that is not UTF-8 becomes `BAD`, and a decimal becomes text."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if pa.types.is_decimal(array.type):
@@ -101,21 +105,22 @@ def _text(file: File, wanted: Sequence[str], lists: Collection[str]) -> Frames:
     with file.stream() as stream:
         lines = _lines(stream, file)
         if unseen := ".jsonl" in file.suffixes:
-            parse = _json
+            records: Iterator[tuple[str, Row | None]] = (
+                (line, _json(line)) for line in lines if line.strip("\r\n")
+            )
         else:
-            header = _header(lines, file)
+            header = _header(file, lines)
             _check(file, header, wanted)
-            parse = partial(_csv, header)
-        while batch := list(islice(lines, _ROWS)):
-            rows = [parse(line.rstrip("\r\n")) for line in batch]
-            if rows[-1] is None and not batch[-1].endswith("\n"):
+            records = _csv_records(header, lines)
+        while batch := list(islice(records, _ROWS)):
+            rows = [row for _, row in batch]
+            if rows[-1] is None and not batch[-1][0].endswith("\n"):
                 raise UserError(f"{file} is truncated: its last line ends within a row; fetch it again")
             if unseen:
                 _check_names(file, rows, wanted, "JSON object")
                 unseen = False
-            yield _frame(
-                rows, wanted, lists, [line.rstrip("\r\n").encode(errors="surrogatepass") for line in batch]
-            )
+            raw = [text.rstrip("\r\n").encode(errors="surrogatepass") for text, _ in batch]
+            yield _frame(rows, wanted, lists, raw)
 
 
 def _examples(file: File, wanted: Sequence[str], lists: Collection[str]) -> Frames:
@@ -131,10 +136,10 @@ def _examples(file: File, wanted: Sequence[str], lists: Collection[str]) -> Fram
 
 
 def _records(file: File) -> Iterator[list[bytes]]:
-    """The records of a frame after those of another.
+    """Yield the records of one frame after another.
 
-    TensorFlow, which checks their sums, has a file system in memory: what it knows of other stores is not
-    what fsspec knows, and it takes the end of a truncated .gz for the end of its records.
+    TensorFlow checks the checksums, but it does not know the stores of fsspec, and takes the end of a truncated .gz for
+    the end of the records. So the bytes of a frame are handed to it through its file system in memory.
     """
     import tensorflow as tf
 
@@ -153,13 +158,13 @@ def _records(file: File) -> Iterator[list[bytes]]:
 
 
 def _framed(stream: pa.NativeFile) -> bytes:
-    """The next records as they are: a length in 8 bytes, its sum in 4, the record, its sum in 4."""
+    """Return the bytes of the next records: each a length (8 bytes), its checksum (4), the data, their checksum (4)."""
     parts: list[bytes] = []
     size = 0
     while len(parts) < 2 * _ROWS and size < _MAX_RECORD and (head := stream.read(12)):
-        if len(head) < 12:  # TensorFlow takes a few bytes for the end.
-            raise OSError(f"truncated record: {len(head)} bytes of its length and the sum of that, of 12")
-        # What a wrong length leads to is not read: the sum of the length tells.
+        if len(head) < 12:  # TensorFlow would take it for the end of the file.
+            raise OSError(f"truncated record: it has {len(head)} of the 12 bytes of its length and checksum")
+        # A wrong length may be huge. TensorFlow finds it by its checksum.
         record = stream.read(min(int.from_bytes(head[:8], "little"), _MAX_RECORD) + 4)
         parts += [head, record]
         size += len(record)
@@ -167,7 +172,7 @@ def _framed(stream: pa.NativeFile) -> bytes:
 
 
 def _check_names(file: File, rows: Sequence[Row | None], wanted: Sequence[str], kind: str) -> None:
-    """Raise UserError for a column that none of the first rows has."""
+    """Raise UserError for a wanted column that none of the first rows has."""
     names = {name for row in rows if row for name in row}
     if not names:
         each = "one a line" if kind == "JSON object" else "each record to be one"
@@ -190,43 +195,79 @@ def _frame(
 
 
 def _lines(stream: pa.NativeFile, file: File) -> Iterator[str]:
-    """The lines that are not blank, with their ends; a byte that is no UTF-8 is a lone surrogate."""
+    """Yield the lines with their line ends. A byte that is not UTF-8 becomes a lone surrogate."""
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as text:
         while line := text.readline(_MAX_LINE):
             if len(line) == _MAX_LINE and not line.endswith("\n"):
-                raise UserError(f"{file} has no line end in {_MAX_LINE:,} characters; expected a row a line")
-            if line.rstrip("\r\n"):
-                yield line
+                raise UserError(
+                    f"{file} has no line end in {_MAX_LINE:,} characters; expected a row per line"
+                )
+            yield line
 
 
-def _header(lines: Iterator[str], file: File) -> list[str]:
-    line = next(lines, None)
+def _header(file: File, lines: Iterator[str]) -> list[str]:
+    line = next((line for line in lines if line.strip("\r\n")), None)
     if line is None:
         raise UserError(f"{file} is empty; expected a CSV file with a header line; fetch it again")
-    return _fields(line.rstrip("\r\n"))
+    return _fields(line)
 
 
-def _fields(line: str) -> list[str]:
-    """Of a line of CSV; none where its quotes are wrong."""
+def _fields(text: str) -> list[str]:
+    """Return the fields of a CSV row, [] where its quotes are wrong."""
     try:
-        return next(csv.reader((line,), strict=True))
+        return next(csv.reader((text.rstrip("\r\n"),), strict=True))
     except csv.Error:
         return []
 
 
-def _csv(header: Sequence[str], line: str) -> Row | None:
-    fields = _fields(line)
+def _csv(header: Sequence[str], text: str) -> Row | None:
+    fields = _fields(text)
     return dict(zip(header, fields, strict=True)) if len(fields) == len(header) else None
 
 
+def _csv_records(header: Sequence[str], lines: Iterator[str]) -> Iterator[tuple[str, Row | None]]:
+    """Yield the text of each record with its row, None where it cannot be parsed. A quoted field may hold line ends."""
+    ahead: deque[str] = deque()
+    while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
+        if not line.strip("\r\n"):
+            continue
+        row = _csv(header, line)
+        if row is None and (more := _lines_to_add(header, line, ahead, lines)):
+            line = "".join((line, *(ahead.popleft() for _ in range(more))))
+            row = _csv(header, line)
+        yield line, row
+
+
+def _lines_to_add(header: Sequence[str], line: str, ahead: deque[str], lines: Iterator[str]) -> int:
+    """Return how many of the following lines complete the record that `line` begins; 0 if none do.
+
+    A stray quote in a damaged line must not swallow good rows: the record must have the fields of the header, and no
+    line within it may be a row by itself. Lines that are read to find out are added to `ahead`.
+    """
+    if line.count('"') % 2 == 0:  # Every quote is closed.
+        return 0
+    text = line
+    for number in count(1):
+        if len(ahead) < number:
+            ahead.extend(islice(lines, 1))
+        if len(ahead) < number or len(text) + len(ahead[number - 1]) > _MAX_LINE:
+            return 0
+        text += ahead[number - 1]
+        if ahead[number - 1].count('"') % 2:
+            return number if _csv(header, text) else 0
+        if _csv(header, ahead[number - 1]):
+            return 0
+    raise AssertionError  # `count` has no end.
+
+
 def _json(line: str) -> Row | None:
-    """The object of a line."""
+    """Return the object in a line, None where there is none."""
     row = _parsed(line)
     return row if isinstance(row, dict) else None
 
 
 def _parsed(text: str) -> Any:
-    """JSON, its numbers as they are written: a float would not hold every id. None where it is none."""
+    """Return JSON with its numbers as text, because a float cannot hold every id; None if it is not JSON."""
     try:
         return json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
     except (ValueError, RecursionError):
@@ -234,7 +275,10 @@ def _parsed(text: str) -> Any:
 
 
 def _example(record: bytes, kind: Any, lists: Collection[str]) -> Row | None:
-    """The features of a serialised tf.Example: a value, nothing, or a list of many, or of `lists` any list."""
+    """Return the features of a serialised tf.Example, None where it is not one.
+
+    A feature is a value, None if it has none, or a list if it has several; those in `lists` are always lists.
+    """
     try:
         features = kind.FromString(record).features.feature
     except DecodeError:
@@ -265,13 +309,13 @@ def _value(value: object) -> str | None:
             return BAD
     if value is None or isinstance(value, str):
         return value
-    # As JSON and Arrow write it; else it is a list or an object.
-    return str(value).lower() if isinstance(value, bool) else BAD  # a list or an object
+    # A boolean is written as JSON and Arrow write it. Anything else is a list or an object.
+    return str(value).lower() if isinstance(value, bool) else BAD
 
 
 def _missing(file: File, name: str, names: Sequence[str]) -> UserError:
     how = "more than one column" if name in names else "no column"
     shown = ", ".join(map(ascii, names[:30])) or "none"
     return UserError(
-        f"{file} has {how} {name!r}; it has {shown:.500}; see the config's renamed and event_time"
+        f"{file} has {how} {name!r}; it has {shown:.500}; check the config's renamed and event_time"
     )

@@ -1,4 +1,4 @@
-"""The standard-policy logs of KuaiRand-Pure: one row is one exposure of a short video to a user.
+"""The standard-policy logs of KuaiRand-Pure. One row is one exposure of a short video to a user.
 
 Gao et al., "KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed Videos",
 CIKM 2022.
@@ -20,7 +20,7 @@ _LOGS = "log_standard_*_pure.csv"
 _USERS, _VIDEOS = "user_features_pure.csv", "video_features_basic_pure.csv"
 _TIME_ZONE = "Asia/Shanghai"
 _YEAR_2100_MS = 4_102_444_800_000
-_LONGEST_WATCH_MS = 31 * 86_400_000  # the log is a month long
+_LONGEST_WATCH_MS = 31 * 86_400_000  # The logs cover a month.
 
 _USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
 _USER_TEXTS = ("user_active_degree", *(f"{name}_range" for name in _USER_NUMBERS))
@@ -45,29 +45,29 @@ _NEEDED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KuaiRand:
-    """Reads the archive's folder, `RAW/data/*.csv`; its days are those of Beijing (Asia/Shanghai).
+    """Reads the folder of the archive, `RAW/data/*.csv`. Its days are days in Beijing (Asia/Shanghai).
 
-    `time_ms` is the truth about when; `date` and `hourmin`, which differ from it at times, only count
-    for `content`. Nothing that happens after the exposure is a feature, and the statistics of videos
-    over the whole month are never opened. The tables of users and videos carry no dates: they are
-    joined as they are, nulls where they lack a user or a video, their first row where they repeat one.
+    `time_ms` is the time of the exposure. `date` and `hourmin`, which may differ from it, only count for `content`.
+    Nothing that happens after the exposure is a feature, and the statistics of videos over the whole month are never
+    opened. The tables of users and videos have no dates: they are joined as they are, with nulls for a user or a video
+    that they lack, and with the first row of one that they repeat.
 
-    Rows are dropped as `bad_row` (more or fewer fields than the header), `bad_time` (`time_ms` not in
-    the years 1970 to 2099), `bad_key` (`user_id` or `video_id` no non-negative int64) and `bad_label`
-    (a label that is not 0 or 1, `play_time_ms` not between 0 and 31 days). Any other value that cannot
-    be read is a null. `block_bytes` is the size of a unit: a worker needs some twelve times as much.
+    Rows are dropped as `bad_row` (more or fewer fields than the header), `bad_time` (`time_ms` not in the years 1970 to
+    2099), `bad_key` (`user_id` or `video_id` is not a non-negative int64) and `bad_label` (a label that is not 0 or 1,
+    `play_time_ms` not between 0 and 31 days). Any other value that cannot be parsed is a null.
     """
 
     block_bytes: int = 64 << 20
+    """Size of a unit. A worker needs about twelve times as much memory."""
 
     def __post_init__(self) -> None:
         if self.block_bytes < 1:
             raise UserError(f"KuaiRand: block_bytes is {self.block_bytes}, expected at least 1")
 
     def columns(self) -> Mapping[str, pl.DataType]:
-        """Ids are Int64 or String, numbers Float32 (seconds, days, counts), labels Int8 and Float32.
+        """Return ids as Int64 or String, numbers as Float32 (seconds, days, counts), labels as Int8 and Float32.
 
-        `tag` is a video's tags as they are written, separated by commas, `tags` the list of them.
+        `tag` is the text of a video's tags, separated by commas, and `tags` the list of them.
         """
         ints = ("user_id", "video_id", "tab", "hour", *_USER_INTS, *_VIDEO_INTS)
         numbers = (*_USER_NUMBERS, "video_seconds", "video_age_days", "watch_seconds")
@@ -80,10 +80,10 @@ class KuaiRand:
         )
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
-        """Byte ranges of every log, by name: each spans many days, so that `days` rules none out.
+        """Return the byte ranges of every log, by name. Each log spans many days, so `days` excludes none.
 
-        Raises UserError where the folder, a log, the table of users or of videos, or a column of theirs
-        is missing, and for a file that is empty or binary.
+        Raises UserError if the folder, a log, the table of users or of videos, or one of their columns is missing, and
+        for a file that is empty or binary.
         """
         folder = Path(raw_dir, "data")
         logs = sorted(folder.glob(_LOGS))
@@ -98,7 +98,7 @@ class KuaiRand:
             for name in _NEEDED[kind]:
                 if name not in names:
                     raise UserError(
-                        f"{path}: its header has no column {name!r}; expected KuaiRand-Pure's own"
+                        f"{path}: its header has no column {name!r}; expected those of KuaiRand-Pure"
                     )
         ranges = [(str(log), start, end) for log in logs for start, end in blocks(log, self.block_bytes)]
         sides = (RawFile.of(users), RawFile.of(videos))
@@ -114,10 +114,10 @@ class KuaiRand:
         ]
 
     def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
-        """One frame: the rows whose lines begin in the unit's range, in the order of the log.
+        """Yield one frame: the rows whose lines begin in the unit's range, in the order of the log.
 
-        Raises UserError for a file that is binary, truncated or gone, and for a table of users or videos
-        with a row of more or fewer fields than its header.
+        Raises UserError for a file that is binary, truncated or missing, and for a table of users or videos with a row
+        of more or fewer fields than its header.
         """
         log = unit.args["log"]
         users = _side_table(unit.args["users"], "user_id")
@@ -140,7 +140,7 @@ class KuaiRand:
 
 
 def _log_columns() -> list[pl.Expr]:
-    """What a row of the log gives by itself, with `dropped`."""
+    """Return the columns that come from the log alone, and `dropped`."""
     keys = [pl.col(name).cast(pl.Int64, strict=False) for name in ("user_id", "video_id")]
     time = pl.col("time_ms").cast(pl.Int64, strict=False)
     time = pl.when(time.is_between(0, _YEAR_2100_MS, closed="left")).then(time)
@@ -173,14 +173,14 @@ def _log_columns() -> list[pl.Expr]:
 
 
 def _side_table(path: str, key: str) -> pl.DataFrame:
-    """The features of every `key`: one row each."""
+    """Return the features of every `key`, one row each."""
     stat = Path(path).stat()
     return _cached_side_table(path, key, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=4)
 def _cached_side_table(path: str, key: str, mtime_ns: int, size: int) -> pl.DataFrame:
-    """Read once in each worker process, and again when the file is another one."""
+    """Read the table once per worker process, and again if the file changes."""
     del mtime_ns, size
     rows = read_block(path, *blocks(path, 1 << 62)[0], header(path))
     if ragged := int(rows["ragged"].sum()):
@@ -188,21 +188,21 @@ def _cached_side_table(path: str, key: str, mtime_ns: int, size: int) -> pl.Data
             f"{path}: {ragged} rows have more or fewer fields than the header, expected none; fetch it again"
         )
     if key == "user_id":
-        columns = [*map(_int, _USER_INTS), *map(_words, _USER_TEXTS), *map(_number, _USER_NUMBERS)]
+        columns = [*map(_int, _USER_INTS), *map(_text_or_null, _USER_TEXTS), *map(_number, _USER_NUMBERS)]
     else:
         upload = pl.col("upload_dt").str.to_date("%Y-%m-%d", strict=False)
         seconds = _seconds("video_duration").alias("video_seconds")
-        tags = _words("tag").str.split(",").alias("tags")
-        columns = [*map(_int, _VIDEO_INTS), *map(_words, _VIDEO_TEXTS), tags, upload, seconds]
+        tags = _text_or_null("tag").str.split(",").alias("tags")
+        columns = [*map(_int, _VIDEO_INTS), *map(_text_or_null, _VIDEO_TEXTS), tags, upload, seconds]
     return rows.select(_int(key), *columns).drop_nulls(key).unique(key, keep="first", maintain_order=True)
 
 
 def _int(name: str) -> pl.Expr:
-    """An integer, or one that was once written as a float: 9.0."""
+    """Return an integer, which may be written as a float: 9.0."""
     return pl.col(name).str.strip_suffix(".0").cast(pl.Int64, strict=False)
 
 
-def _words(name: str) -> pl.Expr:
+def _text_or_null(name: str) -> pl.Expr:
     return pl.when(pl.col(name) != "").then(pl.col(name)).alias(name)
 
 
@@ -212,12 +212,12 @@ def _number(name: str) -> pl.Expr:
 
 
 def _seconds(name: str) -> pl.Expr:
-    """Seconds from milliseconds; a video that lasts no time at all is one of unknown duration."""
+    """Return seconds from milliseconds. A duration of 0 means that it is unknown."""
     value = _number(name)
     return pl.when(value > 0).then(value / 1000)
 
 
 def _why_none(raw_dir: Path) -> str:
     if not raw_dir.is_dir():
-        return ", which is no folder"
-    return ", which is its folder data: pass the one above" if any(raw_dir.glob(_LOGS)) else ""
+        return ", which is not a folder"
+    return ", which is its folder data: pass the folder above it" if any(raw_dir.glob(_LOGS)) else ""

@@ -1,4 +1,4 @@
-"""MovieLens ratings through TensorFlow Datasets: one row is one rating of a movie by a user.
+"""MovieLens ratings through TensorFlow Datasets. One row is one rating of a movie by a user.
 
 Harper and Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
 """
@@ -17,7 +17,7 @@ import pyarrow as pa
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.sources.base import Unit
 
-# TensorFlow is imported where it is used: a job on another source must not wait for it.
+# TensorFlow is imported where it is used, so that a job on another source does not wait for it.
 
 _CONFIGS = ("latest-small-ratings", "100k-ratings", "1m-ratings", "20m-ratings", "25m-ratings")
 _DEMOGRAPHIC = ("100k-ratings", "1m-ratings")
@@ -27,14 +27,13 @@ _BATCH = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovieLens:
-    """Reads the ratings of a TFDS config, prepared once under `WORKDIR/tfds`.
+    """Reads the ratings of a TFDS config, which is prepared once under `WORKDIR/tfds`.
 
-    `raw_dir` is a folder with the archive of that config (`ml-latest-small.zip` for
-    `latest-small-ratings`); where it is empty, TFDS downloads the archive. Its checksum is verified
-    either way. Clicks are ratings of 4 and more.
+    `raw_dir` is a folder with the archive of that config (`ml-latest-small.zip` for `latest-small-ratings`); if it is
+    empty, TFDS downloads the archive. The checksum is verified either way. A rating of 4 or more is a click.
 
-    Rows are dropped as `bad_time` (a timestamp not in the years 1970 to 2099) and `bad_label` (a
-    rating not between 0.5 and 5).
+    Rows are dropped as `bad_time` (a timestamp not in the years 1970 to 2099) and `bad_label` (a rating not between 0.5
+    and 5).
     """
 
     config: str = "latest-small-ratings"
@@ -44,10 +43,11 @@ class MovieLens:
             raise UserError(f"MovieLens: config is {self.config!r}, expected one of {', '.join(_CONFIGS)}")
 
     def columns(self) -> Mapping[str, pl.DataType]:
-        """`genres` are names in TFDS's order, joined by commas; `year` is the movie's; `hour` is UTC.
+        """Return the columns. `genres` are names in TFDS's order, joined by commas; `year` is the year of the movie;
+        `hour` is in UTC.
 
-        Of 100k and 1m also the user's `gender` (F or M), `age` (in years, the lowest of a range), `occupation` (a
-        name of TFDS's, the same in both) and `zip_code`.
+        The configs 100k and 1m also have the user's `gender` (F or M), `age` (in years, the lower end of a range),
+        `occupation` (a name of TFDS, the same in both) and `zip_code`.
         """
         user = {
             "gender": pl.String(),
@@ -66,10 +66,10 @@ class MovieLens:
         } | (user if self.config in _DEMOGRAPHIC else {})
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
-        """One for each TFRecord shard; they are not ordered by time, so that `days` rules none out.
+        """Return a unit per TFRecord shard. Shards are not ordered by time, so `days` excludes none.
 
-        Prepares the data where it is not: some 20 seconds for 100,000 ratings, in this process. Raises
-        UserError where `raw_dir` is not empty and lacks the archive, or TFDS cannot fetch or verify it.
+        Prepares the data in this process if that is not done yet: about 20 seconds for 100,000 ratings. Raises
+        UserError if `raw_dir` is not empty and lacks the archive, or if TFDS cannot fetch or verify it.
         """
         archive = Path(raw_dir, f"ml-{self.config.removesuffix('-ratings')}.zip")
         if raw_dir and not archive.is_file():
@@ -85,7 +85,7 @@ class MovieLens:
         wrong_archive = tfds.download.download_manager.NonMatchingChecksumError
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare(download_config=download)  # returns at once where it is done
+                builder.download_and_prepare(download_config=download)  # Returns at once if it is done.
         except (OSError, tfds.download.DownloadError, wrong_archive) as error:
             raise UserError(
                 f"cannot prepare {self.config} from {archive if raw_dir else 'the network'} under {workdir}: "
@@ -101,7 +101,7 @@ class MovieLens:
         ]
 
     def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
-        """Frames of 65,536 rows in the shard's order, which TFDS shuffles, the same way each time.
+        """Yield frames of 65,536 rows in the order of the shard, which TFDS shuffles the same way each time.
 
         Raises UserError for a shard that is missing, truncated or corrupt.
         """
@@ -138,7 +138,7 @@ class MovieLens:
 
 
 def _batches(path: str, *, demographic: bool) -> Iterator[pl.DataFrame]:
-    """What a shard holds, `movie_genres` as lists of class numbers."""
+    """Yield the raw columns of a shard, `movie_genres` as lists of class numbers."""
     import tensorflow as tf
 
     dtypes = {
@@ -166,7 +166,7 @@ def _batches(path: str, *, demographic: bool) -> Iterator[pl.DataFrame]:
 
 
 def _arrow(tensor: Any) -> pa.Array:
-    """The values of a tensor of shape [rows], or the lists of a ragged one of [rows, (length)]."""
+    """Return the values of a tensor of shape [rows], or the lists of a ragged one of shape [rows, (length)]."""
     if hasattr(tensor, "row_splits"):
         return pa.ListArray.from_arrays(tensor.row_splits.numpy(), tensor.flat_values.numpy())
     values = pa.array(tensor.numpy())

@@ -1,4 +1,4 @@
-"""Tables beside the events, of users or videos, whose rows change: each event gets the row of its time."""
+"""Side tables of users or videos whose rows change over time: each event gets the row that was valid then."""
 
 import re
 from collections import Counter
@@ -12,44 +12,45 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.sources.columns import Columns, TimeUnit, check_time
 from tutelage.pipeline.sources.store import File, check_pattern, find, readable
 
-_ROWS = 1 << 19  # that are held before it is looked which of them can still be joined
+_ROWS = 1 << 19
+"""Rows that are held before those that cannot be joined any more are removed."""
 _DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """What was known of a user or a video at the time of an event.
+    """What was known about a user or a video at the time of an event.
 
-    An event gets the columns of the newest row of its key that was known then (`valid_from`, and `lag_days`); without
-    one, nulls. So a day that is made anew gets what it got at first, and nothing of later rows.
+    An event gets the columns of the newest row of its key that was known then (see `valid_from` and `lag_days`), or
+    nulls if there is none. So a day that is made again gets the same values as the first time, and none of later rows.
 
-    Files, formats and values are read as those of events (see `Files`). A row is left out and counted, once a job,
-    as NAME_bad_row, NAME_bad_time, NAME_bad_<column>, NAME_bad_key (none), and, of those with one key and one time,
-    the later ones by file and row as NAME_duplicate or NAME_conflicting_duplicate. Parquet files of later times
+    Files, formats and values are read like those of events, see `Files`. Rows are left out and counted once per job, as
+    NAME_bad_row, NAME_bad_time, NAME_bad_<column>, NAME_bad_key (no key), and, of rows with the same key and time, the
+    later ones by file and row as NAME_duplicate or NAME_conflicting_duplicate. Parquet files whose times are all later
     are not read.
 
-    A worker holds the rows that can be joined to events of the slices that a unit has events of (of text: of all that
-    are asked for): of each key the newest before them, and those that came within them.
+    A worker holds the rows that can be joined to events of a unit's slices (for text files: of all requested slices):
+    for each key the newest row before the slices, and the rows within them.
     """
 
     name: str
-    """Of the table, in the counts."""
+    """The name of the table, used in the counts."""
     pattern: str
-    """A glob below the raw folder, as in users/*.parquet."""
+    """A glob below the raw folder, like users/*.parquet."""
     key: tuple[tuple[str, str], ...]
-    """Pairs of a feature of the events, or of a side table before this one, and the raw column here that it equals."""
+    """Pairs of a feature of the events, or of an earlier side table, and the raw column here that must equal it."""
     columns: tuple[tuple[str, str], ...]
-    """Pairs of a feature and the raw column here that it is read from."""
+    """Pairs of a feature and the raw column of this table that it is read from."""
     valid_from: str
-    """The raw column that says from when on a row holds: a time, or a date, whose midnight is meant."""
+    """The raw column with the time from which a row is valid. A date means its midnight."""
     time_unit: TimeUnit = "iso8601"
-    """Of `valid_from`, as of `Files.event_time`."""
+    """The unit of `valid_from`, see `Files.time_unit`."""
     time_zone: str = "UTC"
-    """Of times and dates that name none (an IANA name)."""
+    """The time zone of times and dates that name none (an IANA name)."""
     lag_days: int = 0
-    """Days of 24 hours from `valid_from` until a row is known: 1 for a snapshot named after the day it sums up."""
+    """Days of 24 hours from `valid_from` until a row is known: 1 for a snapshot named after the day that it sums up."""
     max_age_days: int | None = None
-    """A row that is known for more days than this is not joined, and not read. None: it holds until the next one."""
+    """A row that has been known for more days is neither joined nor read. None: it is valid until the next one."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -58,7 +59,7 @@ class Side:
         check_time(self._whose, self.time_unit, self.time_zone)
         if not self.key or not self.columns:
             raise UserError(
-                f"{self._whose}: key is {self.key}, columns {self.columns}; expected a pair or more each"
+                f"{self._whose}: key is {self.key}, columns {self.columns}; expected at least one pair each"
             )
         if self.lag_days < 0 or (self.max_age_days is not None and self.max_age_days < 1):
             raise UserError(
@@ -71,7 +72,7 @@ class Side:
         return f"Side {self.name!r}"
 
     def check(self, features: Mapping[str, pl.DataType], free: Sequence[str], earlier: Sequence[str]) -> None:
-        """Raise UserError where it gives what is not `free` to be given, or is joined by what is not `earlier`."""
+        """Raise UserError if a column is not one of the `free` features, or a key is not one of the `earlier` ones."""
         given = [name for name, _ in self.columns]
         for name in given:
             if name not in free or given.count(name) > 1:
@@ -89,10 +90,10 @@ class Side:
     def load(
         self, raw_dir: str, features: Mapping[str, pl.DataType], start: int, end: int
     ) -> tuple[pl.DataFrame, Counter[str]]:
-        """The rows that can be joined to events at `start` to `end` (microseconds, without the last), and what was
-        left out.
+        """Return the rows that can be joined to events in [start, end) (microseconds), and the counts of rows left out.
 
-        The key, `known_us` and the columns, by `known_us`. Raises UserError where the files cannot be read.
+        The rows have the key, `known_us` and the columns, and are sorted by `known_us`. Raises UserError if the files
+        cannot be read.
         """
         raw = dict((*self.key, *self.columns))
         rows = Columns(
@@ -130,7 +131,7 @@ class Side:
                     if sum(map(len, held)) >= enough:
                         held = [_joinable(pl.concat(held), keys, start)]
                         enough = max(_ROWS, 2 * len(held[0]))
-        if not held:  # all files are of later times
+        if not held:  # The times of all files are later.
             none = dict.fromkeys((*keys, "known_us", *dict(self.columns)), pl.Int64()) | {
                 "content": pl.UInt64()
             }
@@ -140,9 +141,9 @@ class Side:
         return table.sort("known_us"), Counter({f"{self.name}_{reason}": n for reason, n in bad.items()})
 
     def join(self, events: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
-        """`events` in their order, with the columns of `table`, which `load` made."""
+        """Return `events`, in their order, with the columns of `table`, which `load` returned."""
         keys = [name for name, _ in self.key]
-        # The join's cost follows its two sides.
+        # The cost of the join depends on both sides.
         table = table.join(events.select(keys).unique(), on=keys, how="semi", maintain_order="left")
         joined = (
             events.with_row_index("row")
@@ -163,7 +164,7 @@ class Side:
         return None if self.max_age_days is None else self.max_age_days * _DAY_US
 
     def _may_hold(self, rows: Columns, file: File, oldest: int | None, end: int) -> bool:
-        """Whether a file may hold rows that were known before `end`, and not before `oldest`."""
+        """Return whether a file may hold rows that became known before `end`, and not before `oldest`."""
         if file.suffix != ".parquet":
             return True
         with file.open() as source, pq.ParquetFile(source) as parquet:
@@ -175,17 +176,17 @@ class Side:
 
 
 def _joinable(rows: pl.DataFrame, keys: Sequence[str], start: int) -> pl.DataFrame:
-    """Without those that a newer one of their key had taken the place of before `start`."""
+    """Return the rows without those that a newer row of the same key replaced before `start`."""
     before = pl.when(pl.col("known_us") < start).then("known_us")
     return rows.filter((before.is_null()) | (before == before.max().over(keys)))
 
 
 def _without_repeats(rows: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The first row of each key and time, without `content`, and how many others there were."""
-    one = [*keys, "known_us"]
-    same = pl.col("content") == pl.col("content").first().over(one)
+    """Return the first row of each key and time, without `content`, and the number of other rows by reason."""
+    same_row = [*keys, "known_us"]
+    same = pl.col("content") == pl.col("content").first().over(same_row)
     rows = rows.with_columns(
-        reason=pl.when(pl.struct(one).is_first_distinct())
+        reason=pl.when(pl.struct(same_row).is_first_distinct())
         .then(None)
         .otherwise(pl.when(same).then(pl.lit("duplicate")).otherwise(pl.lit("conflicting_duplicate")))
     )

@@ -1,11 +1,14 @@
-"""Raw files below a folder, or below a URL of any store that fsspec knows."""
+"""Raw files below a folder, or below a URL of any store that fsspec supports."""
 
 import glob
+import logging
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,11 +19,16 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.sources.base import check_name
 
 TEXT = (".csv", ".csv.gz", ".csv.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 RECORDS = (".tfrecord", ".tfrecord.gz")
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
-_HEAD = 1 << 16  # bytes of a remote file that are fetched for its header line
+_HEAD = 1 << 16
+"""Bytes of a remote file that are fetched for its header line."""
+_SHOWN = 3
+"""Paths that are named in the message about those that are skipped."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +36,15 @@ class File:
     """A raw file. It is pickled: each worker opens the store itself, and reads as much as it holds at a time."""
 
     name: str
-    """A path, or the whole URL."""
+    """The path, or the whole URL."""
     path: str
-    """What the store calls it."""
+    """The path within the store."""
     below: str
-    """Its path below the raw folder."""
+    """The path below the raw folder."""
     store: str = ""
-    """The URL that it was found below; empty: the local disk."""
+    """The URL that the file was found below; empty for the local disk."""
     partition: Mapping[str, Any] = field(default_factory=dict)
-    """Columns of a Delta table that are not in its files, with the value of all rows."""
+    """Columns of a Delta table that are not in its files, with the one value of all rows."""
 
     def __str__(self) -> str:
         return self.name
@@ -50,11 +58,11 @@ class File:
         return PurePath(self.path).suffixes
 
     def open(self) -> pa.NativeFile:
-        """For reading in any order."""
+        """Open the file for random access."""
         return pa.PythonFile(self._open(), mode="r") if self.store else pa.OSFile(self.path)
 
     def stream(self, *, head: bool = False) -> pa.NativeFile:
-        """From the start, unpacked as the suffix says; `head`: little of it will be read."""
+        """Open the file from its start, decompressed as its suffix says. With `head`, only little of it is read."""
         source = self._open(**({"block_size": _HEAD} if head else {})) if self.store else self.path
         return pa.input_stream(source, compression=_CODECS.get(self.suffix))
 
@@ -68,6 +76,7 @@ def check_pattern(whose: str, pattern: str) -> None:
     if (
         not pattern.endswith((".parquet", *TEXT, *RECORDS, "/"))
         or Path(pattern).is_absolute()
+        or ".." in Path(pattern).parts
         or "://" in pattern
     ):
         raise UserError(
@@ -77,9 +86,11 @@ def check_pattern(whose: str, pattern: str) -> None:
 
 
 def find(raw_dir: str, pattern: str) -> list[File]:
-    """The files below `raw_dir` in the order of their paths; of a Delta table those of its newest version.
+    """Return the files below `raw_dir` that match, in the order of their paths; of a Delta table its newest version.
 
-    Raises UserError where there is none, for a URL that will not do, and a Delta table that cannot be read.
+    A local file is returned once, even if links lead to it by several paths. One warning names the paths that are
+    skipped, with the reasons. Raises UserError if there is no file, for a path that is not UTF-8, for a URL that cannot
+    be opened, and for a Delta table that cannot be read.
     """
     delta = pattern.endswith("/")
     if delta:
@@ -87,26 +98,61 @@ def find(raw_dir: str, pattern: str) -> list[File]:
     if remote := "://" in raw_dir:
         found = _find_remote(raw_dir, pattern, "directory" if delta else "file")
     else:
-        names = glob.glob(pattern, root_dir=raw_dir, recursive=True)
-        paths = [Path(raw_dir, name) for name in sorted(names)]
-        found = [
-            File(name=str(path), path=str(path), below=path.relative_to(raw_dir).as_posix())
-            for path in paths
-            if (path.is_dir if delta else path.is_file)()
-        ]
+        found = _find_local(raw_dir, pattern, folders=delta)
     if delta:
         found = [file for log in found for file in _delta(log)]
     if not found:
-        why = "" if remote or Path(raw_dir).is_dir() else ", which is no folder"
+        why = "" if remote or Path(raw_dir).is_dir() else ", which is not a folder"
         raise UserError(
-            f"no files {pattern.removesuffix('_delta_log')} in {raw_dir!r}{why}; see --raw_dir and the config's pattern"
+            f"no files {pattern.removesuffix('_delta_log')} in {raw_dir!r}{why}; "
+            "check --raw_dir and the config's pattern"
         )
     return found
 
 
+def _find_local(raw_dir: str, pattern: str, *, folders: bool) -> list[File]:
+    names = glob.glob(pattern, root_dir=raw_dir, recursive=True)
+    root = os.path.realpath(raw_dir)
+    real = {name: os.path.realpath(os.path.join(root, name)) for name in names}
+    found: dict[str, str] = {}
+    skipped: list[str] = []
+    # Of several paths to one file the one without links is used, then the shortest.
+    for name in sorted(names, key=lambda n: (real[n] != os.path.join(root, n), n.count("/"), n)):
+        check_name(os.path.join(raw_dir, name))
+        reason = _unusable(real[name])
+        if not reason and os.path.isdir(real[name]) != folders:
+            continue
+        if not reason and real[name] in found:
+            reason = f"is the same file as {found[real[name]]}"
+        if reason:
+            skipped.append(f"{name} {reason}")
+        else:
+            found[real[name]] = name
+    if skipped:
+        more = f"; and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+        _log.warning("%s: skipped %s%s", raw_dir, "; ".join(skipped[:_SHOWN]), more)
+    paths = [Path(raw_dir, name) for name in sorted(found.values())]
+    return [
+        File(name=str(path), path=str(path), below=path.relative_to(raw_dir).as_posix()) for path in paths
+    ]
+
+
+def _unusable(path: str) -> str:
+    """Return why a path without links is neither a file nor a folder; "" if it is one."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "is a link to a file that does not exist"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if stat.S_ISFIFO(mode):
+        return "is a FIFO"
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is a socket or a device"
+
+
 @lru_cache(maxsize=1)
 def _opened(url: str) -> tuple[Any, str]:
-    """The store and the path in it; kept, as an archive would else be closed under its files."""
+    """Return the store and the path in it. Cached, because an archive would else be closed under its files."""
     fs, path = fsspec.url_to_fs(url)
     return fs, path
 
@@ -116,7 +162,7 @@ def _find_remote(url: str, pattern: str, kind: str) -> list[File]:
         _opened.cache_clear()
         fs, root = _opened(url)
         fs.invalidate_cache()
-        # The root is a name, whatever is in it.
+        # The root is a name, not a pattern, whatever characters it has.
         found = fs.glob(f"{glob.escape(root.rstrip('/'))}/{pattern}" if root else pattern, detail=True)
     except (ValueError, ImportError, OSError) as error:
         raise UserError(
@@ -126,12 +172,13 @@ def _find_remote(url: str, pattern: str, kind: str) -> list[File]:
     return [
         File(name=fs.unstrip_protocol(path), path=path, below=path[len(root) :].strip("/"), store=url)
         for path, info in sorted(found.items())
-        if info["type"] == kind and not PurePath(path).name.startswith(".")  # as for a folder
+        # Hidden files are left out, as in a folder.
+        if info["type"] == kind and not PurePath(path).name.startswith(".")
     ]
 
 
 def _delta(log: File) -> list[File]:
-    """The data files of the newest version, each with the values that it has of the partition columns."""
+    """Return the data files of a table's newest version, each with its values of the partition columns."""
     name, path, below = (
         text.removesuffix("/").removesuffix("_delta_log").removesuffix("/")
         for text in (log.name, log.path, log.below)
@@ -142,31 +189,45 @@ def _delta(log: File) -> list[File]:
             adds = pl.DataFrame(table.get_add_actions(flatten=True))
         except DeltaError as error:
             raise OSError(str(error)) from None
-    # Their files are not to be read as they are: rows are deleted, columns have other names.
+    # With these features the files cannot be read as they are: rows are deleted, or columns have other names.
     if found := {"deletionVectors", "columnMapping"} & set(table.protocol().reader_features or ()):
         raise UserError(f"{name} has Delta's {min(found)}, which is not supported; write it without")
     keys = table.metadata().partition_columns
-    return [
-        File(
-            name=f"{name}/{unquote(add['path'])}",
-            path=f"{path}/{unquote(add['path'])}",
-            below=f"{below}/{unquote(add['path'])}",
-            store=log.store,
-            partition={key: add[f"partition.{key}"] for key in keys},
+    files = []
+    for add in adds.sort("path").to_dicts():
+        part = unquote(add["path"])
+        _check_below(name, part)
+        files.append(
+            File(
+                name=f"{name}/{part}",
+                path=f"{path}/{part}",
+                below=f"{below}/{part}",
+                store=log.store,
+                partition={key: add[f"partition.{key}"] for key in keys},
+            )
         )
-        for add in adds.sort("path").to_dicts()
-    ]
+    return files
+
+
+def _check_below(table: str, part: str) -> None:
+    """Raise UserError for a data file outside the folder of its table: a log must not lead to other files."""
+    path = PurePosixPath(part)
+    if path.is_absolute() or ".." in path.parts or "://" in part:
+        raise UserError(
+            f"{table}: its Delta log names the file {part!r}, expected a path below the table's folder; "
+            "copy the table with its files (a shallow clone does not have them)"
+        )
 
 
 @contextmanager
 def readable(name: File | str) -> Iterator[None]:
-    """What the libraries say of a file that is damaged, as one line."""
+    """Turn what the libraries raise for a damaged file into a UserError of one line."""
     try:
         yield
     except (OSError, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         kind = "".join(PurePath(str(name)).suffixes[-2:])
         raise UserError(
-            f"cannot read {name}: {_first_line(error)}; expected a whole {kind} file; fetch it again"
+            f"cannot read {name}: {_first_line(error)}; expected a complete {kind} file; fetch it again"
         ) from None
 
 

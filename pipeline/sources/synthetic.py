@@ -1,4 +1,4 @@
-"""Synthetic interactions: days of a feed of short videos, with the true probability of every label."""
+"""Synthetic interactions: days of a feed of short videos, where the true probability of every label is known."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,22 +15,25 @@ from tutelage.pipeline.sources.base import Unit
 _EPOCH = date(1970, 1, 1)
 _SECOND_US, _HOUR_US, _DAY_US = 1_000_000, 3_600_000_000, 86_400_000_000
 _UNIT_ROWS = 250_000
-_SLOTS = 20  # of the longest session
-_GAP = 60  # seconds from one slot to the next, at most
-_NO_COUNTRY = 0.02  # of the rows
+_SLOTS = 20
+"""Exposures in the longest session."""
+_GAP = 60
+"""Seconds between two exposures of a session, at most."""
+_NO_COUNTRY = 0.02
+"""Share of rows without a country."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthetic:
-    """A world of `users` and `videos` on `first_day`, and of so many new ones on each day after.
+    """A simulated world with `users` and `videos` on `first_day`, and a fixed number of new ones on each day after.
 
-    A day (UTC) has `rows_per_day` exposures, in sessions. Popular and new videos are shown more,
-    later slots of a session (`position`) are clicked less. Tastes turn, topics rise and fall by the
-    day. Labels: `click`; `long_view`, only where there is a click; `watch_seconds`, log-normal with
-    a click or a glimpse without one, else 0, and not bounded by the length of the video.
+    A day (UTC) has `rows_per_day` exposures, in sessions. Popular and new videos are shown more often, and later
+    positions of a session (`position`) are clicked less. Tastes change, and topics rise and fall, from day to day.
+    Labels: `click`; `long_view`, which only occurs with a click; `watch_seconds`, which is log-normal with a click or a
+    glimpse without one, else 0, and is not bounded by the length of the video.
 
-    `truth` gives what the labels were drawn from. Equal fields give equal rows, whatever days are
-    asked for, in whatever order.
+    `truth` returns what the labels were drawn from. Equal fields give equal rows, whichever days are requested, in
+    whichever order.
     """
 
     seed: int
@@ -41,11 +44,11 @@ class Synthetic:
     new_users_per_day: int
     new_videos_per_day: int
     new_ids: float = 0.0
-    """The share of users and of videos that others take the place of each day."""
+    """Share of the users and of the videos that are replaced by new ones each day."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
-            raise UserError(f"synthetic: seed is {self.seed}, expected 0 to 2**63 - 1; give another one")
+            raise UserError(f"synthetic: seed is {self.seed}, expected 0 to 2**63 - 1; choose another one")
         for name in ("rows_per_day", "users", "videos", "new_users_per_day", "new_videos_per_day"):
             if getattr(self, name) < 1:
                 raise UserError(f"synthetic: {name} is {getattr(self, name)}, expected at least 1; raise it")
@@ -53,6 +56,7 @@ class Synthetic:
             raise UserError(f"synthetic: new_ids is {self.new_ids}, expected a share, 0 to 1")
 
     def columns(self) -> Mapping[str, pl.DataType]:
+        """Return ids and topics, numbers in days and seconds, the UTC hour, the position, and the labels."""
         return {
             "user_id": pl.Int64(),
             "country": pl.String(),
@@ -70,7 +74,7 @@ class Synthetic:
         }
 
     def units(self, raw_dir: str, *, workdir: str, days: Sequence[date]) -> list[Unit]:
-        """Units of at most 250,000 rows of one day; neither `raw_dir` nor `workdir` is looked at."""
+        """Return units of at most 250,000 rows of one day. `raw_dir` and `workdir` are not used."""
         parts = -(-self.rows_per_day // _UNIT_ROWS)
         ours = sorted({day for day in days if day >= self.first_day})
         return [
@@ -84,7 +88,7 @@ class Synthetic:
         ]
 
     def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
-        """One frame, session after session. Memory: the unit, and the worlds of the last two days."""
+        """Yield one frame, session by session. Memory: the unit, and the worlds of the last two days."""
         day, part = unit.args["day"], unit.args["part"]
         number = (day - self.first_day).days
         today, draw = _world(self, number), world.rng(self.seed, world.EVENTS, number, part)
@@ -102,7 +106,9 @@ class Synthetic:
         hour = second // 3600
 
         response = today.respond(user=user, video=video, position=position, hour=hour)
-        luck = draw.random(rows, dtype=np.float32)  # one draw for all three, as each one implies the next
+        luck = draw.random(
+            rows, dtype=np.float32
+        )  # One draw for all three, because each one implies the next.
         long_view, click, watch = (
             (luck < chance).view(np.int8) for chance in (response.long_view, response.click, response.watch)
         )
@@ -126,20 +132,20 @@ class Synthetic:
         yield raw.with_columns(content=raw.hash_rows(), dropped=pl.lit(None, pl.String))
 
     def truth(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """What the labels of `frame` were drawn from, row by row, as float64.
+        """Return what the labels of `frame` were drawn from, float64, one row per row.
 
-        `click` and `long_view` are probabilities, `watch_seconds` is an expectation in seconds,
-        `watch_log1p` the expectation of log1p(watch seconds). Of the columns of `frame` it reads
-        `user_id`, `video_id`, `position` and `event_time_us`, which says the day.
+        `click` and `long_view` are probabilities, `watch_seconds` is an expectation in seconds, and `watch_log1p` the
+        expectation of log1p(watch seconds). Of `frame` it reads `user_id`, `video_id`, `position` and `event_time_us`,
+        which gives the day.
 
-        Raises UserError for a day before `first_day`, and for an id that is none on that day.
+        Raises UserError for a day before `first_day`, and for an id that does not exist on that day.
         """
         columns = ("user_id", "video_id", "position", "event_time_us")
         means = ("click", "long_view", "watch_seconds", "watch_log1p")
         values = {name: np.empty(len(frame)) for name in means}
         number = frame["event_time_us"].to_numpy() // _DAY_US - (self.first_day - _EPOCH).days
         if number.min(initial=0) < 0:
-            raise UserError(f"truth: a row is of a day before {self.first_day}, the first; leave it out")
+            raise UserError(f"truth: a row is of a day before {self.first_day}, the first day; remove it")
         for day in np.unique(number).tolist():
             rows = np.flatnonzero(number == day)
             user_id, video_id, position, time = (frame[name].to_numpy()[rows] for name in columns)
@@ -155,7 +161,7 @@ class Synthetic:
         return pl.DataFrame(values)
 
 
-@lru_cache(maxsize=2)  # the parts of a day share it, and a slice that spans midnight has two
+@lru_cache(maxsize=2)  # The units of a day share it, and a slice that spans midnight needs two.
 def _world(source: Synthetic, number: int) -> world.World:
     return world.build(
         seed=source.seed,

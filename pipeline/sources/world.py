@@ -1,6 +1,6 @@
-"""A world whose answers are known: users and videos, how they change by the day, how users respond.
+"""A simulated world: users and videos, how they change from day to day, and how users respond.
 
-All of it is a function of (seed, index, day), so whoever has ids and a day can compute the truth.
+Everything is a function of (seed, index, day), so the truth can be computed from the ids and the day alone.
 """
 
 from dataclasses import dataclass
@@ -14,35 +14,44 @@ from tutelage.pipeline.errors import UserError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-USER, VIDEO, AUTHOR, WORLD, EVENTS = 1, 2, 3, 4, 5  # kinds of ids, and streams of random numbers
-STATE_MU = np.array([1.4, 0, -1.3], np.float32)  # of log(watch seconds): long view, other click, glimpse
-SIGMA = np.float32(0.8)  # of log(watch seconds), in each of these states
+USER, VIDEO, AUTHOR, WORLD, EVENTS = 1, 2, 3, 4, 5
+"""Kinds of ids, which are also the streams of random numbers."""
+STATE_MU = np.array([1.4, 0, -1.3], np.float32)
+"""What each state adds to the mean of log(watch seconds): long view, other click, glimpse."""
+SIGMA = np.float32(0.8)
+"""Standard deviation of log(watch seconds), in each of these states."""
 
-_WIDTH = 8  # of a taste, and of what a video is about
-_HIDDEN, _TOPICS = 36, 12  # topics that users care about, and the coarser ones of the column `topic`
+_WIDTH = 8
+"""Width of the vector of a user's taste, and of what a video is about."""
+_HIDDEN, _TOPICS = 36, 12
+"""Number of topics that users care about, and of the coarser ones in the column `topic`."""
 _COUNTRIES = ("ID", "IN", "BR", "US", "NG", "MX", "DE", "JP")
-_SEGMENTS = 24  # groups of users of like tastes; a country has six of them
-_BIAS, _TASTE = np.float32(-0.7), np.float32(1.0)  # such that two of five are clicked, the best AUC is .79
-_GLIMPSE = np.float32(0.15)  # of the exposures without a click
-_LIFE = 2**32  # between the numbers of two who have one place after the other
+_SEGMENTS = 24
+"""Groups of users with similar tastes; a country has six of them."""
+_BIAS, _TASTE = np.float32(-0.7), np.float32(1.0)
+"""Chosen so that two of five exposures are clicked, and the best possible AUC is .79."""
+_GLIMPSE = np.float32(0.15)
+"""Share of the exposures without a click that are watched for a moment."""
+_LIFE = 2**32
+"""Difference of the indices of two users, or videos, that have the same place one after the other."""
 _BITS, _ODD = 2**63 - 1, (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
 
 
 def rng(seed: int, stream: int, *key: int) -> np.random.Generator:
-    """Random numbers of their own for each (seed, stream, key)."""
+    """Return a generator of random numbers that are independent for each (seed, stream, key)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream, *key))))
 
 
 def to_id(index: Ints, kind: int) -> Ints:
-    """A bijection of 63 bits: ids look like hashes, are positive, and no two kinds share one."""
+    """Return the ids of indices, a bijection on 63 bits: ids look like hashes and are positive; kinds share none."""
     x = (index + (kind << 40)).astype(np.uint64) * np.uint64(_ODD[0]) & np.uint64(_BITS)
     x ^= x >> np.uint64(32)
     return (x * np.uint64(_ODD[1]) & np.uint64(_BITS)).astype(np.int64)
 
 
 def to_index(ids: Ints, kind: int) -> Ints:
-    """The inverse of `to_id`. What is no id of this kind is sent below 0, or to 2**40 or more."""
+    """Return the indices of ids, the inverse of `to_id`. An id of another kind gives less than 0, or 2**40 or more."""
     x = ids.astype(np.uint64) * np.uint64(pow(_ODD[1], -1, 2**63)) & np.uint64(_BITS)
     x ^= x >> np.uint64(32)
     x = x * np.uint64(pow(_ODD[0], -1, 2**63)) & np.uint64(_BITS)
@@ -51,15 +60,15 @@ def to_index(ids: Ints, kind: int) -> Ints:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Response:
-    """What is to be expected of exposures, float32 [rows] each."""
+    """What to expect of exposures; each array is float32 [rows]."""
 
-    long_view: Floats  # P(long view), which takes a click
+    long_view: Floats  # P(long view); a long view implies a click
     click: Floats  # P(click)
     watch: Floats  # P(watch seconds > 0): a click, or a glimpse without one
     mu: Floats  # mean of log(watch seconds), before STATE_MU of what happened is added
 
     def means(self) -> dict[str, NDArray[np.float64]]:
-        """Expectations of click, long view, watch seconds and log1p of these, float64 [rows] each."""
+        """Return the expectations of click, long view, watch seconds and their log1p, each float64 [rows]."""
         long_view, click, watch, mu = np.array([self.long_view, self.click, self.watch, self.mu], np.float64)
         seconds, log1p = np.zeros_like(mu), np.zeros_like(mu)
         for chance, state in zip((long_view, click - long_view, watch - click), STATE_MU, strict=True):
@@ -71,20 +80,20 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class World:
-    """Who and what there is on one day, each array with a row per user or video, and the columns shown."""
+    """The users and videos of one day: arrays with one row per user or video, and the columns that events show."""
 
     taste: Floats  # [users, _WIDTH]
     user_bias: Floats
-    user_share: NDArray[np.float64]  # of the sessions, cumulative
+    user_share: NDArray[np.float64]  # share of the sessions, cumulative
     users: pl.DataFrame  # user_id, country, user_age_days at midnight
     about: Floats  # [videos, _WIDTH]
     video_bias: Floats
-    video_share: NDArray[np.float64]  # of the exposures, cumulative
+    video_share: NDArray[np.float64]  # share of the exposures, cumulative
     log_length: Floats  # log(duration / median duration)
     videos: pl.DataFrame  # video_id, author_id, topic, video_seconds, video_age_days at midnight
 
     def respond(self, *, user: Ints, video: Ints, position: Ints, hour: Ints) -> Response:
-        """How users respond to videos (indices) at a position of the feed and an hour, int64 [rows] each."""
+        """Return how users respond to videos (indices) at a position of the feed and an hour, each int64 [rows]."""
         match = np.einsum("ij,ij->i", self.taste[user], self.about[video])
         slot = -0.3 * np.log1p(np.arange(1 + position.max(initial=0))).astype(np.float32)
         clock = 0.15 * np.cos((np.arange(24) - 21) * (np.pi / 12)).astype(np.float32)
@@ -98,17 +107,17 @@ class World:
         )
 
     def find(self, ids: Ints, kind: int) -> Ints:
-        """The indices of `ids`. Raises UserError for an id that is none of this world on this day."""
+        """Return the indices of `ids`. Raises UserError for an id that does not exist on this day."""
         shown = self.users["user_id"] if kind == USER else self.videos["video_id"]
         known = len(shown)
         index = to_index(ids, kind) % _LIFE
-        there = shown.to_numpy()[np.minimum(index, known - 1)] == ids
-        strange = ids[~there]
-        if len(strange):
+        exists = shown.to_numpy()[np.minimum(index, known - 1)] == ids
+        unknown = ids[~exists]
+        if len(unknown):
             name = "user_id" if kind == USER else "video_id"
             raise UserError(
-                f"{name} {strange[0]} is none of the {known} that this world has on that day"
-                f" ({len(strange)} of {len(ids)} rows are like it); ask the source that made the rows"
+                f"{name} {unknown[0]} is not one of the {known} that exist on that day ({len(unknown)} of {len(ids)} "
+                "rows have such an id); call the truth of the source that made the rows"
             )
         return index
 
@@ -116,13 +125,13 @@ class World:
 def build(
     *, seed: int, day: int, users: int, videos: int, new_users: int, new_videos: int, new_ids: float = 0.0
 ) -> World:
-    """The world on `day`, counted from 0: `users` and `videos`, and the new ones of every day since.
+    """Return the world on `day`, counted from 0: `users` and `videos`, and the new ones of every day since.
 
-    A share `new_ids` of them all gives way to others each day, each after 1 / `new_ids` days.
+    Each day a share `new_ids` of all of them is replaced by new ones, so that each one stays for 1 / `new_ids` days.
     """
     trend = _walk(rng(seed, WORLD, 0).standard_normal((day + 1, _HIDDEN), dtype=np.float32))
     centres = rng(seed, WORLD, 1).standard_normal((_HIDDEN + _SEGMENTS, _WIDTH), dtype=np.float32)
-    centres *= np.sqrt(_WIDTH / (centres**2).sum(axis=1, keepdims=True))  # so that seeds differ little
+    centres *= np.sqrt(_WIDTH / (centres**2).sum(axis=1, keepdims=True))  # Seeds then differ little.
 
     index = np.arange(users + day * new_users)
     life, born = _lives(index, day, new_ids, _first_day(index, users, new_users))
@@ -130,8 +139,8 @@ def build(
     country = (len(_COUNTRIES) * uniform[:, 0] ** 2).astype(np.int64)
     segment = (3 * country + (6 * uniform[:, 1]).astype(np.int64)) % _SEGMENTS
     taste = 0.85 * centres[_HIDDEN + segment] + 0.5 * normal[:, :_WIDTH]
-    later = normal[:, _WIDTH : 2 * _WIDTH]  # to which the taste turns, each user's at a pace of its own
-    turn = (0.04 * day * normal[:, -1])[:, None]  # radians
+    later = normal[:, _WIDTH : 2 * _WIDTH]  # The taste turns towards it, at a pace of the user's own.
+    turn = (0.04 * day * normal[:, -1])[:, None]  # In radians.
     user_table = {
         "user_id": to_id(index + life * _LIFE, USER),
         "country": pl.Series(_COUNTRIES).gather(country),
@@ -146,14 +155,14 @@ def build(
     topic = (_HIDDEN * np.where(chance[:, 1] < 0.8, main_topic[author, 0], chance[:, 2])).astype(np.int64)
     fresh = np.exp((first_day - day) / 3).astype(np.float32)
     quality = 0.6 * skill[author, 0] + 0.8 * trait[:, -1]
-    heat = chance[:, 3] ** np.float32(-0.7)  # Zipf: the k-th of the videos by heat has about k**-0.7
+    heat = chance[:, 3] ** np.float32(-0.7)  # Zipf: the k-th hottest video has about k**-0.7.
     log_length = 0.7 * trait[:, -2]
     video_table = {
         "video_id": to_id(number + life * _LIFE, VIDEO),
         "author_id": to_id(author, AUTHOR),
         "topic": pl.Series([f"topic_{i * _TOPICS // _HIDDEN:02d}" for i in range(_HIDDEN)]).gather(topic),
         "video_seconds": 25 * np.exp(log_length),
-        # Uploaded on the eve of its first day, so that no age is negative.
+        # A video is uploaded on the evening before its first day, so that no age is negative.
         "video_age_days": (day - first_day + chance[:, 4]).astype(np.float32),
     }
     return World(
@@ -170,26 +179,26 @@ def build(
 
 
 def _traits(seed: int, kind: int, rows: int, width: int, life: Ints | int = 0) -> tuple[Floats, Floats]:
-    """Normals [rows, width] and uniforms [rows, 5] in (0, 1); a row is the same whatever comes after it.
+    """Return normals [rows, width] and uniforms [rows, 5] in (0, 1). A row does not depend on the rows after it.
 
-    `life`, of all or [rows]: how many had the place before the one who has it. Each has other traits.
+    `life`, one number or [rows], counts the earlier holders of each place; every holder has other traits.
     """
     normals, uniforms = np.empty((rows, width), np.float32), np.empty((rows, 5), np.float32)
     for n in np.unique(life).tolist():
-        theirs = np.broadcast_to(np.equal(life, n), rows)
-        normals[theirs] = rng(seed, kind, 2 * n).standard_normal((rows, width), dtype=np.float32)[theirs]
-        uniforms[theirs] = rng(seed, kind, 2 * n + 1).random((rows, 5), dtype=np.float32)[theirs]
+        of_life = np.broadcast_to(np.equal(life, n), rows)
+        normals[of_life] = rng(seed, kind, 2 * n).standard_normal((rows, width), dtype=np.float32)[of_life]
+        uniforms[of_life] = rng(seed, kind, 2 * n + 1).random((rows, 5), dtype=np.float32)[of_life]
     return normals, uniforms.clip(1e-6, 1 - 1e-6)
 
 
 def _lives(index: Ints, day: int, new_ids: float, first_day: Ints) -> tuple[Ints, Ints]:
-    """How many had each place before the one who has it on `day`, and since which day that one has it.
+    """Return how many earlier holders each place had on `day`, and the day since which the present one has it.
 
-    `first_day` is each place's own.
+    `first_day` is the first day of each place.
     """
     if not new_ids:
         return np.zeros_like(index), first_day
-    # Places change hands in turn, as many on each day: their phases are a low-discrepancy sequence.
+    # The phases are a low-discrepancy sequence, so that the same number of places changes hands on each day.
     phase = index * 0.6180339887498949 % 1
     turn = np.floor(day * new_ids + phase)
     life = turn - np.floor(np.maximum(first_day, 0) * new_ids + phase)
@@ -198,7 +207,7 @@ def _lives(index: Ints, day: int, new_ids: float, first_day: Ints) -> tuple[Ints
 
 
 def _walk(steps: Floats) -> Floats:
-    """Where a mean-reverting walk of unit variance stands after `steps` [days, topics]."""
+    """Return the last state of a mean-reverting walk of unit variance with `steps` [days, topics]."""
     state = steps[0]
     for step in steps[1:]:
         state = np.float32(0.95) * state + np.float32(np.sqrt(1 - 0.95**2)) * step
@@ -206,11 +215,12 @@ def _walk(steps: Floats) -> Floats:
 
 
 def _first_day(index: Ints, at_start: int, each_day: int) -> Ints:
-    """1 for the first `each_day` after the `at_start` that day 0 begins with; these came on days up to 0."""
+    """Return the first day of each index: at most 0 for the `at_start` of day 0, then `each_day` more per day."""
     return (index - at_start) // each_day + 1
 
 
 def _shares(weights: Floats) -> NDArray[np.float64]:
+    """Return the cumulative shares of the weights."""
     total = np.cumsum(weights, dtype=np.float64)
     return total / total[-1]
 

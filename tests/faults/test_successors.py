@@ -13,7 +13,7 @@ import pytest
 from tests.faults.forked import Command
 from tests.same import assert_same
 
-CONFIG = str(Path(__file__).with_name("heirs.py"))
+CONFIG = str(Path(__file__).with_name("successors.py"))
 STEP = "teach --successor"
 
 

@@ -1,5 +1,6 @@
-"""How Beam jobs run: options, what workers tell the driver, and what comes out of a job that fails."""
+"""How Beam jobs run: options, what workers report to the driver, and what a failing job raises."""
 
+import pickle
 import re
 import time
 import traceback
@@ -9,8 +10,6 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, StandardOptions
-from apache_beam.runners.worker.statesampler import StateSampler
-from apache_beam.utils.counters import CounterFactory
 
 from tutelage.pipeline.beam_job import Staging, options, run, staging_folder
 from tutelage.pipeline.errors import UserError
@@ -22,7 +21,7 @@ from tutelage.pipeline.errors import UserError
         (["--runer=FlinkRunner"], "--runer=FlinkRunner", "runer"),
         (["--runner=FlinkRunner", "--streming"], "--streming", "streming"),
         (["--no_streming"], "--no_streming", "no_streming"),
-        (["--run=FlinkRunner"], "--run=FlinkRunner", "run"),  # Beam takes no abbreviations
+        (["--run=FlinkRunner"], "--run=FlinkRunner", "run"),  # Beam accepts no abbreviations
     ],
 )
 def test_a_flag_that_beam_would_ignore_is_refused(flags: list[str], flag: str, name: str) -> None:
@@ -31,19 +30,19 @@ def test_a_flag_that_beam_would_ignore_is_refused(flags: list[str], flag: str, n
         options(flags)
 
 
-def test_a_value_that_beam_cannot_take_is_one_line() -> None:
+def test_a_value_that_beam_cannot_parse_is_refused_in_one_line() -> None:
     text = "--beam_flag: argument --direct_num_workers: invalid int value: 'two'"
     with pytest.raises(UserError, match=f"^{text}$"):
         options(["--direct_num_workers=two"])
 
 
 def test_the_mode_that_loses_values_is_refused() -> None:
-    text = "--direct_running_mode=multi_threading loses values in Beam 2.77; leave it out"
+    text = "--direct_running_mode=multi_threading loses values in Beam 2.77; omit it"
     with pytest.raises(UserError, match=f"^{text}$"):
         options(["--direct_running_mode=multi_threading"])
 
 
-def test_flags_that_beam_has_reach_it() -> None:
+def test_flags_that_beam_knows_reach_it() -> None:
     parsed = options(
         [
             "--runner=FlinkRunner",
@@ -62,30 +61,59 @@ def test_flags_that_beam_has_reach_it() -> None:
     assert parsed.view_as(GoogleCloudOptions).no_auth is True
 
 
-def test_a_worker_gives_the_driver_what_it_made(tmp_path: Path) -> None:
+def test_a_worker_gives_values_to_the_driver(tmp_path: Path) -> None:
     with staging_folder(tmp_path) as staging:
         worker = Staging(str(staging.path))
         assert worker.attempt == staging.attempt > 0
         assert staging.given() == {}
-        staging.raise_failure()  # there is none
+        staging.raise_failure()  # There is none.
         worker.give("2026-01-01", {"rows": 3})
         worker.give("2026-01-02", [1, 2])
-        worker.give("2026-01-01", {"rows": 4})  # a bundle that is tried again
+        worker.give("2026-01-01", {"rows": 4})  # A bundle that is retried.
         worker.done(0)
-        (staging.path / ".17-2026-01-03.given").touch()  # of a worker that was killed
+        (staging.path / ".17-2026-01-03.json").touch()  # Of a worker that was killed.
         assert staging.given() == {"2026-01-01": {"rows": 4}, "2026-01-02": [1, 2]}
         staging.remove("*.done")
         assert not (staging.path / "0.done").exists()
 
 
-def test_a_failure_is_raised_as_it_was(tmp_path: Path) -> None:
+class Payload:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_planted_in_the_staging_folder_is_not_executed(tmp_path: Path) -> None:
+    executed = tmp_path / "executed"
+    with staging_folder(tmp_path) as staging:
+        planted = pickle.dumps(Payload(executed))
+        for name in ("2026-01-01.json", "2026-01-01.given", "2026-01-01.pickle"):
+            (staging.path / name).write_bytes(planted)
+        with pytest.raises(ValueError, match="codec can't decode"):
+            staging.given()
+        assert not executed.exists()
+        pickle.loads(planted)
+        assert executed.exists()  # It would have been.
+
+
+def test_the_staging_folder_is_closed_to_others_and_its_name_cannot_be_guessed(tmp_path: Path) -> None:
+    with staging_folder(tmp_path) as staging:
+        assert staging.path.stat().st_mode & 0o777 == 0o700
+        assert re.fullmatch(rf"{staging.attempt}-[a-z0-9_]{{8}}", staging.path.name)
+
+
+def test_a_workers_error_is_raised_with_its_text(tmp_path: Path) -> None:
     with staging_folder(tmp_path) as staging:
         Staging(str(staging.path)).failed(3, UserError("users.csv: é is no id; fetch it again"))
         with pytest.raises(UserError, match=r"^users\.csv: é is no id; fetch it again$"):
             staging.raise_failure()
 
 
-def test_each_job_has_a_folder_of_its_own_and_leaves_none(tmp_path: Path) -> None:
+def test_each_job_has_its_own_folder_and_removes_it(tmp_path: Path) -> None:
     with staging_folder(tmp_path) as one, staging_folder(tmp_path) as two:
         assert one.attempt < two.attempt
         one.give("2026-01-01", 1)
@@ -95,21 +123,18 @@ def test_each_job_has_a_folder_of_its_own_and_leaves_none(tmp_path: Path) -> Non
     assert list((tmp_path / ".staging").iterdir()) == []
 
 
-def test_the_folder_of_a_killed_job_is_removed_by_the_next_and_that_of_a_running_one_is_not(
+def test_the_next_job_removes_the_folder_of_a_killed_one_but_not_of_a_running_one(
     tmp_path: Path,
 ) -> None:
     killed = tmp_path / ".staging/17"
     killed.mkdir(parents=True)
     (killed / "1970-01-01-part.content").touch()
     with staging_folder(tmp_path) as one, staging_folder(tmp_path) as two:
-        assert {path.name for path in (tmp_path / ".staging").iterdir()} == {
-            str(one.attempt),
-            str(two.attempt),
-        }
+        assert set((tmp_path / ".staging").iterdir()) == {one.path, two.path}
 
 
 class Work(beam.DoFn):
-    """Calls `act` with each unit and the job's folder."""
+    """Calls `act` with each unit and the staging folder."""
 
     def __init__(self, staging: Staging, act: Callable[[int, Staging], None]):
         self.staging = staging
@@ -143,7 +168,7 @@ def _bug(unit: int, staging: Staging) -> None:
     raise IndexError(f"no place {unit}")
 
 
-def test_the_mistake_that_stopped_a_worker_is_raised_in_its_own_words(tmp_path: Path) -> None:
+def test_the_user_error_that_stopped_a_worker_is_raised_with_its_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^unit 0: events\.csv is truncated; fetch it again$"):
         _run(tmp_path, _mistake)
 
@@ -159,7 +184,7 @@ def test_a_bug_in_building_the_pipeline_keeps_its_type(tmp_path: Path) -> None:
         run(lambda pipeline: 1 // 0, flags=[], staging=staging, units=1)
 
 
-def test_flags_are_looked_at_before_anything_is_built(tmp_path: Path) -> None:
+def test_flags_are_checked_before_anything_is_built(tmp_path: Path) -> None:
     def build(pipeline: beam.Pipeline) -> None:
         raise AssertionError
 
@@ -167,11 +192,11 @@ def test_flags_are_looked_at_before_anything_is_built(tmp_path: Path) -> None:
         run(build, flags=["--runer=x"], staging=staging, units=1)
 
 
-def test_progress_tells_of_every_unit_that_is_done(tmp_path: Path) -> None:
-    def until_it_was_told(unit: int, staging: Staging) -> None:
+def test_progress_is_called_for_every_finished_unit(tmp_path: Path) -> None:
+    def until_it_was_reported(unit: int, staging: Staging) -> None:
         staging.done(unit)
         end = time.monotonic() + 30
-        while not (staging.path / f"{unit + 1} told").exists() and time.monotonic() < end:
+        while not (staging.path / f"{unit + 1} reported").exists() and time.monotonic() < end:
             time.sleep(0.01)
 
     with staging_folder(tmp_path) as staging:
@@ -179,18 +204,15 @@ def test_progress_tells_of_every_unit_that_is_done(tmp_path: Path) -> None:
 
         def progress(done: int, units: int) -> None:
             calls.append((done, units))
-            (staging.path / f"{done} told").touch()
+            (staging.path / f"{done} reported").touch()
 
         run(
-            lambda p: p | beam.Create([0, 1], reshuffle=False) | beam.ParDo(Work(staging, until_it_was_told)),
+            lambda p: (
+                p | beam.Create([0, 1], reshuffle=False) | beam.ParDo(Work(staging, until_it_was_reported))
+            ),
             flags=[],
             staging=staging,
             units=2,
             progress=progress,
         )
     assert [call for call in dict.fromkeys(calls) if call[0]] == [(1, 2), (2, 2)]
-
-
-def test_a_bundle_does_not_wait_for_what_samples_it() -> None:
-    sampler = StateSampler("stage", CounterFactory())
-    assert sampler.sampling_period_ms == 20

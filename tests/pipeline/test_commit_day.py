@@ -201,7 +201,7 @@ def test_a_runner_that_repeats_the_commit_changes_nothing(tmp_path: Path, root: 
     files = tuple(commit_day.DataFile(**file) for file in record["files"])
     sketches = commit_day.Sketches(SCHEMA)
     sketches.add(pl.read_parquet(root / f"lake/quarantine/interactions/day={BAD}/*.parquet"))
-    (tmp_path / "s").write_bytes(commit_day.pickle.dumps(sketches.finish()))
+    sketches.finish().write(tmp_path / "s")
     again = StagedDay(
         day=BAD,
         files=files,

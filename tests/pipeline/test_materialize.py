@@ -87,7 +87,7 @@ def test_a_day_without_rows_is_named_and_the_others_are_committed(tmp_path: Path
 def test_repeats_are_found_in_buckets_as_in_one_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket_rows: int
 ) -> None:
-    monkeypatch.setattr("tutelage.pipeline.materialize._BUCKET_ROWS", bucket_rows)
+    monkeypatch.setattr("tutelage.pipeline.pieces.BUCKET_ROWS", bucket_rows)
     parts = tuple(tuple((i, i % 7, "a", part % 2, "") for i in range(50)) for part in range(3))
     lake, done = _run(tmp_path, Rows(parts), DAYS[:1])
     # Part 1 has other clicks than part 0, part 2 the same.
@@ -97,7 +97,7 @@ def test_repeats_are_found_in_buckets_as_in_one_piece(
 
 
 def test_small_frames_become_one_file_of_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tutelage.pipeline.materialize._ROWS", 4)
+    monkeypatch.setattr("tutelage.pipeline.pieces.FRAME_ROWS", 4)
     parts = (tuple((i, i, "a", 1, "") for i in range(10)),)
     lake, _ = _run(tmp_path, InFrames(parts), DAYS[:1])
     # Frames of 1 row: files of 4, 4 and 2.
@@ -112,7 +112,7 @@ def test_small_frames_become_one_file_of_a_day(tmp_path: Path, monkeypatch: pyte
 def test_small_units_become_one_file_of_a_day_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tutelage.pipeline.materialize._ROWS", 4)
+    monkeypatch.setattr("tutelage.pipeline.pieces.FRAME_ROWS", 4)
     # Unit 1 repeats a row of unit 0, so that the first three units have four rows left.
     parts = (
         ((0, 0, "a", 1, ""), (1, 1, "a", 1, "")),

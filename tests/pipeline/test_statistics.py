@@ -1,14 +1,16 @@
 """Statistics of columns: hand-computed, the same over one file or many, and right about ids by the hundred thousand."""
 
 import math
+import pickle
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema, Task
-from tutelage.pipeline.statistics import DayStatistics, Sketches, _hashes, compare, jensen_shannon, psi
+from tutelage.pipeline.statistics import DayStatistics, Sketches, _hashes, compare
 
 SCHEMA = Schema(
     features=(
@@ -96,32 +98,32 @@ def test_the_rows_are_those_of_the_table() -> None:
     assert _day(_frame(user=[1])).columns.to_arrow().cast(STATISTICS).schema == STATISTICS
 
 
+def test_a_day_is_read_as_it_was_written(tmp_path: Path) -> None:
+    day = _day(_frame(user=[7, 7, None], age=[1.0, 2.0, math.nan], tags=[["a"], [], None], click=[0, 1, 1]))
+    day.write(tmp_path / "day")
+    read = DayStatistics.read(tmp_path / "day")
+    assert read.columns.equals(day.columns)
+    assert read.columns.schema == day.columns.schema
+    assert list(read.marks) == list(day.marks) == ["user", "tags"]
+    for name, marks in day.marks.items():
+        assert read.marks[name].dtype == marks.dtype
+        assert (read.marks[name] == marks).all()
+
+
+def test_a_file_that_is_not_a_days_statistics_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"column": ["user"]}).write_ipc(tmp_path / "other")
+    with pytest.raises(ValueError, match="other has the columns"):
+        DayStatistics.read(tmp_path / "other")
+    (tmp_path / "pickle").write_bytes(pickle.dumps(_day(_frame(user=[7]))))
+    with pytest.raises(pl.exceptions.PolarsError):
+        DayStatistics.read(tmp_path / "pickle")
+
+
 def test_hashes_are_the_same_in_every_version() -> None:
     # In 64 bits: i · 0x9E3779B97F4A7C15, exclusive-or its upper half, · 0xD6E8FEB86659FD93.
     assert _hashes(pl.Series([1, -1])).tolist() == [1728126539640421828, 2277438904167250775]
     # xxHash64 of "a", seed 0.
     assert _hashes(pl.Series(["a"])).tolist() == [0xD24EC4F1A98C6E5B]
-
-
-def test_psi_of_a_day_all_in_one_decile() -> None:
-    before = np.array([range(1, 11), [10] * 10], float)
-    # Half a row more in each of ten parts: 100.5 and .5 of 105 rows against 10.5 of 105.
-    expected = 90 / 105 * math.log(100.5 / 10.5) + 9 * (-10 / 105) * math.log(0.5 / 10.5)
-    assert psi(np.array([[1.0], [100]]), before) == pytest.approx(expected)
-    assert psi(before, before) == 0
-    # Below and above all of it: two parts more, of which the other is not there.
-    apart = 100.5 / 105.5 - 0.5 / 105.5
-    expected = apart * math.log(100.5 / 0.5) + 10 * (0.5 - 10.5) / 105.5 * math.log(0.5 / 10.5)
-    for beyond in (0.5, 11.0):
-        assert psi(np.array([[beyond], [100]]), before) == pytest.approx(expected)
-
-
-def test_jensen_shannon_by_hand() -> None:
-    one, half = np.array([[3.0], [8]]), np.array([[3.0, 9.0], [5, 5]])
-    # p = (1, 0), q = (.5, .5), m = (.75, .25): (log2(4/3) + .5 log2(2/3) + .5 log2(2)) / 2 = .31128.
-    assert jensen_shannon(one, half) == pytest.approx(math.sqrt(0.31128), abs=1e-5)
-    assert jensen_shannon(one, one) == 0
-    assert jensen_shannon(one, np.array([[4.0], [2]])) == 1
 
 
 def test_new_ids_are_a_share_of_the_rows() -> None:

@@ -352,7 +352,7 @@ def test_no_job_starts_while_it_is_at_work(workdir: Path) -> None:
     with steps.all_locked(session), pytest.raises(UserError) as error, staging_folder(workdir / "lake"):
         pass
     assert str(error.value) == (
-        f"tutelage-forget or tutelage-prune is at work in {workdir}/lake; wait for it, or stop it"
+        f"tutelage-forget or tutelage-prune is running in {workdir}/lake; wait until it ends, or stop it"
     )
     with (
         staging_folder(workdir / "lake"),

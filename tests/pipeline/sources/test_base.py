@@ -56,7 +56,10 @@ def _cut(path: Path) -> None:
     path.write_text(path.read_text()[:-4])
 
 
-CHANGED = "PATH changed while the job ran: it had 34 bytes and has {}, or was written again; run again once it is whole"
+CHANGED = (
+    "PATH changed while the job ran: it had 34 bytes and has {}, or was written again; "
+    "run again once it is complete"
+)
 
 
 @pytest.mark.parametrize("early", [True, False])

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import polars as pl
@@ -134,8 +135,10 @@ def test_a_short_last_line_with_its_end_is_ragged(path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*none\.csv: No such file"):
         header(tmp_path / "none.csv")
-    with pytest.raises(UserError, match="Is a directory"):
-        header(tmp_path)
+    os.mkfifo(tmp_path / "fifo.csv")
+    for path in (tmp_path, tmp_path / "fifo.csv"):
+        with pytest.raises(UserError, match=f"^cannot read {path}: it is not a regular file; expected a CSV"):
+            header(path)
 
 
 def test_a_file_that_shrank_since_it_was_cut_is_refused(path: Path) -> None:

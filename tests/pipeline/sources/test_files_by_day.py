@@ -97,7 +97,7 @@ def test_a_path_without_a_day_is_named(tmp_path: Path) -> None:
     for name in ("a.jsonl", "day=2026-02-30.jsonl"):
         (tmp_path / name).touch()
         with pytest.raises(
-            UserError, match=rf"^{name} names no day as day_in_path, 'day=%Y-%m-%d', says; see"
+            UserError, match=rf"^{name} does not name a day in the form of day_in_path, 'day=%Y-%m-%d'; check"
         ):
             _files().units(str(tmp_path), workdir="", days=DAYS)
         (tmp_path / name).unlink()

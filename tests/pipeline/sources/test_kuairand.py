@@ -319,8 +319,8 @@ def test_a_missing_side_table_is_named(tmp_path: Path, name: str) -> None:
 def test_a_wrong_folder_is_explained(tmp_path: Path) -> None:
     raw = _archive(tmp_path / "KuaiRand-Pure")
     for passed, says in [
-        (f"{raw}s", r"KuaiRand-Pures', which is no folder; .* holds data/log_standard_\*_pure\.csv"),
-        (f"{raw}/data", "pass the one above"),
+        (f"{raw}s", r"KuaiRand-Pures', which is not a folder; .* holds data/log_standard_\*_pure\.csv"),
+        (f"{raw}/data", "pass the folder above it"),
         (str(tmp_path), r"no KuaiRand logs in '[^']*'; expected"),
     ]:
         with pytest.raises(UserError, match=says):

@@ -296,7 +296,7 @@ def test_a_side_table_that_is_missing_is_named(tmp_path: Path) -> None:
         ({"pattern": "users/*.xml"}, r"Side 'users': pattern is 'users/\*\.xml', expected a path below"),
         ({"time_unit": "h"}, "Side 'users': time_unit is 'h', expected 's', 'ms'"),
         ({"time_zone": "Mars"}, "Side 'users': time_zone is 'Mars', expected an IANA name"),
-        ({"key": ()}, r"Side 'users': key is \(\), columns .*; expected a pair or more each"),
+        ({"key": ()}, r"Side 'users': key is \(\), columns .*; expected at least one pair each"),
         ({"lag_days": -1}, "Side 'users': lag_days is -1 and max_age_days None, expected at least 0, and"),
         ({"max_age_days": 0}, "Side 'users': lag_days is 0 and max_age_days 0, expected at least 0, and"),
         (

@@ -208,7 +208,7 @@ def test_remote_files_are_found_as_those_of_a_folder_are(tmp_path: Path) -> None
             "absent://logs",
             "--raw_dir=absent://logs: pip install it first; give a folder, or a URL like s3://",
         ),
-        ("bucket://none", "no files *.csv in 'bucket://none'; see --raw_dir and the config's pattern"),
+        ("bucket://none", "no files *.csv in 'bucket://none'; check --raw_dir and the config's pattern"),
         ("zip://::/none.zip", "--raw_dir=zip://::/none.zip: [Errno 2] No such file or directory: "),
     ],
 )

@@ -153,7 +153,7 @@ def test_new_ids_come_each_day_and_never_before_their_first():
             new_ids = rows.filter(is_new[kind])[f"{kind}_id"].unique()
             assert 5 < len(new_ids) <= at_most
             for i in is_new[kind].arg_true()[:20]:
-                with pytest.raises(UserError, match=r"_id .* is none of the"):
+                with pytest.raises(UserError, match=r"_id .* is not one of the"):
                     SMALL.truth(eve[i])
         assert len(SMALL.truth(eve.filter(~is_new["user"] & ~is_new["video"]))) > 10_000
 
@@ -174,7 +174,7 @@ def test_a_share_of_the_ids_gives_way_to_new_ones_each_day_for_good():
     truth = source.truth(rows)
     gap = rows["click"].cast(pl.Float64) - truth["click"]
     assert abs(gap.mean() / gap.std() * len(gap) ** 0.5) < 3
-    with pytest.raises(UserError, match=r"is none of the"):
+    with pytest.raises(UserError, match=r"is not one of the"):
         source.truth(rows.with_columns(pl.col("event_time_us") - DAY_US))
 
 
@@ -222,7 +222,7 @@ def test_ids_are_positive_and_unique_over_kinds_and_lead_back():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("seed", -1, "synthetic: seed is -1, expected 0 to 2**63 - 1; give another one"),
+        ("seed", -1, "synthetic: seed is -1, expected 0 to 2**63 - 1; choose another one"),
         ("rows_per_day", 0, "synthetic: rows_per_day is 0, expected at least 1; raise it"),
         ("new_users_per_day", 0, "synthetic: new_users_per_day is 0, expected at least 1; raise it"),
         ("new_ids", 1.5, "synthetic: new_ids is 1.5, expected a share, 0 to 1"),
@@ -238,7 +238,9 @@ def test_fields_out_of_range_are_refused(field, value, text):
 def test_truth_refuses_ids_and_days_that_are_not_of_this_world(strange):
     rows = rows_of(SMALL, 0)[:3]
     mixed = rows.with_columns(user_id=pl.Series([rows["user_id"][0], strange, strange]))
-    with pytest.raises(UserError, match=rf"user_id {strange} is none of the 4000 that .* \(2 of 3 rows are"):
+    with pytest.raises(
+        UserError, match=rf"user_id {strange} is not one of the 4000 that .* \(2 of 3 rows have"
+    ):
         SMALL.truth(mixed)
     with pytest.raises(UserError, match="a day before 2024-02-27"):
         SMALL.truth(rows.with_columns(pl.col("event_time_us") - DAY_US))
