@@ -7,7 +7,6 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from tutelage.models import ziln
 from tutelage.models.config import Distillation, ModelConfig
 from tutelage.models.id_map import Entries, GrowingIdMap, HashedIdMap
 from tutelage.models.layers import (
@@ -20,6 +19,7 @@ from tutelage.models.layers import (
     masked_mean,
 )
 from tutelage.models.objective import Objective
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, Schema, Task
 
@@ -234,21 +234,17 @@ class Ranker(tfrs.Model):
             levels.append(layer(levels[-1]))
         tops = self.gates(levels[-1]) if self.gates else [levels[-1]] * len(self.heads)
         served = {
-            task.name: self._parameters(task, self.heads[task.name](top))
+            task.name: kind_of(task).parameters(self.heads[task.name](top))
             for task, top in zip(self.schema.tasks, tops, strict=True)
         }
         if x is None:
             return served, {}
         # Built last, so that the layers before draw the same initial weights with and without towers.
         auxiliary = {
-            name: self._parameters(self._task(d.task), self.auxiliary[name](levels[self.levels[d.task]]))
+            name: kind_of(self._task(d.task)).parameters(self.auxiliary[name](levels[self.levels[d.task]]))
             for name, d in self.taught.items()
         }
         return served, auxiliary
-
-    @staticmethod
-    def _parameters(task: Task, head: tf.Tensor) -> tf.Tensor:
-        return ziln.parameters(head) if task.kind == "ziln" else head
 
     def _named(self, served: Outputs) -> Outputs:
         """A vector [batch] by raw output's name, from a matrix by task."""

@@ -14,16 +14,11 @@ import pyarrow as pa
 
 from tutelage.pipeline.days import duration, released_at
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.task_kinds import BUILT_IN, TaskSpec
 
 _ARROW = {"int64": pa.int64(), "string": pa.string(), "float32": pa.float32()}
 DEFAULTS: dict[str, int | str | float] = {"int64": -1, "string": "", "float32": 0.0}
 """What models see where a value is missing, by dtype."""
-_OUTPUTS = {
-    "binary": ("logit",),
-    "log1p": ("log1p",),
-    # The logit of a value above 0; mean and standard deviation of the log of such a value.
-    "ziln": ("logit", "mu", "sigma"),
-}
 SAMPLING_RATE = "sampling_rate"
 """The column of `interactions` that says at which rate a row's negatives were kept."""
 _RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped", SAMPLING_RATE})
@@ -163,37 +158,52 @@ class History:
 class Task:
     """One thing to predict, from the column `label` of `interactions`.
 
-    `binary`: the label is 0 or 1, the model gives a logit, the served score is a probability.
-    `log1p`: the label is a value ≥ 0, the model gives its log1p by squared error. Its expm1 is no
+    `kind` is the name of a built-in kind, or a `models.task_kinds.TaskKind`:
+    `binary`: the label is 0 or 1. The network gives a logit, the served score is a probability.
+    `log1p`: the label is a value ≥ 0. The network gives its log1p, trained by squared error. Its expm1 is not the
     expectation of the value, so the served score keeps the name of what it is.
-    `ziln`: the label is a value ≥ 0, often 0, the model gives a zero-inflated log-normal of it
+    `ziln`: the label is a value ≥ 0, often 0. The network gives a zero-inflated log-normal of it
     (arXiv 1912.07753), the served score is its expectation, in the label's unit.
 
     A label is final `matures_after` its event (`6h`, `3d`; empty: at once): a purchase may come days later,
-    and no purchase yet is no negative (arXiv 1907.06558).
+    and no purchase yet is not a negative (arXiv 1907.06558).
+
+    >>> Task(name="watch", label="watch_seconds", kind="ziln").outputs
+    ('watch_logit', 'watch_mu', 'watch_sigma')
     """
 
     name: str
     label: str
-    kind: Literal["binary", "log1p", "ziln"] = "binary"
+    kind: str | TaskSpec = "binary"
     matures_after: str = ""
 
     def __post_init__(self) -> None:
         duration(self.matures_after, f"task {self.name!r}: matures_after")
-        if self.kind not in _OUTPUTS:
+        if not isinstance(self.kind, TaskSpec) and self.kind not in BUILT_IN:
             raise UserError(
-                f"task {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(_OUTPUTS)}"
+                f"task {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(BUILT_IN)}, or a TaskKind"
             )
 
     @property
+    def spec(self) -> TaskSpec:
+        """What `kind` says about columns."""
+        return self.kind if isinstance(self.kind, TaskSpec) else BUILT_IN[self.kind]
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the label is 0 or 1 and the one raw output is a logit."""
+        return self.spec.is_binary
+
+    @property
     def outputs(self) -> tuple[str, ...]:
-        """The model's raw outputs: columns of `soft_labels`, names in the scoring signature."""
-        return tuple(f"{self.name}_{output}" for output in _OUTPUTS[self.kind])
+        """The network's raw outputs: columns of `soft_labels`, names in the scoring signature."""
+        return tuple(f"{self.name}_{output}" for output in self.spec.outputs)
 
     @property
     def score(self) -> str:
         """The served output's name: the task itself where it is a probability or an expectation."""
-        return f"{self.name}_log1p" if self.kind == "log1p" else self.name
+        suffix = self.spec.score_suffix
+        return f"{self.name}_{suffix}" if suffix else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +282,7 @@ class Schema:
         check_time_zone("schema", self.time_zone)
         if not self.features or not self.tasks or not self.key:
             raise UserError("schema: features, tasks and key must each name at least one column")
-        if self.downsampling and self.downsampled.kind != "binary":
+        if self.downsampling and not self.downsampled.is_binary:
             raise UserError(
                 f"downsampling: task {self.downsampling.task!r} is {self.downsampled.kind}, expected a binary one"
             )
@@ -411,7 +421,7 @@ class Schema:
     @property
     def interactions(self) -> pa.Schema:
         """Columns of a data file of `interactions` (the partition column `day` is not in the file)."""
-        binary = {task.label for task in self.tasks if task.kind == "binary"}
+        binary = {task.label for task in self.tasks if task.is_binary}
         return pa.schema(
             [("example_id", pa.int64()), ("event_time_us", pa.int64())]
             + [(f.name, _arrow(f)) for f in self.features]
