@@ -20,11 +20,11 @@ from tutelage.launch.config import Experiment
 from tutelage.launch.configs.synthetic import SCHEMA, STUDENT, TASKS, TEACHER
 from tutelage.launch.session import Session, Settings
 from tutelage.models.config import distil
+from tutelage.models.metrics import auc, log_loss
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Growth
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
-from tutelage.trainers.metrics import auc, log_loss
 
 _FIRST = date(2026, 1, 1)
 _ROWS = {"user_id": 5_000, "video_id": 2_500}

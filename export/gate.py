@@ -15,11 +15,12 @@ import tensorflow as tf
 from tutelage.export import golden, inspect
 from tutelage.export.config import ServingConfig
 from tutelage.export.versions import Version
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, Task
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.checkpoints import State
-from tutelage.trainers.gate import MARGINS, QUALITIES, quality
+from tutelage.trainers.gate import quality
 from tutelage.trainers.run import Run
 
 PARITY = 1e-5
@@ -128,16 +129,16 @@ def compare(
     checks = []
     parts = sorted({part for _, _, part in now} & {part for _, _, part in before or {}} | {""})
     for task in tasks:
-        for metric in QUALITIES[task.kind]:
+        for metric in kind_of(task).qualities:
             for part in parts:
-                value = now.get((task.name, metric, part))
-                reference = None if before is None else before.get((task.name, metric, part))
+                value = now.get((task.name, metric.metric, part))
+                reference = None if before is None else before.get((task.name, metric.metric, part))
                 if part and (value is None or reference is None):
                     continue
                 if task.name in masked and not math.isfinite(math.nan if value is None else value):
                     continue
-                name = f"{task.name} {metric}" + (f", {part}" if part else "")
-                margin = getattr(serving, MARGINS[metric]) * (serving.slice_margin if part else 1)
+                name = f"{task.name} {metric.metric}" + (f", {part}" if part else "")
+                margin = getattr(serving, metric.margin) * (serving.slice_margin if part else 1)
                 checks.append(quality(name, metric, value, reference, margin))
     return checks
 

@@ -1,7 +1,7 @@
 """From a checkpoint to a version: staged, given its golden batch, its warm-up and its card, judged, shown."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def _facts(
         day=state.day,
         first_day=states[0].day,
         rows=state.examples,
-        config=asdict(student),
+        config=_recorded(student),
         teacher=run.labeller(state.day).name if student.distillation else None,
         label_coverage=coverage["value"].max(),  # type: ignore[arg-type]
         metrics=_by_task(now),
@@ -177,6 +177,16 @@ def _facts(
         parameters=sum(int(np.prod(shape)) for _, shape in contents.variables),
         ops=sum(contents.ops.values()),
     )
+
+
+def _recorded(config: Any) -> Any:
+    """Return a config as dicts and lists; a dataclass carries its class name, which tells losses and networks."""
+    if is_dataclass(config):
+        return {
+            "type": type(config).__name__,
+            **{field.name: _recorded(getattr(config, field.name)) for field in fields(config)},
+        }
+    return [_recorded(item) for item in config] if isinstance(config, tuple) else config
 
 
 def _by_task(metrics: gate.Metrics) -> dict[str, dict[str, Any]]:

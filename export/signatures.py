@@ -13,8 +13,8 @@ from typing import Any
 import tensorflow as tf
 
 from tutelage.export.config import ServingConfig
-from tutelage.models import ziln
 from tutelage.models.ranker import Ranker
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.schema import Feature, Task
 
 Columns = Mapping[str, tf.Tensor]
@@ -134,8 +134,5 @@ def _complete(features: Iterable[Feature], columns: Columns) -> Columns:
 
 
 def _served(task: Task, raw: Scores) -> tf.Tensor:
-    """float32 [batch] of a task's raw outputs [batch] by name."""
-    if task.kind == "ziln":
-        return ziln.expected(tf.stack([raw[name] for name in task.outputs], axis=1))
-    (name,) = task.outputs
-    return tf.sigmoid(raw[name]) if task.kind == "binary" else raw[name]
+    """Return the served score, float32 [batch], from the task's raw outputs [batch] by name."""
+    return kind_of(task).served(tf.stack([raw[name] for name in task.outputs], axis=1))

@@ -15,7 +15,9 @@ from typing import Any
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch import configs
-from tutelage.models.config import SOFT_LOSSES
+from tutelage.models.config import Distillation
+from tutelage.models.losses import BUILT_IN, SoftLoss
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import Schema
@@ -79,6 +81,7 @@ class Experiment:
     """A teacher that learns beside the present one until it is as good, then takes its place."""
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         names = [student.name for student in self.students]
         for student in self.students:
             if names.count(student.name) > 1:
@@ -132,28 +135,22 @@ class Experiment:
                         f"student {student.name!r}: task {task.name!r} is distilled, and the model of {whose!r} "
                         "is without it; distil what both have"
                     )
-            loss, losses = distillation.loss, SOFT_LOSSES[task.kind]
-            if loss and loss not in losses:
-                raise UserError(
-                    f"student {student.name!r}: task {task.name!r} is {task.kind} and cannot learn by {loss!r}; "
-                    f"expected {' or '.join(losses)}"
-                )
-            if loss == "listwise" and self.schema.user is None:
-                raise UserError(
-                    f"student {student.name!r}: a listwise loss needs the schema's `user`, and it names none"
-                )
-            if loss == "listwise" and self.schema.user in student.model.without:
-                raise UserError(
-                    f"student {student.name!r}: a listwise loss needs {self.schema.user!r}, and the model is without"
-                )
-            if loss == "listwise" and any(f.grows for f in self.schema.ids if f.name == self.schema.user):
-                raise UserError(
-                    f"student {student.name!r}: a listwise loss tells users apart by their rows, and those of "
-                    f"{self.schema.user!r} grow: all new users share one; expected another loss, or no `grows`"
-                )
+            try:
+                distillation.loss_for(task).check_inputs(self.schema, student.model.without)
+            except UserError as error:
+                raise UserError(f"student {student.name!r}: {error}") from None
+
+    def _check_kinds(self) -> None:
+        for task in self.schema.tasks:
+            for quality in kind_of(task).qualities:
+                if not (hasattr(self.serving, quality.margin) and hasattr(self.teacher.gate, quality.margin)):
+                    raise UserError(
+                        f"task {task.name!r}: the margin of {quality.metric!r} is {quality.margin!r}, expected a field "
+                        "of GateConfig and ServingConfig, as in squared_error_rise"
+                    )
 
     def _check_sampling(self, sampling: Sampling, ids: Sequence[str]) -> None:
-        if sampling.negatives_of and self.schema.select_tasks([sampling.negatives_of])[0].kind != "binary":
+        if sampling.negatives_of and not self.schema.select_tasks([sampling.negatives_of])[0].is_binary:
             raise UserError(f"sampling: negatives_of {sampling.negatives_of!r} is no binary task")
         name = sampling.only.partition("=")[0]
         if name and name not in ids:
@@ -218,12 +215,14 @@ def load(config: str, *, smoke: bool = False, overrides: Sequence[str] = ()) -> 
             raise UserError(
                 f"--set={override}: expected field=value, as in --set=students.auxiliary.distillation.click.alpha=3"
             )
-        experiment = _replace(experiment, path_.split("."), text, f"--set={override}")
+        experiment = _replace(
+            experiment, path_.split("."), text, flag=f"--set={override}", schema=experiment.schema
+        )
     return typing.cast(Experiment, experiment)
 
 
-def _replace(node: Any, path: Sequence[str], text: str, flag: str) -> Any:
-    """`node` with the field at `path` replaced; an item of a tuple is found by its `name`."""
+def _replace(node: Any, path: Sequence[str], text: str, *, flag: str, schema: Schema) -> Any:
+    """Return `node` with the field at `path` replaced; an item of a tuple is found by its `name`."""
     head, rest = path[0], path[1:]
     if isinstance(node, tuple):
         names = [getattr(item, "name", None) for item in node]
@@ -233,18 +232,22 @@ def _replace(node: Any, path: Sequence[str], text: str, flag: str) -> Any:
         if not rest:
             raise UserError(f"{flag}: {head!r} is no single value; name one of its fields")
         return tuple(
-            _replace(item, rest, text, flag) if name == head else item
+            _replace(item, rest, text, flag=flag, schema=schema) if name == head else item
             for item, name in zip(node, names, strict=True)
         )
     fields = [field.name for field in dataclasses.fields(node)]
     if head not in fields:
-        raise UserError(f"{flag}: {type(node).__name__} has no field {head!r}; it has {', '.join(fields)}")
+        raise UserError(
+            f"{flag}: {type(node).__name__} has no field {head!r}; it has {', '.join(fields) or 'none'}"
+        )
     value = getattr(node, head)
+    if value is None and rest and isinstance(node, Distillation):
+        value = node.loss_for(*schema.select_tasks([node.task]))
     items = value if isinstance(value, tuple) else (value,)
     if rest and not all(map(dataclasses.is_dataclass, items)):
         raise UserError(f"{flag}: {head!r} is a single value and has no field {rest[0]!r}")
     new = (
-        _replace(value, rest, text, flag)
+        _replace(value, rest, text, flag=flag, schema=schema)
         if rest
         else _parse(typing.get_type_hints(type(node))[head], text, flag)
     )
@@ -258,6 +261,10 @@ def _parse(kind: Any, text: str, flag: str) -> Any:
         return (
             None if text in ("", "None") else _parse(next(a for a in args if a is not type(None)), text, flag)
         )
+    if kind is SoftLoss:
+        if text not in BUILT_IN:
+            raise UserError(f"{flag}: expected one of {', '.join(BUILT_IN)}")
+        return BUILT_IN[text]()
     if origin is typing.Literal:
         return text  # The dataclass says which values it takes.
     if origin is tuple and args[0] in (int, float, str):
@@ -295,6 +302,27 @@ def plain(value: Any) -> Any:
 _RENAMED = {"Feature": {"rows": "capacity"}}
 """Fields by their class and the name that an older version recorded them under."""
 
+_SOFT_LOSSES = {
+    "cross_entropy": "CrossEntropy",
+    "logit_mse": "LogitMSE",
+    "listwise": "Listwise",
+    "squared_error": "SquaredError",
+    "kl": "ZilnKL",
+}
+"""Classes by the names that an older version recorded in `Distillation.loss`; empty was the default."""
+
+
+def _with_loss_object(distillation: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded `Distillation` with its loss as an object: its parameters stood beside it before."""
+    parameters = {"temperature": 1.0, "label_scale": 1.0}
+    ours = parameters | {name: distillation[name] for name in parameters if name in distillation}
+    rest = {name: value for name, value in distillation.items() if name not in parameters}
+    name = rest.get("loss") or ("cross_entropy" if ours != parameters else "")
+    if isinstance(name, str):
+        kind = _SOFT_LOSSES.get(name)
+        rest["loss"] = kind and {"type": kind, **(ours if kind == "CrossEntropy" else {})}
+    return rest
+
 
 def completed(recorded: Any, now: Any) -> Any:
     """What `plain` recorded, with the fields that the classes of `now` have besides as their defaults.
@@ -314,6 +342,8 @@ def completed(recorded: Any, now: Any) -> Any:
         return recorded
     if not isinstance(recorded, dict):
         return recorded
+    if recorded.get("type") == "Distillation":
+        recorded = _with_loss_object(recorded)
     renamed = _RENAMED.get(recorded.get("type", ""), {})
     recorded = {renamed.get(name, name): value for name, value in recorded.items()}
     if isinstance(now, dict):

@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tutelage.models.losses import SoftLoss
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,38 +55,32 @@ class ModelConfig:
             )
 
 
-SOFT_LOSSES = {
-    "binary": ("cross_entropy", "logit_mse", "listwise"),
-    "log1p": ("squared_error",),
-    "ziln": ("kl", "squared_error"),
-}
-"""What a task of each kind can learn from soft labels by; the first unless another is named."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distillation:
-    """How a student's task takes in the teacher's soft labels."""
+    """How a student's task is trained on the teacher's soft labels.
+
+    >>> from tutelage.models.losses import CrossEntropy
+    >>> Distillation(task="click", loss=CrossEntropy(temperature=2.0), alpha=4.0).loss
+    CrossEntropy(temperature=2.0, label_scale=1.0)
+    """
 
     task: str
     through: Literal["auxiliary", "direct"] = "auxiliary"
-    """`auxiliary`: a tower of its own, thrown away at export; `direct`: the served output itself."""
+    """`auxiliary`: by a tower of its own, which is dropped at export; `direct`: by the served output itself."""
     alpha: float = 1.0
-    """Weight of the soft loss; the task's hard loss weighs 1."""
-    loss: str = ""
-    """One of `SOFT_LOSSES` for the task's kind; empty: the first."""
-    temperature: float = 1.0
-    """Of `cross_entropy` (Hinton et al., arXiv 1503.02531)."""
-    label_scale: float = 1.0
-    """The teacher's probability is multiplied by it, up to 1 (ExFM, arXiv 2502.17494)."""
+    """Weight of the soft loss; the task's hard loss has weight 1."""
+    loss: SoftLoss | None = None
+    """How the student's raw outputs are compared with the teacher's; None: the default of the task's kind."""
     gradient_scale: float = 1.0
-    """What passes from the auxiliary tower into the layers below it (ExFM); the tower itself learns in full."""
+    """The share of the gradient that passes from the auxiliary tower into the layers below it (ExFM, arXiv
+    2502.17494); the tower itself takes all of it."""
     shared_layers: int | None = None
-    """The auxiliary tower leaves after so many shared layers; 0: at the embeddings; None: after all."""
+    """The auxiliary tower branches off after so many shared layers; 0: at the embeddings; None: after all."""
     hidden: tuple[int, ...] | None = None
     """Units of the auxiliary tower; None: those of the shared layers that it leaves out."""
     adapter: bool = False
-    """A second tower learns from the teacher's label as corrected by a small network that learns from hard
-    labels: it follows a teacher that ages (ExFM's student adapter)."""
+    """Whether there is a second tower, trained on the teacher's label as corrected by a small network that is trained
+    on hard labels: it follows a teacher that becomes stale (ExFM's student adapter)."""
 
     @property
     def name(self) -> str:
@@ -98,13 +95,8 @@ class Distillation:
             raise refuse(f"through is {self.through!r}", "auxiliary or direct")
         if not 0 <= self.alpha < math.inf:
             raise refuse(f"alpha is {self.alpha}", "a number of at least 0")
-        losses = [loss for kind in SOFT_LOSSES.values() for loss in kind]
-        if self.loss and self.loss not in losses:
-            raise refuse(f"loss is {self.loss!r}", f"one of {', '.join(dict.fromkeys(losses))}")
-        if not (0 < self.temperature < math.inf and 0 < self.label_scale < math.inf):
-            raise refuse(
-                f"temperature is {self.temperature} and label_scale {self.label_scale}", "numbers above 0"
-            )
+        if self.loss is not None and not isinstance(self.loss, SoftLoss):
+            raise refuse(f"loss is {self.loss!r}", "a SoftLoss, as in CrossEntropy(temperature=2.0), or None")
         if not 0 <= self.gradient_scale < math.inf:
             raise refuse(f"gradient_scale is {self.gradient_scale}", "a number of at least 0")
         if (self.shared_layers or 0) < 0 or min(self.hidden or (1,)) < 1:
@@ -114,7 +106,25 @@ class Distillation:
         if self.adapter and self.through == "direct":
             raise refuse("adapter is set with through='direct'", "through='auxiliary'")
 
+    def loss_for(self, task: Task) -> SoftLoss:
+        """Return the soft loss of `task`: `loss`, or the default of its kind.
+
+        Raises UserError where the kind has no default, or the loss does not fit the kind.
+        """
+        kind = kind_of(task)
+        loss = kind.soft_loss if self.loss is None else self.loss
+        if loss is None:
+            raise UserError(
+                f"distillation of {self.task!r}: loss is None, and {task.kind} has no default; name a SoftLoss"
+            )
+        loss.check_kind(task, kind)
+        return loss
+
 
 def distil(*tasks: str, **fields: Any) -> tuple[Distillation, ...]:
-    """Each of `tasks` with the same settings, the fields of `Distillation`."""
+    """Return a `Distillation` of each of `tasks`, all with the same `fields`.
+
+    >>> [each.task for each in distil("click", "watch", alpha=4.0)]
+    ['click', 'watch']
+    """
     return tuple(Distillation(task=task, **fields) for task in tasks)

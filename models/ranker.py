@@ -7,8 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from tutelage.models import ziln
-from tutelage.models.config import SOFT_LOSSES, Distillation, ModelConfig
+from tutelage.models.config import Distillation, ModelConfig
 from tutelage.models.id_map import Entries, GrowingIdMap, HashedIdMap
 from tutelage.models.layers import (
     AuxiliaryTower,
@@ -19,7 +18,8 @@ from tutelage.models.layers import (
     finite,
     masked_mean,
 )
-from tutelage.models.losses import hard_loss, soft_loss
+from tutelage.models.objective import Objective
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, Schema, Task
 
@@ -80,7 +80,6 @@ class Ranker(tfrs.Model):
         super().__init__(name="ranker")
         self.config = config
         self.distillation = tuple(distillation)
-        self.offsets = dict(offsets)
         self.inputs = schema.inputs(config.without)
         self.schema = schema = schema.for_model(config.without)
         self.numbers = [f for f in self.inputs if not f.is_id]
@@ -89,6 +88,13 @@ class Ranker(tfrs.Model):
         kind = GrowingIdMap if any(f.grows for f in self.inputs) else HashedIdMap
         self.id_map = kind(self.inputs, shared=self.of)
         self.embedded = self.id_map.features
+        places = {feature.name: place for place, feature in enumerate(self.embedded)}
+        self.objective = Objective(
+            schema=schema,
+            distillation=self.distillation,
+            offsets=dict(offsets),
+            user=places.get(schema.user or ""),
+        )
         self.fields = sum(f.fields for f in self.embedded)
         self.embeddings = SharedTable(self.id_map.rows, config.embedding_dim)
         self.attention = {name: TargetAttention(config.embedding_dim) for name in self.of}
@@ -228,21 +234,17 @@ class Ranker(tfrs.Model):
             levels.append(layer(levels[-1]))
         tops = self.gates(levels[-1]) if self.gates else [levels[-1]] * len(self.heads)
         served = {
-            task.name: self._parameters(task, self.heads[task.name](top))
+            task.name: kind_of(task).parameters(self.heads[task.name](top))
             for task, top in zip(self.schema.tasks, tops, strict=True)
         }
         if x is None:
             return served, {}
         # Built last, so that the layers before draw the same initial weights with and without towers.
         auxiliary = {
-            name: self._parameters(self._task(d.task), self.auxiliary[name](levels[self.levels[d.task]]))
+            name: kind_of(self._task(d.task)).parameters(self.auxiliary[name](levels[self.levels[d.task]]))
             for name, d in self.taught.items()
         }
         return served, auxiliary
-
-    @staticmethod
-    def _parameters(task: Task, head: tf.Tensor) -> tf.Tensor:
-        return ziln.parameters(head) if task.kind == "ziln" else head
 
     def _named(self, served: Outputs) -> Outputs:
         """A vector [batch] by raw output's name, from a matrix by task."""
@@ -343,70 +345,7 @@ class Ranker(tfrs.Model):
     def losses_and_outputs(self, batch: Batch) -> tuple[tf.Tensor, Outputs]:
         """The scalar loss of a batch, and the served raw outputs that it was computed from."""
         served, auxiliary = self.forward(batch.rows, batch.numbers)
-        loss = tf.add_n(
-            [
-                self._hard_loss(
-                    task, batch, served[task.name], batch.weight, offset=self.offsets.get(task.name, 0.0)
-                )
-                for task in self.schema.tasks
-            ]
-        )
-        if self.distillation:
-            soft = [
-                term
-                for d in self.distillation
-                for term in self._distillation_losses(d, batch, served, auxiliary)
-            ]
-            loss += tf.add_n(soft)
-        return loss, self._named(served)
-
-    def _hard_loss(
-        self, task: Task, batch: Batch, raw: tf.Tensor, weight: tf.Tensor, *, offset: float = 0.0
-    ) -> tf.Tensor:
-        labels = batch.labels[:, [t.name for t in self.schema.tasks].index(task.name)]
-        if task.name in self.schema.masked:
-            # 0 · NaN is NaN: what is not there must not enter the sum at all, nor its gradient.
-            there = ~tf.math.is_nan(labels)
-            labels = tf.where(there, labels, tf.zeros_like(labels))
-            weight = tf.where(there, weight, tf.zeros_like(weight))
-        return hard_loss(task, labels, raw, weight, offset=offset)
-
-    def _distillation_losses(
-        self, d: Distillation, batch: Batch, served: Outputs, auxiliary: Outputs
-    ) -> list[tf.Tensor]:
-        task, outputs = self._task(d.task), self.schema.outputs
-        first = outputs.index(task.outputs[0])
-        teacher = batch.soft[:, first : first + len(task.outputs)]
-
-        def soft(label: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
-            return d.alpha * soft_loss(
-                task,
-                label,
-                student,
-                kind=d.loss or SOFT_LOSSES[task.kind][0],
-                weight=batch.weight,
-                mask=batch.mask,
-                temperature=d.temperature,
-                label_scale=d.label_scale,
-                group=batch.rows[:, self._user] if d.loss == "listwise" else None,
-            )
-
-        losses = [soft(teacher, (auxiliary if d.through == "auxiliary" else served)[task.name])]
-        if d.adapter:
-            # What stands where the mask is 0 may be NaN.
-            present = batch.mask > 0
-            label = tf.where(present[:, None], teacher, tf.ones_like(teacher))
-            start = ziln.unconstrained(label) if task.kind == "ziln" else label
-            adapted = self._parameters(task, start + self.adapters[task.name](label))
-            weight = tf.where(present, batch.weight, tf.zeros_like(batch.weight))
-            losses.append(self._hard_loss(task, batch, adapted, weight))
-            losses.append(soft(adapted, auxiliary[f"{task.name}_adapted"]))
-        return losses
-
-    @property
-    def _user(self) -> int:
-        """The user's place among the slots."""
-        return [feature.name for feature in self.embedded].index(self.schema.user or "")
+        return self.objective.loss(batch, served, auxiliary, self.adapters), self._named(served)
 
     @property
     def served_variables(self) -> list[tf.Variable]:

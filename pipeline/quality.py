@@ -104,7 +104,7 @@ def judge(
                 _finite(name, now[name], config),
                 _drift(name, now[name], was, config.number_drift, config),
             ]
-    binary = {task.label for task in schema.tasks if task.kind == "binary"}
+    binary = {task.label for task in schema.tasks if task.is_binary}
     for name in schema.labels:
         was = [earlier[name] for earlier in days if name in earlier]
         means = _known(each["mean"] for each in was)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # What a room may import of the project, a name standing for everything below it.
-LEAVES = {"pipeline.schema", "pipeline.errors"}
+LEAVES = {"pipeline.schema", "pipeline.task_kinds", "pipeline.errors"}
 TABLES = LEAVES | {
     "pipeline.lake",
     "pipeline.soft_labels",
@@ -43,6 +43,7 @@ LIGHT = (
     "pipeline.schema",
     "pipeline.soft_labels",
     "pipeline.table",
+    "pipeline.task_kinds",
     "pipeline.errors",
     "pipeline.days",
     "pipeline.drift",

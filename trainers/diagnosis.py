@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
-from tutelage.trainers.metrics import Weight, ranked, sigmoid
+from tutelage.models.metrics import Weight, ranked, sigmoid
 
 
 def buckets(values: np.ndarray, edges: ArrayLike | None = None) -> np.ndarray:

@@ -14,6 +14,7 @@ import polars as pl
 import tensorflow as tf
 
 from tutelage.models.ranker import Batch
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import Lake
@@ -174,9 +175,8 @@ def _numbers(frame: pl.DataFrame, user: Feature) -> np.ndarray:
 
 
 def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
-    """float32 [rows, tasks]: what each task learns, log1p of the label for a `log1p` task; NaN for a null."""
-    labels = [(task.kind, frame[task.label].to_numpy()) for task in schema.tasks]
-    targets = [np.log1p(label) if kind == "log1p" else label for kind, label in labels]
+    """Return what each task is trained on (`TaskKind.target`), float32 [rows, tasks]; NaN for a null."""
+    targets = [kind_of(task).target(frame[task.label].to_numpy()) for task in schema.tasks]
     return np.stack(targets, axis=1).astype(np.float32)
 
 

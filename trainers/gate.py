@@ -6,37 +6,26 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from tutelage.models.metrics import Weight, mean
+from tutelage.models.task_kinds import Quality, kind_of
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import GateConfig
-from tutelage.trainers.metrics import Weight, mean
 
 BASIS = "day_gate"
 """Of its values in `metrics`; what they are compared with is under `day_gate_reference`."""
-# Of the losses those that a day's own base rate and spread are divided out of: days differ in them.
-QUALITIES = {
-    "binary": ("auc", "normalized_entropy", "calibration"),
-    "log1p": ("relative_squared_error",),
-    "ziln": ("relative_squared_error", "calibration"),
-}
-MARGINS = {
-    "auc": "auc_drop",
-    "normalized_entropy": "entropy_rise",
-    "calibration": "calibration_drift",
-    "relative_squared_error": "squared_error_rise",
-}
 
 
-def quality(name: str, metric: str, value: float | None, reference: float | None, margin: float) -> Check:
-    """A metric against its reference; one that is missing or no number fails."""
+def quality(name: str, metric: Quality, value: float | None, reference: float | None, margin: float) -> Check:
+    """Check a metric against its reference; one that is missing or not a finite number fails."""
     if value is None or not math.isfinite(value):
         return Check(name=name, value=value, reference=reference, passed=False)
     if reference is None or not math.isfinite(reference):
         return Check(name=name, value=value, passed=True)
-    if metric == "auc":
+    if metric.better == "higher":
         bound = reference - margin
         passed = value >= bound
-    elif metric == "calibration":
+    elif metric.better == "one":
         away = abs(reference - 1) + margin
         bound = 1 + math.copysign(away, value - 1)
         passed = abs(value - 1) <= away
@@ -78,11 +67,11 @@ def judge(
         checks = list(checks)
         for basis in ("day_ahead", "pre_update"):
             for task in schema.tasks:
-                for metric in QUALITIES[task.kind]:
-                    name = f"{basis} {task.name} {metric}"
+                for metric in kind_of(task).qualities:
+                    name = f"{basis} {task.name} {metric.metric}"
                     if task.name in schema.masked and not math.isfinite(now.get(name, math.nan)):
                         continue  # a day may be released without its labels
-                    margin = getattr(config, MARGINS[metric])
+                    margin = getattr(config, metric.margin)
                     checks.append(
                         quality(name, metric, now.get(name), _mean(before, name, metric), margin)
                         if compared
@@ -140,12 +129,12 @@ def trailing(metrics: pl.DataFrame, config: GateConfig) -> list[dict[str, float]
     return [dict(judged.filter(day=day).select("metric", "value").iter_rows()) for day in days]
 
 
-def _mean(before: Sequence[Mapping[str, float]], name: str, metric: str = "") -> float | None:
+def _mean(before: Sequence[Mapping[str, float]], name: str, metric: Quality | None = None) -> float | None:
     """The mean over the days; of calibration, as far above 1 as the days were from 1."""
     found = [day[name] for day in before if math.isfinite(day.get(name, math.nan))]
     if not found:
         return None
-    if metric == "calibration":
+    if metric and metric.better == "one":
         return 1 + float(np.mean(np.abs(np.subtract(found, 1))))
     return float(np.mean(found))
 

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from tutelage.trainers import metrics
+from tutelage.models import metrics
 
 _EDGE, _BINS = 16.0, 4096
 """Logits between ±16 fall in bins of 1/128; those beyond in the outermost, with probabilities within 1.2e-7."""

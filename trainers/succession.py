@@ -7,11 +7,10 @@ from datetime import date
 
 import polars as pl
 
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import SuccessorConfig
 from tutelage.trainers.run import Run, successor_model
-
-_LOSSES = {"binary": "log_loss", "log1p": "ltv_loss", "ziln": "ltv_loss"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ def judge(run: Run, successor: SuccessorConfig, *, since: date | None) -> Judged
     without = {*run.teacher.model.without, *successor.teacher.model.without}
     tasks = run.schema.for_model(without).tasks
     wanted = pl.DataFrame(
-        {"task": [task.name for task in tasks], "metric": [_LOSSES[task.kind] for task in tasks]}
+        {"task": [task.name for task in tasks], "metric": [kind_of(task).loss_name for task in tasks]}
     )
     rows = (
         run.lake.metrics.scan(run=run.name, basis="day_ahead", slice="")

@@ -18,9 +18,9 @@ from tutelage.launch.report.summary import (
     DASH,
     FEED_WAIT,
     LABELS,
-    LOSSES,
     NOTES,
     Results,
+    is_loss,
     noted,
     show,
     throughput_rows,
@@ -208,7 +208,7 @@ def _badness(value: float, metric: str) -> float:
     """Higher is worse. Of a count of rows, as of AUC and label coverage, more is better."""
     if metric == "calibration":
         return abs(value - 1)
-    return value if metric in LOSSES else -value
+    return value if is_loss(metric) else -value
 
 
 def _grown(metrics: pl.DataFrame, id_rows: Mapping[str, int], model: str) -> list[charts.Picture]:

@@ -17,22 +17,35 @@ from tutelage.trainers.run import TEACHER, is_teacher
 
 DASH = "–"
 FEED_WAIT = "Feed wait: share of a model's time spent waiting until its days were read."
-LOSSES = ("log_loss", "ltv_loss")
-LABELS = {
-    "auc": "AUC",
-    "log_loss": "log loss",
-    "log_loss_delta": "Δ %",
-    "calibration": "calibration",
-    "ltv_loss": "E(LTV) loss",
-    "ltv_loss_delta": "Δ %",
-    "label_coverage": "label coverage",
-}
+
+
+def is_loss(metric: str) -> bool:
+    """Return whether models are compared by this metric (`TaskKind.loss_name`)."""
+    return metric.endswith("_loss")
+
+
+class _Labels(dict[str, str]):
+    """What a metric is called; the loss of a user's own task kind is called by its name."""
+
+    def __missing__(self, metric: str) -> str:
+        return "Δ %" if metric.endswith("_delta") else metric.replace("_", " ")
+
+
+LABELS = _Labels(
+    {
+        "auc": "AUC",
+        "log_loss": "log loss",
+        "log_loss_delta": "Δ %",
+        "calibration": "calibration",
+        "ltv_loss": "E(LTV) loss",
+        "ltv_loss_delta": "Δ %",
+        "label_coverage": "label coverage",
+    }
+)
 NOTES = {"late": "late", "masked": "labels not mature"}
 """What is said of a day's kept rows besides (`pipeline.materialize.Counts`)."""
 _FORMATS = {
     "calibration": ".3f",
-    "log_loss_delta": "+z.2f",
-    "ltv_loss_delta": "+z.2f",
     "label_coverage": ".1%",
 }
 # In two lines, so that three tasks fit in 100 columns.
@@ -46,10 +59,13 @@ _KEY = ["day", "model", "task", "metric"]
 
 
 def show(value: float | None, metric: str = "") -> str:
-    """A number as people read it: a count where `metric` is none of `LABELS`, a dash where there is none."""
+    """Format a number for people: a count where `metric` is neither a loss nor in `LABELS`, a dash for None."""
     if value is None or not math.isfinite(value):
         return DASH
-    return format(value, _FORMATS.get(metric, ".4f" if metric in LABELS else ",.0f"))
+    if metric.endswith("_loss_delta"):
+        return format(value, "+z.2f")
+    measure = metric in LABELS or is_loss(metric)
+    return format(value, _FORMATS.get(metric, ".4f" if measure else ",.0f"))
 
 
 def noted(counts: Mapping[str, int]) -> str:
@@ -120,8 +136,10 @@ class Results:
     def columns(self, *, brief: bool = False) -> list[tuple[str, str]]:
         """(task, metric) of each column; `brief` keeps AUC and one loss of further binary tasks."""
         present = set(self.values.select("task", "metric").unique().iter_rows())
-        compared = {(task, f"{loss}_delta") for task, loss in present if loss in LOSSES and self.baselines}
-        columns = [(t, m) for t in (*self.tasks, "") for m in LABELS if (t, m) in present | compared]
+        compared = {(task, f"{loss}_delta") for task, loss in present if is_loss(loss) and self.baselines}
+        known = {metric for _, metric in present | compared if is_loss(metric.removesuffix("_delta"))}
+        own = sorted(known - set(LABELS))
+        columns = [(t, m) for t in (*self.tasks, "") for m in (*LABELS, *own) if (t, m) in present | compared]
         binary = [task for task, metric in columns if metric == "auc"]
         dropped = {"calibration", "log_loss"} if compared else {"calibration"}
         return [(t, m) for t, m in columns if not (brief and t in binary[1:] and m in dropped)]
@@ -177,7 +195,7 @@ def _deltas(values: pl.DataFrame, baselines: Mapping[str, str]) -> pl.DataFrame:
         list(baselines.items()), schema={"model": pl.String, "other": pl.String}, orient="row"
     )
     base = values.select("day", "task", "metric", other="model", base="value")
-    losses = values.filter(pl.col("metric").is_in(LOSSES)).join(pairs, on="model")
+    losses = values.filter(pl.col("metric").str.ends_with("_loss")).join(pairs, on="model")
     both = losses.join(base, on=["day", "task", "metric", "other"])  # inner: the days both have
     percent = 100 * (pl.col("value") / pl.col("base") - 1)
     return both.select("day", "model", "task", metric=pl.col("metric") + "_delta", value=percent)

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 
 from tutelage.launch.config import Experiment
+from tutelage.models.metrics import Weight, mean, sigmoid
 from tutelage.pipeline.schema import Task
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.diagnosis import agreement, bias_leakage, buckets, calibration_by, diversity
-from tutelage.trainers.metrics import Weight, mean, sigmoid
 
 TOP = 3
 """Places of a user's list that diversity looks at: a median user has a handful of rows in the judged days."""
@@ -89,13 +89,13 @@ def facts_of_arm(
     true = truth(rows) if truth else None
     weight = experiment.schema.example_weight(rows)
     for task in experiment.schema.tasks:
-        if task.kind == "binary":
+        if task.is_binary:
             logit, taught = (frame[task.outputs[0]].to_numpy() for frame in (own, other))
             values = _of_task(rows, rows[task.label].to_numpy(), logit, taught, weight)
             if true is not None:
                 values["truth"] = mean(_divergence(true[task.label].to_numpy(), sigmoid(logit)), weight)
             found += [(task.name, name, value) for name, value in values.items()]
-    first = next((task for task in experiment.schema.tasks if task.kind == "binary"), None)
+    first = next((task for task in experiment.schema.tasks if task.is_binary), None)
     if first is not None:
         found += [(first.name, *item) for item in _diversity(rows, own, first, experiment).items()]
     found.append(("", "seconds", sum(state.seconds for state in states)))

@@ -24,6 +24,7 @@ from tutelage.launch.report.charts import (
 )
 from tutelage.launch.report.summary import DASH, LABELS
 from tutelage.launch.studies.facts import HOW_TO_READ, TITLES
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.schema import Task
 
 _TEMPLATE = Path(__file__).with_name("study.html.j2")
@@ -109,7 +110,7 @@ class StudyResults:
 
     def facts_of(self, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         """Heads and rows of the table beside: of the first binary task, and seconds."""
-        task = next((task.name for task in self.tasks if task.kind == "binary"), "")
+        task = next((task.name for task in self.tasks if task.is_binary), "")
         chosen = self.facts.filter(pl.col("task").is_in([task, ""]), pl.col("value").is_not_nan())
         values = {
             (arm, metric): value for arm, metric, value in chosen.select("arm", "metric", "value").iter_rows()
@@ -201,8 +202,8 @@ def _table(rows: Sequence[Row], tasks: Sequence[Task]) -> _Table:
 
 
 def _loss(row: Row, tasks: Sequence[Task]) -> str:
-    (kind,) = (task.kind for task in tasks if task.name == row["task"])
-    return f"{row['task']} {LABELS['log_loss' if kind == 'binary' else 'ltv_loss']}"
+    (task,) = (task for task in tasks if task.name == row["task"])
+    return f"{task.name} {LABELS[kind_of(task).loss_name]}"
 
 
 def _number(value: float | None, form: str) -> str:

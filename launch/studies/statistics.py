@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema
-from tutelage.trainers.metrics import cross_entropy, served_score, ziln_expected_log1p
+from tutelage.trainers.metrics import raw_outputs
 
 _INTERVAL = (0.025, 0.975)
 _INTERVALS = ("delta", "calibration", "farther", "transfer_ratio")
@@ -82,15 +83,10 @@ def user_sums(predictions: pl.DataFrame, labels: pl.DataFrame, schema: Schema) -
     parts = []
     for task in schema.tasks:
         label = frame[task.label].to_numpy().astype(np.float64)
-        outputs = {name: frame[name].to_numpy() for name in task.outputs}
-        columns = list(outputs.values())
-        if task.kind == "binary":
-            loss = cross_entropy(label, *columns)
-        else:
-            log1p = ziln_expected_log1p(*columns) if task.kind == "ziln" else columns[0].astype(np.float64)
-            loss = np.square(np.log1p(label) - log1p)
-        predicted = np.full(len(frame), np.nan) if task.kind == "log1p" else served_score(task, outputs)
-        sums = {"loss": loss, "predicted": predicted, "observed": label}
+        kind = kind_of(task)
+        raw = raw_outputs(task, {name: frame[name].to_numpy() for name in task.outputs})
+        loss = kind.row_loss(kind.target(label), raw)
+        sums = {"loss": loss, "predicted": kind.predicted(raw), "observed": label}
         parts.append(
             pl.DataFrame(
                 {

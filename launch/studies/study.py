@@ -108,7 +108,7 @@ def _check(experiment: Experiment, study: StudyConfig) -> None:
         if not student.distillation or student.baseline is None:
             raise UserError(f"study: student {name!r} must be distilled and have a baseline")
     (task,) = schema.select_tasks([study.biased_task])
-    if task.kind != "binary":
+    if not task.is_binary:
         raise UserError(f"study: biased_task {task.name!r} is {task.kind}, expected a binary task")
     for name in (study.item, study.domain.partition("=")[0]):
         if name not in ids:

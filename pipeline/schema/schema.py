@@ -72,7 +72,7 @@ class Schema:
         check_time_zone("schema", self.time_zone)
         if not self.features or not self.tasks or not self.key:
             raise UserError("schema: features, tasks and key must each name at least one column")
-        if self.downsampling and self.downsampled.kind != "binary":
+        if self.downsampling and not self.downsampled.is_binary:
             raise UserError(
                 f"downsampling: task {self.downsampling.task!r} is {self.downsampled.kind}, expected a binary one"
             )

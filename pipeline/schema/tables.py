@@ -46,7 +46,7 @@ and label of the day, see `pipeline/statistics.py`."""
 
 def interaction_columns(schema: Schema) -> pa.Schema:
     """Return the columns of a data file of `interactions` (the partition column `day` is not in the file)."""
-    binary = {task.label for task in schema.tasks if task.kind == "binary"}
+    binary = {task.label for task in schema.tasks if task.is_binary}
     return pa.schema(
         [("example_id", pa.int64()), ("event_time_us", pa.int64())]
         + [(f.name, f.arrow) for f in schema.features]

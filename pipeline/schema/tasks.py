@@ -1,17 +1,11 @@
 """What the models predict, and how the negatives of a task were sampled."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from tutelage.pipeline.days import duration
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.task_kinds import BUILT_IN, TaskSpec
 
-_OUTPUTS = {
-    "binary": ("logit",),
-    "log1p": ("log1p",),
-    # The logit of a value above 0; mean and standard deviation of the log of such a value.
-    "ziln": ("logit", "mu", "sigma"),
-}
 SAMPLING_RATE = "sampling_rate"
 """The column of `interactions` that says at which rate a row's negatives were kept."""
 
@@ -20,37 +14,52 @@ SAMPLING_RATE = "sampling_rate"
 class Task:
     """One thing to predict, from the column `label` of `interactions`.
 
-    `binary`: the label is 0 or 1, the model gives a logit, the served score is a probability.
-    `log1p`: the label is a value ≥ 0, the model gives its log1p by squared error. Its expm1 is no
+    `kind` is the name of a built-in kind, or a `models.task_kinds.TaskKind`:
+    `binary`: the label is 0 or 1. The network gives a logit, the served score is a probability.
+    `log1p`: the label is a value ≥ 0. The network gives its log1p, trained by squared error. Its expm1 is not the
     expectation of the value, so the served score keeps the name of what it is.
-    `ziln`: the label is a value ≥ 0, often 0, the model gives a zero-inflated log-normal of it
+    `ziln`: the label is a value ≥ 0, often 0. The network gives a zero-inflated log-normal of it
     (arXiv 1912.07753), the served score is its expectation, in the label's unit.
 
     A label is final `matures_after` its event (`6h`, `3d`; empty: at once): a purchase may come days later,
-    and no purchase yet is no negative (arXiv 1907.06558).
+    and no purchase yet is not a negative (arXiv 1907.06558).
+
+    >>> Task(name="watch", label="watch_seconds", kind="ziln").outputs
+    ('watch_logit', 'watch_mu', 'watch_sigma')
     """
 
     name: str
     label: str
-    kind: Literal["binary", "log1p", "ziln"] = "binary"
+    kind: str | TaskSpec = "binary"
     matures_after: str = ""
 
     def __post_init__(self) -> None:
         duration(self.matures_after, f"task {self.name!r}: matures_after")
-        if self.kind not in _OUTPUTS:
+        if not isinstance(self.kind, TaskSpec) and self.kind not in BUILT_IN:
             raise UserError(
-                f"task {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(_OUTPUTS)}"
+                f"task {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(BUILT_IN)}, or a TaskKind"
             )
 
     @property
+    def spec(self) -> TaskSpec:
+        """What `kind` says about columns."""
+        return self.kind if isinstance(self.kind, TaskSpec) else BUILT_IN[self.kind]
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the label is 0 or 1 and the one raw output is a logit."""
+        return self.spec.is_binary
+
+    @property
     def outputs(self) -> tuple[str, ...]:
-        """The model's raw outputs: columns of `soft_labels`, names in the scoring signature."""
-        return tuple(f"{self.name}_{output}" for output in _OUTPUTS[self.kind])
+        """The network's raw outputs: columns of `soft_labels`, names in the scoring signature."""
+        return tuple(f"{self.name}_{output}" for output in self.spec.outputs)
 
     @property
     def score(self) -> str:
         """The served output's name: the task itself where it is a probability or an expectation."""
-        return f"{self.name}_log1p" if self.kind == "log1p" else self.name
+        suffix = self.spec.score_suffix
+        return f"{self.name}_{suffix}" if suffix else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,12 +65,12 @@ def test_a_hard_loss_is_the_sum_over_the_rows_with_a_label_by_all_rows() -> None
     x, y = raw["buy_logit"], raw["click_logit"]
     # -log σ(x) where the label is 1, -log(1 - σ(x)) where it is 0; the second row has none.
     expected = (math.log1p(math.exp(-x[0])) + 2 * math.log1p(math.exp(x[2]))) / 3
-    loss = ranker._hard_loss(buy, batch, tf.constant(x[:, None]), batch.weight)
+    loss = ranker.objective.hard_loss(buy, batch, tf.constant(x[:, None]), batch.weight)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     expected = (
         math.log1p(math.exp(-y[0])) + math.log1p(math.exp(y[1])) + 2 * math.log1p(math.exp(-y[2]))
     ) / 3
-    loss = ranker._hard_loss(click, batch, tf.constant(y[:, None]), batch.weight)
+    loss = ranker.objective.hard_loss(click, batch, tf.constant(y[:, None]), batch.weight)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
@@ -98,7 +98,7 @@ def test_what_stands_in_the_place_of_a_label_that_is_not_there_does_not_matter_t
     shares = 0.0
     for task in MASKED.tasks[1:]:
         only = tf.constant([0.0, 1.0, 0.0])
-        shares += float(ranker._hard_loss(task, _batch(*rows), served[task.name], only))
+        shares += float(ranker.objective.hard_loss(task, _batch(*rows), served[task.name], only))
     # The adapter's own hard loss of the row goes too.
     adapted = ranker.adapters["buy"](tf.constant([[1.0]])) + 1.0
     shares += float(tf.math.softplus(-adapted[0, 0])) / 3
