@@ -104,7 +104,7 @@ def _learn(schema: Any, seed: int, days: list[date], root: Path, interactions: P
 def _speed(schemas: Mapping[str, Any], day: date, lakes: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """(steps/s, seconds to read the day) of each, by medians."""
     from tutelage.launch.configs.synthetic import STUDENT
-    from tutelage.trainers.feed import load_day
+    from tutelage.trainers.feed import Feed
     from tutelage.trainers.trainer import Trainer
 
     learners = {arm: Trainer(schema, STUDENT, batch_size=_BATCH, seed=1) for arm, schema in schemas.items()}
@@ -113,9 +113,7 @@ def _speed(schemas: Mapping[str, Any], day: date, lakes: Mapping[str, Any]) -> d
     for turn in range(_TURNS + 1):
         for arm, trainer in learners.items():
             started = time.perf_counter()
-            read = load_day(
-                lakes[arm], day, schemas[arm], transform=trainer.transform, vocabulary=trainer.vocabulary
-            )
+            read = Feed(lakes[arm], trainer.transform).read(day, vocabulary=trainer.vocabulary)
             read_at = time.perf_counter()
             trainer.train_day(read)
             if turn:  # The first time is a warm-up.

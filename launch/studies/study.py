@@ -41,6 +41,9 @@ STUDIES = {
 # A study wants what bad teachers do: their days need only be finite.
 _UNGATED = GateConfig(trailing_days=1_000_000, min_days=1_000_000)
 
+LEAKED = "leaked"
+"""The plan, and the partition, of labels by a teacher that was trained on the examples that it labels."""
+
 Plan = Mapping[date, date]
 """Day → the day whose snapshot labels it."""
 
@@ -255,8 +258,7 @@ class _Designer:
         day_before = dict(zip(self.days[1:], self.days, strict=False))
         snapshot = replace(self.late, producer="snapshot")
         self.plan(study, snapshot, "age0", day_before, group="labels")
-        leaked = replace(self.late, producer="leaked")
-        self.plan(study, leaked, "leaked", {day: day for day in self.days}, group="labels")
+        self.plan(study, snapshot, LEAKED, {day: day for day in self.days}, group="labels")
 
     def biases(self, study: str) -> None:
         teacher = self.experiment.teacher
@@ -324,7 +326,9 @@ def undone(session: Session, design: Design, seeds: int) -> list[tuple[Setting, 
 
 def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Callable[[int], None]) -> str:
     """Train a setting with a seed, keep its sums and facts, throw its models away. Returns the unit's name."""
-    from tutelage.trainers.day_loop import train_student, train_teacher
+    from tutelage.launch.studies.leaked import LeakedStudent
+    from tutelage.trainers.day_loop import train, train_teacher
+    from tutelage.trainers.student import Student
 
     session = Session.open(settings)
     unit = _Unit.of(session, setting, seed)
@@ -345,21 +349,21 @@ def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Calla
     for trained in setting.students:
         teacher = replace(run.teacher, name=trained.labels or run.teacher.name)
         student = replace(trained.student, gate=_UNGATED)
-        train_student(replace(run, teacher=teacher), student, session.days, progress=progress)
+        role = LeakedStudent if trained.labels == LEAKED else Student
+        train(role(replace(run, teacher=teacher), student, session.days), progress=progress)
     unit.keep(*_judge(session, run, setting, seed))
     return unit.folder.name
 
 
 def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
     """What the teacher's checkpoints say of the days, as the plans want it."""
-    from tutelage.trainers.feed import load_day, soft_label_frame
-    from tutelage.trainers.trainer import Trainer
+    from tutelage.trainers.feed import Feed
+    from tutelage.trainers.teacher import Teacher, soft_label_frame
 
     if not setting.plans:
         return
-    trainer = Trainer(
-        run.schema, run.teacher.model, batch_size=run.training.batch_size, seed=run.training.seed
-    )
+    trainer = Teacher(run).build()
+    feed = Feed(run.lake, trainer.transform, without=trainer.ranker.config.without)
     checkpoints = run.checkpoints(TEACHER)
     states = {state.day: state for state in checkpoints.states()}
     for day in days:
@@ -368,21 +372,14 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
             trainer.restore(checkpoints, states[snapshot])
             # Growing features' ids have the rows that the snapshot gave them.
             if read is None or trainer.vocabulary:
-                read = load_day(
-                    run.lake,
-                    day,
-                    run.schema,
-                    transform=trainer.transform,
-                    without=trainer.ranker.config.without,
-                    vocabulary=trainer.vocabulary,
-                )
+                read = feed.read(day, vocabulary=trainer.vocabulary)
             step = np.full(read.size, states[snapshot].step, np.int64)
             frame = soft_label_frame(
                 read, trainer.score(read), snapshot_day=snapshot, teacher_step=step
             ).with_columns(trained_step=pl.lit(None, pl.Int64))
             for name, plan in setting.plans.items():
                 if plan.get(day) == snapshot:
-                    producer = "leaked" if snapshot >= day else "snapshot"
+                    producer = LEAKED if snapshot >= day else "snapshot"
                     run.lake.soft_labels.replace(frame, {"teacher": name, "producer": producer, "day": day})
 
 

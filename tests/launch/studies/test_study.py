@@ -95,7 +95,7 @@ def test_only_the_arm_that_is_named_so_reads_labels_of_a_teacher_that_saw_the_da
     made = _design(4)
     (base,) = made.settings
     assert base.plans["leaked"] == dict(zip(DAYS, DAYS, strict=True))
-    leaked = [t.name for t in base.students if t.student.producer == "leaked"]
+    leaked = [t.name for t in base.students if t.labels == "leaked"]
     assert leaked == ["late_auxiliary@leaked"]
 
 

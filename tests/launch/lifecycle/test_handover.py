@@ -13,7 +13,6 @@ from rich.console import Console
 
 from tutelage.launch import actions, pool, steps
 from tutelage.launch.config import Experiment, load
-from tutelage.launch.lifecycle import succession
 from tutelage.launch.lifecycle.rollback import Invalidation, plan
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
@@ -22,9 +21,10 @@ from tutelage.launch.workspace import claim_successor, open_workdir
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import METRICS
-from tutelage.trainers import takeovers
+from tutelage.trainers import handover
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
+from tutelage.trainers.handover import read_takeovers
 
 DAYS = [date(2026, 1, 1) + timedelta(days=n) for n in range(5)]
 WIDE = TeacherConfig(name="wide", model=ModelConfig(embedding_dim=2, hidden=(9,)))
@@ -92,7 +92,7 @@ def resume_from(tmp_path: Path) -> Session:
 @pytest.fixture
 def succeeded(resume_from: Session) -> Session:
     """It has taken over: its days but the first are judged by two, so that the fifth day is its own."""
-    assert succession.take_over(resume_from)
+    assert steps.take_over(resume_from)
     return _session(resume_from.run.root)
 
 
@@ -102,7 +102,7 @@ def test_a_successor_learns_beside_the_teacher_until_it_takes_over(resume_from: 
     assert resume_from.model("teacher-wide") == WIDE.model
     assert resume_from.run.folder("teacher-wide") == resume_from.run.root / "teacher-wide"
     assert {resume_from.run.labeller(day).name for day in DAYS} == {"teacher"}
-    change = succession.take_over(resume_from)
+    change = steps.take_over(resume_from)
     assert change
     assert (change.judged, change.from_day) == (DAYS[2:4], DAYS[4])
     after = _session(resume_from.run.root)
@@ -114,9 +114,11 @@ def test_a_successor_learns_beside_the_teacher_until_it_takes_over(resume_from: 
 def test_what_students_have_learnt_with_the_old_labels_is_not_decided_anew(resume_from: Session) -> None:
     control, auxiliary = (s.name for s in BESIDE.students if s.name in ("control", "auxiliary"))
     _learn(resume_from, control, *DAYS)
-    assert succession.judge(resume_from).days == DAYS[2:4]  # type: ignore[union-attr]
+    found = handover.compare(resume_from.run, resume_from.successor, BESIDE.students)  # type: ignore[arg-type]
+    assert found
+    assert found.days == DAYS[2:4]
     _learn(resume_from, auxiliary, *DAYS)
-    change = succession.take_over(resume_from)
+    change = steps.take_over(resume_from)
     assert change
     assert change.from_day == DAYS[4] + timedelta(days=1)
 
@@ -125,30 +127,30 @@ def test_no_student_learns_while_it_is_decided_from_when_on_it_reads_other_label
     resume_from: Session,
 ) -> None:
     with steps.locked(resume_from, "auxiliary"), pytest.raises(UserError, match="is working on auxiliary"):
-        succession.take_over(resume_from)
-    assert takeovers.read(resume_from.run.root) == ()
+        steps.take_over(resume_from)
+    assert read_takeovers(resume_from.run.root) == ()
 
 
 def test_a_change_that_another_process_has_decided_meanwhile_is_not_decided_anew(
     resume_from: Session,
 ) -> None:
-    assert succession.take_over(resume_from)
-    decided = takeovers.read(resume_from.run.root)
+    assert steps.take_over(resume_from)
+    decided = read_takeovers(resume_from.run.root)
     _learn(resume_from, "auxiliary", *DAYS)  # the last of them from the new labels
-    assert succession.take_over(resume_from) is None
-    assert takeovers.read(resume_from.run.root) == decided
+    assert steps.take_over(resume_from) is None
+    assert read_takeovers(resume_from.run.root) == decided
 
 
 def test_a_successor_that_is_not_as_good_leaves_the_labelling_to_the_teacher(tmp_path: Path) -> None:
     session = _session(tmp_path)
     _learn(session, "teacher", *DAYS, loss=0.5)
-    assert succession.describe(session) == [
-        "wide learns beside teacher, which labels (not judged yet: that takes 2 days that both have learnt)"
+    assert steps.describe_teachers(session) == [
+        "wide is trained beside teacher, which labels (not compared yet: that takes 2 days that both were trained on)"
     ]
     _learn(session, "teacher-wide", *DAYS[1:], loss=0.6)
-    assert succession.take_over(session) is None
-    assert succession.describe(session) == [
-        "wide learns beside teacher, which labels (not as good: click log_loss 0.6000 against 0.5000, up to 0.5000 "
+    assert steps.take_over(session) is None
+    assert steps.describe_teachers(session) == [
+        "wide is trained beside teacher, which labels (not as good: click log_loss 0.6000 against 0.5000, up to 0.5000 "
         "passes, long_view log_loss 0.6000 against 0.5000, up to 0.5000 passes, watch ltv_loss 0.6000 against "
         "0.5000, up to 0.5000 passes; mean of 2 days to 2026-01-05)"
     ]
@@ -156,7 +158,7 @@ def test_a_successor_that_is_not_as_good_leaves_the_labelling_to_the_teacher(tmp
 
 
 def test_status_and_report_say_who_took_over_with_both_figures(succeeded: Session, tmp_path: Path) -> None:
-    (line,) = succession.describe(succeeded)
+    (line,) = steps.describe_teachers(succeeded)
     assert line.startswith(
         "wide took over from teacher: students read its labels from 2026-01-05 on (click log_loss 0.4000 against "
         "0.5000, up to 0.5000 passes, "
@@ -178,14 +180,14 @@ def test_status_and_report_say_who_took_over_with_both_figures(succeeded: Sessio
 
 
 def test_what_a_successor_starts_from_is_said(resume_from: Session) -> None:
-    assert succession.started(resume_from, "teacher-wide") is None
+    assert handover.describe_start(resume_from.run, "teacher-wide") is None
     anew = [
         {"name": "embeddings/topic", "shape": [256, 2], "teacher": None},
         {"name": "shared/0/kernel", "shape": [19, 9], "teacher": [17, 9]},
     ]
     found = {"teacher": "teacher", "day": "2026-01-01", "taken": ["a", "b"], "anew": anew}
     resume_from.run.warm_start("teacher-wide").write_text(json.dumps(found))
-    assert succession.started(resume_from, "teacher-wide") == (
+    assert handover.describe_start(resume_from.run, "teacher-wide") == (
         "teacher-wide: starts with 2 variables of teacher's after 2026-01-01; anew: embeddings/topic [256, 2], "
         "shared/0/kernel [19, 9] (there [17, 9])"
     )
@@ -221,7 +223,7 @@ def test_the_next_successor_has_a_new_name(succeeded: Session) -> None:
     again = _session(root, _experiment(WIDE, WIDER))
     assert again.teachers == ["teacher-wide", "teacher-wider"]
     _learn(again, "teacher-wider", *DAYS, loss=0.3)
-    assert succession.take_over(again)
+    assert steps.take_over(again)
     assert _session(root, _experiment(WIDE, WIDER)).teachers == ["teacher-wider"]
     third = _session(root, _experiment(WIDER))
     assert (third.run.takeovers[1].judged, third.run.takeovers[1].before.model) == (DAYS[3:], "teacher-wide")
@@ -260,7 +262,7 @@ def test_days_before_its_first_are_no_successor_s_even_when_it_is_the_teacher(tm
     assert session.days_to_train("teacher-wide") == DAYS[1:]
     _learn(session, "teacher", *DAYS)
     _learn(session, "teacher-wide", *DAYS[1:4], loss=0.4)
-    assert succession.take_over(session)
+    assert steps.take_over(session)
     for experiment in (beside, _experiment(WIDE)):
         assert _session(tmp_path, experiment).days_to_train("teacher-wide") == DAYS[4:]
 
@@ -354,7 +356,7 @@ def test_a_rollback_that_is_killed_anywhere_goes_on_with_what_is_left(succeeded:
 def test_two_changes_are_taken_back_one_after_the_other(succeeded: Session) -> None:
     again = _session(succeeded.run.root, _experiment(WIDE, WIDER))
     _learn(again, "teacher-wider", *DAYS, loss=0.3)
-    assert succession.take_over(again)
+    assert steps.take_over(again)
     both = _session(succeeded.run.root, _experiment(WIDE, WIDER))
     with pytest.raises(UserError) as error:
         plan(both, DAYS[2])

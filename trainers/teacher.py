@@ -1,0 +1,83 @@
+"""The teacher: its forward pass over each batch, before the update, becomes the soft labels of the day."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import numpy as np
+import polars as pl
+
+from tutelage.trainers.config import SuccessorConfig
+from tutelage.trainers.day_pass import TrainResult
+from tutelage.trainers.feed import Day
+from tutelage.trainers.handover import warm_start
+from tutelage.trainers.role import Role
+from tutelage.trainers.run import Run
+from tutelage.trainers.trainer import Trainer
+
+PRE_UPDATE = "pre_update"
+
+
+class Teacher(Role):
+    """The run's teacher. It publishes the `pre_update` labels of each day."""
+
+    def __init__(self, run: Run, days: Sequence[date] = ()):
+        config = run.teacher
+        super().__init__(run, run.teacher_model, days, sampling=config.sampling, gate=config.gate)
+
+    def build(self) -> Trainer:
+        """Return the teacher with its initial weights."""
+        return Trainer(
+            self.run.schema,
+            self.run.teacher.model,
+            batch_size=self.run.training.batch_size,
+            seed=self.run.training.seed,
+            offsets=self.run.teacher.sampling.offsets,
+        )
+
+    def publish(self, trainer: Trainer, day: Day, trained: TrainResult) -> None:
+        """Replace the day's labels by the outputs that each batch had before its update."""
+        labels = soft_label_frame(
+            day,
+            trained.outputs,
+            snapshot_day=trainer.state.day if trainer.state else None,
+            teacher_step=trained.teacher_step,
+        )
+        self.run.lake.soft_labels.replace(labels, self._partition(day.day))
+
+    def withdraw(self, day: date) -> None:
+        """Remove the labels of a day that was published before its data was made anew."""
+        table = self.run.lake.soft_labels
+        if table.partitions().filter(**self._partition(day)).height:
+            table.replace(table.scan().limit(0).collect(), self._partition(day))
+
+    def _partition(self, day: date) -> dict[str, str | date]:
+        return {"teacher": self.run.teacher.name, "producer": PRE_UPDATE, "day": day}
+
+
+class Successor(Teacher):
+    """A teacher that is trained beside the present one, and may start with that one's variables."""
+
+    def __init__(self, run: Run, successor: SuccessorConfig, days: Sequence[date] = ()):
+        """`run` is that of the present teacher."""
+        super().__init__(run.of_successor(successor.teacher), days)
+        self._present, self._config = run, successor
+
+    def build(self) -> Trainer:
+        """Return the successor, warm-started where its config names a first day and it has no state yet."""
+        trainer = super().build()
+        if self._config.first_day and not self.checkpoints.states():
+            warm_start(trainer, Teacher(self._present).build(), self._present, self._config)
+        return trainer
+
+
+def soft_label_frame(
+    day: Day, outputs: Mapping[str, np.ndarray], *, snapshot_day: date | None, teacher_step: np.ndarray
+) -> pl.DataFrame:
+    """Return rows of `soft_labels` from raw outputs [examples] by name.
+
+    `teacher_step` [examples] is how many updates the teacher had made; it trained on the example in the next one.
+    `snapshot_day` is the last day that the teacher had finished, None on its first.
+    """
+    return pl.DataFrame({"example_id": day.example_id, **outputs, "teacher_step": teacher_step}).with_columns(
+        snapshot_day=pl.lit(snapshot_day, pl.Date), trained_step=pl.col("teacher_step") + 1
+    )
