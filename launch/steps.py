@@ -77,7 +77,7 @@ def train(
     accept: "Accept | None" = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[State]:
-    """Let a teacher or a student learn the days asked for that it has not; returns what it learnt now."""
+    """Train a model on those of the days asked for that it was not trained on yet; return their states."""
     from tutelage.trainers.day_loop import train_student, train_successor, train_teacher
 
     with locked(session, model):

@@ -15,7 +15,7 @@ class Preempted(UserError):
 
 
 @contextmanager
-def noted(first: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
+def catch_sigterm(first: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
     """Note a SIGTERM instead of ending by it; yield a function that tells whether one came.
 
     `first` is called at the first one.
