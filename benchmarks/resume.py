@@ -80,8 +80,10 @@ def _rows(session: Session) -> int:
 def _checkpoints(session: Session) -> None:
     """Write the checkpoint of the last day once more, and a partial one."""
     from tutelage.trainers.checkpoints import Checkpoints
-    from tutelage.trainers.feed import load_day
-    from tutelage.trainers.trainer import Trainer, TrainResult
+    from tutelage.trainers.day_pass import Attempt, TrainResult
+    from tutelage.trainers.feed import Feed
+    from tutelage.trainers.partial import save_partial
+    from tutelage.trainers.trainer import Trainer
 
     run = session.run
     trainer = Trainer(run.schema, run.teacher.model, batch_size=run.training.batch_size, seed=1)
@@ -89,7 +91,7 @@ def _checkpoints(session: Session) -> None:
     started = time.monotonic()
     trainer.restore(run.checkpoints(TEACHER), state)
     restored = time.monotonic()
-    day = load_day(run.lake, state.day, run.schema, transform=trainer.transform)
+    day = Feed(run.lake, trainer.transform).read(state.day)
     read = time.monotonic()
     ahead = trainer.score(day)
     print(f"of which: restore {restored - started:.2f} s, reading the day {read - restored:.2f} s")
@@ -102,7 +104,7 @@ def _checkpoints(session: Session) -> None:
     )
     again = Checkpoints(Path(session.settings.workdir) / "again")
     started = time.monotonic()
-    trainer.save_partial(day, trained, ahead, again, rates=1.0)
+    save_partial(trainer, again, day, Attempt(ahead=ahead, trained=trained, rates=1.0))
     partial_day = time.monotonic() - started
     started = time.monotonic()
     trainer.finish(state.day, trained, again)

@@ -104,7 +104,7 @@ def _train(schema: Any, seed: int, days: list[date], root: Path, interactions: P
 def _speed(schemas: Mapping[str, Any], day: date, lakes: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """Return the median steps/s, and the median seconds to read the day, of each."""
     from tutelage.launch.configs.synthetic import STUDENT
-    from tutelage.trainers.feed import load_day
+    from tutelage.trainers.feed import Feed
     from tutelage.trainers.trainer import Trainer
 
     trainers_of = {
@@ -115,9 +115,7 @@ def _speed(schemas: Mapping[str, Any], day: date, lakes: Mapping[str, Any]) -> d
     for turn in range(_TURNS + 1):
         for arm, trainer in trainers_of.items():
             started = time.perf_counter()
-            read = load_day(
-                lakes[arm], day, schemas[arm], transform=trainer.transform, vocabulary=trainer.vocabulary
-            )
+            read = Feed(lakes[arm], trainer.transform).read(day, vocabulary=trainer.vocabulary)
             read_at = time.perf_counter()
             trainer.train_day(read)
             if turn:  # The first time is a warm-up.

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from tutelage.launch import pool, steps
-from tutelage.launch.lifecycle import succession
 from tutelage.launch.logging_setup import import_tensorflow, quiet_stderr
 from tutelage.launch.report.summary import (
     DASH,
@@ -28,6 +27,7 @@ from tutelage.launch.workspace import claim_student, claim_successor, reset_stud
 from tutelage.pipeline.days import parse_day, spans
 from tutelage.pipeline.errors import UserError, disk_full_as_user_error
 from tutelage.pipeline.io.locks import locked
+from tutelage.trainers import handover
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
 
@@ -166,13 +166,13 @@ def _succeed(session: Session, trained: Sequence[State]) -> bool:
     """Let the successor take over if it is as good; `learnt`: what it learnt now. Returns whether it did."""
     model = session.teachers[-1]
     began = trained and trained[0].day == session.run.checkpoints(model).states()[0].day
-    if began and (start := succession.started(session, model)):
+    if began and (start := handover.describe_start(session.run, model)):
         _console.print(start, markup=False)
-    changed = succession.take_over(session)
+    changed = steps.take_over(session)
     if changed:
         session = Session.open(session.settings)
     if changed or trained:
-        _console.print(succession.describe(session)[-1], markup=False)
+        _console.print(steps.describe_teachers(session)[-1], markup=False)
     return changed is not None
 
 
@@ -588,7 +588,7 @@ def _report(session: Session, trained: Mapping[str, Sequence[State]]) -> None:
         statistics=steps.statistics(session),
         labels=experiment.schema.labels,
         teacher=session.run.teacher_model,
-        teachers=succession.describe(session),
+        teachers=steps.describe_teachers(session),
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         study=session.run.root / "study" / "results.html",
     )

@@ -119,11 +119,6 @@ class Experiment:
                     )
 
     def _check_distillation(self, student: StudentConfig) -> None:
-        if student.producer == "leaked":
-            raise UserError(
-                f"student {student.name!r}: producer is 'leaked', which only a study may read; "
-                "expected pre_update or snapshot"
-            )
         for distillation in student.distillation:
             (task,) = self.schema.select_tasks([distillation.task])
             whole = [(student.name, student.model), ("teacher", self.teacher.model)]

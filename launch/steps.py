@@ -3,17 +3,21 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from tutelage.launch.config import plain
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor
 from tutelage.pipeline.io import locks
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import LOCK
 from tutelage.pipeline.soft_labels import SNAPSHOT
+from tutelage.trainers import handover
 from tutelage.trainers.checkpoints import State
+from tutelage.trainers.handover import TakeOver
 from tutelage.trainers.run import is_teacher
 
 # Beam and TensorFlow take seconds to import: each step imports what it runs.
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
     from tutelage.pipeline.label import Snapshot
     from tutelage.pipeline.materialize import Materialized
     from tutelage.trainers.day_loop import Accept
-    from tutelage.trainers.trainer import Trainer
 
 UnitsDone = Callable[[int, int], None]
 
@@ -74,28 +77,37 @@ def train(
     accept: "Accept | None" = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[State]:
-    """Let a teacher or a student learn the days asked for that it has not; returns what it learnt now."""
-    from tutelage.trainers.day_loop import train_student, train_teacher
+    """Train a model on those of the days asked for that it was not trained on yet; return their states."""
+    from tutelage.trainers.day_loop import train_student, train_successor, train_teacher
 
     with locked(session, model):
-        if model in session.teachers:
-            start = _warm_start(session) if model != session.run.teacher_model else lambda trainer: None
-            run, days = session.run_of(model), session.days_of(model)
-            return train_teacher(run, days, start=start, accept=accept, progress=progress)
+        days = session.days_of(model)
+        if model == session.run.teacher_model:
+            return train_teacher(session.run, days, accept=accept, progress=progress)
+        if (successor := session.successor) and model in session.teachers:
+            claim_successor(session.run, successor)
+            return train_successor(session.run, successor, days, accept=accept, progress=progress)
         student = session.experiment.student(model)
         claim_student(session.run, student)
-        days = session.days_of(model)
         return train_student(session.run, student, days, accept=accept, progress=progress)
 
 
-def _warm_start(session: Session) -> "Callable[[Trainer], object]":
-    from tutelage.trainers.warm_start import warm_start
-
+def take_over(session: Session) -> TakeOver | None:
+    """Let the successor take the teacher's place if it is as good; return what was recorded."""
     successor = session.successor
     assert successor
-    claim_successor(session.run, successor)
-    first, name = successor.first_day, successor.teacher.name
-    return lambda trainer: warm_start(trainer, session.run, name, first) if first else None
+    return handover.take_over(
+        session.run,
+        successor,
+        session.experiment.students,
+        teacher=plain(successor.teacher),
+        locked=partial(locked, session),
+    )
+
+
+def describe_teachers(session: Session) -> list[str]:
+    """Return a line for each change of teacher, and one for a successor that has not taken over."""
+    return handover.describe(session.run, session.successor, session.experiment.students)
 
 
 def export(

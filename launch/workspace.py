@@ -16,8 +16,8 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.lake import LOCK
-from tutelage.trainers import takeovers
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
+from tutelage.trainers.handover import read_takeovers
 from tutelage.trainers.run import TEACHER, Run, successor_model
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
             f"--workdir={workdir}: the path {root} holds {odd[0]!r}, and Delta tables below it could not be read; "
             "give one of ASCII letters, digits, -, _ and ."
         )
-    changes = takeovers.read(root)
+    changes = read_takeovers(root)
     successor = experiment.successor
     # That of the config's until the config says that it is the teacher.
     in_charge = bool(changes and successor and successor.teacher.name == changes[-1].name)
@@ -97,7 +97,7 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
             if before and others:
                 identity["teacher"] = evolve.without_too(before["teacher"], new)
             evolve.write(path, identity)
-        run = replace(run, takeovers=takeovers.read(root))
+        run = replace(run, takeovers=read_takeovers(root))
         _log.warning("%s: added to the tables, null for the days that are there", ", ".join(new))
     if successor and in_charge:
         claim_successor(run, successor)

@@ -1,11 +1,11 @@
-"""The examples in the docstrings of the public names run."""
+"""The examples in the docstrings of the public names run, and give what they say."""
 
 import doctest
 import importlib
 
 import pytest
 
-MODULES = [
+MODULES = (
     "pipeline.days",
     "pipeline.io.atomic",
     "pipeline.io.json",
@@ -19,11 +19,19 @@ MODULES = [
     "pipeline.soft_labels",
     "pipeline.table",
     "pipeline.verdict",
-]
+    "trainers",
+    "trainers.checkpoints",
+    "trainers.config",
+    "trainers.diagnosis",
+    "trainers.gate",
+    "trainers.optimizers",
+    "trainers.run",
+    "trainers.streaming",
+)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_run(name: str) -> None:
-    failed, tried = doctest.testmod(importlib.import_module(f"tutelage.{name}"))
-    assert tried
-    assert not failed
+    found = doctest.testmod(importlib.import_module(f"tutelage.{name}"))
+    assert found.attempted > 0
+    assert found.failed == 0

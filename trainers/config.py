@@ -1,4 +1,4 @@
-"""How the teacher and the students learn."""
+"""How the teacher and the students are trained."""
 
 import math
 import re
@@ -13,7 +13,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 def _check_name(name: str) -> None:
-    # It becomes a folder, a partition and part of a command line.
+    # A name becomes a folder, a partition and part of a command line.
     if not _NAME.fullmatch(name):
         raise UserError(
             f"model name {name!r}: expected a lower-case letter, then letters, digits or _ (64 at most)"
@@ -22,15 +22,19 @@ def _check_name(name: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """What all models of an experiment share."""
+    """What all models of an experiment share.
+
+    >>> TrainingConfig(batch_size=256).checkpoint_minutes
+    10.0
+    """
 
     batch_size: int
-    """Rows per update. Smaller is slower and learns more from one pass (256 against 1,024 on
-    KuaiRand: 0.01 of AUC and more)."""
+    """Examples per update. Smaller batches are slower and gain more from one pass (256 against 1,024 on KuaiRand:
+    an AUC higher by 0.01 and more)."""
     seed: int = 1
-    """Of the initial weights, the same for all models, so that students are compared in pairs."""
+    """Seed of the initial weights. It is the same for all models, so that students are compared in pairs."""
     checkpoint_minutes: float | None = 10.0
-    """Minutes of learning after which a day is put down where it stands; None: only when it is asked to stop."""
+    """Minutes of training between partial checkpoints within a day; None: one is saved only on SIGTERM."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -43,17 +47,21 @@ class TrainingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Which rows a model learns from; it scores them all."""
+    """Which examples a model is trained on. It scores all of them.
+
+    >>> Sampling(negatives_of="click", rate=0.5).offsets
+    {'click': 0.6931471805599453}
+    """
 
     negatives_of: str = ""
-    """A binary task of whose negatives only a share is kept; empty: all rows are."""
+    """A binary task, of whose negatives only a share is kept; empty: all examples are kept."""
     rate: float = 1.0
-    """The share of them that is kept, by a hash of example_id."""
+    """The share of the negatives that is kept, by a hash of example_id."""
     correction: Literal["offset", "weights", "none"] = "offset"
-    """`offset`: the task's logit is learnt with log(1/rate) added, so that the one that is served fits all
-    rows (King and Zeng 2001); `weights`: a kept negative weighs 1/rate; `none`: scores come out too high."""
+    """`offset`: log(1/rate) is added to the task's logit in training, so that the served logit fits all examples (King
+    and Zeng 2001); `weights`: a kept negative weighs 1/rate; `none`: scores come out too high."""
     only: str = ""
-    """`feature=value`: only rows with that value of an id feature are learnt from; empty: all."""
+    """`feature=value`: the model is trained only on examples with that value of an id feature; empty: on all."""
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -65,7 +73,7 @@ class Sampling:
 
     @property
     def offsets(self) -> dict[str, float]:
-        """Of logits by task, in training."""
+        """What is added to the logits in training, by task."""
         return (
             {self.negatives_of: -math.log(self.rate)}
             if self.negatives_of and self.correction == "offset"
@@ -78,32 +86,36 @@ ALL_ROWS = Sampling()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:
-    """What a day that was learnt must show before it is kept, against the mean of the days before it.
+    """What a day of training must show before it is kept, against the mean of the days before it.
 
-    It may change in a workdir at any time.
+    It may be changed in a workdir at any time.
+
+    >>> GateConfig(min_days=8)
+    Traceback (most recent call last):
+    tutelage.pipeline.errors.UserError: gate: min_days is 8, expected at most trailing_days, 7
     """
 
     trailing_days: int = 7
-    """Days kept last that a day is compared with; the model's first one is never among them."""
+    """The number of kept days that a day is compared with. The model's first day is never among them."""
     min_days: int = 2
-    """With fewer of them a day need only be finite: loss, outputs and weights."""
+    """With fewer days to compare with, a day passes if losses, outputs and weights are finite."""
     auc_drop: float = 0.05
-    """A day passes with an AUC lower by up to this, of its scores ahead and of those before each update."""
+    """A day passes with an AUC lower by up to this, both of its scores ahead and of those before each update."""
     entropy_rise: float = 0.10
-    """... with a normalised entropy higher by up to this share of it."""
+    """... with a normalised entropy higher by up to this share of the mean."""
     squared_error_rise: float = 0.25
-    """... with a relative squared error of the value tasks higher by up to this share of it."""
+    """... with a relative squared error of the value tasks higher by up to this share of the mean."""
     calibration_drift: float = 0.25
     """... with a calibration further from 1 by up to this."""
     logit_shift: float = 1.0
-    """... with a mean of a raw output that moved by up to this many standard deviations of the output."""
+    """... with a mean of each raw output that moved by up to this many standard deviations of the output."""
     logit_spread: float = 2.0
-    """... with a standard deviation of it that is up to so many times as large or as small."""
+    """... with a standard deviation of each raw output that is up to this many times as large or as small."""
     on_failure: Literal["stop", "skip", "retry"] = "stop"
-    """What becomes of a day that fails. `stop`: the model stays at the day before; `skip`: it goes on with
-    the day after; `retry`: the day again with lower rates, then stop."""
+    """What happens after a day that fails. `stop`: the model stays at the day before; `skip`: it goes on with the day
+    after; `retry`: it is trained on the day again with lower learning rates, then stops."""
     fallback_rate: float = 0.1
-    """`retry`: times which the rates are."""
+    """The factor of the learning rates for `retry`."""
 
     def __post_init__(self) -> None:
         if self.on_failure not in ("stop", "skip", "retry"):
@@ -129,13 +141,13 @@ DEFAULT_GATE = GateConfig()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherConfig:
-    """The model that labels for all students."""
+    """The model whose soft labels all students read."""
 
     model: ModelConfig
     name: str = "teacher"
-    """Partition of `soft_labels`: another name is another teacher's labels."""
+    """Partition of `soft_labels`: a teacher of another name has labels of its own."""
     min_examples: int = 0
-    """Labels made before the teacher had learnt this many rows are masked: it knew too little."""
+    """Labels made before the teacher was trained on this many examples are masked: it knew too little."""
     sampling: Sampling = ALL_ROWS
     gate: GateConfig = DEFAULT_GATE
 
@@ -147,19 +159,19 @@ class TeacherConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuccessorConfig:
-    """A teacher that learns beside the present one, and takes its place when it is as good."""
+    """A teacher that is trained beside the present one, and takes its place when it is as good."""
 
     teacher: TeacherConfig
-    """Of another name."""
+    """It has a name that no teacher of the workdir had before."""
     first_day: date | None = None
-    """It learns from this day on, and starts with what of the teacher's checkpoint before it has the same name
-    and shape; None: from the first day, with nothing."""
+    """It is trained from this day on, and starts with the variables of the teacher's checkpoint before it that have the
+    same name and shape; None: from the first day, with nothing."""
     judged_days: int = 3
-    """The last days that both have learnt, by whose scores ahead they are compared; the first day of neither is
-    among them. May change in a workdir at any time."""
+    """The number of days, the last that both were trained on, whose scores ahead are compared. The first day of neither
+    is among them. It may be changed in a workdir at any time."""
     margin: float = 0.0
-    """It takes over with a loss of each task that is higher than the teacher's by up to this share of it; below 0:
-    that is lower by so much. May change at any time."""
+    """It takes over if each task's loss is at most this share above the teacher's; below 0, it must be lower by that
+    share. It may be changed at any time."""
 
     def __post_init__(self) -> None:
         if self.judged_days < 1:
@@ -175,25 +187,25 @@ class StudentConfig:
     name: str
     model: ModelConfig
     distillation: tuple[Distillation, ...] = ()
-    """Of each task that learns from soft labels too; empty: none does."""
+    """One for each task that is also trained on soft labels; empty: none is."""
     label_half_life: float | None = None
-    """Days after which a soft label weighs half: days between its snapshot and the day before its own.
-    None: all weigh the same."""
+    """Days of age after which a soft label weighs half. Its age is the days from its snapshot to the day before its
+    own. None: all weigh the same."""
     sampling: Sampling = ALL_ROWS
-    producer: Literal["pre_update", "snapshot", "leaked"] = "pre_update"
-    """Whose labels it reads: the teacher's own forward pass, or the Beam labeler. (`leaked`: a study's, of a
-    teacher that had learnt the rows, to see what that costs.)"""
+    producer: Literal["pre_update", "snapshot"] = "pre_update"
+    """Where its soft labels come from: the teacher's forward pass before each update, or the Beam labeler, which scores
+    with the snapshot of an earlier day."""
     first_day: date | None = None
-    """It learns from this day on; None: from the first."""
+    """It is trained from this day on; None: from the first."""
     baseline: str | None = None
-    """The student that it is compared with."""
+    """The student that it is compared with in reports."""
     gate: GateConfig = DEFAULT_GATE
     new_teacher: Literal["keep", "mask", "adapt"] = "keep"
-    """What becomes of a new teacher's labels where another one's were learnt from before. `keep`: nothing;
-    `mask`: those of its first `mask_days` are masked, and counted as `teacher_changed`; `adapt`: the adapters,
-    which correct the teacher's labels, start anew. May change in a workdir at any time."""
+    """What happens when the labels come from a new teacher. `keep`: nothing; `mask`: the labels of its first
+    `mask_days` are masked, and counted as `teacher_changed`; `adapt`: the adapters, which correct the teacher's
+    labels, start anew. It may be changed in a workdir at any time."""
     mask_days: int = 0
-    """Of `mask`."""
+    """The days of `mask`."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -203,7 +215,7 @@ class StudentConfig:
         for task in tasks:
             if tasks.count(task) > 1:
                 raise UserError(f"student {self.name!r}: task {task!r} is distilled twice; give it once")
-        if self.producer not in ("pre_update", "snapshot", "leaked"):
+        if self.producer not in ("pre_update", "snapshot"):
             raise UserError(
                 f"student {self.name!r}: producer is {self.producer!r}, expected pre_update or snapshot"
             )

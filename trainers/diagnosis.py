@@ -1,4 +1,4 @@
-"""What a study asks of scores beyond how good they are: where they are off, and what they have of the teacher."""
+"""What a study asks of scores besides their quality: where they are off, and what they took from the teacher."""
 
 import numpy as np
 import polars as pl
@@ -8,10 +8,13 @@ from tutelage.models.metrics import Weight, ranked, sigmoid
 
 
 def buckets(values: np.ndarray, edges: ArrayLike | None = None) -> np.ndarray:
-    """The bucket [rows] of each value [rows]: how many of the ascending `edges` are at or below it.
+    """Return the bucket of each value [examples]: how many of the ascending `edges` are at or below it.
 
-    Without edges by decile, 0 to 9: equal values share a bucket, so that some may stay empty.
-    A value that is NaN is in bucket −1, and has no part in the deciles.
+    Without edges the buckets are the deciles, 0 to 9. Equal values share a bucket, so that some may stay empty.
+    A value that is NaN is in bucket −1, and does not count for the deciles.
+
+    >>> buckets(np.array([0.5, 1.0, 7.0]), edges=[1, 5]).tolist()
+    [0, 1, 2]
     """
     known = ~np.isnan(values)
     if edges is None:
@@ -22,10 +25,10 @@ def buckets(values: np.ndarray, edges: ArrayLike | None = None) -> np.ndarray:
 def calibration_by(
     label: np.ndarray, predicted: np.ndarray, bucket: np.ndarray, weight: Weight = None
 ) -> pl.DataFrame:
-    """`rows`, `predicted` (Σ) and `observed` (Σ) of each `bucket`, ascending.
+    """Return `rows`, `predicted` (Σ) and `observed` (Σ) of each `bucket`, ascending.
 
-    Labels and predictions [rows] are in one unit, probability or seconds; calibration is the one sum over
-    the other, and no number where nothing is observed. `weight` [rows] is how many rows each stands for.
+    Labels and predictions [examples] share a unit, probability or seconds. Calibration is `predicted` / `observed`,
+    and not a number where nothing is observed. `weight` is the examples' weight.
     """
     weight = np.ones(len(label), np.int64) if weight is None else weight.astype(np.float64)
     rows = pl.DataFrame({"bucket": bucket, "rows": weight, "predicted": predicted, "observed": label})
@@ -34,10 +37,10 @@ def calibration_by(
 
 
 def agreement(teacher: np.ndarray, student: np.ndarray) -> dict[str, float]:
-    """How near a student's logits [rows] are to the teacher's of the same rows; none may be NaN.
+    """Return how near a student's logits [examples] are to the teacher's of the same examples; none may be NaN.
 
-    `pearson`, `spearman`: correlation of the logits, and of their ranks, ties at their mean rank; NaN
-    where one side is constant. `probability_difference`: mean absolute, on the probability scale.
+    `pearson` and `spearman` are the correlations of the logits and of their ranks, ties at their mean rank; NaN where
+    one side is constant. `probability_difference` is the mean absolute difference on the probability scale.
     """
     return {
         "pearson": _correlation(teacher, student),
@@ -47,10 +50,13 @@ def agreement(teacher: np.ndarray, student: np.ndarray) -> dict[str, float]:
 
 
 def transfer_ratio(distilled: ArrayLike, student: ArrayLike, teacher: ArrayLike) -> np.ndarray:
-    """η = (student_KD − student) / (teacher − student), of losses (Rec-Distill, arXiv 2605.29755).
+    """Return η = (student_KD − student) / (teacher − student) of losses (Rec-Distill, arXiv 2605.29755).
 
-    The share of the teacher's lead that distillation gives to the student: 0 is none, 1 all of it.
+    It is the share of the teacher's lead that distillation gives to the student: 0 is none, 1 all of it.
     NaN where the teacher is no better than the student alone.
+
+    >>> float(transfer_ratio(0.5, 0.75, 0.25))
+    0.5
     """
     lead = np.subtract(student, teacher)
     gain = np.subtract(student, distilled)
@@ -58,13 +64,12 @@ def transfer_ratio(distilled: ArrayLike, student: ArrayLike, teacher: ArrayLike)
 
 
 def bias_leakage(student: pl.DataFrame, teacher: pl.DataFrame) -> dict[str, float]:
-    """How much of a student's calibration error by bucket the teacher's explains, from `calibration_by` of both.
+    """Return how much of a student's calibration error by bucket the teacher's explains, from `calibration_by` of both.
 
-    Least squares of log(Σp / Σy) of the student on the teacher's, weighted by the buckets' rows, through
-    the origin: a teacher that is off by as much in all buckets leaks too, which an intercept would hide.
-    `slope`: 1 where the student is off as the teacher is; `r2`: 1 − residual / Σ rows · error².
-    Buckets where one of the sums is 0 are left out; NaN where no error is left on either side.
-    A measure of this project's own.
+    It is a least-squares fit of log(Σp / Σy) of the student to the teacher's, weighted by the buckets' examples,
+    through the origin: an intercept would hide a teacher that is off by the same factor everywhere. `slope` is 1 where
+    the student is off as the teacher is; `r2` is 1 − residual / Σ examples · error². Buckets where one of the sums
+    is 0 are left out; NaN where no error is left on either side. This measure is the project's own.
     """
     both = student.join(teacher, on="bucket", suffix="_teacher").filter(
         pl.min_horizontal(pl.col("^(predicted|observed).*$")) > 0
@@ -81,13 +86,14 @@ def bias_leakage(student: pl.DataFrame, teacher: pl.DataFrame) -> dict[str, floa
 def diversity(
     score: np.ndarray, user: np.ndarray, item: np.ndarray, popularity: np.ndarray, *, k: int
 ) -> dict[str, float]:
-    """How wide the top k of the users' lists are, from rows (exposures); equal scores rank as the rows stand.
+    """Return how diverse the top k of the users' lists are, from exposures. Equal scores rank in the given order.
 
-    `coverage`: items in a top k / items among the candidates (Ge et al., RecSys 2010).
-    `gini`: of the items' places in a top k, over all candidate items: 0 where all have as many, 1 where
-    one has all (Shani and Gunawardana, Recommender Systems Handbook, 2011); NaN for one item.
-    `popularity_lift`: popularity [rows], in any unit, of a user's top k over that of all the user's
-    candidates, means of the users' means; 1 where the order ignores it, NaN where nothing is popular.
+    All arrays are [exposures]; `popularity` has any unit.
+    `coverage` is items in a top k / items among the candidates (Ge et al., RecSys 2010).
+    `gini` is that of the items' places in a top k, over all candidate items: 0 where all have as many, 1 where one has
+    all (Shani and Gunawardana, Recommender Systems Handbook, 2011); NaN for one item.
+    `popularity_lift` is the mean popularity of a user's top k over that of all the user's candidates, each as the mean
+    of the users' means; 1 where the order ignores popularity, NaN where nothing is popular.
     """
     order, number, place = ranked(-score, user)
     top = place < k

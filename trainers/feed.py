@@ -2,12 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,6 @@ import tensorflow as tf
 from tutelage.models.ranker import Batch
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema
 from tutelage.pipeline.soft_labels import LabelRequest
@@ -28,154 +26,175 @@ Transform = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 _CHUNK = 65_536
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _SLICE = 1_000
-"""Rows of the smallest slice: the AUC of fewer is mostly noise."""
+"""Examples of the smallest slice: the AUC of fewer is mostly noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day:
-    """All rows of a day in the order of event time, ties by example_id. Two of them bound a trainer's memory."""
+    """All examples of a day in the order of event time, ties by example_id.
+
+    At most two days are in a trainer's memory at a time.
+    """
 
     day: date
     example_id: np.ndarray
     tensors: Batch
-    """As in `Batch`, with B = the rows of the day."""
+    """As in `Batch`, with B = the examples of the day."""
     counts: Mapping[str, int]
-    """Of soft labels: used, and not used by reason. Empty for a model that reads none."""
+    """Soft labels that were used, and that were not, by reason. Empty for a model that reads none."""
     slices: Mapping[str, np.ndarray]
-    """bool [rows] by name, as in `tab=1`."""
+    """bool [examples] by name, as in `tab=1`."""
     users: np.ndarray | None
-    """A number [rows] for each user, where the schema names one."""
+    """A number [examples] for each user; None if the schema names no user."""
     input_versions: Mapping[str, int] = field(default_factory=dict)
-    """The versions of what it was read from (`Lake.input_versions`)."""
+    """The versions of the tables that it was read from (`Lake.input_versions`)."""
     example_weight: np.ndarray | None = None
-    """`Schema.example_weight` [rows]."""
+    """`Schema.example_weight` [examples]."""
     day_ids: DayIds | None = None
-    """What the model meets of growing features' ids; None: it has no such feature."""
+    """The ids of growing features; None for a model without such a feature."""
     waited: float = 0.0
-    """Seconds that the trainer waited for it; of the first day, which nothing could hide, 0."""
+    """Seconds that the trainer waited for it; 0 for the first day, which nothing could hide."""
 
     @property
     def size(self) -> int:
+        """The number of examples."""
         return len(self.example_id)
 
     @property
     def targets(self) -> np.ndarray:
+        """The hard targets, float32 [examples, tasks]."""
         return self.tensors.labels.numpy()
 
     @property
     def ahead(self) -> Batch:
-        """The tensors as they are before the day: growing features' ids have the rows of then."""
+        """The tensors for scoring the day ahead: growing features have the vocabulary from before the day."""
         return self.tensors._replace(rows=self.day_ids.ahead) if self.day_ids else self.tensors
 
     @property
     def digest(self) -> str:
-        """Of all that is learnt from: two days of one digest are learnt the same."""
+        """SHA-256 of the example ids and of all tensors: training on two days of one digest is the same."""
         whole = hashlib.sha256(self.example_id.tobytes())
         for tensor in self.tensors:
             whole.update(tensor.numpy().tobytes())
         return whole.hexdigest()
 
 
-def load_day(
-    lake: Lake,
-    day: date,
-    schema: Schema,
-    *,
-    transform: Transform,
-    soft_labels: LabelRequest | None = None,
-    sampling: Sampling = ALL_ROWS,
-    slice_by: Sequence[str] = (),
-    without: Iterable[str] = (),
-    vocabulary: Vocabulary | None = None,
-) -> Day:
-    """Read a day, turn its inputs into what the model takes, and join its soft labels.
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Reads the days of a lake as one model takes them."""
 
-    `vocabulary`: of growing features, before the day. `sampling` decides which rows weigh nothing;
-    `without`, which histories and labels need not be there.
-    Of each feature in `slice_by`, the values that 1,000 rows or more have are slices.
+    lake: Lake
+    transform: Transform
+    """Turns raw inputs into what the model takes."""
+    without: Sequence[str] = ()
+    """Histories and labels that need not be there (`ModelConfig.without`)."""
+    sampling: Sampling = ALL_ROWS
+    """Decides which examples weigh 0."""
+    slice_by: Sequence[str] = ()
+    """Features. Each of their values that 1,000 examples or more of a day have is a slice."""
 
-    Raises UserError where the day is not in the lake, lacks a label, or holds a soft one that it must not.
-    """
-    inputs = [feature.name for feature in schema.inputs(without)]
-    histories = any(history.name in inputs for history in schema.histories)
-    # Where the day is replaced while it is read, it counts as stale, not as what it was not read from.
-    lake = lake.snapshot()
-    input_versions = lake.input_versions(
-        [day], histories=histories, labels=soft_labels.source if soft_labels else None
-    )
-    frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
-    if not frame.height:
-        raise UserError(
-            f"day {day} is not in {lake.interactions.path}; run tutelage-materialize for it first"
+    def read(
+        self, day: date, *, soft_labels: LabelRequest | None = None, vocabulary: Vocabulary | None = None
+    ) -> Day:
+        """Read a day, transform its inputs and join its soft labels.
+
+        `vocabulary` is that of the growing features, as it was before the day.
+        Raises UserError where the day is not in the lake, lacks a label, or holds a soft label that leaks.
+        """
+        schema = self.lake.schema
+        inputs = [feature.name for feature in schema.inputs(self.without)]
+        histories = any(history.name in inputs for history in schema.histories)
+        # A day that is replaced while it is read then counts as stale, not as read from the new data.
+        lake = self.lake.snapshot()
+        input_versions = lake.input_versions(
+            [day], histories=histories, labels=soft_labels.source if soft_labels else None
         )
-    if histories:
-        frame = lake.with_histories(frame.lazy(), day).collect()
-    columns = schema.arrays(frame, inputs)
-    trained = schema.for_model(without)
-    _check_labels(frame, trained, day)
-    if vocabulary:
-        transform = partial(transform, entries=vocabulary.entries())
-    parts = [
-        transform({name: tf.constant(values[start : start + _CHUNK]) for name, values in columns.items()})
-        for start in range(0, frame.height, _CHUNK)
-    ]
-    rows = tf.concat([part for part, _ in parts], axis=0)
-    day_ids = vocabulary.observe(columns, rows, day) if vocabulary else None
-    targets = hard_targets(frame, trained)
-    if soft_labels:
-        soft, mask, counts = lake.soft_labels.join(
-            frame["example_id"], day, soft_labels, outputs=trained.outputs
+        frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
+        if not frame.height:
+            raise UserError(
+                f"day {day} is not in {lake.interactions.path}; run tutelage-materialize for it first"
+            )
+        if histories:
+            frame = lake.with_histories(frame.lazy(), day).collect()
+        columns = schema.arrays(frame, inputs)
+        trained = schema.for_model(self.without)
+        _check_labels(frame, trained, day)
+        indices, numbers = self._transformed(columns, vocabulary)
+        day_ids = vocabulary.observe(columns, indices, day) if vocabulary else None
+        if soft_labels:
+            soft, mask, counts = lake.soft_labels.join(
+                frame["example_id"], day, soft_labels, outputs=trained.outputs
+            )
+        else:
+            soft = np.zeros([frame.height, len(trained.outputs)], np.float32)
+            mask, counts = np.zeros(frame.height, np.float32), {}
+        example_weight = schema.example_weight(frame)
+        tensors = Batch(
+            rows=day_ids.indices if day_ids else indices,
+            numbers=numbers,
+            labels=tf.constant(hard_targets(frame, trained)),
+            weight=tf.constant(_weights(frame, schema, self.sampling, example_weight)),
+            soft=tf.constant(soft),
+            mask=tf.constant(mask),
         )
-    else:
-        soft = np.zeros([frame.height, len(trained.outputs)], np.float32)
-        mask, counts = np.zeros(frame.height, np.float32), {}
-    example_weight = schema.example_weight(frame)
-    tensors = Batch(
-        rows=day_ids.rows if day_ids else rows,
-        numbers=tf.concat([numbers for _, numbers in parts], axis=0),
-        labels=tf.constant(targets),
-        weight=tf.constant(_weights(frame, schema, sampling, example_weight)),
-        soft=tf.constant(soft),
-        mask=tf.constant(mask),
-    )
-    return Day(
-        day=day,
-        example_id=frame["example_id"].to_numpy(),
-        tensors=tensors,
-        counts=counts,
-        input_versions=input_versions[day],
-        example_weight=example_weight,
-        day_ids=day_ids,
-        users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
-        slices={
-            f"{name}={value}": frame[name].eq_missing(value).to_numpy()
-            for name in slice_by
-            for value, rows in frame[name].value_counts().sort(name).iter_rows()
-            if rows >= _SLICE
-        },
-    )
+        return Day(
+            day=day,
+            example_id=frame["example_id"].to_numpy(),
+            tensors=tensors,
+            counts=counts,
+            input_versions=input_versions[day],
+            example_weight=example_weight,
+            day_ids=day_ids,
+            users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
+            slices=_slices(frame, self.slice_by),
+        )
+
+    def _transformed(
+        self, columns: Mapping[str, np.ndarray], vocabulary: Vocabulary | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return embedding indices [examples, fields] and numbers [examples, number features], chunk by chunk."""
+        transform = self.transform
+        if vocabulary:
+            transform = partial(transform, entries=vocabulary.entries())
+        size = len(next(iter(columns.values())))
+        parts = [
+            transform({name: tf.constant(values[start : start + _CHUNK]) for name, values in columns.items()})
+            for start in range(0, size, _CHUNK)
+        ]
+        indices, numbers = zip(*parts, strict=True)
+        return tf.concat(indices, axis=0), tf.concat(numbers, axis=0)
+
+
+def _slices(frame: pl.DataFrame, by: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return bool [examples] for each value of these features that enough examples have."""
+    return {
+        f"{name}={value}": frame[name].eq_missing(value).to_numpy()
+        for name in by
+        for value, count in frame[name].value_counts().sort(name).iter_rows()
+        if count >= _SLICE
+    }
 
 
 def _check_labels(frame: pl.DataFrame, schema: Schema, day: date) -> None:
-    """Raise UserError for a null in a label whose task a day may not be released without."""
+    """Raise UserError for a null in a label that a released day must have (its task is not `Schema.masked`)."""
     masked = {task.label for task in schema.select_tasks(schema.masked)}
     for label in schema.labels:
         missing = frame[label].null_count()
         if missing and label not in masked:
             raise UserError(
                 f"day {day}: the label {label!r} is null in {missing:,} rows, as it came to the schema later; let "
-                f"the model begin with a later day (first_day), or be without its task, or make the day anew "
+                "the model begin with a later day (first_day), or be without its task, or make the day anew "
                 "with tutelage-materialize"
             )
 
 
 def _numbers(frame: pl.DataFrame, user: Feature) -> np.ndarray:
-    """From 1 on, in the order of the ids; all rows without one are one user's."""
+    """Number the users [examples] from 1 on, in the order of their ids; examples without one are one user's."""
     return frame[user.name].fill_null(user.default).rank("dense").to_numpy()
 
 
 def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
-    """Return what each task is trained on (`TaskKind.target`), float32 [rows, tasks]; NaN for a null."""
+    """Return what each task is trained on (`TaskKind.target`), float32 [examples, tasks]; NaN for a null."""
     targets = [kind_of(task).target(frame[task.label].to_numpy()) for task in schema.tasks]
     return np.stack(targets, axis=1).astype(np.float32)
 
@@ -183,12 +202,12 @@ def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
 def _weights(
     frame: pl.DataFrame, schema: Schema, sampling: Sampling, example_weight: np.ndarray | None
 ) -> np.ndarray:
-    """float32 [rows]: 0 for a row that is not learnt from."""
+    """Return the weight of each example in every loss, float32 [examples]; 0 leaves it out of training."""
     weight = np.ones(frame.height, np.float32) if example_weight is None else example_weight.copy()
     if sampling.negatives_of:
         (task,) = schema.select_tasks([sampling.negatives_of])
         negative = frame[task.label].to_numpy() == 0
-        # By a product of the id, so that a day learnt again keeps the same rows.
+        # A product of the id decides, so that a day that is trained on again keeps the same examples.
         share = (frame["example_id"].to_numpy().view(np.uint64) * _SPREAD) / np.float64(2**64)
         weight[negative & (share >= sampling.rate)] = 0
         if sampling.correction == "weights":
@@ -205,10 +224,10 @@ def read_ahead(
     *,
     vocabulary: Callable[[], Vocabulary | None] = lambda: None,
 ) -> Iterator[Day]:
-    """Each day in turn; while one is learnt, the next is read: two days are in memory at a time.
+    """Yield each day in turn. While the model is trained on one, the next is read: two days are in memory.
 
-    A day is read with the vocabulary after the one before it, and once more where that one was then not kept:
-    `vocabulary` says which is the model's when a day's turn comes.
+    A day is read with the vocabulary that follows from the day before it. If that day was not kept, it is read
+    once more: `vocabulary` returns the model's own when a day's turn comes.
     """
     with ThreadPoolExecutor(1) as reader:
         expected = vocabulary()
@@ -224,14 +243,3 @@ def read_ahead(
                 expected = day.day_ids.vocabulary if day.day_ids else None
                 coming = reader.submit(read, days[i + 1], expected)
             yield day
-
-
-def predictions(outputs: list[Mapping[str, tf.Tensor]]) -> dict[str, np.ndarray]:
-    """Outputs of batches by name, as one array [rows] a name."""
-    return {name: np.concatenate([batch[name].numpy() for batch in outputs]) for name in outputs[0]}
-
-
-def write_predictions(example_id: np.ndarray, outputs: Mapping[str, np.ndarray], path: Path) -> None:
-    """Raw outputs [rows] by name as Parquet; whoever reads finds all of it or no file."""
-    with atomic_write(path) as partial:
-        pl.DataFrame({"example_id": example_id, **outputs}).write_parquet(partial)

@@ -1,4 +1,4 @@
-"""The gate of a day that was learnt: what it must show before it is kept, and what it was found to be."""
+"""The gate of a day of training: what it must show before it is kept, and what was found."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -36,6 +36,11 @@ def quality(name: str, metric: Quality, value: float | None, reference: float | 
 
 
 def finite(name: str, bad: int, detail: str = "") -> Check:
+    """Check that none is not finite; `bad` is how many are not.
+
+    >>> finite("losses", 2, "2 of 4, from step 6 on").describe()
+    'losses that are not finite: 2 of 4, from step 6 on'
+    """
     return Check(
         name=f"{name} that are not finite",
         value=float(bad),
@@ -53,18 +58,16 @@ def judge(
     config: GateConfig,
     *,
     weight: Weight = None,
-    checks: Sequence[Check] = (),
 ) -> Verdict:
-    """Judge a day by its rows of `metrics` and its raw outputs [rows] of each batch before its update.
+    """Judge a day by its rows of `metrics` and its raw outputs [examples] of each batch before its update.
 
-    `weight` [rows] is how many rows each stands for. `before`: what this found on the days that it is compared
-    with, value by name (see `values`). What goes wrong in here is a verdict too: no day is kept because its judge
-    fell over. `checks` come before this one's.
+    `before` holds the values (see `values`) of the days that it is compared with. `weight` is the examples' weight.
+    An exception in here becomes the verdict `error`, so that no day is kept because judging it failed.
     """
     try:
         now = values(metrics, outputs, weight)
         compared = len(before) >= config.min_days
-        checks = list(checks)
+        checks: list[Check] = []
         for basis in ("day_ahead", "pre_update"):
             for task in schema.tasks:
                 for metric in kind_of(task).qualities:
@@ -91,7 +94,7 @@ def judge(
 def values(
     metrics: Sequence[Mapping[str, object]], outputs: Mapping[str, np.ndarray], weight: Weight = None
 ) -> dict[str, float]:
-    """What a day is judged by: its metrics of all rows, and mean and standard deviation of its outputs."""
+    """Return what a day is judged by: its metrics of all examples, and the mean and deviation of each output."""
     found = {
         f"{row['basis']} {row['task']} {row['metric']}": float(row["value"])  # type: ignore[arg-type]
         for row in metrics
@@ -105,8 +108,8 @@ def values(
 
 
 def rows(verdict: Verdict, *, rates: float, size: int) -> list[dict[str, object]]:
-    """Rows of the `metrics` table: the values, what they are compared with, the factor of the rates, and
-    `blessed`, 1 or 0."""
+    """Return rows of the `metrics` table: the values, what they are compared with, the factor of the learning rates,
+    and `blessed`, 1 or 0."""
     found = {
         BASIS: {"blessed": float(verdict.blessed), "rates": rates}
         | {c.name: c.value for c in verdict.checks if c.value is not None},
@@ -120,9 +123,9 @@ def rows(verdict: Verdict, *, rates: float, size: int) -> list[dict[str, object]
 
 
 def trailing(metrics: pl.DataFrame, config: GateConfig) -> list[dict[str, float]]:
-    """Value by name of each of the last days that were kept, from a model's rows of `metrics`.
+    """Return the values by name of each of the last kept days, from a model's rows of `metrics`.
 
-    Its first day is not among them: an untrained model made its scores.
+    Its first day is not among them, because an untrained model made its scores.
     """
     judged = metrics.filter(basis=BASIS)
     days = judged["day"].unique().sort().to_list()[1:][-config.trailing_days :]
@@ -142,6 +145,7 @@ def _mean(before: Sequence[Mapping[str, float]], name: str, metric: Quality | No
 def _drift(
     name: str, now: Mapping[str, float], before: Sequence[Mapping[str, float]], config: GateConfig
 ) -> list[Check]:
+    """Check how far an output's mean and standard deviation have moved from those of the days before."""
     mean, sd = now[f"{name} mean"], now[f"{name} sd"]
     center, spread = _mean(before, f"{name} mean"), _mean(before, f"{name} sd")
     if center is None or not spread:

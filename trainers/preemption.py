@@ -1,4 +1,4 @@
-"""SIGTERM: a day that is being learnt is put down where it stands."""
+"""SIGTERM: a trainer saves a partial checkpoint within seconds, and ends."""
 
 import signal
 import threading
@@ -11,14 +11,14 @@ STOPPED = "stopped by SIGTERM; run again to go on from there"
 
 
 class Preempted(UserError):
-    """The process was asked to stop, and what it had learnt is written down."""
+    """The process was asked to stop, and has saved what it was trained on."""
 
 
 @contextmanager
-def noted(first: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """SIGTERM in here is noted, and ends nothing; what is given says whether it came.
+def catch_sigterm(first: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
+    """Note a SIGTERM instead of ending by it; yield a function that tells whether one came.
 
-    At the first one `first` is called.
+    `first` is called at the first one.
     """
     came = False
 
@@ -29,7 +29,7 @@ def noted(first: Callable[[], object] = lambda: None) -> Iterator[Callable[[], b
             first()
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # Only the main thread can take signals.
+        yield lambda: False  # only the main thread can handle signals
         return
     before = signal.signal(signal.SIGTERM, note)
     try:

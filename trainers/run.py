@@ -1,4 +1,4 @@
-"""What every model of a workdir has in common, and where it keeps what it has learnt."""
+"""What the models of a workdir have in common, and where each of them keeps its files."""
 
 from dataclasses import dataclass, replace
 from datetime import date
@@ -9,18 +9,27 @@ from tutelage.pipeline.quarantine import Quarantine
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.checkpoints import Checkpoints
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
-from tutelage.trainers.takeovers import Labeller, TakeOver
+from tutelage.trainers.handover import Labeller, TakeOver
 
 TEACHER = "teacher"
 """The first teacher's name in `metrics`, in folders and on command lines."""
 
 
 def successor_model(name: str) -> str:
-    """The same of a teacher that came later, from its name in the config: no student can be called so."""
+    """Return the same for a later teacher, from its name in the config. No student can have such a name.
+
+    >>> successor_model("wide")
+    'teacher-wide'
+    """
     return f"{TEACHER}-{name}"
 
 
 def is_teacher(model: str) -> bool:
+    """Tell a teacher from a student by its name.
+
+    >>> [is_teacher(model) for model in ("teacher", "teacher-wide", "auxiliary")]
+    [True, True, False]
+    """
     return model == TEACHER or model.startswith(f"{TEACHER}-")
 
 
@@ -32,29 +41,30 @@ class Run:
     schema: Schema
     training: TrainingConfig
     teacher: TeacherConfig
-    """The one that labels now."""
+    """The teacher that labels now."""
     root: Path
     teacher_model: str = TEACHER
-    """Under which name it keeps what it has learnt."""
+    """Its name in folders, in `metrics` and on command lines."""
     takeovers: tuple[TakeOver, ...] = ()
     """The changes of teacher before it, the oldest first."""
     slice_by: tuple[str, ...] = ()
-    """Features by whose values a day's metrics are computed too."""
+    """Features. A day's metrics are also computed for each of their frequent values."""
     interactions: Path | None = None
     """The table that the days are read from; None: the run's own."""
     keep_predictions: bool = False
-    """Whether the scores of each day, made before it was learnt, stay beside the checkpoints."""
+    """Whether each day's scores ahead are kept beside the checkpoints."""
 
     @property
     def lake(self) -> Lake:
+        """The tables of the workdir."""
         return Lake(self.root / "lake", self.schema, interactions=self.interactions)
 
     def folder(self, model: str) -> Path:
-        """Of a teacher, or of the student of that name."""
+        """Return the folder of a teacher or student."""
         return self.root / model if is_teacher(model) else self.root / "students" / model
 
     def labeller(self, day: date) -> Labeller:
-        """The teacher whose labels students read of a day."""
+        """Return the teacher whose labels students read of a day."""
         for takeover in self.takeovers:
             if day < takeover.from_day:
                 return takeover.before
@@ -63,27 +73,30 @@ class Run:
         )
 
     def of_successor(self, teacher: TeacherConfig) -> "Run":
-        """The same with a successor in the teacher's place, which it has not taken yet."""
+        """Return the run as a successor sees it that has not taken over: with itself as the teacher."""
         return replace(self, teacher=teacher, teacher_model=successor_model(teacher.name))
 
     def checkpoints(self, model: str) -> Checkpoints:
+        """Return the checkpoints of a model."""
         return Checkpoints(self.folder(model) / "checkpoints")
 
     def quarantine(self, model: str) -> Quarantine:
+        """Return the records of a model's days that did not pass its gate."""
         return Quarantine(self.folder(model) / "quarantine")
 
     def skipped(self, model: str) -> list[date]:
-        """The days that a model goes on without: its own gate, or that of the data, did not let them pass."""
+        """Return the days that a model is not trained on: its own gate or the data's did not let them pass."""
         return sorted({*self.quarantine(model).skipped(), *self.lake.quarantined_days()})
 
     def predictions(self, model: str, day: date) -> Path:
-        """Parquet: example_id and the raw outputs."""
+        """Return the path of a day's scores ahead, as Parquet: example_id and the raw outputs."""
         return self.folder(model) / "predictions" / f"{day}.parquet"
 
     def warm_start(self, model: str) -> Path:
-        """JSON: from whose state of which day a successor started, what was `taken`, and what started `anew`."""
+        """Return the path of a JSON on a successor's start: `teacher`, `day`, what was `taken` and what was `anew`."""
         return self.folder(model) / "warm_start.json"
 
     @property
     def report(self) -> Path:
+        """The folder of the HTML report and the TensorBoard events."""
         return self.root / "report"

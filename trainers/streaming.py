@@ -1,7 +1,14 @@
-"""Metrics of what no one process holds: sums that are added up, in any order, and read at the end.
+"""Metrics of examples that no single process holds: sums that are added up in any order, and read at the end.
 
-Each class is frozen: `update` returns the sums with some rows more, `+` those of two disjoint sets of rows.
-Without any rows they are zeros, and their results NaN.
+A feed of mini-batches, or several trainers of one model, report a day by them; `metrics` needs the whole day at once.
+The day loop does not use them yet: today a day is in memory.
+
+Each class is frozen: `update` returns the sums with some examples more, `+` those of two disjoint sets of examples.
+Without examples the sums are zeros, and the results NaN.
+
+>>> one = SquaredErrorSums().update(np.array([1.0]), np.array([3.0]))
+>>> (one + SquaredErrorSums().update(np.array([1.0]), np.array([1.0]))).result()["mean_squared_error"]
+2.0
 """
 
 from dataclasses import dataclass, field, fields
@@ -23,16 +30,17 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BinarySums(_Sums):
-    """Of a binary task. AUC and average precision come from a histogram of the logits by class: see `bounds`."""
+    """The sums of a binary task. AUC and average precision come from a histogram of the logits: see `bounds`."""
 
     loss: float = 0.0
     """Σ cross-entropy, in nats."""
     predicted: float = 0.0
     """Σ probability."""
     counts: np.ndarray = field(default_factory=lambda: np.zeros((2, _BINS), np.int64))
-    """Rows of each class (positives, negatives) by bin of the logit, lowest first."""
+    """int64 [2, bins]: examples of each class (positives, negatives) by bin of the logit, lowest first."""
 
     def update(self, label: np.ndarray, logit: np.ndarray) -> Self:
+        """Return the sums with more examples, given by label and logit [examples]."""
         clipped = np.clip(logit, -_EDGE, _EDGE)
         counts = [
             np.histogram(clipped[chosen], _BINS, (-_EDGE, _EDGE))[0] for chosen in (label > 0, label <= 0)
@@ -41,6 +49,7 @@ class BinarySums(_Sums):
         return self + type(self)(float(loss), float(predicted), np.stack(counts))
 
     def result(self) -> dict[str, float]:
+        """Return the metrics by name."""
         positives, negatives = self.counts
         rows, found = int(self.counts.sum()), int(positives.sum())
         loss = _ratio(self.loss, rows)
@@ -53,10 +62,10 @@ class BinarySums(_Sums):
         }
 
     def bounds(self) -> dict[str, float]:
-        """How far from exact `auc` and `pr_auc` are at most, whatever the order within the bins is.
+        """Return how far `auc` and `pr_auc` are from exact at most, whatever the order within the bins is.
 
-        Of each pair of one bin, half a win may be wrong. A positive's precision lies between that of the
-        first row found of its bin after all its negatives, and that of all its positives before them.
+        For each pair within a bin, half a win may be wrong. The precision at a positive is lowest if it comes first
+        after all negatives of its bin, and highest if all positives of the bin come before them.
         """
         p, n = self.counts[:, ::-1]
         found, rows = np.cumsum(p) - p, np.cumsum(p + n) - p - n
@@ -70,34 +79,37 @@ class BinarySums(_Sums):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SquaredErrorSums(_Sums):
-    """Of a value and its prediction, in whatever unit the two have."""
+    """The sums of a value and its prediction, which share a unit."""
 
     rows: int = 0
     squared_error: float = 0.0
 
     def update(self, label: np.ndarray, predicted: np.ndarray) -> Self:
+        """Return the sums with more examples, given by label and prediction [examples]."""
         error = np.square(label.astype(np.float64) - predicted).sum()
         return self + type(self)(len(label), float(error))
 
     def result(self) -> dict[str, float]:
+        """Return the metrics by name."""
         loss = _ratio(self.squared_error, self.rows)
         return {"mean_squared_error": loss, "rmse": float(np.sqrt(loss))}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupSums(_Sums):
-    """Of users. All rows of a user must come in one update: what is cut in two counts as two users."""
+    """The sums over users. All examples of a user must come in one update, or they count as two users."""
 
     auc: float = 0.0
-    """Σ rows · AUC, of users of both classes."""
+    """Σ examples · AUC, over users with both classes."""
     rows: int = 0
-    """Of those users."""
+    """The examples of these users."""
     ndcg: float = 0.0
-    """Σ NDCG@10, of users with a positive."""
+    """Σ NDCG@10, over users with a positive."""
     users: int = 0
-    """Those users."""
+    """The number of these users."""
 
     def update(self, label: np.ndarray, score: np.ndarray, group: np.ndarray) -> Self:
+        """Return the sums with more examples, given by label, score and user [examples]."""
         auc, rows = metrics.auc_by_group(label, score, group)
         ndcg = metrics.ndcg_by_group(label, score, group, 10)
         return self + type(self)(
@@ -108,6 +120,7 @@ class GroupSums(_Sums):
         )
 
     def result(self) -> dict[str, float]:
+        """Return the metrics by name."""
         return {"gauc": _ratio(self.auc, self.rows), "ndcg@10": _ratio(self.ndcg, self.users)}
 
 

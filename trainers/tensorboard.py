@@ -8,8 +8,8 @@ import tensorflow as tf
 
 
 def write_events(folder: Path, rows: Sequence[Mapping[str, object]], *, day: date) -> None:
-    """One scalar per metric, at the step YYYYMMDD, under `basis/task/metric/slice`."""
-    # A file a day, which a day learnt again replaces.
+    """Write one scalar for each metric, at the step YYYYMMDD, under `basis/task/metric/slice`."""
+    # There is one file for each day; a day that is trained on again replaces its own.
     for old in folder.glob(f"events.*.{day}"):
         old.unlink()
     writer = tf.summary.create_file_writer(str(folder), filename_suffix=f".{day}")
@@ -18,6 +18,6 @@ def write_events(folder: Path, rows: Sequence[Mapping[str, object]], *, day: dat
             tag = "/".join(str(row[part]) for part in ("basis", "task", "metric", "slice") if row[part])
             tf.summary.scalar(tag, row["value"])
     writer.close()
-    # TensorBoard reads files in the order of their names: let that be the days', not the order of writing.
+    # TensorBoard reads files in the order of their names, which must be that of the days, not that of writing.
     (written,) = folder.glob(f"events.*.{day}")
     written.rename(folder / f"events.out.tfevents.{day}")

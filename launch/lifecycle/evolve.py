@@ -8,8 +8,8 @@ from typing import Any
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.json import read_json, write_json
-from tutelage.trainers import takeovers
 from tutelage.trainers.config import TeacherConfig
+from tutelage.trainers.handover import write_takeovers
 from tutelage.trainers.run import TEACHER, Run
 
 KINDS = ("features", "tasks", "histories")
@@ -78,7 +78,7 @@ def evolve(run: Run, names: list[str], teachers: Mapping[str, TeacherConfig]) ->
             write(path, {**made, "teacher": without_too(made["teacher"], names, own)})
     if run.takeovers:
         changes = [replace(each, teacher=without_too(each.teacher, names, own)) for each in run.takeovers]
-        takeovers.write(run.root, changes)
+        write_takeovers(run.root, changes)
 
 
 def without_too(

@@ -17,6 +17,7 @@ from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.schema import Schema, interaction_columns
 from tutelage.pipeline.table import FORGOTTEN, Table, add_dropped
+from tutelage.trainers.partial import find_partial
 from tutelage.trainers.run import is_teacher
 
 ELSEWHERE = (
@@ -147,7 +148,7 @@ def _partial(session: Session, days: Sequence[date]) -> Iterator[Action]:
     """Days that were put down half learnt: they would not be gone on with, as their rows are others now."""
     for model in session.all_models:
         checkpoints = session.run.checkpoints(model)
-        if (found := checkpoints.partial_day()) and found[0].day in days:
+        if (found := find_partial(checkpoints)) and found[0].day in days:
             yield Action(
                 what=f"checkpoint of {model} within {found[0].day}", apply=checkpoints.discard_partial
             )

@@ -11,9 +11,8 @@ from pathlib import Path
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.soft_labels import LabelPartition
-from tutelage.trainers import takeovers
+from tutelage.trainers.handover import TakeOver, write_takeovers
 from tutelage.trainers.run import Run, is_teacher, successor_model
-from tutelage.trainers.takeovers import TakeOver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +174,7 @@ class Invalidation:
             steps.append(
                 Action(
                     what=f"that {change.name} took over from {change.before.name} on {change.from_day}",
-                    apply=partial(takeovers.write, run.root, run.takeovers[: run.takeovers.index(change)]),
+                    apply=partial(write_takeovers, run.root, run.takeovers[: run.takeovers.index(change)]),
                 )
             )
         several = len(teachers(session)) > 1

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tutelage.launch import steps
-from tutelage.launch.lifecycle import stale, succession
+from tutelage.launch.lifecycle import stale
 from tutelage.launch.report.summary import (
     DASH,
     NOTES,
@@ -24,7 +24,7 @@ def print_status(session: Session, console: Console) -> None:
         print_table(console, table)
     for line in steps.quarantined(session):
         console.print(f"Quarantine: {line}", markup=False)
-    for line in succession.describe(session):
+    for line in steps.describe_teachers(session):
         console.print(f"Teacher: {line}", markup=False)
     if waits := session.waits():
         console.print(f"Waits: {waits}", markup=False)

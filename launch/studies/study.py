@@ -42,6 +42,8 @@ STUDIES = {
 # A study wants what bad teachers do: their days need only be finite.
 _UNGATED = GateConfig(trailing_days=1_000_000, min_days=1_000_000)
 
+"""The plan, and the partition, of labels by a teacher that was trained on the examples that it labels."""
+
 Plan = Mapping[date, date]
 """Day → the day whose snapshot labels it."""
 
@@ -352,14 +354,13 @@ def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Calla
 
 def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
     """What the teacher's checkpoints say of the days, as the plans want it."""
-    from tutelage.trainers.feed import load_day
-    from tutelage.trainers.trainer import Trainer
+    from tutelage.trainers.feed import Feed
+    from tutelage.trainers.teacher import Teacher
 
     if not setting.plans:
         return
-    trainer = Trainer(
-        run.schema, run.teacher.model, batch_size=run.training.batch_size, seed=run.training.seed
-    )
+    trainer = Teacher(run).build()
+    feed = Feed(run.lake, trainer.transform, without=trainer.ranker.config.without)
     checkpoints = run.checkpoints(TEACHER)
     states = {state.day: state for state in checkpoints.states()}
     for day in days:
@@ -368,14 +369,7 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
             trainer.restore(checkpoints, states[snapshot])
             # Growing features' ids have the rows that the snapshot gave them.
             if read is None or trainer.vocabulary:
-                read = load_day(
-                    run.lake,
-                    day,
-                    run.schema,
-                    transform=trainer.transform,
-                    without=trainer.ranker.config.without,
-                    vocabulary=trainer.vocabulary,
-                )
+                read = feed.read(day, vocabulary=trainer.vocabulary)
             labels = labels_by_snapshot(
                 read.example_id,
                 trainer.score(read),

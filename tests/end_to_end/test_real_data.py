@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tutelage.launch.config import load
 from tutelage.launch.session import Session, Settings
 from tutelage.models.id_map import fingerprint
-from tutelage.trainers.feed import load_day
+from tutelage.trainers.feed import Feed
 from tutelage.trainers.trainer import Trainer
 
 pytestmark = pytest.mark.end_to_end
@@ -71,7 +71,7 @@ def _scored_by_trainer(session: Session) -> tuple[pl.DataFrame, dict[str, np.nda
     trainer = Trainer(run.schema, student.model, batch_size=256, seed=2)
     checkpoints = run.checkpoints("control")
     trainer.restore(checkpoints, checkpoints.states()[-1])
-    outputs = trainer.score(load_day(run.lake, DAY, run.schema, transform=trainer.transform))
+    outputs = trainer.score(Feed(run.lake, trainer.transform).read(DAY))
     frame = run.lake.interactions.scan(day=DAY).sort("event_time_us", "example_id").collect()
     raw = {name: values.astype(np.float64) for name, values in outputs.items()}
     scores = {name: 1 / (1 + np.exp(-raw[f"{name}_logit"])) for name in ("click", "long_view")}

@@ -92,7 +92,7 @@ def workdir(beside: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     printed = _run("run", beside, root, "--end_day=2026-01-03", NEVER)
     assert "teacher-wide: starts with " in printed
     assert " shared/0/kernel [" in printed
-    assert "wide learns beside teacher, which labels (not as good: click log_loss " in printed
+    assert "wide is trained beside teacher, which labels (not as good: click log_loss " in printed
     assert not (root / "takeovers.json").exists()
     printed = _run("run", beside, root, "--end_day=2026-01-04", AS_GOOD)
     assert (

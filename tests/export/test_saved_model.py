@@ -21,7 +21,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io import retry
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import train_student, train_teacher
-from tutelage.trainers.feed import load_day
+from tutelage.trainers.feed import Feed
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.trainer import Trainer
 
@@ -99,7 +99,7 @@ def _trained_scores(run: Run, model: str) -> dict[str, np.ndarray]:
     towers = distil("click", "watch") if model != TEACHER else ()
     trainer = Trainer(SCHEMA, MODEL, batch_size=BATCH, seed=7, distillation=towers)
     trainer.restore(run.checkpoints(model), run.checkpoints(model).states()[-1])
-    return trainer.score(load_day(run.lake, DAY, SCHEMA, transform=trainer.transform))
+    return trainer.score(Feed(run.lake, trainer.transform).read(DAY))
 
 
 def test_a_student_serves_a_probability_or_a_log1p_by_task_as_its_trainer_scores(

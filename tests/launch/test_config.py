@@ -251,7 +251,7 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
             "students.direct.distillation.watch.loss=listwise",
             "task 'watch' is log1p and cannot learn by 'listwise'; expected squared_error",
         ),
-        ("students.direct.producer=leaked", "which only a study may read; expected pre_update or snapshot"),
+        ("students.direct.producer=leaked", "producer is 'leaked', expected pre_update or snapshot"),
     ],
 )
 def test_a_set_is_checked_as_the_config_itself_is(override: str, says: str) -> None:

@@ -157,7 +157,7 @@ def test_days_that_do_not_follow_are_refused(tmp_path: Path, start: str, end: st
     with pytest.raises(UserError) as error:
         session.days_to_train("control")
     assert str(error.value) == (
-        f"control has learnt 2026-01-01 to 2026-01-02, so 2026-01-03 comes next, not {first}; "
+        f"control was trained on 2026-01-01 to 2026-01-02, so 2026-01-03 comes next, not {first}; "
         "give a range that goes on from there, or another workdir"
     )
     assert session.days_to_train("direct") == session.days

@@ -16,7 +16,7 @@ from tutelage.launch import actions
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.session import Session
 from tutelage.models.config import ModelConfig
-from tutelage.trainers.feed import load_day
+from tutelage.trainers.feed import Feed
 from tutelage.trainers.trainer import Trainer
 
 pytestmark = pytest.mark.slow
@@ -113,14 +113,8 @@ def test_the_new_teacher_knows_the_ids_of_the_old_one_and_labels_by_them(succeed
         **{f"2026-01-0{day}": "teacher" for day in (2, 3, 4)},
         "2026-01-05": "wide",
     }
-    day = load_day(
-        session.run.lake,
-        DAYS[4],
-        session.run.schema,
-        transform=wide.transform,
-        without=wide.ranker.config.without,
-        vocabulary=wide.vocabulary,
-    )
+    feed = Feed(session.run.lake, wide.transform, without=wide.ranker.config.without)
+    day = feed.read(DAYS[4], vocabulary=wide.vocabulary)
     where = {"teacher": "wide", "producer": "snapshot", "day": DAYS[4]}
     labels = pl.DataFrame({"example_id": day.example_id}).join(
         session.run.lake.soft_labels.scan(**where).collect(), on="example_id", maintain_order="left"

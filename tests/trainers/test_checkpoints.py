@@ -1,4 +1,4 @@
-"""Where a model stands, and what comes next."""
+"""States of a model, and the days that come next."""
 
 from datetime import date
 from pathlib import Path
@@ -16,7 +16,7 @@ def _states(*days: date) -> list[State]:
     return [State(day=day, step=3 * n, examples=25 * n, rows=25) for n, day in enumerate(days, 1)]
 
 
-def test_a_model_goes_on_from_its_last_day() -> None:
+def test_a_model_continues_after_its_last_day() -> None:
     assert pending(DAYS, [], slice_days=1, who="m") == DAYS
     assert pending(DAYS, _states(*DAYS[:2]), slice_days=1, who="m") == DAYS[2:]
     assert pending(DAYS[:2], _states(*DAYS[:2]), slice_days=1, who="m") == []
@@ -28,18 +28,20 @@ def test_a_day_out_of_order_is_refused_with_the_day_that_comes_next(asked: list[
         pending(asked, _states(*DAYS[:2]), slice_days=1, who="teacher")
 
 
-def test_a_skipped_day_is_never_learnt_and_the_day_after_it_follows() -> None:
+def test_a_skipped_day_is_never_trained_on_and_the_day_after_it_follows() -> None:
     states = _states(*DAYS[:2])
     assert pending(DAYS, states, slice_days=1, who="m", skipped=[DAYS[2]]) == DAYS[3:]
     assert pending(DAYS, [], slice_days=1, who="m", skipped=[DAYS[0]]) == DAYS[1:]
-    with pytest.raises(UserError, match="m has learnt 2026-01-01 to 2026-01-03, so 2026-01-04 comes next"):
+    with pytest.raises(
+        UserError, match="m was trained on 2026-01-01 to 2026-01-03, so 2026-01-04 comes next"
+    ):
         pending(DAYS[4:], states, slice_days=1, who="m", skipped=[DAYS[2]])
 
 
 @pytest.mark.parametrize(
     ("examples", "step"), [(0, 0), (1, 1), (10, 1), (20, 2), (21, 3), (25, 3), (26, 4), (55, 7)]
 )
-def test_the_first_step_that_has_learnt_so_many_rows(examples: int, step: int) -> None:
+def test_the_first_step_of_a_model_that_was_trained_on_so_many_examples(examples: int, step: int) -> None:
     assert step_of_example(_states(*DAYS[:2]), examples, batch_size=10) == step
 
 

@@ -18,7 +18,7 @@ def test_a_batch_has_a_row_at_least() -> None:
         TrainingConfig(batch_size=0)
 
 
-def test_a_teacher_starts_with_no_rows_learnt_or_more() -> None:
+def test_a_teacher_s_min_examples_is_not_negative() -> None:
     TeacherConfig(model=MODEL, min_examples=0)
     with pytest.raises(UserError, match=r"^teacher: min_examples is -1, expected at least 0$"):
         TeacherConfig(model=MODEL, min_examples=-1)
@@ -71,7 +71,7 @@ def test_a_sampling_that_cannot_be_is_refused(fields: dict[str, object], says: s
 
 
 def test_the_offset_of_dropped_negatives_is_what_they_add_to_the_odds() -> None:
-    # A third is kept: the odds of the rows that are learnt are three times those of all.
+    # A third is kept: the odds among the examples trained on are three times those of all.
     assert Sampling(negatives_of="click", rate=1 / 3).offsets == {"click": pytest.approx(math.log(3))}
     assert Sampling(negatives_of="click", rate=0.5, correction="weights").offsets == {}
     assert Sampling().offsets == {}

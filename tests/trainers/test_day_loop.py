@@ -1,4 +1,4 @@
-"""The life of a model over three days: each learnt once, labelled before that, and the same again after a kill."""
+"""The day loop over three days: each is labelled, then trained on once, and a killed day ends the same."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from tutelage.trainers import checkpoints
 from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import train_student, train_teacher
-from tutelage.trainers.feed import load_day
+from tutelage.trainers.feed import Feed
 from tutelage.trainers.metrics import day_metrics
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.trainer import Trainer
@@ -36,7 +36,7 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A workdir whose teacher learnt the three days in one call; no test changes what is of the teacher."""
+    """A workdir whose teacher was trained on the three days in one call. No test changes the teacher's files."""
     run = make_run(tmp_path_factory.mktemp("taught"), min_examples=YOUNG)
     assert [state.day for state in train_teacher(run, DAYS)] == DAYS
     return run
@@ -51,7 +51,7 @@ def distilled(taught: Run) -> Run:
 
 @pytest.fixture(scope="module")
 def in_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[date, Run]:
-    """A teacher as it stands after each day, which a call of its own learnt."""
+    """The teacher after each day, trained in a call for each day."""
     run = make_run(tmp_path_factory.mktemp("in_calls"), min_examples=YOUNG)
     after = {}
     for day in DAYS:
@@ -68,17 +68,17 @@ DIRECT = distil("click", "watch", through="direct")
 
 
 @functools.cache
-def _learner(kept_for: str) -> Trainer:
-    """Two are kept, as to build one takes longer than a day: one that no test changes, one for checkpoints."""
+def _cached_trainer(kept_for: str) -> Trainer:
+    """Return one of two trainers that are kept, because building one takes longer than a day of training."""
     return Trainer(SCHEMA, MODEL, batch_size=BATCH, seed=1)
 
 
 def _untrained() -> Trainer:
-    return _learner("untrained")
+    return _cached_trainer("untrained")
 
 
 def _restored(run: Run, state: State) -> Trainer:
-    trainer = _learner("restored")
+    trainer = _cached_trainer("restored")
     trainer.restore(run.checkpoints(TEACHER), state)
     return trainer
 
@@ -92,19 +92,19 @@ def _metrics(run: Run, model: str) -> pl.DataFrame:
 
 
 def _qualities(run: Run, model: str) -> pl.DataFrame:
-    """Without the verdicts of the gate."""
+    """Return the metrics without the verdicts of the gate."""
     return _metrics(run, model).filter(pl.col("basis").is_in(["day_ahead", "pre_update"]))
 
 
 def _counts(run: Run, model: str, day: date) -> dict[str, float]:
-    """What the student reported of its soft labels on a day."""
+    """Return the counts of soft labels that a student reported for a day."""
     rows = _metrics(run, model).filter(day=day, task="", basis="pre_update")
     assert (rows["rows"] == ROWS[day]).all()
     return dict(rows.select("metric", "value").iter_rows())
 
 
 def _tensors(run: Run, model: str, day: date) -> dict[str, np.ndarray]:
-    """All that the day's checkpoint holds."""
+    """Return every tensor of the day's checkpoint."""
     reader = tf.train.load_checkpoint(str(run.checkpoints(model).folder / str(day) / "variables"))
     return {name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()}
 
@@ -114,7 +114,7 @@ def _counted(states: list[State]) -> list[tuple[date, int, int, int]]:
 
 
 def _differing(a: Run, model: str, b: Run, other: str) -> list[str]:
-    """What differs between the checkpoints of two models, by day and name."""
+    """Return the days and names of variables that differ between the checkpoints of two models."""
     states = _counted(a.checkpoints(model).states())
     assert states
     assert states == _counted(b.checkpoints(other).states())
@@ -135,7 +135,7 @@ def _assert_same_teacher(a: Run, b: Run) -> None:
     assert_frame_equal(_metrics(a, TEACHER), _metrics(b, TEACHER), check_exact=True)
 
 
-def test_a_day_is_learnt_once(taught: Run) -> None:
+def test_a_day_is_trained_on_once(taught: Run) -> None:
     # 60, 57 and 64 rows in batches of 16 are four updates each.
     states = taught.checkpoints(TEACHER).states()
     assert _counted(states) == [(DAYS[0], 4, 60, 60), (DAYS[1], 8, 117, 57), (DAYS[2], 12, 181, 64)]
@@ -167,7 +167,7 @@ def test_a_checkpoint_s_size_is_that_of_its_variables_files(taught: Run) -> None
         assert state.size > 1000
 
 
-def test_every_row_gets_a_label_of_a_teacher_that_had_not_learnt_it(taught: Run) -> None:
+def test_every_example_gets_a_label_of_a_teacher_that_was_not_trained_on_it(taught: Run) -> None:
     for n, day in enumerate(DAYS):
         labels = _labels(taught, day)
         assert sorted(labels["example_id"]) == sorted(interactions(day)["example_id"])
@@ -180,38 +180,36 @@ def test_every_row_gets_a_label_of_a_teacher_that_had_not_learnt_it(taught: Run)
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_day_s_first_labels_are_the_scores_of_the_last_checkpoint(taught: Run, n: int) -> None:
     trainer = _restored(taught, taught.checkpoints(TEACHER).states()[n - 1]) if n else _untrained()
-    day = load_day(taught.lake, DAYS[n], taught.schema, transform=trainer.transform)
+    day = Feed(taught.lake, trainer.transform).read(DAYS[n])
     ahead = trainer.score(day)
     order = pl.DataFrame({"example_id": day.example_id})
     labels = order.join(_labels(taught, DAYS[n]), on="example_id", how="left", maintain_order="left")
     for name in taught.schema.outputs:
         label, score = labels[name].to_numpy(), ahead[name]
         np.testing.assert_allclose(label[:BATCH], score[:BATCH], rtol=1e-5, atol=1e-6)
-        # And no row's after that: by then it had learnt.
+        # After that none is: by then the teacher had been updated.
         assert not np.isclose(label[BATCH:], score[BATCH:], rtol=1e-5, atol=1e-6).any()
 
 
 def test_the_first_day_s_scores_ahead_are_an_untrained_model_s(taught: Run) -> None:
     trainer = _untrained()
-    day = load_day(taught.lake, DAYS[0], taught.schema, transform=trainer.transform)
+    day = Feed(taught.lake, trainer.transform).read(DAYS[0])
     expected = day_metrics(taught.schema, day.targets, trainer.score(day), basis="day_ahead")
     rows = _metrics(taught, TEACHER).filter(day=DAYS[0])
     key = ["task", "metric", "value", "rows"]
     ahead = rows.filter(basis="day_ahead").select(key)
     assert_frame_equal(ahead, pl.DataFrame(expected).select(key), check_row_order=False, check_exact=True)
-    # The forward passes of later batches had learnt from the earlier ones.
+    # The forward passes of later batches came after updates by earlier ones.
     before = rows.filter(basis="pre_update").select(key)
     assert before.height == ahead.height == 8
     assert not ahead.equals(before)
 
 
-def test_days_learnt_in_calls_of_their_own_are_the_days_learnt_in_one(
-    taught: Run, in_calls: dict[date, Run]
-) -> None:
+def test_days_trained_on_in_separate_calls_end_as_in_one_call(taught: Run, in_calls: dict[date, Run]) -> None:
     _assert_same_teacher(taught, in_calls[DAYS[2]])
 
 
-def test_a_day_killed_while_it_is_learnt_is_learnt_again_with_the_same_result(
+def test_a_day_killed_during_training_is_trained_on_again_with_the_same_result(
     taught: Run, tmp_path: Path
 ) -> None:
     run = make_run(tmp_path, min_examples=YOUNG)
@@ -230,7 +228,7 @@ def test_a_day_killed_while_it_is_learnt_is_learnt_again_with_the_same_result(
     _assert_same_teacher(taught, run)
 
 
-def test_a_day_killed_after_its_labels_and_before_its_checkpoint_is_learnt_again_with_the_same_result(
+def test_a_day_killed_between_labels_and_checkpoint_is_trained_on_again_with_the_same_result(
     taught: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, min_examples=YOUNG)
@@ -252,7 +250,7 @@ def test_a_day_killed_after_its_labels_and_before_its_checkpoint_is_learnt_again
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "a file"])
-def test_a_damaged_last_checkpoint_is_told_and_its_day_learnt_again_with_the_same_result(
+def test_a_damaged_last_checkpoint_is_warned_of_and_its_day_trained_on_again_with_the_same_result(
     taught: Run,
     in_calls: dict[date, Run],
     tmp_path: Path,
@@ -276,18 +274,18 @@ def test_a_damaged_last_checkpoint_is_told_and_its_day_learnt_again_with_the_sam
     assert (folder / ".damaged-2026-01-02").is_dir()
 
 
-def test_the_last_checkpoint_is_hashed_once_when_a_teacher_goes_on(
+def test_the_last_checkpoint_is_hashed_once_when_training_continues(
     in_calls: dict[date, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = _copy(in_calls[DAYS[0]], tmp_path)
     hashed: list[str] = []
-    sha256 = checkpoints._sha256
+    sha256 = checkpoints.sha256_of
 
-    def noted(folder: Path) -> str:
+    def recording(folder: Path) -> str:
         hashed.append(folder.name)
         return sha256(folder)
 
-    monkeypatch.setattr(checkpoints, "_sha256", noted)
+    monkeypatch.setattr(checkpoints, "sha256_of", recording)
     train_teacher(run, DAYS[:2])
     assert [name for name in hashed if not name.startswith(".")] == ["2026-01-01"]
 
@@ -306,7 +304,7 @@ def test_a_student_with_a_first_day_starts_there(taught: Run) -> None:
     assert _metrics(taught, "late")["day"].unique().sort().to_list() == DAYS[1:]
 
 
-def test_every_row_of_a_student_is_used_too_young_or_missing(taught: Run, tmp_path: Path) -> None:
+def test_the_label_of_every_example_is_used_too_young_or_missing(taught: Run, tmp_path: Path) -> None:
     run = _copy(taught, tmp_path)
     five_less = _labels(run, DAYS[1]).sort("example_id")[5:].drop("teacher", "producer", "day")
     run.lake.soft_labels.write(LabelPartition("teacher", "pre_update", DAYS[1]), five_less)
@@ -326,7 +324,7 @@ def test_every_row_of_a_student_is_used_too_young_or_missing(taught: Run, tmp_pa
     assert _counts(run, "fewer", DAYS[2])["label_coverage"] == 1
 
 
-def test_a_student_whose_labels_are_not_there_learns_from_the_hard_ones_alone(taught: Run) -> None:
+def test_a_student_without_soft_labels_is_trained_on_hard_ones_alone(taught: Run) -> None:
     # `direct` has no auxiliary tower, so that all variables can be compared.
     def student(name: str, **fields: object) -> str:
         train_student(taught, StudentConfig(name=name, model=MODEL, **fields), DAYS[:1])  # type: ignore[arg-type]
@@ -370,7 +368,7 @@ def test_a_day_whose_loss_is_no_number_is_refused_and_not_kept(value: float, tmp
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_a_number_that_is_not_finite_is_learnt_from_as_a_missing_one(value: float, tmp_path: Path) -> None:
+def test_a_number_that_is_not_finite_counts_as_missing(value: float, tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name) for name in ("odd", "missing")]
     for run, number in zip(runs, (value, None), strict=True):
         rows = interactions(DAYS[0]).with_columns(

@@ -1,4 +1,4 @@
-"""A table that lacks negatives: what is learnt of it, and what its metrics say, is of all rows."""
+"""A table whose negatives were downsampled: training and metrics are right for all examples."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from tutelage.models.config import ModelConfig
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Downsampling, Task
 from tutelage.trainers.config import ALL_ROWS, Sampling
-from tutelage.trainers.feed import Day, load_day
+from tutelage.trainers.feed import Day, Feed
 from tutelage.trainers.metrics import calibration, day_metrics, sigmoid, task_metrics
 from tutelage.trainers.trainer import Trainer
 
@@ -34,7 +34,7 @@ def _day(root: Path, trainer: Trainer, columns: dict[str, object], *, sampling: 
     lake.create()
     frame = tiny.frame(DAY, whole).with_columns(sampling_rate=np.array(rates, np.float32))
     tiny.commit(lake, DAY, frame.with_columns(frame["sampling_rate"].fill_nan(None)))
-    return load_day(lake, DAY, SCHEMA, transform=trainer.transform, sampling=sampling)
+    return Feed(lake, trainer.transform, sampling=sampling).read(DAY)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +43,13 @@ def trainer() -> Trainer:
     return Trainer(SCHEMA, model, batch_size=125, seed=1)
 
 
-def test_a_negative_weighs_as_many_rows_as_it_stands_for(tmp_path: Path, trainer: Trainer) -> None:
+def test_a_kept_negative_weighs_as_many_examples_as_were_sampled_for_it(
+    tmp_path: Path, trainer: Trainer
+) -> None:
     columns = {"click": [0, 1, 0, 0], "sampling_rate": [0.25, 0.25, np.nan, 1.0]}
     day = _day(tmp_path / "all", trainer, columns)
     assert day.tensors.weight.numpy().tolist() == [4, 1, 1, 1]
-    # What a model leaves out besides goes on top of it.
+    # The model's own sampling comes on top of it.
     fewer = Sampling(negatives_of="click", rate=0.5, correction="weights")
     weight = _day(tmp_path / "fewer", trainer, columns, sampling=fewer).tensors.weight.numpy().tolist()
     assert weight[1] == 1
@@ -55,7 +57,9 @@ def test_a_negative_weighs_as_many_rows_as_it_stands_for(tmp_path: Path, trainer
     assert any(weight[i] > 0 for i in (0, 2, 3))
 
 
-def test_scores_learnt_from_what_was_kept_fit_all_rows(tmp_path: Path, trainer: Trainer) -> None:
+def test_scores_of_a_model_trained_on_the_kept_examples_fit_all_of_them(
+    tmp_path: Path, trainer: Trainer
+) -> None:
     # Of topic a 100 of 1,000 rows are positive, and a quarter of the others was kept; of b 200 of 500, and a half.
     topic = np.repeat(["a", "b"], [100 + 225, 200 + 150])
     click = np.repeat([1, 0, 1, 0], [100, 225, 200, 150])
@@ -79,7 +83,7 @@ def test_scores_learnt_from_what_was_kept_fit_all_rows(tmp_path: Path, trainer: 
 
 
 @pytest.mark.parametrize("kind", ["binary", "log1p", "ziln"])
-def test_a_metric_of_a_row_that_weighs_three_is_that_of_three_rows(kind: str) -> None:
+def test_a_metric_of_an_example_of_weight_three_is_that_of_three_examples(kind: str) -> None:
     task = Task(name="t", label="t", kind=kind)  # type: ignore[arg-type]
     rng = np.random.default_rng(2)
     n = 60

@@ -18,7 +18,8 @@ from tutelage.pipeline.schema import History, Task
 from tutelage.pipeline.soft_labels import LabelPartition, LabelRequest
 from tutelage.trainers import feed
 from tutelage.trainers.config import Sampling
-from tutelage.trainers.feed import load_day, read_ahead, write_predictions
+from tutelage.trainers.day_loop import write_predictions
+from tutelage.trainers.feed import Feed, read_ahead
 
 DAY = DAYS[0]
 
@@ -44,25 +45,25 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def test_a_day_is_in_the_order_of_event_time_and_ties_of_example_id(lake: Lake, ranker: Ranker) -> None:
-    day = load_day(lake, DAY, SCHEMA, transform=ranker.transform)
+    day = Feed(lake, ranker.transform).read(DAY)
     assert (day.day, day.size) == (DAY, 4)
     assert day.example_id.tolist() == [11, 12, 13, 10]
 
 
-def test_the_values_of_a_feature_that_enough_rows_have_are_slices(
+def test_the_values_of_a_feature_that_enough_examples_have_are_slices(
     lake: Lake, ranker: Ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_SLICE", 2)
-    day = load_day(lake, DAY, SCHEMA, transform=ranker.transform, slice_by=["user"])
+    day = Feed(lake, ranker.transform, slice_by=["user"]).read(DAY)
     assert {name: inside.tolist() for name, inside in day.slices.items()} == {
         "user=4": [False, True, True, False]
     }
 
 
-def test_features_are_what_the_model_makes_of_them_and_a_missing_one_is_its_default(
+def test_features_are_transformed_by_the_model_and_a_missing_one_is_its_default(
     lake: Lake, ranker: Ranker
 ) -> None:
-    tensors = load_day(lake, DAY, SCHEMA, transform=ranker.transform).tensors
+    tensors = Feed(lake, ranker.transform).read(DAY).tensors
     expected = ranker.id_map.lookup(
         {"user": tf.constant([-1, 4, 4, -1], tf.int64), "topic": tf.constant(["a", "", "b", ""])}
     )
@@ -85,7 +86,7 @@ def _commit_histories(lake: Lake, day: date, items: dict[int, list[str]]) -> Non
     lake.histories.commit([file], {"day": day}, attempt=attempt, metadata={})
 
 
-def test_a_day_s_rows_have_the_histories_of_their_users_and_none_without_one(tmp_path: Path) -> None:
+def test_an_example_has_its_user_s_history_or_an_empty_one(tmp_path: Path) -> None:
     schema = replace(SCHEMA, user="user", histories=(History(of="topic", length=2),))
     lake = Lake(tmp_path, schema)
     lake.create()
@@ -97,15 +98,15 @@ def test_a_day_s_rows_have_the_histories_of_their_users_and_none_without_one(tmp
     commit(lake, DAYS[1], frame(DAYS[1], rows))
     ranker = Ranker(schema, MODEL)
     with pytest.raises(
-        UserError, match=r"^day 2026-01-02 of .*/histories is missing, or older than the days"
+        UserError, match=r"^day 2026-01-02 of .*/histories is not there, or older than the days"
     ):
-        load_day(lake, DAYS[1], schema, transform=ranker.transform)
+        Feed(lake, ranker.transform).read(DAYS[1])
     # A model that is without it needs none.
     alone = Ranker(schema, replace(MODEL, without=("history",)))
-    day = load_day(lake, DAYS[1], schema, transform=alone.transform, without=("history",))
+    day = Feed(lake, alone.transform, without=("history",)).read(DAYS[1])
     assert day.tensors.rows.shape == (3, 2)
     _commit_histories(lake, DAYS[1], {4: ["c", "a"], 5: []})
-    day = load_day(lake, DAYS[1], schema, transform=ranker.transform)
+    day = Feed(lake, ranker.transform).read(DAYS[1])
     # In the order of time: 23, 21, 22. Slots: user, topic, and two of the history, which shares the topics' rows.
     of_topics = ranker.id_map.lookup({"topic": tf.constant(["c", "a"])}).numpy()[:, 0].tolist()
     assert day.tensors.rows.numpy()[:, 2:].tolist() == [[-1, -1], of_topics, [-1, -1]]
@@ -115,20 +116,20 @@ def test_a_day_s_rows_have_the_histories_of_their_users_and_none_without_one(tmp
 
 
 def test_targets_are_labels_and_log1p_of_a_log1p_task_s(lake: Lake, ranker: Ranker) -> None:
-    day = load_day(lake, DAY, SCHEMA, transform=ranker.transform)
+    day = Feed(lake, ranker.transform).read(DAY)
     expected = [[1, np.log(1.5)], [1, np.log(8)], [0, 0], [0, np.log(2)]]
     assert day.targets.dtype == np.float32
     np.testing.assert_allclose(day.targets, expected, rtol=1e-6)
 
 
-def test_without_soft_labels_every_row_is_masked_and_nothing_counted(lake: Lake, ranker: Ranker) -> None:
-    day = load_day(lake, DAY, SCHEMA, transform=ranker.transform)
+def test_without_soft_labels_every_example_is_masked_and_nothing_counted(lake: Lake, ranker: Ranker) -> None:
+    day = Feed(lake, ranker.transform).read(DAY)
     assert day.tensors.mask.numpy().tolist() == [0, 0, 0, 0]
     assert day.tensors.soft.shape == [4, 2]
     assert day.counts == {}
 
 
-def test_soft_labels_stand_beside_their_rows_and_the_rest_is_masked_and_counted(
+def test_soft_labels_are_joined_to_their_examples_and_the_rest_is_masked_and_counted(
     lake: Lake, ranker: Ranker
 ) -> None:
     labels = pl.DataFrame(
@@ -143,31 +144,31 @@ def test_soft_labels_stand_beside_their_rows_and_the_rest_is_masked_and_counted(
     )
     lake.soft_labels.write(LabelPartition("teacher", "pre_update", DAY), labels)
     reads = LabelRequest(teacher="teacher", min_step=5)
-    day = load_day(lake, DAY, SCHEMA, transform=ranker.transform, soft_labels=reads)
+    day = Feed(lake, ranker.transform).read(DAY, soft_labels=reads)
     # Of 11, 12, 13, 10: too young, missing, used, used.
     assert day.tensors.mask.numpy().tolist() == [0, 0, 1, 1]
     np.testing.assert_allclose(day.tensors.soft[2:], [[3.0, 0.3], [1.0, 0.1]], rtol=1e-6)
     assert day.counts == {"labels_used": 2, "teacher_too_young": 1, "labels_missing": 1}
 
 
-def test_a_label_that_came_to_the_schema_later_is_no_negative_but_refused_by_a_model_that_learns_it(
+def test_a_label_added_to_the_schema_later_is_refused_by_a_model_with_its_task(
     lake: Lake, ranker: Ranker
 ) -> None:
     wider = replace(SCHEMA, tasks=(*SCHEMA.tasks, Task(name="like", label="liked")))
     grown = Lake(lake.interactions.path.parent, wider)
     grown.interactions.add_columns()
     with pytest.raises(UserError) as error:
-        load_day(grown, DAY, wider, transform=ranker.transform)
+        Feed(grown, ranker.transform).read(DAY)
     assert str(error.value) == (
         "day 2026-01-01: the label 'liked' is null in 4 rows, as it came to the schema later; let the model begin "
         "with a later day (first_day), or be without its task, or make the day anew with tutelage-materialize"
     )
-    day = load_day(grown, DAY, wider, transform=ranker.transform, without=["like"])
-    same = load_day(lake, DAY, SCHEMA, transform=ranker.transform)
+    day = Feed(grown, ranker.transform, without=["like"]).read(DAY)
+    same = Feed(lake, ranker.transform).read(DAY)
     assert day.digest == same.digest
 
 
-def test_a_day_that_is_made_anew_while_it_is_read_is_read_as_it_was(
+def test_a_day_that_is_replaced_while_it_is_read_is_read_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schema = replace(SCHEMA, user="user", histories=(History(of="topic", length=1),))
@@ -179,13 +180,13 @@ def test_a_day_that_is_made_anew_while_it_is_read_is_read_as_it_was(
     before = lake.input_versions([DAYS[1]], histories=True)[DAYS[1]]
     read = Lake.with_histories
 
-    def made_anew_before(self: Lake, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
+    def replaced_before(self: Lake, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
         commit(lake, DAYS[1], frame(DAYS[1], [(21, 1, 4, "a", 0.0, 0.0, 0, 0.0)]), attempt=2)
         _commit_histories(lake, DAYS[1], {4: ["new"]})
         monkeypatch.undo()
         return read(self, rows, day)
 
-    monkeypatch.setattr(Lake, "with_histories", made_anew_before)
+    monkeypatch.setattr(Lake, "with_histories", replaced_before)
     rows = {
         topic: row
         for topic, (row,) in zip(
@@ -194,10 +195,10 @@ def test_a_day_that_is_made_anew_while_it_is_read_is_read_as_it_was(
             strict=True,
         )
     }
-    day = load_day(lake, DAYS[1], schema, transform=ranker.transform)
+    day = Feed(lake, ranker.transform).read(DAYS[1])
     assert day.tensors.rows.numpy()[:, 1:].tolist() == [[rows["b"], rows["old"]]]
     assert day.input_versions == before
-    day = load_day(lake, DAYS[1], schema, transform=ranker.transform)
+    day = Feed(lake, ranker.transform).read(DAYS[1])
     assert day.tensors.rows.numpy()[:, 1:].tolist() == [[rows["a"], rows["new"]]]
     assert day.input_versions == lake.input_versions([DAYS[1]], histories=True)[DAYS[1]] != before
 
@@ -205,7 +206,7 @@ def test_a_day_that_is_made_anew_while_it_is_read_is_read_as_it_was(
 def test_a_day_that_is_not_there_is_named_with_the_command_that_makes_it(lake: Lake, ranker: Ranker) -> None:
     says = r"^day 2026-01-02 is not in .*/interactions; run tutelage-materialize for it first$"
     with pytest.raises(UserError, match=says):
-        load_day(lake, DAYS[1], SCHEMA, transform=ranker.transform)
+        Feed(lake, ranker.transform).read(DAYS[1])
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_a_day_that_is_not_there_is_named_with_the_command_that_makes_it(lake: L
 def test_batches_are_the_day_once_in_order_and_the_last_one_what_is_left(
     tmp_path: Path, ranker: Ranker, size: int, sizes: list[int]
 ) -> None:
-    day = load_day(make_run(tmp_path).lake, DAY, SCHEMA, transform=ranker.transform)
+    day = Feed(make_run(tmp_path).lake, ranker.transform).read(DAY)
     assert day.size == ROWS[DAY] == 60
     batches = [day.tensors.cut(tf.constant(start), size) for start in range(0, day.size, size)]
     assert all(isinstance(batch, Batch) for batch in batches)
@@ -225,11 +226,11 @@ def test_batches_are_the_day_once_in_order_and_the_last_one_what_is_left(
         assert (np.concatenate(parts) == whole.numpy()).all()
 
 
-def test_days_are_read_ahead_in_order_and_an_unreadable_one_is_told_when_its_turn_comes(
+def test_days_are_read_ahead_in_order_and_an_unreadable_one_fails_when_its_turn_comes(
     lake: Lake, ranker: Ranker
 ) -> None:
     commit(lake, DAYS[1], interactions(DAYS[1]))
-    days = read_ahead(DAYS, lambda day, _: load_day(lake, day, SCHEMA, transform=ranker.transform))
+    days = read_ahead(DAYS, lambda day, _: Feed(lake, ranker.transform).read(day))
     first, second = next(days), next(days)
     assert (first.day, first.size, first.waited) == (DAYS[0], 4, 0.0)
     assert (second.day, second.size) == (DAYS[1], ROWS[DAYS[1]])
@@ -239,14 +240,10 @@ def test_days_are_read_ahead_in_order_and_an_unreadable_one_is_told_when_its_tur
 
 
 def _weights(lake: Lake, ranker: Ranker, sampling: Sampling) -> list[float]:
-    return (
-        load_day(lake, DAY, SCHEMA, transform=ranker.transform, sampling=sampling)
-        .tensors.weight.numpy()
-        .tolist()
-    )
+    return Feed(lake, ranker.transform, sampling=sampling).read(DAY).tensors.weight.numpy().tolist()
 
 
-def test_only_rows_with_the_value_are_learnt_from_and_a_missing_one_is_another(
+def test_only_examples_with_the_value_have_weight_and_a_missing_value_is_another(
     lake: Lake, ranker: Ranker
 ) -> None:
     # Users in the day's order: -1, 4, 4 and none.
@@ -286,7 +283,7 @@ def test_a_share_of_the_negatives_is_kept_the_same_every_time_and_all_positives(
     np.testing.assert_array_equal(weighted[click], weight[click])
 
 
-def test_predictions_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_predictions_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "predictions/2026-01-01.parquet"
     write_predictions(np.array([3, 1]), {"click_logit": np.array([0.5, -1.0], np.float32)}, path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -46,7 +46,7 @@ BEFORE = _before((0.7, 1.0, 0.5), (0.9, 2.0, 0.7))
 # a mean within 1.5 ± 0.6, a standard deviation between 0.3 and 1.2.
 
 
-def test_an_output_s_mean_and_spread_are_of_the_rows_that_each_row_stands_for() -> None:
+def test_an_output_s_mean_and_deviation_are_weighted() -> None:
     outputs = {"watch_log1p": np.array([0.0, 1.0], np.float32)}
     assert values([], outputs) == {MEAN: 0.5, SD: 0.5}
     # 0, 0, 0 and 1: a mean of 1/4, a variance of 3/4 · 1/16 + 1/4 · 9/16.
@@ -129,7 +129,7 @@ def test_the_days_before_are_the_last_ones_without_the_model_s_first() -> None:
         ({"fallback_rate": 1}, "gate: fallback_rate is 1, expected between 0 and 1"),
     ],
 )
-def test_a_gate_that_makes_no_sense_is_refused(fields: dict[str, object], says: str) -> None:
+def test_a_gate_config_that_contradicts_itself_is_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(UserError) as refused:
         GateConfig(**fields)  # type: ignore[arg-type]
     assert str(refused.value) == says
@@ -172,7 +172,7 @@ STRICT = dataclasses.replace(WIDE, logit_shift=0.0)
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All five days, learnt in one go."""
+    """The teacher was trained on all five days in one call."""
     run = _run(tmp_path_factory.mktemp("plain"), WIDE)
     train_teacher(run, FIVE)
     return run
@@ -204,11 +204,11 @@ def test_a_day_that_fails_stops_the_teacher_until_it_is_accepted(plain: Run, tmp
     assert _trained(run) == _labelled(run) == FIVE[:4]
     record = _record(run, FOURTH)
     assert (record["outcome"], record["reason"]) == ("accepted", "a holiday")
-    # It is the day as it was learnt before, and of the days without a gate.
+    # The day is the same as before it was accepted, and as without a gate.
     assert_frame_equal(_labels(run), _labels(plain, FIVE[:4]), check_exact=True)
 
 
-def test_a_day_that_is_skipped_is_as_if_it_had_never_been_and_students_go_on_without_its_labels(
+def test_a_skipped_day_leaves_no_trace_and_students_go_on_without_its_labels(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = _run(tmp_path, dataclasses.replace(WIDE, on_failure="skip"))
@@ -237,7 +237,7 @@ def test_a_day_that_is_skipped_is_as_if_it_had_never_been_and_students_go_on_wit
     assert missing["value"].to_list() == [0, 57, 0]
 
 
-def test_a_day_of_a_rate_a_thousand_times_too_high_is_learnt_again_with_a_thousandth(
+def test_a_day_of_a_rate_a_thousand_times_too_high_is_trained_on_again_with_a_thousandth(
     plain: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = dataclasses.replace(WIDE, logit_spread=5, on_failure="retry", fallback_rate=1e-3)
@@ -250,7 +250,7 @@ def test_a_day_of_a_rate_a_thousand_times_too_high_is_learnt_again_with_a_thousa
     train_teacher(dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, model=hot)), FIVE[:4])
     (message,) = caplog.messages
     assert "2026-01-04 did not pass its gate and is not kept: fail; " in message
-    assert message.endswith(". It is learnt again with 0.001 times the rates, as the config says")
+    assert message.endswith(". It is trained on again with 0.001 times the rates, as the config says")
     record = _record(run, FOURTH)
     attempts = [(a["rates"], a["verdict"]) for a in record["attempts"]]  # type: ignore[attr-defined]
     assert (record["outcome"], attempts) == ("retried", [(1.0, "fail"), (1e-3, "pass")])

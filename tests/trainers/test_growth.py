@@ -1,4 +1,4 @@
-"""Models whose vocabulary grows, over three days: the same after a kill, and as if a day not kept had never been."""
+"""Models whose vocabulary grows, over three days: the same after a kill, and without a trace of a day not kept."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from tests.same import assert_same
 from tests.tiny import BATCH, DAYS, MODEL, ROWS, commit, interactions
 from tutelage.trainers.config import GateConfig, StudentConfig
 from tutelage.trainers.day_loop import train_student, train_teacher
-from tutelage.trainers.feed import Day, load_day
+from tutelage.trainers.feed import Day, Feed
 from tutelage.trainers.preemption import Preempted
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.trainer import Trainer
@@ -36,7 +36,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def in_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[date, Run]:
-    """A teacher as it stands after each day, which a call of its own learnt."""
+    """The teacher after each day, trained in a call for each day."""
     run = growing_run(tmp_path_factory.mktemp("in_calls"))
     after = {}
     for day in DAYS:
@@ -49,14 +49,14 @@ def _copy(run: Run, to: Path) -> Run:
     return dataclasses.replace(run, root=shutil.copytree(run.root, to / "w"))
 
 
-def _learner(batch_size: int = BATCH) -> Trainer:
+def _trainer(batch_size: int = BATCH) -> Trainer:
     return Trainer(GROWING, MODEL, batch_size=batch_size, seed=1)
 
 
 @functools.cache
 def _borrowed(batch_size: int) -> Trainer:
-    """To build one takes longer than a day; each test restores all of it."""
-    return _learner(batch_size)
+    """Return a kept trainer, because building takes longer than a day; each test restores all of it."""
+    return _trainer(batch_size)
 
 
 def _restored(run: Run, day: date, batch_size: int = BATCH, model: str = TEACHER) -> Trainer:
@@ -67,9 +67,7 @@ def _restored(run: Run, day: date, batch_size: int = BATCH, model: str = TEACHER
 
 
 def _load(run: Run, trainer: Trainer, day: date, vocabulary: Vocabulary | None = None) -> Day:
-    return load_day(
-        run.lake, day, GROWING, transform=trainer.transform, vocabulary=vocabulary or trainer.vocabulary
-    )
+    return Feed(run.lake, trainer.transform).read(day, vocabulary=vocabulary or trainer.vocabulary)
 
 
 def _assert_known(vocabulary: Vocabulary | None, expected: Vocabulary) -> None:
@@ -82,11 +80,11 @@ def _assert_known(vocabulary: Vocabulary | None, expected: Vocabulary) -> None:
 @functools.cache
 def _untrained() -> Trainer:
     """No test changes it."""
-    return _learner()
+    return _trainer()
 
 
 def _through(run: Run, *days: date) -> Vocabulary:
-    """What is known after these days, by the rule alone."""
+    """Return the vocabulary after these days, by the rule alone."""
     trainer = _untrained()
     vocabulary = trainer.vocabulary
     for day in days:
@@ -97,7 +95,7 @@ def _through(run: Run, *days: date) -> Vocabulary:
     return vocabulary
 
 
-def test_a_checkpoint_holds_what_is_known_after_its_day(taught: Run) -> None:
+def test_a_checkpoint_holds_the_vocabulary_after_its_day(taught: Run) -> None:
     for n, day in enumerate(DAYS, 1):
         trainer = _restored(taught, day)
         expected = _through(taught, *DAYS[:n])
@@ -107,7 +105,7 @@ def test_a_checkpoint_holds_what_is_known_after_its_day(taught: Run) -> None:
         assert trainer.ranker.id_map.own_rows.numpy().tolist() == rows.numpy().tolist()
 
 
-def test_each_day_tells_what_became_of_the_ids_of_each_feature(taught: Run) -> None:
+def test_each_day_reports_counts_of_the_ids_of_each_feature(taught: Run) -> None:
     rows: dict[int, int] = {}
     seen: dict[int, int] = {}
     for day in DAYS:
@@ -141,9 +139,7 @@ def test_each_day_tells_what_became_of_the_ids_of_each_feature(taught: Run) -> N
         assert (given, len(evicted), len(full)) == {1: (15, 0, 2), 2: (0, 2, 11), 3: (2, 0, 11)}[day.day]
 
 
-def test_days_learnt_in_calls_of_their_own_are_the_days_learnt_in_one(
-    taught: Run, in_calls: dict[date, Run]
-) -> None:
+def test_days_trained_on_in_separate_calls_end_as_in_one_call(taught: Run, in_calls: dict[date, Run]) -> None:
     assert_same(taught.root, in_calls[DAYS[2]].root)
 
 
@@ -166,7 +162,7 @@ def test_a_run_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
     assert_same(taught.root, tmp_path)
 
 
-def test_a_day_after_a_damaged_checkpoint_is_learnt_again_with_what_was_known_before_it(
+def test_a_day_whose_checkpoint_is_damaged_is_trained_on_again_with_the_vocabulary_before_it(
     taught: Run, in_calls: dict[date, Run], tmp_path: Path
 ) -> None:
     run = _copy(in_calls[DAYS[1]], tmp_path)
@@ -183,11 +179,11 @@ def _poison(run: Run, day: date) -> None:
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
-def test_a_skipped_day_s_ids_were_never_met(tmp_path: Path, skipped: int) -> None:
+def test_a_skipped_day_s_ids_are_not_observed(tmp_path: Path, skipped: int) -> None:
     run = growing_run(tmp_path)
     _poison(run, DAYS[skipped])
     teacher = dataclasses.replace(run.teacher, gate=GateConfig(on_failure="skip"))
-    # The day after it is read while it is learnt.
+    # The next day is read while the model is trained on this one.
     states = train_teacher(dataclasses.replace(run, teacher=teacher), DAYS)
     kept = [day for day in DAYS if day != DAYS[skipped]]
     assert [state.day for state in states] == kept
@@ -197,12 +193,12 @@ def test_a_skipped_day_s_ids_were_never_met(tmp_path: Path, skipped: int) -> Non
     day = _load(run, before, DAYS[2])
     order = pl.DataFrame({"example_id": day.example_id})
     of_first_batch = order.head(BATCH).join(labels, on="example_id", how="left", maintain_order="left")
-    # Of its first batch the rows are those of the day, given already in part.
+    # The indices of the first batch are the day's: some were assigned already.
     outputs = before.ranker(day.tensors.rows[:1], day.tensors.numbers[:1])
     np.testing.assert_allclose(of_first_batch["click_logit"][0], outputs["click_logit"][0], rtol=1e-5)
 
 
-def test_a_day_learnt_again_with_lower_rates_meets_its_ids_once(
+def test_a_day_trained_on_again_with_lower_rates_observes_its_ids_once(
     in_calls: dict[date, Run], tmp_path: Path
 ) -> None:
     run = _copy(in_calls[DAYS[1]], tmp_path)
@@ -226,31 +222,24 @@ def test_a_day_learnt_again_with_lower_rates_meets_its_ids_once(
     _assert_known(_restored(run, DAYS[2]).vocabulary, _through(run, *DAYS))
 
 
-def test_rows_that_are_given_start_anew_before_their_day_is_learnt_and_no_other_does(taught: Run) -> None:
+def test_assigned_embeddings_start_anew_before_their_day_is_trained_on_and_no_other_does(taught: Run) -> None:
     trainer = _restored(taught, DAYS[1], batch_size=1)
     table = trainer.ranker.embeddings.table
     (accumulator,) = (v for v in trainer.adagrad.variables if v.shape == table.shape)
     before = [v.numpy() for v in (table, accumulator)]
     day = _load(taught, trainer, DAYS[2])
     assert day.day_ids
-    given, first = day.day_ids.given.tolist(), day.tensors.rows[0].numpy().tolist()
-    # Two rows of users that were lost on the day before, and the topics' new one.
+    assigned, first = day.day_ids.assigned.tolist(), day.tensors.rows[0].numpy().tolist()
+    # Two embeddings of users that were forgotten on the day before, and the topics' new one.
     users = _through(taught, DAYS[0]).known["user"]
-    assert set(given) & set(range(1, 16)) <= set(users["row"])
-    later = [row for row in given if row not in first]
-    kept = [row for row in range(26) if row not in [*given, *first]]
+    assert set(assigned) & set(range(1, 16)) <= set(users["row"])
+    later = [row for row in assigned if row not in first]
+    kept = [row for row in range(26) if row not in [*assigned, *first]]
     assert later
     assert kept
 
-    class Enough(Exception):
-        pass
-
-    def look(_: object) -> None:
-        raise Enough
-
-    with pytest.raises(Enough):
-        trainer.train_day(day, pause=look)
-    # As a table's first values, and not as that of the owner before.
+    trainer.begin_day(day).update()
+    # They are as random as a table's first values, and not those of the id before.
     assert np.abs(table.numpy()[later]).max() <= 0.05
     assert not np.isclose(table.numpy()[later], before[0][later]).any()
     assert len(np.unique(table.numpy()[later])) == 4 * len(later)
@@ -259,13 +248,13 @@ def test_rows_that_are_given_start_anew_before_their_day_is_learnt_and_no_other_
     assert np.array_equal(accumulator.numpy()[kept], before[1][kept])
 
 
-def test_a_late_student_knows_nothing_before_its_first_day(taught: Run) -> None:
+def test_a_late_student_has_seen_no_id_before_its_first_day(taught: Run) -> None:
     train_student(taught, StudentConfig(name="late", model=MODEL, first_day=DAYS[1]), DAYS[:2])
     trainer = _restored(taught, DAYS[1], model="late")
     _assert_known(trainer.vocabulary, _through(taught, DAYS[1]))
 
 
-def test_a_day_of_ids_that_were_never_met_is_scored_ahead_as_one_of_the_default_row(taught: Run) -> None:
+def test_a_day_of_unseen_ids_is_scored_ahead_by_the_default_embedding(taught: Run) -> None:
     trainer = _untrained()
     day = _load(taught, trainer, DAYS[0])
     assert (day.ahead.rows.numpy() == [0, 16]).all()

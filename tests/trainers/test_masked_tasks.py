@@ -1,4 +1,4 @@
-"""Days that were released before all their labels: they are learnt, and no metric or gate counts what is not there."""
+"""Days that were released before all their labels: training, metrics and gate leave the missing ones out."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ def _run(root: Path, schema: Schema = MASKED) -> Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The second day has the watch labels of its first 40 rows, the third has none; teacher and student learnt them."""
+    """The second day has the watch labels of its first 40 rows, the third has none."""
     run = _run(tmp_path_factory.mktemp("masked"))
     for day, there in ((DAYS[1], 40), (DAYS[2], 0)):
         label = pl.when(pl.int_range(pl.len()) < there).then("watch_seconds").alias("watch_seconds")
@@ -52,7 +52,7 @@ def test_metrics_are_of_the_rows_with_a_label(run: Run, model: str) -> None:
     assert metrics["value"].is_finite().all()
 
 
-def test_every_row_gets_a_soft_label_and_the_student_learns_from_it(run: Run) -> None:
+def test_every_example_gets_a_soft_label_and_the_student_is_trained_on_it(run: Run) -> None:
     labels = run.lake.soft_labels.scan(day=DAYS[2]).collect()
     assert labels["watch_log1p"].is_finite().sum() == ROWS[DAYS[2]]
     counts = run.lake.metrics.scan(model="auxiliary", day=DAYS[2], metric="labels_used").collect()

@@ -1,4 +1,4 @@
-"""A trainer that is asked to stop within a day puts it down, and goes on from there to the same end."""
+"""A trainer that is asked to stop within a day saves a partial checkpoint, and resumes to the same end."""
 
 import dataclasses
 import os
@@ -16,12 +16,13 @@ from tests.tiny import AUXILIARY, BATCH, DAYS, ROWS, commit, interactions, make_
 from tutelage.trainers.checkpoints import Checkpoints
 from tutelage.trainers.config import TrainingConfig
 from tutelage.trainers.day_loop import train_student, train_teacher
+from tutelage.trainers.partial import find_partial
 from tutelage.trainers.preemption import Preempted
 from tutelage.trainers.run import TEACHER, Run
 
 
 def _at(rows: int, act: Callable[[], object]) -> Callable[[int], None]:
-    """A progress that acts once so many rows are learnt."""
+    """Return a progress callback that acts once the model was trained on so many examples."""
     trained = 0
 
     def progress(more: int) -> None:
@@ -74,7 +75,7 @@ def test_a_run_that_gets_sigterm_within_a_day_ends_as_the_undisturbed_one(
     assert _partial(run) == ["within-000001"]
     again: list[int] = []
     assert [state.day for state in train_teacher(run, DAYS, progress=again.append)] == DAYS[1:]
-    # What was learnt before is told at once, for the bar.
+    # The examples trained on before are reported at once, for the progress bar.
     assert again[0] == trained
     assert sum(again) == 57 + 64
     assert _partial(run) == []
@@ -103,7 +104,7 @@ def _kill() -> None:
     raise Killed
 
 
-def test_a_day_is_put_down_every_so_often_and_a_killed_trainer_goes_on_from_there(
+def test_a_partial_checkpoint_is_saved_every_so_often_and_a_killed_trainer_resumes_from_it(
     undisturbed: Run, tmp_path: Path
 ) -> None:
     # After every update.
@@ -121,7 +122,7 @@ def test_a_day_is_put_down_every_so_often_and_a_killed_trainer_goes_on_from_ther
 
 
 @pytest.mark.parametrize("file", ["variables.index", "arrays.npz"])
-def test_a_damaged_one_is_told_and_the_day_learnt_from_its_start_with_the_same_result(
+def test_a_damaged_one_is_warned_of_and_the_day_trained_on_from_its_start_with_the_same_result(
     undisturbed: Run, stopped: Run, tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = _copy(stopped, tmp_path)
@@ -131,15 +132,15 @@ def test_a_damaged_one_is_told_and_the_day_learnt_from_its_start_with_the_same_r
     train_teacher(run, DAYS, progress=again.append)
     assert again[:4] == [16, 16, 16, 9]
     assert caplog.messages == [
-        f"{run.checkpoints(TEACHER).folder}: a checkpoint within 2026-01-02 is damaged"
+        f"{run.checkpoints(TEACHER).folder}: the partial checkpoint within 2026-01-02 is damaged"
     ]
     assert_same(undisturbed.root, run.root)
 
 
-def test_a_day_whose_rows_were_made_anew_is_learnt_from_its_start(stopped: Run, tmp_path: Path) -> None:
+def test_a_day_whose_data_has_changed_is_trained_on_from_its_start(stopped: Run, tmp_path: Path) -> None:
     run = _copy(stopped, tmp_path)
     # The same rows in another file are the same day.
-    found = run.checkpoints(TEACHER).partial_day()
+    found = find_partial(run.checkpoints(TEACHER))
     assert found is not None
     commit(run.lake, DAYS[1], interactions(DAYS[1]).with_columns(age=pl.lit(0.5, pl.Float32)), attempt=2)
     again: list[int] = []
@@ -148,15 +149,17 @@ def test_a_day_whose_rows_were_made_anew_is_learnt_from_its_start(stopped: Run, 
     assert _partial(run) == []
 
 
-def test_what_is_half_written_is_not_read(stopped: Run, tmp_path: Path) -> None:
+def test_a_half_written_one_is_not_read(stopped: Run, tmp_path: Path) -> None:
     run = _copy(stopped, tmp_path)
     folder = run.checkpoints(TEACHER).folder
     (folder / "within-000001").rename(folder / ".partial-within")
-    assert Checkpoints(folder).partial_day() is None
+    assert find_partial(Checkpoints(folder)) is None
     assert [state.day for state in train_teacher(run, DAYS)] == DAYS[1:]
 
 
-def test_another_day_than_the_one_put_down_is_learnt_from_its_start(stopped: Run, tmp_path: Path) -> None:
+def test_another_day_than_the_interrupted_one_is_trained_on_from_its_start(
+    stopped: Run, tmp_path: Path
+) -> None:
     run = _copy(stopped, tmp_path)
     # As after a rollback to before the first day.
     for path in run.checkpoints(TEACHER).folder.glob("2026-*"):

@@ -12,6 +12,8 @@ from tutelage.pipeline.io import retry
 from tutelage.trainers import day_loop
 from tutelage.trainers.checkpoints import Checkpoints
 from tutelage.trainers.day_loop import train_teacher
+from tutelage.trainers.feed import Feed
+from tutelage.trainers.teacher import Teacher
 
 
 def test_a_teacher_whose_disk_fails_for_a_while_ends_as_the_undisturbed_one(
@@ -21,8 +23,8 @@ def test_a_teacher_whose_disk_fails_for_a_while_ends_as_the_undisturbed_one(
     undisturbed, run = (make_run(tmp_path / name) for name in ("undisturbed", "run"))
     train_teacher(undisturbed, DAYS)
     for where, name in (
-        (day_loop, "load_day"),
-        (day_loop, "labels_before_update"),
+        (Feed, "read"),
+        (Teacher, "publish"),
         (day_loop, "write_metrics"),
         (day_loop, "write_events"),
         (Checkpoints, "save"),
@@ -31,7 +33,7 @@ def test_a_teacher_whose_disk_fails_for_a_while_ends_as_the_undisturbed_one(
     train_teacher(run, DAYS[:1])
     monkeypatch.setattr(Checkpoints, "restore", failing(1, EIO, Checkpoints.restore))
     train_teacher(run, DAYS)
-    told = [message.split(":")[0] for message in caplog.messages if "trying again in 1 s" in message]
+    told = [message.split(":")[0] for message in caplog.messages if "tried again in 1 s" in message]
     assert told == [
         "teacher, the rows of 2026-01-01",
         "teacher, labels of 2026-01-01",

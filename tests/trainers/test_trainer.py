@@ -1,4 +1,4 @@
-"""One learner: its update by hand, what it says of a day, and that a restored one is the same one."""
+"""One trainer: its update by hand, what a day leaves behind, and that a restored one is the same."""
 
 from datetime import date
 from pathlib import Path
@@ -13,15 +13,15 @@ from tutelage.models.config import ModelConfig
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers.checkpoints import Checkpoints
-from tutelage.trainers.feed import Day, load_day
+from tutelage.trainers.feed import Day, Feed
 from tutelage.trainers.trainer import Trainer
 
 
 def _day(root: Path, trainer: Trainer, day: date = DAYS[0]) -> Day:
-    return load_day(Lake(root / "lake", SCHEMA), day, SCHEMA, transform=trainer.transform)
+    return Feed(Lake(root / "lake", SCHEMA), trainer.transform).read(day)
 
 
-def _learner(*, seed: int = 1, batch_size: int = 25) -> Trainer:
+def _trainer(*, seed: int = 1, batch_size: int = 25) -> Trainer:
     return Trainer(SCHEMA, MODEL, batch_size=batch_size, seed=seed)
 
 
@@ -56,7 +56,7 @@ def test_an_update_is_adagrad_s_for_the_table_and_adam_s_for_the_rest(
     first.set_weights([kernel, bias])
     head.set_weights([v, c])
 
-    day = load_day(lake, DAYS[0], schema, transform=trainer.transform)
+    day = Feed(lake, trainer.transform).read(DAYS[0])
     trained = trainer.train_day(day)
 
     users, target = day.tensors.rows.numpy()[:, 0], np.log1p([[0.0], [0.02], [0.0]])
@@ -91,7 +91,7 @@ def test_an_update_is_adagrad_s_for_the_table_and_adam_s_for_the_rest(
 
 def test_steps_and_rows_are_counted_on_from_day_to_day(tmp_path: Path) -> None:
     make_run(tmp_path)
-    trainer, checkpoints = _learner(), Checkpoints(tmp_path / "checkpoints")
+    trainer, checkpoints = _trainer(), Checkpoints(tmp_path / "checkpoints")
     progress: list[int] = []
     # 60 rows in batches of 25: 25, 25 and 10. Then 57: 25, 25 and 7.
     first = trainer.train_day(_day(tmp_path, trainer), progress=progress.append)
@@ -107,9 +107,9 @@ def test_steps_and_rows_are_counted_on_from_day_to_day(tmp_path: Path) -> None:
     assert checkpoints.states()[-1] == trainer.state
 
 
-def test_scoring_teaches_nothing(tmp_path: Path) -> None:
+def test_scoring_trains_nothing(tmp_path: Path) -> None:
     make_run(tmp_path)
-    trainer = _learner()
+    trainer = _trainer()
     variables = [*trainer.ranker.variables, *trainer.adagrad.variables, *trainer.adam.variables]
     before = [v.numpy() for v in variables]
     day = _day(tmp_path, trainer)
@@ -118,9 +118,9 @@ def test_scoring_teaches_nothing(tmp_path: Path) -> None:
     assert all((v.numpy() == b).all() for v, b in zip(variables, before, strict=True))
 
 
-def test_a_restored_learner_scores_and_goes_on_as_the_one_that_was_saved(tmp_path: Path) -> None:
+def test_a_restored_trainer_scores_and_continues_as_the_one_that_was_saved(tmp_path: Path) -> None:
     make_run(tmp_path)
-    saved, restored = _learner(), _learner(seed=2)
+    saved, restored = _trainer(), _trainer(seed=2)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     saved.finish(DAYS[0], saved.train_day(_day(tmp_path, saved)), checkpoints)
 

@@ -1,4 +1,4 @@
-"""Which ids have a row of their own, day after day: given, kept, lost, given anew. All expected values by hand."""
+"""Which ids have their own embedding, day after day: assigned, kept, forgotten, assigned anew. Expected by hand."""
 
 from datetime import date
 from typing import Any
@@ -11,7 +11,7 @@ from tutelage.models.id_map import GrowingIdMap, fingerprint
 from tutelage.pipeline.schema import Feature, Growth
 from tutelage.trainers.vocabulary import DayIds, Vocabulary
 
-# Three rows beside the default one. The user's range begins after the item's four rows.
+# Three embeddings beside the default one. The user's range begins after the item's four.
 GROWTH = Growth(min_seen=2, unseen_days=2)
 MAP = GrowingIdMap(
     [
@@ -24,7 +24,7 @@ MAP = GrowingIdMap(
 )
 
 
-def _meet(before: Vocabulary, day: int, users: list[int], **others: list[Any]) -> DayIds:
+def _observe(before: Vocabulary, day: int, users: list[int], **others: list[Any]) -> DayIds:
     columns: dict[str, Any] = {"item": [""] * len(users), "tab": [3] * len(users), "user": users}
     columns |= {"seen": [["", ""]] * len(users), **others}
     arrays = {
@@ -40,29 +40,29 @@ def _counts(day_ids: DayIds, feature: str = "user") -> tuple[float, ...]:
     return tuple(day_ids.counts[feature][name] for name in names)
 
 
-def test_an_id_has_a_row_from_its_second_time_on_until_two_days_without_it() -> None:
-    # Rows of the user's range, 4 to 7; 4 is the default one.
-    first = _meet(Vocabulary.empty(MAP), 1, [7, 8, 7, 9, 7, 8])
+def test_an_id_has_its_embedding_from_its_second_time_on_until_two_days_without_it() -> None:
+    # Indices of the user's range are 4 to 7; 4 is the default one.
+    first = _observe(Vocabulary.empty(MAP), 1, [7, 8, 7, 9, 7, 8])
     assert first.ahead[:, 1].numpy().tolist() == [4, 4, 4, 4, 4, 4]
-    assert first.rows[:, 1].numpy().tolist() == [4, 4, 5, 4, 5, 6]
+    assert first.indices[:, 1].numpy().tolist() == [4, 4, 5, 4, 5, 6]
     assert _counts(first) == (3, 2, 2, 0, 0)
     assert first.counts["user"]["default_row_share"] == 3 / 6
 
-    # 9 comes for the second time in all. For 10 and 11 there is no row left.
-    second = _meet(first.vocabulary, 2, [9, 10, 11, 10, 8, 11])
+    # 9 comes for the second time in all. For 10 and 11 none is left.
+    second = _observe(first.vocabulary, 2, [9, 10, 11, 10, 8, 11])
     assert second.ahead[:, 1].numpy().tolist() == [4, 4, 4, 4, 6, 4]
-    assert second.rows[:, 1].numpy().tolist() == [7, 4, 4, 4, 6, 4]
+    assert second.indices[:, 1].numpy().tolist() == [7, 4, 4, 4, 6, 4]
     assert _counts(second) == (5, 3, 1, 0, 2)
 
-    # 7 is lost at the end of the second day without it, too late for 10 on that day.
-    third = _meet(second.vocabulary, 3, [10, 12, 10])
-    assert third.rows[:, 1].numpy().tolist() == [4, 4, 4]
+    # 7 is forgotten at the end of the second day without it, too late for 10 on that day.
+    third = _observe(second.vocabulary, 3, [10, 12, 10])
+    assert third.indices[:, 1].numpy().tolist() == [4, 4, 4]
     assert _counts(third) == (5, 2, 0, 1, 1)
 
-    # 10 was counted before, and is the first to come. What was known of 7 is forgotten: it needs two times.
-    fourth = _meet(third.vocabulary, 4, [10, 7, 7, 12])
-    assert fourth.rows[:, 1].numpy().tolist() == [5, 4, 4, 4]
-    assert fourth.given.tolist() == [5]
+    # 10 was counted before, and is the first to come. 7 was forgotten, and has to be seen twice again.
+    fourth = _observe(third.vocabulary, 4, [10, 7, 7, 12])
+    assert fourth.indices[:, 1].numpy().tolist() == [5, 4, 4, 4]
+    assert fourth.assigned.tolist() == [5]
     assert _counts(fourth) == (3, 1, 1, 2, 2)
     left = fourth.vocabulary.known["user"].to_dict(as_series=False)
     assert left["id"] == [7, 10, 12]
@@ -71,43 +71,43 @@ def test_an_id_has_a_row_from_its_second_time_on_until_two_days_without_it() -> 
     assert left["last"] == [date(2026, 1, 4)] * 3
 
 
-def test_a_history_finds_the_rows_of_its_feature_as_they_are_given_and_counts_nothing() -> None:
-    day_ids = _meet(
+def test_a_history_uses_the_embeddings_of_its_feature_as_they_are_assigned_and_counts_nothing() -> None:
+    day_ids = _observe(
         Vocabulary.empty(MAP),
         1,
         [1, 2, 3],
         item=["a", "b", "a"],
         seen=[["a", ""], ["b", "b"], ["a", "b"]],
     )
-    # `a` is given row 1 by the third example; `b`, met once as an item, none.
-    assert day_ids.rows[:, 0].numpy().tolist() == [0, 0, 1]
-    assert day_ids.rows[:, 3:].numpy().tolist() == [[0, -1], [0, 0], [1, 0]]
+    # `a` is assigned index 1 by the third example; `b`, seen once as an item, none.
+    assert day_ids.indices[:, 0].numpy().tolist() == [0, 0, 1]
+    assert day_ids.indices[:, 3:].numpy().tolist() == [[0, -1], [0, 0], [1, 0]]
     assert day_ids.ahead[:, 3:].numpy().tolist() == [[0, -1], [0, 0], [0, 0]]
     known = day_ids.vocabulary.known["item"]
     prints = fingerprint(tf.constant(["a", "b"])).numpy().tolist()
     assert dict(known.select("id", "seen").iter_rows()) == {prints[0]: 2, prints[1]: 1}
 
 
-def test_a_missing_value_is_an_id_as_any_other_and_what_fills_a_history_up_stays_none() -> None:
-    day_ids = _meet(Vocabulary.empty(MAP), 1, [1, 2, 3], item=["", "", ""], seen=[["", ""]] * 3)
-    assert day_ids.rows[:, 0].numpy().tolist() == [0, 1, 1]
-    assert day_ids.rows[:, 3:].numpy().tolist() == [[-1, -1]] * 3
+def test_a_missing_value_is_an_id_like_any_other_and_padding_of_a_history_is_none() -> None:
+    day_ids = _observe(Vocabulary.empty(MAP), 1, [1, 2, 3], item=["", "", ""], seen=[["", ""]] * 3)
+    assert day_ids.indices[:, 0].numpy().tolist() == [0, 1, 1]
+    assert day_ids.indices[:, 3:].numpy().tolist() == [[-1, -1]] * 3
 
 
-def test_what_does_not_grow_is_hashed_as_before_and_never_given_anew() -> None:
-    day_ids = _meet(Vocabulary.empty(MAP), 1, [7, 7, 7], tab=[0, 5, 9])
+def test_a_feature_that_does_not_grow_is_hashed_and_never_assigned() -> None:
+    day_ids = _observe(Vocabulary.empty(MAP), 1, [7, 7, 7], tab=[0, 5, 9])
     # Of 10 rows, after 4 and 4: the share .618 · id, modulo 1, of them.
-    assert day_ids.rows[:, 2].numpy().tolist() == [8 + 0, 8 + 0, 8 + 5]
-    assert day_ids.ahead[:, 2].numpy().tolist() == day_ids.rows[:, 2].numpy().tolist()
-    # The item "" is met three times as well.
-    assert sorted(day_ids.given.tolist()) == [1, 5]
+    assert day_ids.indices[:, 2].numpy().tolist() == [8 + 0, 8 + 0, 8 + 5]
+    assert day_ids.ahead[:, 2].numpy().tolist() == day_ids.indices[:, 2].numpy().tolist()
+    # The item "" is seen three times as well.
+    assert sorted(day_ids.assigned.tolist()) == [1, 5]
 
 
 @pytest.mark.parametrize("cut", [1, 3, 5])
 def test_the_days_before_are_counted_as_if_they_were_this_one(cut: int) -> None:
     users = [7, 8, 7, 9, 9, 8]
-    whole = _meet(Vocabulary.empty(MAP), 1, users)
-    start = _meet(Vocabulary.empty(MAP), 1, users[:cut])
-    rest = _meet(start.vocabulary, 2, users[cut:])
-    rows = [*start.rows[:, 1].numpy(), *rest.rows[:, 1].numpy()]
-    assert rows == whole.rows[:, 1].numpy().tolist()
+    whole = _observe(Vocabulary.empty(MAP), 1, users)
+    start = _observe(Vocabulary.empty(MAP), 1, users[:cut])
+    rest = _observe(start.vocabulary, 2, users[cut:])
+    rows = [*start.indices[:, 1].numpy(), *rest.indices[:, 1].numpy()]
+    assert rows == whole.indices[:, 1].numpy().tolist()

@@ -19,10 +19,9 @@ from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor, open_workdir
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.locks import locked
-from tutelage.trainers import takeovers
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
+from tutelage.trainers.handover import TakeOver, read_takeovers, write_takeovers
 from tutelage.trainers.run import is_teacher
-from tutelage.trainers.takeovers import TakeOver
 
 DAYS = small.DAYS
 OLD = str(DAYS[1])
@@ -175,7 +174,7 @@ def _take_over(root: Path, experiment: Experiment) -> None:
         from_day=DAYS[1],
         decided_at="",
     )
-    takeovers.write(root, [*session.run.takeovers, change])
+    write_takeovers(root, [*session.run.takeovers, change])
 
 
 def test_after_changes_of_teacher_the_schema_grows_and_the_teachers_before_may_be_given_back(
@@ -189,14 +188,14 @@ def test_after_changes_of_teacher_the_schema_grows_and_the_teachers_before_may_b
         open_workdir(str(tmp_path), _heirs(small.GROWN, "wider", wider=("tags", "like", "clicked")))
     run = open_workdir(str(tmp_path), _heirs(small.GROWN, "wider"))
     assert (run.teacher_model, run.teacher.model.without) == ("teacher-wider", NEW)
-    assert run.takeovers == takeovers.read(tmp_path)
+    assert run.takeovers == read_takeovers(tmp_path)
     assert [change.teacher["model"]["without"] for change in run.takeovers] == [list(NEW)] * 2
     assert "age" in pl.read_delta(str(tmp_path / "lake/interactions")).columns
     # A rollback takes one change back, and then the other.
     for left, teachers in ((1, ("wide", "wider")), (0, ("teacher", "wide"))):
         experiment = _heirs(small.GROWN, *teachers)
         assert open_workdir(str(tmp_path), experiment).teacher.name == teachers[1]
-        takeovers.write(tmp_path, takeovers.read(tmp_path)[:left])
+        write_takeovers(tmp_path, read_takeovers(tmp_path)[:left])
         assert _beside(tmp_path, experiment).run.teacher.name == teachers[0]
 
 

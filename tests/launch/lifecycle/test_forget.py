@@ -22,9 +22,8 @@ from tutelage.pipeline.beam_job import staging_folder
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.table import Table
-from tutelage.trainers import takeovers
-from tutelage.trainers.feed import write_predictions
-from tutelage.trainers.takeovers import TakeOver
+from tutelage.trainers.day_loop import write_predictions
+from tutelage.trainers.handover import TakeOver, write_takeovers
 
 DAYS = small.DAYS[:4]
 LATER, GONE = DAYS[2:], 7
@@ -294,7 +293,7 @@ def test_a_teacher_that_started_from_one_that_knew_the_user_is_told_with_the_stu
         from_day=later,
         decided_at="",
     )
-    takeovers.write(session.run.root, [change])
+    write_takeovers(session.run.root, [change])
     actions.forget(asked, str(GONE), dry_run=True)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trained with it: ")]
     by_days = [

@@ -13,11 +13,10 @@ import tensorflow as tf
 from tests.tiny import AUXILIARY, DAYS, MODEL, ROWS, make_run
 from tutelage.models.config import distil
 from tutelage.pipeline.errors import UserError
-from tutelage.trainers import takeovers
 from tutelage.trainers.config import StudentConfig, TeacherConfig
 from tutelage.trainers.day_loop import train_student, train_teacher
+from tutelage.trainers.handover import Labeller, TakeOver, read_takeovers, write_takeovers
 from tutelage.trainers.run import Run
-from tutelage.trainers.takeovers import Labeller, TakeOver
 
 WIDE = TeacherConfig(name="wide", model=dataclasses.replace(MODEL, hidden=(12, 6)), min_examples=130)
 
@@ -37,7 +36,7 @@ def _change(day: date) -> TakeOver:
 
 @pytest.fixture(scope="module")
 def succeeded(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Both teachers have learnt the three days; from the second one on the later one labels."""
+    """Both teachers were trained on the three days; from the second day on the later one labels."""
     run = make_run(tmp_path_factory.mktemp("succeeded"), min_examples=30)
     train_teacher(run, DAYS)
     train_teacher(run.of_successor(WIDE), DAYS)
@@ -65,23 +64,33 @@ def _tensors(run: Run, model: str, day: date) -> dict[str, np.ndarray]:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    assert takeovers.read(tmp_path) == ()
+    assert read_takeovers(tmp_path) == ()
     changes = (_change(DAYS[1]), dataclasses.replace(_change(DAYS[2]), name="wider", first_day=DAYS[0]))
-    takeovers.write(tmp_path, changes)
-    assert takeovers.read(tmp_path) == changes
-    takeovers.write(tmp_path, [])
-    assert takeovers.read(tmp_path) == ()
+    write_takeovers(tmp_path, changes)
+    assert read_takeovers(tmp_path) == changes
+    write_takeovers(tmp_path, [])
+    assert read_takeovers(tmp_path) == ()
     assert [path.name for path in tmp_path.iterdir()] == ["takeovers.json"]
 
 
-def test_each_day_is_the_teacher_s_of_its_time(succeeded: Run) -> None:
+def test_the_file_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    (tmp_path / "takeovers.json").write_text(
+        """[{"before": {"model": "teacher", "name": "teacher", "min_examples": 30}, "name": "wide",
+        "teacher": {"type": "TeacherConfig", "name": "wide"}, "first_day": null,
+        "judged": ["2026-01-01", "2026-01-02"], "checks": [{"name": "click log_loss", "value": 0.5, "reference": 0.6,
+        "bound": 0.6, "passed": true}], "from_day": "2026-01-02", "decided_at": "2026-01-03 04:05:06"}]"""
+    )
+    assert read_takeovers(tmp_path) == (_change(DAYS[1]),)
+
+
+def test_each_day_is_labelled_by_the_teacher_of_its_time(succeeded: Run) -> None:
     again = dataclasses.replace(_change(DAYS[2]), before=Labeller(model="b", name="b", min_examples=1))
     run = dataclasses.replace(succeeded, takeovers=(_change(DAYS[1]), again))
     assert [run.labeller(day).model for day in DAYS] == ["teacher", "b", "teacher-wide"]
     assert run.labeller(DAYS[2]) == Labeller(model="teacher-wide", name="wide", min_examples=130)
 
 
-def test_labels_are_old_enough_by_the_rows_that_their_own_teacher_has_learnt(
+def test_labels_are_masked_by_the_examples_that_their_own_teacher_was_trained_on(
     copy: Callable[[str], Run],
 ) -> None:
     run = copy("keep")
@@ -105,7 +114,7 @@ def test_labels_are_old_enough_by_the_rows_that_their_own_teacher_has_learnt(
     }
 
 
-def test_masked_days_of_a_new_teacher_are_counted_and_learnt_from_hard_labels_alone(
+def test_masked_days_of_a_new_teacher_are_counted_and_trained_on_with_hard_labels_alone(
     copy: Callable[[str], Run],
 ) -> None:
     run = copy("mask")
@@ -137,7 +146,7 @@ def test_an_adapter_starts_anew_with_a_new_teacher_and_only_it(copy: Callable[[s
         tensors = [_tensors(run, "adapting", day) for run in (kept, anew)]
         other = {name for name in tensors[0] if not np.array_equal(tensors[0][name], tensors[1][name])}
         assert any("adapters" in name for name in other) == differs
-    # Days learnt in calls of their own are the days learnt in one, the start anew with them.
+    # Days trained on in separate calls end as in one call, and so does the reset.
     for day in DAYS[:2]:
         train_student(one, student(new_teacher="adapt"), [day])
     tensors = [_tensors(run, "adapting", DAYS[1]) for run in (anew, one)]
@@ -163,7 +172,9 @@ def test_an_adapter_starts_anew_with_a_new_teacher_and_only_it(copy: Callable[[s
         ),
     ],
 )
-def test_a_policy_that_cannot_be_kept_is_refused(fields: dict[str, object], says: str) -> None:
+def test_a_config_of_a_new_teacher_that_contradicts_itself_is_refused(
+    fields: dict[str, object], says: str
+) -> None:
     with pytest.raises(UserError) as error:
         dataclasses.replace(AUXILIARY, **fields)  # type: ignore[arg-type]
     assert str(error.value) == f"student 'auxiliary': {says}"

@@ -1,4 +1,4 @@
-"""A change of teacher in a workdir: whom it accepts as the teacher, what is said, what a rollback takes along."""
+"""A change of teacher in a workdir: which teacher it accepts, what is reported, what a rollback takes back."""
 
 import dataclasses
 import io
@@ -13,7 +13,6 @@ from rich.console import Console
 
 from tutelage.launch import actions, pool, steps
 from tutelage.launch.config import Experiment, load
-from tutelage.launch.lifecycle import succession
 from tutelage.launch.lifecycle.rollback import Invalidation, plan
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
@@ -23,9 +22,10 @@ from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import METRICS
 from tutelage.pipeline.soft_labels import LabelPartition
-from tutelage.trainers import takeovers
+from tutelage.trainers import handover
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
+from tutelage.trainers.handover import read_takeovers
 
 DAYS = [date(2026, 1, 1) + timedelta(days=n) for n in range(5)]
 WIDE = TeacherConfig(name="wide", model=ModelConfig(embedding_dim=2, hidden=(9,)))
@@ -51,8 +51,8 @@ def _session(root: Path, experiment: Experiment = BESIDE) -> Session:
     return Session(settings=settings, experiment=experiment, run=run, days=DAYS)
 
 
-def _learn(session: Session, model: str, *days: date, loss: float = 0.5) -> None:
-    """Leave what a model that has learnt these days leaves, its variables apart; a teacher's labels with it."""
+def _record(session: Session, model: str, *days: date, loss: float = 0.5) -> None:
+    """Write the states and losses of a model that was trained on these days, without its variables."""
     for n, day in enumerate(days, 1):
         folder = session.run.checkpoints(model).folder / str(day)
         folder.mkdir(parents=True)
@@ -82,82 +82,84 @@ def _label(session: Session, teacher: str, producer: str, day: date, snapshot: d
 
 
 @pytest.fixture
-def resume_from(tmp_path: Path) -> Session:
-    """The teacher has learnt five days, its successor four, and it is better; no student has learnt."""
+def ready(tmp_path: Path) -> Session:
+    """The teacher was trained on five days, its successor on four, and it is better; no student was trained."""
     session = _session(tmp_path)
-    _learn(session, "teacher", *DAYS, loss=0.5)
-    _learn(session, "teacher-wide", *DAYS[1:], loss=0.4)
+    _record(session, "teacher", *DAYS, loss=0.5)
+    _record(session, "teacher-wide", *DAYS[1:], loss=0.4)
     return session
 
 
 @pytest.fixture
-def succeeded(resume_from: Session) -> Session:
-    """It has taken over: its days but the first are judged by two, so that the fifth day is its own."""
-    assert succession.take_over(resume_from)
-    return _session(resume_from.run.root)
+def succeeded(ready: Session) -> Session:
+    """The successor has taken over: its days but the first are compared by two, so that the fifth day is its own."""
+    assert steps.take_over(ready)
+    return _session(ready.run.root)
 
 
-def test_a_successor_learns_beside_the_teacher_until_it_takes_over(resume_from: Session) -> None:
-    assert resume_from.teachers == ["teacher", "teacher-wide"]
-    assert resume_from.models == ["teacher", "teacher-wide", *resume_from.students]
-    assert resume_from.model("teacher-wide") == WIDE.model
-    assert resume_from.run.folder("teacher-wide") == resume_from.run.root / "teacher-wide"
-    assert {resume_from.run.labeller(day).name for day in DAYS} == {"teacher"}
-    change = succession.take_over(resume_from)
+def test_a_successor_is_trained_beside_the_teacher_until_it_takes_over(ready: Session) -> None:
+    assert ready.teachers == ["teacher", "teacher-wide"]
+    assert ready.models == ["teacher", "teacher-wide", *ready.students]
+    assert ready.model("teacher-wide") == WIDE.model
+    assert ready.run.folder("teacher-wide") == ready.run.root / "teacher-wide"
+    assert {ready.run.labeller(day).name for day in DAYS} == {"teacher"}
+    change = steps.take_over(ready)
     assert change
     assert (change.judged, change.from_day) == (DAYS[2:4], DAYS[4])
-    after = _session(resume_from.run.root)
+    after = _session(ready.run.root)
     assert (after.successor, after.teachers, after.run.teacher) == (None, ["teacher-wide"], WIDE)
     assert [after.run.labeller(day).name for day in DAYS] == [*["teacher"] * 4, "wide"]
     assert after.run.labeller(DAYS[0]).min_examples == OLD.min_examples
 
 
-def test_what_students_have_learnt_with_the_old_labels_is_not_decided_anew(resume_from: Session) -> None:
+def test_days_that_students_were_trained_on_with_the_old_labels_are_not_decided_anew(ready: Session) -> None:
     control, auxiliary = (s.name for s in BESIDE.students if s.name in ("control", "auxiliary"))
-    _learn(resume_from, control, *DAYS)
-    assert succession.judge(resume_from).days == DAYS[2:4]  # type: ignore[union-attr]
-    _learn(resume_from, auxiliary, *DAYS)
-    change = succession.take_over(resume_from)
+    _record(ready, control, *DAYS)
+    found = handover.compare(ready.run, ready.successor, BESIDE.students)  # type: ignore[arg-type]
+    assert found
+    assert found.days == DAYS[2:4]
+    _record(ready, auxiliary, *DAYS)
+    change = steps.take_over(ready)
     assert change
     assert change.from_day == DAYS[4] + timedelta(days=1)
 
 
-def test_no_student_learns_while_it_is_decided_from_when_on_it_reads_other_labels(
-    resume_from: Session,
+def test_no_student_is_trained_while_it_is_decided_from_which_day_on_it_reads_other_labels(
+    ready: Session,
 ) -> None:
-    with steps.locked(resume_from, "auxiliary"), pytest.raises(UserError, match="is working on auxiliary"):
-        succession.take_over(resume_from)
-    assert takeovers.read(resume_from.run.root) == ()
+    with steps.locked(ready, "auxiliary"), pytest.raises(UserError, match="is working on auxiliary"):
+        steps.take_over(ready)
+    assert read_takeovers(ready.run.root) == ()
 
 
 def test_a_change_that_another_process_has_decided_meanwhile_is_not_decided_anew(
-    resume_from: Session,
+    ready: Session,
 ) -> None:
-    assert succession.take_over(resume_from)
-    decided = takeovers.read(resume_from.run.root)
-    _learn(resume_from, "auxiliary", *DAYS)  # the last of them from the new labels
-    assert succession.take_over(resume_from) is None
-    assert takeovers.read(resume_from.run.root) == decided
+    assert steps.take_over(ready)
+    decided = read_takeovers(ready.run.root)
+    _record(ready, "auxiliary", *DAYS)  # the last of them from the new labels
+    assert steps.take_over(ready) is None
+    assert read_takeovers(ready.run.root) == decided
 
 
 def test_a_successor_that_is_not_as_good_leaves_the_labelling_to_the_teacher(tmp_path: Path) -> None:
     session = _session(tmp_path)
-    _learn(session, "teacher", *DAYS, loss=0.5)
-    assert succession.describe(session) == [
-        "wide learns beside teacher, which labels (not judged yet: that takes 2 days that both have learnt)"
+    _record(session, "teacher", *DAYS, loss=0.5)
+    assert steps.describe_teachers(session) == [
+        "wide is trained beside teacher, which labels (not compared yet: that takes 2 days that both were trained on)"
     ]
-    _learn(session, "teacher-wide", *DAYS[1:], loss=0.6)
-    assert succession.take_over(session) is None
-    assert succession.describe(session) == [
-        "wide learns beside teacher, which labels (not as good: click log_loss 0.6000 against 0.5000, up to 0.5000 "
+    _record(session, "teacher-wide", *DAYS[1:], loss=0.6)
+    assert steps.take_over(session) is None
+    assert steps.describe_teachers(session) == [
+        "wide is trained beside teacher, which labels (not as good: click log_loss 0.6000 against 0.5000, up to 0.5000 "
         "passes, long_view log_loss 0.6000 against 0.5000, up to 0.5000 passes, watch ltv_loss 0.6000 against "
         "0.5000, up to 0.5000 passes; mean of 2 days to 2026-01-05)"
     ]
     assert _session(tmp_path).run.labeller(DAYS[4]).name == "teacher"
 
 
-def test_status_and_report_say_who_took_over_with_both_figures(succeeded: Session, tmp_path: Path) -> None:
-    (line,) = succession.describe(succeeded)
+def test_status_and_report_show_who_took_over_with_both_losses(succeeded: Session, tmp_path: Path) -> None:
+    (line,) = steps.describe_teachers(succeeded)
     assert line.startswith(
         "wide took over from teacher: students read its labels from 2026-01-05 on (click log_loss 0.4000 against "
         "0.5000, up to 0.5000 passes, "
@@ -178,15 +180,15 @@ def test_status_and_report_say_who_took_over_with_both_figures(succeeded: Sessio
     assert f'<li class="sound">Teacher: {line}.</li>' in page.read_text().replace("\n", "")
 
 
-def test_what_a_successor_starts_from_is_said(resume_from: Session) -> None:
-    assert succession.started(resume_from, "teacher-wide") is None
+def test_a_line_describes_what_a_successor_started_with(ready: Session) -> None:
+    assert handover.describe_start(ready.run, "teacher-wide") is None
     anew = [
         {"name": "embeddings/topic", "shape": [256, 2], "teacher": None},
         {"name": "shared/0/kernel", "shape": [19, 9], "teacher": [17, 9]},
     ]
     found = {"teacher": "teacher", "day": "2026-01-01", "taken": ["a", "b"], "anew": anew}
-    resume_from.run.warm_start("teacher-wide").write_text(json.dumps(found))
-    assert succession.started(resume_from, "teacher-wide") == (
+    ready.run.warm_start("teacher-wide").write_text(json.dumps(found))
+    assert handover.describe_start(ready.run, "teacher-wide") == (
         "teacher-wide: starts with 2 variables of teacher's after 2026-01-01; anew: embeddings/topic [256, 2], "
         "shared/0/kernel [19, 9] (there [17, 9])"
     )
@@ -221,8 +223,8 @@ def test_the_next_successor_has_a_new_name(succeeded: Session) -> None:
     root = succeeded.run.root
     again = _session(root, _experiment(WIDE, WIDER))
     assert again.teachers == ["teacher-wide", "teacher-wider"]
-    _learn(again, "teacher-wider", *DAYS, loss=0.3)
-    assert succession.take_over(again)
+    _record(again, "teacher-wider", *DAYS, loss=0.3)
+    assert steps.take_over(again)
     assert _session(root, _experiment(WIDE, WIDER)).teachers == ["teacher-wider"]
     third = _session(root, _experiment(WIDER))
     assert (third.run.takeovers[1].judged, third.run.takeovers[1].before.model) == (DAYS[3:], "teacher-wide")
@@ -237,7 +239,7 @@ def test_the_next_successor_has_a_new_name(succeeded: Session) -> None:
         _experiment(WIDE, WIDE)
 
 
-def test_a_successor_may_be_added_and_what_decides_may_change_but_not_what_it_is(tmp_path: Path) -> None:
+def test_a_successor_may_be_added_and_its_margin_changed_but_not_its_model(tmp_path: Path) -> None:
     open_workdir(str(tmp_path), _experiment(OLD))
     session = _session(tmp_path)
     assert session.successor
@@ -255,18 +257,18 @@ def test_a_successor_may_be_added_and_what_decides_may_change_but_not_what_it_is
         )
 
 
-def test_days_before_its_first_are_no_successor_s_even_when_it_is_the_teacher(tmp_path: Path) -> None:
+def test_a_successor_is_not_trained_on_days_before_its_first_even_as_the_teacher(tmp_path: Path) -> None:
     beside = _experiment(OLD, WIDE, first_day=DAYS[1])
     session = _session(tmp_path, beside)
     assert session.days_to_train("teacher-wide") == DAYS[1:]
-    _learn(session, "teacher", *DAYS)
-    _learn(session, "teacher-wide", *DAYS[1:4], loss=0.4)
-    assert succession.take_over(session)
+    _record(session, "teacher", *DAYS)
+    _record(session, "teacher-wide", *DAYS[1:4], loss=0.4)
+    assert steps.take_over(session)
     for experiment in (beside, _experiment(WIDE)):
         assert _session(tmp_path, experiment).days_to_train("teacher-wide") == DAYS[4:]
 
 
-def test_snapshot_labels_of_a_day_are_by_the_teacher_of_its_time(succeeded: Session) -> None:
+def test_snapshot_labels_of_a_day_are_made_by_the_teacher_of_its_time(succeeded: Session) -> None:
     for model in ("teacher", "teacher-wide"):
         for state in succeeded.run.checkpoints(model).states():
             card = succeeded.run.root / f"export/{model}/{state.day:%Y%m%d}01/assets.extra/tutelage.json"
@@ -285,7 +287,7 @@ def test_snapshot_labels_of_a_day_are_by_the_teacher_of_its_time(succeeded: Sess
     assert list(steps.to_label(succeeded)) == DAYS[1:4]
 
 
-def test_a_successor_that_has_taken_over_is_taught_as_the_teacher(
+def test_a_successor_that_has_taken_over_is_trained_as_the_teacher(
     succeeded: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Session, "open", lambda settings: succeeded)
@@ -302,7 +304,7 @@ def test_a_successor_that_has_taken_over_is_taught_as_the_teacher(
 def test_a_rollback_before_the_decision_takes_it_back_after_the_students_and_before_the_labels(
     succeeded: Session,
 ) -> None:
-    _learn(succeeded, "auxiliary", *DAYS)
+    _record(succeeded, "auxiliary", *DAYS)
     for day in DAYS:
         for teacher in ("teacher", "wide"):
             _label(succeeded, teacher, "pre_update", day, day - timedelta(days=1))
@@ -340,8 +342,8 @@ def test_a_rollback_before_the_decision_takes_it_back_after_the_students_and_bef
     assert (again.teachers, plan(again, DAYS[2])) == (["teacher", "teacher-wide"], [])
 
 
-def test_a_rollback_that_is_killed_anywhere_goes_on_with_what_is_left(succeeded: Session) -> None:
-    _learn(succeeded, "auxiliary", *DAYS)
+def test_a_rollback_that_is_killed_anywhere_continues_with_what_is_left(succeeded: Session) -> None:
+    _record(succeeded, "auxiliary", *DAYS)
     for day in DAYS:
         for teacher in ("teacher", "wide"):
             _label(succeeded, teacher, "pre_update", day, day - timedelta(days=1))
@@ -354,8 +356,8 @@ def test_a_rollback_that_is_killed_anywhere_goes_on_with_what_is_left(succeeded:
 
 def test_two_changes_are_taken_back_one_after_the_other(succeeded: Session) -> None:
     again = _session(succeeded.run.root, _experiment(WIDE, WIDER))
-    _learn(again, "teacher-wider", *DAYS, loss=0.3)
-    assert succession.take_over(again)
+    _record(again, "teacher-wider", *DAYS, loss=0.3)
+    assert steps.take_over(again)
     both = _session(succeeded.run.root, _experiment(WIDE, WIDER))
     with pytest.raises(UserError) as error:
         plan(both, DAYS[2])
@@ -376,7 +378,7 @@ def experiment(*, smoke):
 
 
 @pytest.mark.parametrize("failure", [UserError("wide fell over"), pool.Stopped("stopped by SIGTERM")])
-def test_a_successor_that_fails_holds_no_student_up_and_is_told_at_the_end(
+def test_a_successor_that_fails_does_not_hold_up_students_and_is_reported_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: UserError
 ) -> None:
     (tmp_path / "my.py").write_text(CONFIG)
@@ -407,7 +409,7 @@ def test_a_successor_that_fails_holds_no_student_up_and_is_told_at_the_end(
 
 
 def test_stale_days_take_a_change_back_only_where_they_decided_it(succeeded: Session) -> None:
-    _learn(succeeded, "auxiliary", *DAYS)
+    _record(succeeded, "auxiliary", *DAYS)
     _label(succeeded, "teacher", "pre_update", DAYS[3], DAYS[2])
     for day in DAYS[3:]:
         _label(succeeded, "wide", "pre_update", day, day - timedelta(days=1))

@@ -1,8 +1,9 @@
-"""A successor starts with what of the teacher has the same name and shape."""
+"""A successor starts with the variables of the teacher that have the same name and shape."""
 
 import dataclasses
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +14,38 @@ from tests.growing import growing_run
 from tests.tiny import BATCH, DAYS, MODEL, make_run
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
-from tutelage.trainers.config import TeacherConfig
-from tutelage.trainers.day_loop import train_teacher
-from tutelage.trainers.feed import load_day
+from tutelage.trainers.config import SuccessorConfig, TeacherConfig
+from tutelage.trainers.day_loop import train_successor, train_teacher
+from tutelage.trainers.day_pass import Attempt
+from tutelage.trainers.feed import Feed
+from tutelage.trainers.handover import warm_start
+from tutelage.trainers.partial import resume_partial, save_partial
 from tutelage.trainers.run import TEACHER, Run
+from tutelage.trainers.teacher import Teacher
 from tutelage.trainers.trainer import Trainer
-from tutelage.trainers.warm_start import warm_start
 
 NARROW = dataclasses.replace(MODEL, without=("topic",))
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A teacher without topics has learnt two days."""
+    """A teacher without topics was trained on two days."""
     run = make_run(tmp_path_factory.mktemp("taught"))
     run = dataclasses.replace(run, teacher=TeacherConfig(model=NARROW))
     train_teacher(run, DAYS[:2])
     return run
 
 
-def _learner(run: Run, model: ModelConfig) -> Trainer:
+def _trainer(run: Run, model: ModelConfig) -> Trainer:
     return Trainer(run.schema, model, batch_size=BATCH, seed=run.training.seed)
+
+
+def _start(trainer: Trainer, run: Run, first_day: date) -> None:
+    """Warm-start `trainer` as the successor `wide`."""
+    wide = SuccessorConfig(
+        teacher=TeacherConfig(name="wide", model=trainer.ranker.config), first_day=first_day
+    )
+    warm_start(trainer, Teacher(run).build(), run, wide)
 
 
 def _tensors(run: Run, model: str) -> dict[str, np.ndarray]:
@@ -43,9 +55,9 @@ def _tensors(run: Run, model: str) -> dict[str, np.ndarray]:
     return {name: reader.get_tensor(name) for name in names}
 
 
-def test_a_successor_of_the_same_network_goes_on_as_the_teacher_did_bit_for_bit(taught: Run) -> None:
-    same = taught.of_successor(TeacherConfig(name="same", model=NARROW))
-    train_teacher(same, DAYS[1:2], start=lambda trainer: warm_start(trainer, taught, "same", DAYS[1]))
+def test_a_successor_of_the_same_network_continues_as_the_teacher_did_bit_for_bit(taught: Run) -> None:
+    same = SuccessorConfig(teacher=TeacherConfig(name="same", model=NARROW), first_day=DAYS[1])
+    train_successor(taught, same, DAYS[1:2])
     found = json.loads((taught.root / "teacher-same/warm_start.json").read_text())
     assert (found["teacher"], found["day"], found["anew"]) == ("teacher", str(DAYS[0]), [])
     own, teacher = _tensors(taught, "teacher-same"), _tensors(taught, TEACHER)
@@ -54,12 +66,12 @@ def test_a_successor_of_the_same_network_goes_on_as_the_teacher_did_bit_for_bit(
         np.testing.assert_array_equal(own[name], value, err_msg=name)
 
 
-def test_what_has_another_shape_or_is_new_starts_anew_and_is_listed(taught: Run) -> None:
+def test_a_variable_of_another_shape_or_name_starts_anew_and_is_listed(taught: Run) -> None:
     # One more feature, and a wider second layer: the first one's input and the heads' are wider too.
     model = dataclasses.replace(MODEL, hidden=(8, 6))
-    trainer, fresh, teacher = _learner(taught, model), _learner(taught, model), _learner(taught, NARROW)
+    trainer, fresh, teacher = _trainer(taught, model), _trainer(taught, model), _trainer(taught, NARROW)
     teacher.restore(taught.checkpoints(TEACHER), taught.checkpoints(TEACHER).states()[0])
-    warm_start(trainer, taught, "wide", DAYS[1])
+    _start(trainer, taught, DAYS[1])
     found = json.loads((taught.root / "teacher-wide/warm_start.json").read_text())
     assert sorted(found["taken"]) == [
         "embeddings/user",
@@ -101,27 +113,27 @@ def test_what_has_another_shape_or_is_new_starts_anew_and_is_listed(taught: Run)
     assert int(trainer.adam.iterations) == 0 < int(teacher.adam.iterations)
 
 
-def test_the_teacher_must_have_come_as_far(taught: Run, tmp_path: Path) -> None:
-    trainer = _learner(taught, NARROW)
+def test_the_teacher_must_have_been_trained_up_to_the_day_before(taught: Run, tmp_path: Path) -> None:
+    trainer = _trainer(taught, NARROW)
     for run, first_day, have in (
-        (taught, DAYS[2].replace(day=4), "2026-01-01 to 2026-01-02; let it learn 2026-01-03 first"),
-        (taught, DAYS[0], "2026-01-01 to 2026-01-02; let it learn 2025-12-31 first"),
-        (dataclasses.replace(taught, root=tmp_path), DAYS[1], "no day; let it learn 2026-01-01 first"),
+        (taught, DAYS[2].replace(day=4), "2026-01-01 to 2026-01-02; train it on 2026-01-03 first"),
+        (taught, DAYS[0], "2026-01-01 to 2026-01-02; train it on 2025-12-31 first"),
+        (dataclasses.replace(taught, root=tmp_path), DAYS[1], "no day; train it on 2026-01-01 first"),
     ):
         run.lake.create()
         with pytest.raises(UserError) as error:
-            warm_start(trainer, run, "wide", first_day)
+            _start(trainer, run, first_day)
         assert str(error.value) == (
-            f"successor 'wide' starts from what teacher had learnt before {first_day}, and that has learnt {have}, "
+            f"successor 'wide' starts from the state of teacher before {first_day}, which was trained on {have}, "
             "or give another first_day, or none to start with nothing"
         )
     shutil.copytree(taught.root, tmp_path / "pruned")
     pruned = dataclasses.replace(taught, root=tmp_path / "pruned")
     pruned.checkpoints(TEACHER).prune(DAYS[0])
     with pytest.raises(UserError) as error:
-        warm_start(trainer, pruned, "wide", DAYS[1])
+        _start(trainer, pruned, DAYS[1])
     assert str(error.value) == (
-        "successor 'wide' starts from what teacher had learnt before 2026-01-02, and its checkpoint of 2026-01-01 was "
+        "successor 'wide' starts from the state of teacher before 2026-01-02, and its checkpoint of 2026-01-01 was "
         "pruned; give a first_day after 2026-01-02, or none to start with nothing"
     )
 
@@ -130,7 +142,7 @@ def test_after_a_skipped_day_a_successor_starts_from_the_day_before_it(tmp_path:
     run = dataclasses.replace(make_run(tmp_path), teacher=TeacherConfig(model=NARROW))
     train_teacher(run, DAYS[:1])
     run.quarantine(TEACHER).write(DAYS[1], "skipped", [{"said": "fail"}])
-    warm_start(_learner(run, NARROW), run, "wide", DAYS[2])
+    _start(_trainer(run, NARROW), run, DAYS[2])
     assert json.loads(run.warm_start("teacher-wide").read_text())["day"] == str(DAYS[0])
 
 
@@ -142,9 +154,11 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def test_ids_come_along_with_their_rows_and_all_goes_on_as_the_teacher_did_bit_for_bit(grown: Run) -> None:
-    same = grown.of_successor(TeacherConfig(name="same", model=MODEL))
-    train_teacher(same, DAYS[1:2], start=lambda trainer: warm_start(trainer, grown, "same", DAYS[1]))
+def test_ids_are_copied_with_their_embeddings_and_training_continues_bit_for_bit(
+    grown: Run,
+) -> None:
+    same = SuccessorConfig(teacher=TeacherConfig(name="same", model=MODEL), first_day=DAYS[1])
+    train_successor(grown, same, DAYS[1:2])
     own, teacher = _tensors(grown, "teacher-same"), _tensors(grown, TEACHER)
     assert own.keys() == teacher.keys()
     assert sum("/vocabulary/" in f"/{name}" for name in own) == 8
@@ -152,28 +166,28 @@ def test_ids_come_along_with_their_rows_and_all_goes_on_as_the_teacher_did_bit_f
         np.testing.assert_array_equal(own[name], value, err_msg=name)
 
 
-def test_no_id_has_a_row_of_a_feature_whose_rows_start_anew(grown: Run) -> None:
-    trainer = _learner(grown, dataclasses.replace(MODEL, embedding_dim=6))
-    warm_start(trainer, grown, "wide", DAYS[1])
+def test_a_feature_whose_embeddings_start_anew_has_no_ids(grown: Run) -> None:
+    trainer = _trainer(grown, dataclasses.replace(MODEL, embedding_dim=6))
+    _start(trainer, grown, DAYS[1])
     assert trainer.vocabulary
     assert [frame.height for frame in trainer.vocabulary.known.values()] == [0, 0]
     anew = json.loads((grown.root / "teacher-wide/warm_start.json").read_text())["anew"]
     assert {"embeddings/user", "embeddings/topic"} < {each["name"] for each in anew}
 
 
-def test_a_first_day_that_was_put_down_is_gone_on_with_only_while_what_it_started_from_stays(
+def test_an_interrupted_first_day_is_resumed_only_while_the_state_it_was_begun_from_stays(
     taught: Run, tmp_path: Path
 ) -> None:
     shutil.copytree(taught.root, tmp_path / "w")
     run = dataclasses.replace(taught, root=tmp_path / "w")
-    trainer, own = _learner(run, NARROW), run.checkpoints("teacher-wide")
-    warm_start(trainer, run, "wide", DAYS[1])
-    day = load_day(run.lake, DAYS[1], run.schema, transform=trainer.transform, without=NARROW.without)
+    trainer, own = _trainer(run, NARROW), run.checkpoints("teacher-wide")
+    _start(trainer, run, DAYS[1])
+    day = Feed(run.lake, trainer.transform, without=NARROW.without).read(DAYS[1])
     ahead, trained = trainer.score(day), trainer.train_day(day)
-    trainer.save_partial(day, trained, ahead, own, rates=1.0)
-    assert trainer.resume_partial(day, own)
-    # The teacher is taken back, and learns its day again.
+    save_partial(trainer, own, day, Attempt(ahead=ahead, trained=trained, rates=1.0))
+    assert resume_partial(trainer, own, day)
+    # The teacher is rolled back, and trained on its day again.
     path = run.checkpoints(TEACHER).folder / str(DAYS[0]) / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "id": "another"}))
-    warm_start(trainer, run, "wide", DAYS[1])
-    assert trainer.resume_partial(day, own) is None
+    _start(trainer, run, DAYS[1])
+    assert resume_partial(trainer, own, day) is None

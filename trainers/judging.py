@@ -1,0 +1,96 @@
+"""The judgement on an attempt at a day: its metrics, and the verdict of the model's gate."""
+
+import itertools
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import polars as pl
+import tensorflow as tf
+
+from tutelage.pipeline.verdict import Check, Verdict
+from tutelage.trainers import gate
+from tutelage.trainers.day_pass import Attempt
+from tutelage.trainers.feed import Day
+from tutelage.trainers.metrics import day_metrics
+from tutelage.trainers.role import Role
+from tutelage.trainers.trainer import SCORE_BATCH, Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedAttempt:
+    """A finished attempt at a day, with what the gate found."""
+
+    attempt: Attempt
+    rows: list[dict[str, object]]
+    """Rows of the `metrics` table. None where something is not finite: such a day would spoil all later ones."""
+    verdict: Verdict
+
+    @property
+    def record(self) -> dict[str, object]:
+        """What the quarantine keeps of it; `said` is the verdict in one line."""
+        return {"rates": self.attempt.rates, "said": str(self.verdict), **asdict(self.verdict)}
+
+
+def judge_attempt(role: Role, trainer: Trainer, day: Day, attempt: Attempt) -> JudgedAttempt:
+    """Compute the day's metrics, and judge them by the role's gate against the days that it kept before."""
+    checks = _finite_checks(trainer, day, attempt)
+    if not all(check.passed for check in checks):
+        return JudgedAttempt(attempt=attempt, rows=[], verdict=Verdict(verdict="fail", checks=checks))
+    schema, outputs = trainer.ranker.schema, attempt.trained.outputs
+    rows = [
+        row
+        for basis, scores in (("day_ahead", attempt.ahead), ("pre_update", outputs))
+        for row in day_metrics(
+            schema,
+            day.targets,
+            scores,
+            basis=basis,
+            slices=day.slices,
+            groups=day.users,
+            weight=day.example_weight,
+        )
+    ]
+    kept = [state.day for state in role.checkpoints.states()]
+    own = role.run.lake.metrics.scan(model=role.model, run=role.run.name)
+    before = gate.trailing(own.filter(pl.col("day").is_in(kept)).collect(), role.gate)
+    verdict = gate.judge(schema, rows, outputs, before, role.gate, weight=day.example_weight)
+    verdict = replace(verdict, checks=(*checks, *verdict.checks))
+    return JudgedAttempt(attempt=attempt, rows=rows + _counts(day), verdict=verdict)
+
+
+def _finite_checks(trainer: Trainer, day: Day, attempt: Attempt) -> tuple[Check, ...]:
+    """Check the losses, the outputs and the weights; the first detail names the step from which losses are bad."""
+    bad = ~np.isfinite(attempt.trained.losses)
+    step = (trainer.state.step if trainer.state else 0) + int(np.argmax(bad))
+    outputs = sum(int(np.sum(~np.isfinite(output))) for output in attempt.trained.outputs.values())
+    return (
+        gate.finite("losses", int(bad.sum()), f"{int(bad.sum())} of {len(bad)}, from step {step} on"),
+        gate.finite("outputs", outputs),
+        gate.finite("weights", _weights_not_finite(trainer, day)),
+    )
+
+
+def _weights_not_finite(trainer: Trainer, day: Day) -> int:
+    """Count the weights that are not finite: the dense ones, and the day's embeddings as often as they occur.
+
+    The rest of the table is not looked at: the cost follows the day, not the vocabulary.
+    """
+    (table,) = trainer.sparse
+    touched = (
+        tf.gather(table, tf.maximum(day.tensors.rows[start : start + SCORE_BATCH], 0))
+        for start in range(0, day.size, SCORE_BATCH)
+    )
+    parts = itertools.chain(trainer.dense, touched)
+    return sum(int(tf.math.count_nonzero(~tf.math.is_finite(part))) for part in parts)
+
+
+def _counts(day: Day) -> list[dict[str, object]]:
+    """Return rows of `metrics`: counts of soft labels, and of each growing feature's ids (the feature as a slice)."""
+    values = {name: float(count) for name, count in day.counts.items()}
+    if values:
+        values["label_coverage"] = values["labels_used"] / day.size
+    return [
+        {"task": "", "metric": name, "slice": part, "basis": "pre_update", "value": value, "rows": day.size}
+        for part, counts in {"": values, **(day.day_ids.counts if day.day_ids else {})}.items()
+        for name, value in counts.items()
+    ]

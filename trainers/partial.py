@@ -1,0 +1,112 @@
+"""A day whose training was interrupted: the partial checkpoint within it, and how training goes on from there."""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tutelage.trainers.checkpoints import Checkpoints, sha256_of
+from tutelage.trainers.day_pass import Attempt, TrainResult
+
+if TYPE_CHECKING:  # a partial checkpoint is listed and discarded without TensorFlow
+    from tutelage.trainers.feed import Day
+    from tutelage.trainers.trainer import Trainer
+
+_log = logging.getLogger(__name__)
+_KINDS = ("outputs", "ahead")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartialDay:
+    """What a partial checkpoint says of itself, in its `state.json`."""
+
+    day: date
+    after: str
+    """`State.id` of the state that the day was begun from, which may be another model's (`Trainer.begun_from`)."""
+    digest: str
+    """`Day.digest`. A partial checkpoint with another digest is discarded."""
+    rows: int
+    """Examples of the day that are trained on."""
+    rates: float
+    """The factor of the config's learning rates that they were trained with."""
+    seconds: float
+    """Time that the updates took."""
+    sha256: str = ""
+    """Hash of its files."""
+
+
+def save_partial(trainer: "Trainer", checkpoints: Checkpoints, day: "Day", so_far: Attempt) -> None:
+    """Write a partial checkpoint in the place of the one before it.
+
+    It holds the variables, and in `arrays.npz` the losses, the outputs before the updates and the scores ahead.
+    """
+    saved = checkpoints.folder / ".partial-within"
+    shutil.rmtree(saved, ignore_errors=True)
+    trainer.checkpoint.write(str(saved / "variables"))
+    arrays = {"losses": so_far.trained.losses}
+    for kind, values in zip(_KINDS, (so_far.trained.outputs, so_far.ahead), strict=True):
+        arrays |= {f"{kind} {name}": array for name, array in values.items()}
+    np.savez(saved / "arrays.npz", allow_pickle=False, **arrays)
+    partial_day = PartialDay(
+        day=day.day,
+        after=trainer.begun_from,
+        digest=day.digest,
+        rows=len(so_far.trained.teacher_step),
+        rates=so_far.rates,
+        seconds=so_far.trained.seconds,
+        sha256=sha256_of(saved),
+    )
+    (saved / "state.json").write_text(json.dumps({**asdict(partial_day), "day": str(day.day)}))
+    # The numbers rise: if the process is killed before the older folder is removed, the newer one is read.
+    number = 1 + max((int(path.name.removeprefix("within-")) for path in checkpoints.partials()), default=0)
+    os.rename(saved, checkpoints.folder / f"within-{number:06}")
+    for path in checkpoints.partials()[:-1]:
+        shutil.rmtree(path)
+
+
+def find_partial(checkpoints: Checkpoints) -> tuple[PartialDay, Path] | None:
+    """Return the newest sound partial checkpoint and its folder; warn of damaged ones and remove them."""
+    for path in reversed(checkpoints.partials()):
+        values = json.loads((path / "state.json").read_text())
+        if values["sha256"] == sha256_of(path):
+            return PartialDay(**{**values, "day": date.fromisoformat(values["day"])}), path
+        _log.warning("%s: the partial checkpoint within %s is damaged", checkpoints.folder, values["day"])
+        shutil.rmtree(path)
+    return None
+
+
+def resume_partial(trainer: "Trainer", checkpoints: Checkpoints, day: "Day") -> Attempt | None:
+    """Restore the partial checkpoint of `day`; return how far it was trained on, None if it was not interrupted.
+
+    A partial checkpoint of another day, of a day whose data has changed since, or begun from another state is
+    discarded: the day is then trained on from its start.
+    """
+    found = find_partial(checkpoints)
+    if found is None:
+        return None
+    partial_day, path = found
+    if (partial_day.day, partial_day.after, partial_day.digest) != (day.day, trainer.begun_from, day.digest):
+        checkpoints.discard_partial()
+        return None
+    status = trainer.checkpoint.read(str(path / "variables"))
+    status.assert_existing_objects_matched().expect_partial()
+    with np.load(path / "arrays.npz") as file:
+        arrays = dict(file)
+    outputs, ahead = (
+        {name.removeprefix(f"{kind} "): a for name, a in arrays.items() if name.startswith(f"{kind} ")}
+        for kind in _KINDS
+    )
+    trained = TrainResult(
+        outputs=outputs,
+        losses=arrays["losses"],
+        teacher_step=trainer.steps_before(len(arrays["losses"]), partial_day.rows),
+        seconds=partial_day.seconds,
+        waited=day.waited,
+    )
+    return Attempt(ahead=ahead, trained=trained, rates=partial_day.rates)
