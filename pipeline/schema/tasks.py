@@ -9,25 +9,29 @@ from tutelage.pipeline.errors import UserError
 _OUTPUTS = {
     "binary": ("logit",),
     "log1p": ("log1p",),
-    # The logit of a value above 0; mean and standard deviation of the log of such a value.
+    # The logit of "the value is above 0", then mean and standard deviation of the log of such a value.
     "ziln": ("logit", "mu", "sigma"),
 }
 SAMPLING_RATE = "sampling_rate"
-"""The column of `interactions` that says at which rate a row's negatives were kept."""
+"""The column of `interactions` with the share of negatives that was kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One thing to predict, from the column `label` of `interactions`.
 
-    `binary`: the label is 0 or 1, the model gives a logit, the served score is a probability.
-    `log1p`: the label is a value ≥ 0, the model gives its log1p by squared error. Its expm1 is no
-    expectation of the value, so the served score keeps the name of what it is.
-    `ziln`: the label is a value ≥ 0, often 0, the model gives a zero-inflated log-normal of it
-    (arXiv 1912.07753), the served score is its expectation, in the label's unit.
+    `binary`: the label is 0 or 1, the model returns a logit, and the served score is a probability.
+    `log1p`: the label is a value ≥ 0, and the model returns its log1p, trained by squared error. The expm1 of that is
+    not an expectation of the value, so the served score is named `<task>_log1p`.
+    `ziln`: the label is a value ≥ 0, often 0. The model returns a zero-inflated log-normal distribution of it
+    (arXiv 1912.07753), and the served score is its expectation, in the label's unit.
 
-    A label is final `matures_after` its event (`6h`, `3d`; empty: at once): a purchase may come days later,
-    and no purchase yet is no negative (arXiv 1907.06558).
+    A label is final `matures_after` its event (`6h`, `3d`; empty: at once). A purchase may come days later,
+    and no purchase yet is not a negative (arXiv 1907.06558).
+
+    Example:
+        >>> Task(name="spend", label="spend_usd", kind="ziln").outputs
+        ('spend_logit', 'spend_mu', 'spend_sigma')
     """
 
     name: str
@@ -55,16 +59,21 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downsampling:
-    """Of the negatives of a binary task `interactions` holds a share only, and all positives.
+    """Only a share of the negatives of a binary task is kept in `interactions`, and all positives.
 
-    The column `sampling_rate` (float32, above 0, at most 1; null: 1) says of each row, positives too, which share of
-    the negatives was kept where it comes from. A negative then weighs 1/sampling_rate in every loss and metric, so that
-    scores fit the rows as they were before.
+    The column `sampling_rate` (float32, above 0, at most 1; null: 1) says for each example, positive or negative, which
+    share of the negatives was kept where it comes from. A negative weighs 1/sampling_rate in every loss and metric, so
+    that scores fit the data as it was before sampling.
+
+    Example:
+        >>> Downsampling(task="click", rate=1.5)
+        Traceback (most recent call last):
+        tutelage.pipeline.errors.UserError: downsampling: rate is 1.5, expected a share above 0, at most 1, or None
     """
 
     task: str
     rate: float | None = None
-    """What materialising keeps, by example_id; None: the source's rows are what was kept, and it has the column."""
+    """The share that materialising keeps, chosen by example_id; None: the source was sampled, and has the column."""
 
     def __post_init__(self) -> None:
         if self.rate is not None and not 0 < self.rate <= 1:

@@ -77,17 +77,17 @@ def _says(text: str) -> Any:
         ),
         (
             {"dtype": "int64", "capacity": 9, "length": 2, "grows": Growth()},
-            "grows is for single ids with a capacity of at least 2, the default row and another; "
+            "grows needs a single id with a capacity of at least 2, the default embedding and another; "
             "this one is int64 of length 2 with a capacity of 9",
         ),
         (
             {"dtype": "string", "capacity": 1, "grows": Growth()},
-            "grows is for single ids with a capacity of at least 2, the default row and another; "
+            "grows needs a single id with a capacity of at least 2, the default embedding and another; "
             "this one is string of length 0 with a capacity of 1",
         ),
         (
             {"dtype": "float32", "grows": Growth()},
-            "grows is for single ids with a capacity of at least 2, the default row and another; "
+            "grows needs a single id with a capacity of at least 2, the default embedding and another; "
             "this one is float32 of length 0 with a capacity of 0",
         ),
     ],
@@ -239,7 +239,7 @@ def test_a_history_that_cannot_be_is_refused(fields: dict[str, Any], text: str) 
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"user": None}, "history 'history' is a user's, and the schema names no `user`"),
+        ({"user": None}, "history 'history' needs a user, and the schema names no `user`"),
         ({"user": "tags"}, "schema: user is 'tags', expected an id feature; these are user, item"),
         ({"key": ("tags",)}, "schema: key column 'tags' is a list; expected columns of single values"),
         (
@@ -286,7 +286,7 @@ def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
             ["tag"],
             "model: without names 'tag', expected inputs of the schema: user, item, tags, history; or tasks: click",
         ),
-        (["item"], "model: without names 'item', of which 'history' is; leave that out too"),
+        (["item"], "model: without names 'item', which 'history' is made of; leave that out too"),
         (["user", "item", "tags", "history"], "model: without names every input; leave it at least one"),
     ],
 )
