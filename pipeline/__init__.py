@@ -4,6 +4,7 @@ The public names are loaded when they are first used, so importing this package 
 """
 
 import importlib
+from typing import Any
 
 _MODULES = {
     "Check": "verdict",
@@ -37,7 +38,7 @@ _MODULES = {
 __all__ = sorted(_MODULES)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

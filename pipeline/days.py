@@ -1,4 +1,4 @@
-"""Days and slices of days: which slice an event falls in, which slices a command is asked for."""
+"""Days and slices of days: the slice of an event, and the slices between two days."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,22 +14,29 @@ _UNITS = {"h": "hours", "d": "days"}
 
 
 def slice_of(day: date, *, slice_days: int) -> date:
-    """The first day of the slice that holds `day`; slices are counted from 1970-01-01."""
+    """Return the first day of the slice that holds `day`. Slices are counted from 1970-01-01.
+
+    Example:
+        >>> slice_of(date(2026, 1, 1), slice_days=7)
+        datetime.date(2026, 1, 1)
+        >>> slice_of(date(2026, 1, 7), slice_days=7)
+        datetime.date(2026, 1, 1)
+    """
     return day - timedelta(days=(day - _EPOCH).days % slice_days)
 
 
 def slice_expr(event_time_us: str, *, time_zone: str, slice_days: int) -> pl.Expr:
-    """The same as `slice_of` for a column of microseconds UTC, by the wall clock of `time_zone`."""
+    """Return `slice_of` for a column of microseconds since 1970 in UTC, by the wall clock of `time_zone`."""
     local = pl.from_epoch(pl.col(event_time_us), time_unit="us").dt.replace_time_zone("UTC")
     number = local.dt.convert_time_zone(time_zone).dt.date().to_physical()
     return (number - number % slice_days).cast(pl.Date)
 
 
 def slices_between(start: date, end: date, *, slice_days: int) -> list[date]:
-    """Every slice that lies whole between `start` and `end`, both included.
+    """Return every slice that lies entirely between `start` and `end`, both included.
 
-    Raises UserError where there is none: an unfinished slice is never learnt, as it could not be
-    learnt again.
+    Raises UserError where there is none. Models are never trained on an unfinished slice, because they could not be
+    trained on it again.
     """
     if end < start:
         raise UserError(f"end_day {end} is before start_day {start}; give an end_day on or after it")
@@ -46,7 +53,14 @@ def slices_between(start: date, end: date, *, slice_days: int) -> list[date]:
 
 
 def duration(text: str, what: str) -> timedelta:
-    """From `6h` or `3d` (of 24 hours); empty is none. Raises UserError, naming `what`, for anything else."""
+    """Return the duration of `6h` or `3d` (days of 24 hours), zero for an empty text.
+
+    Raises UserError, naming `what`, for anything else.
+
+    Example:
+        >>> duration("3d", "release_after")
+        datetime.timedelta(days=3)
+    """
     found = re.fullmatch(r"(\d{1,4})([hd])|", text)
     if not found:
         raise UserError(f"{what} is {text!r}, expected hours or days, as in '6h' or '3d'")
@@ -54,15 +68,20 @@ def duration(text: str, what: str) -> timedelta:
 
 
 def released_at(day: date, *, time_zone: str, slice_days: int, wait: timedelta, late_days: int) -> datetime:
-    """When a slice is over, its labels have had `wait` to mature, and its late events `late_days` to come."""
+    """Return when a slice is over, its labels have had `wait` to mature and late events `late_days` days to arrive."""
     zone = ZoneInfo(time_zone)
-    end = datetime.combine(day, datetime.min.time(), zone) + timedelta(days=slice_days)  # on the clock
-    # In UTC, for an hour is an hour there.
+    end = datetime.combine(day, datetime.min.time(), zone) + timedelta(days=slice_days)  # By the clock.
+    # `wait` is added in UTC, where an hour always lasts an hour.
     return max(end.astimezone(UTC) + wait, end + timedelta(days=late_days)).astimezone(zone)
 
 
 def spans(days: Sequence[date], *, slice_days: int) -> str:
-    """Slices in order, as in `2026-01-01 to 2026-01-03, 2026-01-05`."""
+    """Return slices, given in order, as text.
+
+    Example:
+        >>> spans([date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 5)], slice_days=1)
+        '2026-01-01 to 2026-01-02, 2026-01-05'
+    """
     runs: list[list[date]] = []
     for day in days:
         if runs and day == runs[-1][-1] + timedelta(days=slice_days):
@@ -73,7 +92,10 @@ def spans(days: Sequence[date], *, slice_days: int) -> str:
 
 
 def parse_day(text: str, *, time_zone: str, now: Callable[[ZoneInfo], datetime] = datetime.now) -> date:
-    """A day from `YYYY-MM-DD`, `today`, `yesterday` or `today-N`, by the clock of `time_zone`."""
+    """Return the day of `YYYY-MM-DD`, `today`, `yesterday` or `today-N`, by the clock of `time_zone`.
+
+    Raises UserError for anything else.
+    """
     relative = re.fullmatch(r"(yesterday)|today(?:-(\d{1,5}))?", text)
     if relative:
         back = 1 if relative[1] else int(relative[2] or 0)

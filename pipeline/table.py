@@ -249,14 +249,16 @@ class Table:
                 table = DeltaTable(self.path)
                 continue
             table.update_incremental()
-            expected = sum(file.rows for file in files)
             there = table.file_uris(file_pruning_predicate=where)
-            rows = sum(pq.read_metadata(file).num_rows for file in there)
-            if rows != expected:
-                raise RuntimeError(
-                    f"{self.path.name}, {key}: {expected} rows were committed and {rows} are there"
-                )
+            self._check_rows(key, there, expected=sum(file.rows for file in files))
             return
+
+    def _check_rows(self, key: str, files: Sequence[str], *, expected: int) -> None:
+        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        if rows != expected:
+            raise RuntimeError(
+                f"{self.path.name}, {key}: {expected} rows were committed and {rows} are there"
+            )
 
     def delete_rows(
         self, partition: Partition, gone: pl.Expr | None, *, metadata: Mapping[str, Any] | None

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the public names run, and give what they say."""
+"""The examples in public docstrings run, and give what they say."""
 
 import doctest
 import importlib
@@ -7,6 +7,8 @@ import pytest
 
 MODULES = (
     "pipeline.days",
+    "pipeline.errors",
+    "pipeline.ids",
     "pipeline.io.atomic",
     "pipeline.io.json",
     "pipeline.io.locks",
@@ -30,8 +32,8 @@ MODULES = (
 )
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module_run(name: str) -> None:
-    found = doctest.testmod(importlib.import_module(f"tutelage.{name}"))
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_of_a_module_run(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"tutelage.{module}"))
     assert found.attempted > 0
     assert found.failed == 0

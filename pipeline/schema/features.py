@@ -1,4 +1,4 @@
-"""The inputs of the models: features, growing vocabularies and histories."""
+"""The inputs of the models: features, vocabularies that grow, and histories."""
 
 import itertools
 import math
@@ -18,12 +18,12 @@ DEFAULTS: dict[str, int | str | float] = {"int64": -1, "string": "", "float32": 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """When an id feature's ids are given rows of the table of their own, and when they lose them."""
+    """When an id of a growing feature gets an embedding of its own, and when it loses it."""
 
     min_seen: int = 2
-    """An id is given a row when it is met for this many times; the first times it is on the default row."""
+    """An id gets an embedding of its own when it is seen for this many times. Before, it has the default one."""
     unseen_days: int = 30
-    """An id that was not met on so many days, up to a day's end, is forgotten then: its row and its count."""
+    """An id that was not seen for so many days, up to the end of a day, loses its embedding and its count."""
 
     def __post_init__(self) -> None:
         if self.min_seen < 1 or self.unseen_days < 1:
@@ -36,19 +36,24 @@ class Growth:
 class Feature:
     """One input of the models.
 
-    An `int64` or `string` feature is an id: it is looked up in an embedding table of `capacity` vectors.
-    A `float32` feature is a number: it is fed as it is, or as log1p(max(value, 0)) where `log1p`.
-    A null is stored as a null; models see `default` in its place.
-    A `user` feature is the same for all candidates of a request (who asks, from where); one of a
-    `candidate` differs between them.
+    An `int64` or `string` feature is an id. It is looked up in an embedding table of `capacity` vectors.
+    A `float32` feature is a number. It is fed as it is, or with `log1p` as log1p(max(value, 0)).
+    A missing value is stored as a null; models see `default` instead.
+    A `user` feature is the same for all candidates of a request (who asks, from where). A `candidate` feature
+    differs between them.
 
-    An id of `length` n is a list (of tags, say) of which models see the mean of the first n items'
-    embeddings; a null is as good as an empty one, and an item that is null or `default` is none.
-    A number with `buckets`, ascending edges in its own unit, is fed with the embedding of the bucket
-    that it lies in besides; an edge belongs to the bucket above it.
+    An id with a `length` is a list, for example of tags. Models see the mean of the embeddings of its first `length`
+    items. A null counts as an empty list, and an item that is null or `default` is skipped.
+    A number with `buckets` (ascending edges in its own unit) is also fed as the embedding of its bucket. An edge
+    belongs to the bucket above it.
 
-    Ids are hashed into the `capacity`, and may share a vector; with `grows` an id has a row of its own or the first
-    one, the default row (`models.id_map`), as each model has met it.
+    Ids are hashed into the `capacity`, so several may share a vector. With `grows`, an id has a vector of its own or
+    the default one (`models.id_map`), depending on how often the model has seen it.
+
+    Example:
+        >>> tags = Feature(name="tags", dtype="string", capacity=1_000, length=2)
+        >>> tags.array(pl.Series([["new", "fun", "old"], ["new"], None])).tolist()
+        [['new', 'fun'], ['new', ''], ['', '']]
     """
 
     name: str
@@ -85,12 +90,13 @@ class Feature:
             )
         if self.grows and (not self.is_id or self.length or self.capacity < 2):
             raise UserError(
-                f"feature {self.name!r}: grows is for single ids with a capacity of at least 2, the default row and "
-                f"another; this one is {self.dtype} of length {self.length} with a capacity of {self.capacity}"
+                f"feature {self.name!r}: grows needs a single id with a capacity of at least 2, the default embedding "
+                f"and another; this one is {self.dtype} of length {self.length} with a capacity of {self.capacity}"
             )
 
     @property
     def is_id(self) -> bool:
+        """Whether it is looked up in an embedding table."""
         return self.dtype != "float32"
 
     @property
@@ -100,7 +106,7 @@ class Feature:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row's value."""
+        """The shape of one example's value."""
         return (self.length,) if self.length else ()
 
     @property
@@ -110,7 +116,7 @@ class Feature:
         return pa.list_(dtype) if self.length else dtype
 
     def array(self, values: pl.Series) -> np.ndarray:
-        """A column as models take it: [rows], nulls filled, or of a list [rows, length], filled up."""
+        """Return a column as models take it: [examples] with nulls filled, or for a list [examples, length], padded."""
         if not self.length:
             return values.fill_null(self.default).to_numpy()
         lists = values.list.drop_nulls().list.head(self.length)
@@ -122,21 +128,22 @@ class Feature:
 
     @property
     def fields(self) -> int:
-        """How many embeddings one row's value takes."""
+        """How many embeddings are looked up for one example."""
         return max(self.length, 1)
 
     @property
     def embeddings(self) -> int:
-        """How many rows of the embedding table are its own."""
+        """How many vectors of the embedding table are its own."""
         return self.capacity if self.is_id else len(self.buckets) + 1 if self.buckets else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What a row's user met before the row's day: a list of the user's that models weigh by the candidate.
+    """What the user of an example saw on the days before: a list that models weigh by the candidate.
 
-    Of the rows of the `days` days before it, where the label `where` is above 0 (empty: of all), the
-    values of the id feature `of`, the newest `length` of them, newest first. It shares the embeddings of `of`.
+    It holds the values of the id feature `of` in the user's examples of the `days` days before: the newest `length` of
+    them, the newest first. With `where`, only examples whose label `where` is above 0 count. A history shares the
+    embeddings of `of`.
     """
 
     name: str = "history"

@@ -21,14 +21,23 @@ class Schema:
     """What one experiment reads and predicts.
 
     `key` names the columns that tell one exposure from another. Days are cut in `time_zone`
-    (an IANA name); a slice is `slice_days` days long and carries the date of its first day.
-    `user` names the id feature that says whose a row is: ranking metrics and listwise losses compare
-    the rows of one user within a day, and `histories` are each user's.
+    (an IANA name). A slice is `slice_days` days long and is named by its first day.
+    `user` names the id feature that says whose an example is. Ranking metrics and listwise losses compare
+    the examples of one user within a day, and each user has `histories`.
 
-    A day is released, to be materialised and learnt, when the labels of all its events are mature, or
-    `release_after` its end (`6h`, `3d`) where that is given: of tasks that mature later, the labels that are not
-    mature by then are nulls and are not learnt. Events may come up to `late_days` days after the day that they
-    are of, which postpones its release too. Without any of these, a day is released when it is asked for.
+    A day is released, to be materialised and trained on, when the labels of all its events are mature. With
+    `release_after` (`6h`, `3d`) it is released that long after its end; labels that mature later are null until then,
+    and models are not trained on them. Events may arrive up to `late_days` days after their day, which postpones its
+    release too. Without any of these, a day is released when it is asked for.
+
+    Example:
+        >>> user = Feature(name="user", dtype="int64", capacity=1_000, scope="user")
+        >>> item = Feature(name="item", dtype="int64", capacity=1_000)
+        >>> click = Task(name="click", label="click")
+        >>> schema = Schema(features=(user, item), tasks=(click,), key=("user", "item"), user="user",
+        ...                 histories=(History(of="item", length=5),))
+        >>> [feature.name for feature in schema.inputs()], schema.outputs
+        (['user', 'item', 'history'], ['click_logit'])
     """
 
     features: tuple[Feature, ...]
@@ -46,6 +55,19 @@ class Schema:
         duration(self.release_after, "schema: release_after")
         if self.late_days < 0:
             raise UserError(f"schema: late_days is {self.late_days}, expected at least 0")
+        self._check_columns()
+        check_time_zone("schema", self.time_zone)
+        if not self.features or not self.tasks or not self.key:
+            raise UserError("schema: features, tasks and key must each name at least one column")
+        if self.downsampling and not self.downsampled.is_binary:
+            raise UserError(
+                f"downsampling: task {self.downsampling.task!r} is {self.downsampled.kind}, expected a binary one"
+            )
+        if self.slice_days < 1:
+            raise UserError(f"schema: slice_days is {self.slice_days}, expected at least 1")
+        self._check_user()
+
+    def _check_columns(self) -> None:
         for name in self.key:
             if name in self.maturity:
                 raise UserError(
@@ -69,23 +91,16 @@ class Schema:
         for name in outputs:
             if outputs.count(name) > 1:
                 raise UserError(f"schema: two tasks have an output {name!r}; rename one of them")
-        check_time_zone("schema", self.time_zone)
-        if not self.features or not self.tasks or not self.key:
-            raise UserError("schema: features, tasks and key must each name at least one column")
-        if self.downsampling and not self.downsampled.is_binary:
-            raise UserError(
-                f"downsampling: task {self.downsampling.task!r} is {self.downsampled.kind}, expected a binary one"
-            )
-        if self.slice_days < 1:
-            raise UserError(f"schema: slice_days is {self.slice_days}, expected at least 1")
+
+    def _check_user(self) -> None:
         single = [feature.name for feature in self.single_ids]
         have = ", ".join(single) or "none"
         if self.user is not None and self.user not in single:
             raise UserError(f"schema: user is {self.user!r}, expected an id feature; these are {have}")
         for history in self.histories:
             if self.user is None:
-                raise UserError(f"history {history.name!r} is a user's, and the schema names no `user`")
-            # A list of a user's own id would say nothing.
+                raise UserError(f"history {history.name!r} needs a user, and the schema names no `user`")
+            # A history of the user's own id would hold one value only.
             others = [name for name in single if name != self.user]
             if history.of not in others:
                 raise UserError(
@@ -100,22 +115,24 @@ class Schema:
 
     @property
     def ids(self) -> tuple[Feature, ...]:
+        """The features that are looked up in an embedding table."""
         return tuple(f for f in self.features if f.is_id)
 
     @property
     def single_ids(self) -> tuple[Feature, ...]:
-        """Those that are no lists."""
+        """The ids that are not lists."""
         return tuple(f for f in self.ids if not f.length)
 
     @property
     def numbers(self) -> tuple[Feature, ...]:
+        """The features that are numbers."""
         return tuple(f for f in self.features if not f.is_id)
 
     def inputs(self, without: Iterable[str] = ()) -> tuple[Feature, ...]:
-        """What models take: the features, then each history as a list of the user's; none of `without`.
+        """Return the inputs of a model: the features, then each history as a list feature, except those in `without`.
 
-        Raises UserError for a name that is none of these and no task, and where a history would be left without the
-        feature that it is of.
+        Raises UserError for a name that is neither an input nor a task, and where a history would be left without the
+        feature that it is made of.
         """
         without = list(without)
         by_name = {feature.name: feature for feature in self.features}
@@ -134,7 +151,7 @@ class Schema:
         for history in self.histories:
             if history.of in without and history.name not in without:
                 raise UserError(
-                    f"model: without names {history.of!r}, of which {history.name!r} is; leave that out too"
+                    f"model: without names {history.of!r}, which {history.name!r} is made of; leave that out too"
                 )
         left = tuple(feature for name, feature in by_name.items() if name not in without)
         if not left:
@@ -142,7 +159,7 @@ class Schema:
         return left
 
     def for_model(self, without: Iterable[str] = ()) -> "Schema":
-        """The schema as a model sees it that learns no task of `without`, and takes no history of it."""
+        """Return the schema as a model sees it that has none of the tasks and histories in `without`."""
         without = list(without)
         tasks = tuple(task for task in self.tasks if task.name not in without)
         if not tasks:
@@ -159,7 +176,7 @@ class Schema:
 
     @property
     def maturity(self) -> dict[str, timedelta]:
-        """How long after its event a label is final, of each label that is not at once."""
+        """How long after its event a label is final, for each label that is not final at once."""
         longest: dict[str, timedelta] = {}
         for task in self.tasks:
             if after := duration(task.matures_after, ""):
@@ -168,7 +185,7 @@ class Schema:
 
     @property
     def masked(self) -> tuple[str, ...]:
-        """Tasks that a day may be released without, or with some of its labels only."""
+        """The tasks of which a day may be released with some labels missing, or all."""
         maturity = self.maturity
         return tuple(task.name for task in self.tasks if maturity.get(task.label, timedelta()) > self._wait)
 
@@ -179,7 +196,7 @@ class Schema:
         return max(self.maturity.values(), default=timedelta())
 
     def waits_until(self, day: date, *, now: datetime) -> datetime | None:
-        """When a day that is not released `now` will be; None: it is."""
+        """Return when a day will be released; None where it is released `now`."""
         if not (self.release_after or self._wait or self.late_days):
             return None
         at = released_at(
@@ -193,13 +210,13 @@ class Schema:
 
     @property
     def offered(self) -> list[str]:
-        """The columns that a source must offer: features, labels, and the rate at which it was sampled."""
+        """The columns that a source must offer: features, labels, and the sampling rate if the source was sampled."""
         sampled = self.downsampling is not None and self.downsampling.rate is None
         return [f.name for f in self.features] + self.labels + [SAMPLING_RATE] * sampled
 
     @property
     def downsampled(self) -> Task:
-        """The task whose negatives are. Raises UserError where the name is no task's."""
+        """The task whose negatives are sampled. Raises UserError where no task has the name."""
         assert self.downsampling
         return self.select_tasks([self.downsampling.task])[0]
 
@@ -209,13 +226,15 @@ class Schema:
         return [name for task in self.tasks for name in task.outputs]
 
     def arrays(self, frame: pl.DataFrame, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-        """The inputs that `frame` has, or those of `names`, as models take them (`Feature.array`), by name."""
+        """Return the inputs that `frame` has, or those in `names`, as models take them (`Feature.array`), by name."""
         wanted = frame.columns if names is None else list(names)
         return {f.name: f.array(frame[f.name]) for f in self.inputs() if f.name in wanted}
 
     def example_weight(self, frame: pl.DataFrame) -> np.ndarray | None:
-        """float32 [rows]: of how many rows each of `interactions` is what was kept, 1/rate of a negative, 1 of a
-        positive, of which none was left out; None: each is of itself."""
+        """Return how many examples each one stands for, float32 [examples]: 1/rate for a negative, 1 for a positive.
+
+        None where nothing was downsampled.
+        """
         if self.downsampling is None:
             return None
         rate = frame[SAMPLING_RATE].fill_null(1.0).to_numpy()
@@ -223,7 +242,7 @@ class Schema:
         return np.where(negative, 1 / rate, 1).astype(np.float32)
 
     def select_tasks(self, names: Iterable[str]) -> tuple[Task, ...]:
-        """The tasks called `names`, in the schema's order. Raises UserError for a name that is none."""
+        """Return the tasks with these names, in the schema's order. Raises UserError for a name that no task has."""
         wanted, known = list(names), [task.name for task in self.tasks]
         for name in wanted:
             if name not in known:
@@ -232,7 +251,7 @@ class Schema:
 
 
 def check_time_zone(whose: str, name: str) -> None:
-    """Raises UserError for a name that no time zone has."""
+    """Raise UserError for a name that is not an IANA time zone. `whose` says in the message who named it."""
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):

@@ -7,25 +7,26 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.task_kinds import BUILT_IN, TaskSpec
 
 SAMPLING_RATE = "sampling_rate"
-"""The column of `interactions` that says at which rate a row's negatives were kept."""
+"""The column of `interactions` with the share of negatives that was kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One thing to predict, from the column `label` of `interactions`.
 
-    `kind` is the name of a built-in kind, or a `models.task_kinds.TaskKind`:
-    `binary`: the label is 0 or 1. The network gives a logit, the served score is a probability.
-    `log1p`: the label is a value ≥ 0. The network gives its log1p, trained by squared error. Its expm1 is not the
-    expectation of the value, so the served score keeps the name of what it is.
-    `ziln`: the label is a value ≥ 0, often 0. The network gives a zero-inflated log-normal of it
-    (arXiv 1912.07753), the served score is its expectation, in the label's unit.
+    `kind` is the name of a built-in kind, or a `models.task_kinds.TaskKind`.
+    `binary`: the label is 0 or 1, the model returns a logit, and the served score is a probability.
+    `log1p`: the label is a value ≥ 0, and the model returns its log1p, trained by squared error. The expm1 of that is
+    not an expectation of the value, so the served score is named `<task>_log1p`.
+    `ziln`: the label is a value ≥ 0, often 0. The model returns a zero-inflated log-normal distribution of it
+    (arXiv 1912.07753), and the served score is its expectation, in the label's unit.
 
-    A label is final `matures_after` its event (`6h`, `3d`; empty: at once): a purchase may come days later,
+    A label is final `matures_after` its event (`6h`, `3d`; empty: at once). A purchase may come days later,
     and no purchase yet is not a negative (arXiv 1907.06558).
 
-    >>> Task(name="watch", label="watch_seconds", kind="ziln").outputs
-    ('watch_logit', 'watch_mu', 'watch_sigma')
+    Example:
+        >>> Task(name="spend", label="spend_usd", kind="ziln").outputs
+        ('spend_logit', 'spend_mu', 'spend_sigma')
     """
 
     name: str
@@ -64,16 +65,21 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downsampling:
-    """Of the negatives of a binary task `interactions` holds a share only, and all positives.
+    """Only a share of the negatives of a binary task is kept in `interactions`, and all positives.
 
-    The column `sampling_rate` (float32, above 0, at most 1; null: 1) says of each row, positives too, which share of
-    the negatives was kept where it comes from. A negative then weighs 1/sampling_rate in every loss and metric, so that
-    scores fit the rows as they were before.
+    The column `sampling_rate` (float32, above 0, at most 1; null: 1) says for each example, positive or negative, which
+    share of the negatives was kept where it comes from. A negative weighs 1/sampling_rate in every loss and metric, so
+    that scores fit the data as it was before sampling.
+
+    Example:
+        >>> Downsampling(task="click", rate=1.5)
+        Traceback (most recent call last):
+        tutelage.pipeline.errors.UserError: downsampling: rate is 1.5, expected a share above 0, at most 1, or None
     """
 
     task: str
     rate: float | None = None
-    """What materialising keeps, by example_id; None: the source's rows are what was kept, and it has the column."""
+    """The share that materialising keeps, chosen by example_id; None: the source was sampled, and has the column."""
 
     def __post_init__(self) -> None:
         if self.rate is not None and not 0 < self.rate <= 1:

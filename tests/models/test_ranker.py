@@ -380,7 +380,7 @@ def test_a_model_is_without_what_its_config_says() -> None:
     ):
         _lists_without("tag")
     with pytest.raises(
-        UserError, match=r"^model: without names 'item', of which 'history' is; leave that out too$"
+        UserError, match=r"^model: without names 'item', which 'history' is made of; leave that out too$"
     ):
         _lists_without("item")
 

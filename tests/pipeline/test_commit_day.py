@@ -1,4 +1,4 @@
-"""Days of data that are judged: in order, each against those before it; the bad one is kept out, the others go on."""
+"""Days of data are judged in order, each against the days before it. A bad day is quarantined, the others go on."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ SAID = "fail; nulls of item is 1, 0.1 is the bound; mean of click is 0.5, "
 
 
 def _rows(day: date, *, bad: bool = False) -> tuple[Row, ...]:
-    """One row in twenty is a click; of a bad day one in two, and no item is known."""
+    """One row in twenty is a click. On a bad day it is one in two, and no item is known."""
     start = (day - DAYS[0]).days * DAY
     every = 2 if bad else 20
     return tuple(
@@ -45,7 +45,7 @@ def _rows(day: date, *, bad: bool = False) -> tuple[Row, ...]:
 
 
 def _source(*, bad: Sequence[date] = (BAD,), days: Sequence[date] = DAYS) -> Rows:
-    """Two days a unit, so that a day's rows come with another's."""
+    """Two days per unit, so that the rows of a day arrive with those of another."""
     parts = [_rows(day, bad=day in bad) for day in days]
     return Rows(tuple(sum(parts[i : i + 2], ()) for i in range(0, len(parts), 2)))
 
@@ -86,7 +86,7 @@ def test_a_bad_day_goes_into_quarantine_and_the_days_after_it_go_on(made: tuple[
     rows = pl.read_parquet(root / "lake/quarantine/interactions")
     assert rows["day"].unique().to_list() == [BAD]
     assert (rows.height, rows["click"].sum(), rows["item"].null_count()) == (ROWS, ROWS // 2, ROWS)
-    # None of them is left where a later commit could be taken for its own.
+    # No file is left in the table's folder.
     assert list((root / f"lake/interactions/day={BAD}").iterdir()) == []
 
 
@@ -106,18 +106,18 @@ def test_statistics_are_a_table_that_opens_without_the_project(made: tuple[Path,
     assert statistics["day"].unique().sort().to_list() == [day for day in DAYS if day != BAD]
     click = statistics.filter(day=DAYS[4], column="click")
     assert (click["rows"].item(), click["mean"].item()) == (ROWS, 0.05)
-    # The first day has none before it.
+    # There is no day before the first.
     drift = statistics.filter(column="user").sort("day")["drift"].to_list()
     assert drift == [None, 0, 0, 0, 0]
 
 
-def test_the_statistics_of_all_days_say_which_was_kept_out(made: tuple[Path, Materialized]) -> None:
+def test_the_statistics_of_all_days_say_which_day_is_quarantined(made: tuple[Path, Materialized]) -> None:
     statistics = commit_day.statistics(_lake(made[0]))
     nulls = statistics.filter(column="item").select("day", "nulls", "quarantined").rows()
     assert nulls == [(day, ROWS if day == BAD else 0, day == BAD) for day in DAYS]
 
 
-def test_days_made_one_by_one_or_together_end_the_same(
+def test_days_materialised_one_by_one_or_together_give_the_same_tables(
     made: tuple[Path, Materialized], tmp_path: Path
 ) -> None:
     message = {}
@@ -132,7 +132,7 @@ def test_days_made_one_by_one_or_together_end_the_same(
     assert one.equals(other)
 
 
-def test_a_day_that_is_accepted_is_committed_as_it_is_and_recorded(root: Path) -> None:
+def test_an_accepted_day_is_committed_as_it_is_and_recorded(root: Path) -> None:
     lake = _lake(root)
     assert accept(lake, BAD, "a sale") == ROWS
     rows = lake.interactions.scan(day=BAD).collect()
@@ -150,7 +150,7 @@ def test_a_day_that_is_accepted_is_committed_as_it_is_and_recorded(root: Path) -
 
 
 @pytest.mark.parametrize("moment", ["_commit_statistics", "forget"])
-def test_an_acceptance_that_was_killed_ends_the_same_when_it_is_run_again(
+def test_an_acceptance_that_was_killed_gives_the_same_result_when_it_is_run_again(
     root: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*args: object, **fields: object) -> None:
@@ -167,7 +167,7 @@ def test_an_acceptance_that_was_killed_ends_the_same_when_it_is_run_again(
     assert lake.quarantine.days()[BAD]["outcome"] == "accepted"
 
 
-def test_a_mended_day_comes_into_the_table_and_its_record_says_so(root: Path) -> None:
+def test_a_corrected_day_is_committed_and_its_record_says_so(root: Path) -> None:
     lake, done = _run(root, _source(bad=()), [BAD])
     assert list(done.days) == [BAD]
     assert lake.interactions.partitions()["day"].to_list() == DAYS
@@ -182,7 +182,7 @@ def test_a_bad_replacement_leaves_the_rows_that_were_there(root: Path) -> None:
     assert done.quarantined[DAYS[4]].endswith("; the rows that were there before stay")
     assert lake.interactions.scan(day=DAYS[4]).collect()["click"].sum() == ROWS // 20
     assert lake.statistics.scan(day=DAYS[4], column="click").collect()["mean"].to_list() == [0.05]
-    # It is in the table, so that models learn it.
+    # The day is in the table, so models are trained on it.
     assert lake.quarantined_days() == [BAD]
     accept(lake, DAYS[4], "it is right")
     assert lake.interactions.scan(day=DAYS[4]).collect()["click"].sum() == ROWS // 2
@@ -219,11 +219,11 @@ def test_a_runner_that_repeats_the_commit_changes_nothing(tmp_path: Path, root: 
     assert accept(lake, BAD, "a sale") == ROWS
 
 
-def test_statistics_of_other_rows_are_made_anew_when_they_are_needed(root: Path) -> None:
+def test_statistics_of_other_rows_are_computed_again_when_they_are_needed(root: Path) -> None:
     lake = _lake(root)
     right = lake.statistics.scan(day=DAYS[2]).sort("column").collect()
     wrong = lake.statistics.write_file(right.drop("day").head(1), {"day": DAYS[2]}, name="part")
-    # As a job leaves it that was killed before it came to the rows.
+    # A job that was killed before it committed the rows leaves this.
     lake.statistics.commit([wrong], {"day": DAYS[2]}, attempt=1, metadata={})
     assert DAYS[2] not in commit_day.statistics(lake)["day"].to_list()
     _, done = _run(root, _source(), [BAD])
@@ -233,7 +233,7 @@ def test_statistics_of_other_rows_are_made_anew_when_they_are_needed(root: Path)
     assert lake.statistics.attempts(DAYS[:3]) == lake.interactions.attempts(DAYS[:3])
 
 
-def test_a_lake_without_statistics_judges_its_next_day_all_the_same(root: Path) -> None:
+def test_a_lake_without_statistics_still_judges_its_next_day(root: Path) -> None:
     shutil.rmtree(root / "lake/statistics")
     _, done = _run(root, _source(), [BAD])
     assert done.quarantined[BAD].startswith(SAID)
@@ -241,14 +241,14 @@ def test_a_lake_without_statistics_judges_its_next_day_all_the_same(root: Path) 
 
 
 class Changed(Rows):
-    """Gives other columns than it offers."""
+    """Returns other columns than it offers."""
 
     def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
         for frame in super().read(unit):
             yield frame.drop("item").with_columns(user=pl.col("user").cast(pl.String), more=pl.lit(1))
 
 
-def test_columns_that_are_missing_added_or_of_another_type_are_told(tmp_path: Path) -> None:
+def test_columns_that_are_missing_added_or_of_another_type_are_reported(tmp_path: Path) -> None:
     lake, done = _run(tmp_path, Changed(_source(bad=()).parts[:1]), DAYS[:2])
     message = (
         "fail; columns that differ: more of part 0 is not offered; user of part 0 is String, expected Int64; "

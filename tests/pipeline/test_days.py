@@ -19,8 +19,8 @@ ZONES = [
     "Asia/Kathmandu",  # 5:45 h ahead
     "Europe/Berlin",
     "America/New_York",
-    "Australia/Lord_Howe",  # its summer time is half an hour
-    "Pacific/Apia",  # it had no 2011-12-30
+    "Australia/Lord_Howe",  # Its summer time is half an hour.
+    "Pacific/Apia",  # It had no 2011-12-30.
 ]
 
 
@@ -28,7 +28,7 @@ def _us(time: datetime) -> int:
     return (time - EPOCH) // timedelta(microseconds=1)
 
 
-# Summer time goes on for ever for Python, and until 2099 for Polars.
+# Python knows summer time for ever, Polars until 2099.
 TIMES = st.integers(_us(datetime(1900, 1, 1, tzinfo=UTC)), _us(datetime(2099, 12, 1, tzinfo=UTC)))
 
 
@@ -38,7 +38,7 @@ def _slices(times: list[int], *, time_zone: str, slice_days: int) -> list[date]:
 
 
 @given(st.lists(TIMES, min_size=1), st.sampled_from(ZONES), st.integers(1, 30))
-def test_a_column_is_sliced_as_its_days_are_by_the_wall_clock(
+def test_a_column_is_sliced_by_the_wall_clock_as_single_days_are(
     times: list[int], zone: str, slice_days: int
 ) -> None:
     walls = [(EPOCH + timedelta(microseconds=t)).astimezone(ZoneInfo(zone)) for t in times]
@@ -85,13 +85,13 @@ def test_slices_are_counted_from_1970_in_both_directions(day: date, first: date)
     ("start", "end", "slices"),
     [
         (date(1970, 1, 8), date(1970, 1, 21), [date(1970, 1, 8), date(1970, 1, 15)]),
-        (date(1970, 1, 9), date(1970, 1, 21), [date(1970, 1, 15)]),  # the first one is cut
-        (date(1970, 1, 8), date(1970, 1, 20), [date(1970, 1, 8)]),  # the last one is cut
-        (date(1970, 1, 2), date(1970, 1, 20), [date(1970, 1, 8)]),  # both are
+        (date(1970, 1, 9), date(1970, 1, 21), [date(1970, 1, 15)]),  # The first slice is cut.
+        (date(1970, 1, 8), date(1970, 1, 20), [date(1970, 1, 8)]),  # The last slice is cut.
+        (date(1970, 1, 2), date(1970, 1, 20), [date(1970, 1, 8)]),  # Both are cut.
         (date(1969, 12, 25), date(1970, 1, 7), [date(1969, 12, 25), date(1970, 1, 1)]),
     ],
 )
-def test_only_slices_that_lie_whole_in_the_range_are_asked_for(
+def test_only_slices_that_lie_entirely_in_the_range_are_returned(
     start: date, end: date, slices: list[date]
 ) -> None:
     assert slices_between(start, end, slice_days=7) == slices
@@ -130,7 +130,7 @@ NOW = datetime(2024, 3, 1, 2, 0, tzinfo=UTC)
         ("2024-02-29", date(2024, 2, 29), date(2024, 2, 29)),
     ],
 )
-def test_a_relative_day_is_one_of_the_time_zone(text: str, west: date, east: date) -> None:
+def test_a_relative_day_is_by_the_clock_of_the_time_zone(text: str, west: date, east: date) -> None:
     assert parse_day(text, time_zone="America/Los_Angeles", now=NOW.astimezone) == west
     assert parse_day(text, time_zone="Asia/Shanghai", now=NOW.astimezone) == east
 
@@ -158,13 +158,13 @@ def test_today_is_by_the_clock_of_the_machine() -> None:
         "2024-W09-5",
     ],
 )
-def test_a_text_that_is_no_day_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_day_is_refused(text: str) -> None:
     says = f"day {text!r} is neither YYYY-MM-DD nor today, yesterday or today-N"
     with pytest.raises(UserError, match=f"^{re.escape(says)}$"):
         parse_day(text, time_zone="UTC")
 
 
-def test_slices_in_a_row_are_said_as_a_span() -> None:
+def test_consecutive_slices_are_named_as_a_span() -> None:
     days = [date(2026, 1, day) for day in (1, 2, 3, 5, 7, 8)]
     assert spans(days, slice_days=1) == "2026-01-01 to 2026-01-03, 2026-01-05, 2026-01-07 to 2026-01-08"
     assert spans([date(2026, 1, 1), date(2026, 1, 31)], slice_days=30) == "2026-01-01 to 2026-01-31"

@@ -1,4 +1,4 @@
-"""What the system said behind an error, and a full disk in one line."""
+"""The operating system's error behind another error, and a full disk in one line."""
 
 import errno
 import tempfile
@@ -26,14 +26,14 @@ def _from(cause: Exception) -> Exception:
         (OSError("without a number"), None),
     ],
 )
-def test_the_number_of_what_the_system_said_is_found_behind_an_error(
+def test_the_number_of_the_system_s_error_is_found_behind_another_error(
     error: Exception, number: int | None
 ) -> None:
     assert system_error(error) == number
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of one disk the workdir is named.
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both folders are on the same disk: the workdir is named.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(UserError) as told, disk_full_as_user_error(tmp_path / "."):
         raise OSError(errno.ENOSPC, "No space left on device")

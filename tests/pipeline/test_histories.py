@@ -1,4 +1,4 @@
-"""Histories: what each user of a day met in the days before it, and nothing of that day or after it."""
+"""Histories: what each user of a day saw on the days before it, and nothing of that day or later."""
 
 import re
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ ROWS: tuple[Row, ...] = (
     (3 * DAY + 1, 2, "j", 0, ""),
 )
 MADE = [
-    # day, user, clicked (up to 3 of two days), met (up to 2 of one day); newest first.
+    # day, user, clicked (up to 3 of two days), seen (up to 2 of one day); newest first.
     (DAYS[0], 1, [], []),
     (DAYS[0], 2, [], []),
     (DAYS[1], 1, ["b", "a"], ["c", "b"]),
@@ -66,7 +66,7 @@ MADE = [
 def _materialize(folder: Path, rows: Sequence[Row], days: Sequence[date] = DAYS) -> Lake:
     lake = Lake(folder, SCHEMA)
     lake.create()
-    # Days of a few rows differ too much to be judged.
+    # Days of a few rows differ too much for a quality gate.
     quality = QualityConfig(trailing_days=9, min_days=9)
     source = Rows((tuple(rows),))
     materialize.materialize(source, SCHEMA, lake, raw_dir="", workdir="", days=days, quality=quality)
@@ -78,7 +78,7 @@ def _made(lake: Lake) -> list[tuple[Any, ...]]:
     return lake.histories.scan().select("day", "user", "clicked", "met").sort("day", "user").collect().rows()
 
 
-def test_each_user_of_a_day_has_the_newest_of_the_days_before_newest_first(tmp_path: Path) -> None:
+def test_each_user_has_the_newest_items_of_the_days_before_newest_first(tmp_path: Path) -> None:
     assert _made(_materialize(tmp_path, ROWS)) == MADE
 
 
@@ -88,7 +88,7 @@ def test_days_materialised_one_by_one_in_any_order_have_the_same_histories(tmp_p
     assert _made(lake) == MADE
 
 
-def test_a_day_s_own_rows_and_later_ones_are_in_none_of_its_histories(tmp_path: Path) -> None:
+def test_a_day_s_histories_hold_nothing_of_the_day_itself_or_later(tmp_path: Path) -> None:
     _materialize(tmp_path, ROWS)
     # All of day 3 and day 4 is now another item, and all is clicked.
     changed = [row if row[0] < 2 * DAY else (*row[:2], "z", 1, "") for row in ROWS if row[0] is not None]
@@ -97,7 +97,7 @@ def test_a_day_s_own_rows_and_later_ones_are_in_none_of_its_histories(tmp_path: 
     assert made[-1] == (DAYS[3], 2, ["z"], ["z"])
 
 
-def test_a_replaced_day_makes_the_histories_of_the_days_after_it_anew_and_no_others(tmp_path: Path) -> None:
+def test_a_replaced_day_rebuilds_the_histories_that_depend_on_it_and_no_others(tmp_path: Path) -> None:
     lake = _materialize(tmp_path, ROWS)
     assert lake.histories
     before = lake.histories.attempts(DAYS)
@@ -109,11 +109,11 @@ def test_a_replaced_day_makes_the_histories_of_the_days_after_it_anew_and_no_oth
         for day, user, clicked, met in MADE
     ]
     after = lake.histories.attempts(DAYS)
-    # The day itself, as it may have other users, and two days on.
+    # The day itself, because it may have other users, and the two days after it.
     assert [day for day in DAYS if after[day] != before[day]] == DAYS[1:]
 
 
-def test_a_job_that_was_killed_before_its_histories_leaves_them_stale_and_read_by_nobody(
+def test_a_job_that_was_killed_before_its_histories_leaves_them_stale_and_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -144,7 +144,7 @@ def test_rows_keep_their_order_beside_the_histories_of_their_users(tmp_path: Pat
     ]
 
 
-def test_of_two_rows_of_one_time_the_greater_example_id_is_the_newer(tmp_path: Path) -> None:
+def test_of_two_rows_at_the_same_time_the_greater_example_id_is_newer(tmp_path: Path) -> None:
     schema = replace(SCHEMA, key=("item", "event_time_us"))
     lake = Lake(tmp_path, schema)
     lake.create()
@@ -162,7 +162,7 @@ def test_a_table_of_interactions_elsewhere_has_its_histories_beside_it(tmp_path:
     assert _made(other) == MADE
 
 
-def test_without_histories_there_is_no_such_table(tmp_path: Path) -> None:
+def test_a_schema_without_histories_has_no_table_of_them(tmp_path: Path) -> None:
     lake = Lake(tmp_path, replace(SCHEMA, histories=()))
     lake.create()
     assert lake.histories is None

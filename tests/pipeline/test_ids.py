@@ -67,7 +67,7 @@ def _ids(columns: dict[str, list[object]], key: tuple[str, ...], **dtypes: type[
     ("data", "hashed"),
     [(b"", 0xEF46DB3751D8E999), (b"a", 0xD24EC4F1A98C6E5B), (b"abc", 0x44BC2CF5AD770999)],
 )
-def test_the_reference_gives_the_published_hashes(data: bytes, hashed: int) -> None:
+def test_the_reference_returns_the_published_hashes(data: bytes, hashed: int) -> None:
     assert xxhash64(data) == hashed
 
 
@@ -76,8 +76,8 @@ def test_the_reference_gives_the_published_hashes(data: bytes, hashed: int) -> N
     [
         (1, "a", 0, "1;1:a;0;"),
         (-1, "", -9_223_372_036_854_775_808, "-1;0:;-9223372036854775808;"),
-        (0, "é日", 7, "0;5:é日;7;"),  # two bytes and three: the number is of bytes
-        (12, "x" * 40, 1, f"12;40:{'x' * 40};1;"),  # more than one block of 32 bytes
+        (0, "é日", 7, "0;5:é日;7;"),  # Two bytes and three: bytes are counted, not characters.
+        (12, "x" * 40, 1, f"12;40:{'x' * 40};1;"),  # More than one block of 32 bytes.
         (5, "a;1:b", 2, "5;5:a;1:b;2;"),
     ],
 )
@@ -91,7 +91,7 @@ ROWS = st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), TEXTS, TEXTS), min_s
 
 
 @given(ROWS)
-def test_ids_of_any_key_are_those_of_the_reference(rows: list[tuple[int, str, str]]) -> None:
+def test_the_ids_of_any_key_equal_those_of_the_reference(rows: list[tuple[int, str, str]]) -> None:
     expected = [
         _signed(xxhash64(b"%d:%s;%d;%d:%s;" % (len(a.encode()), a.encode(), n, len(b.encode()), b.encode())))
         for n, a, b in rows
@@ -101,7 +101,7 @@ def test_ids_of_any_key_are_those_of_the_reference(rows: list[tuple[int, str, st
     assert _ids(columns, ("a", "n", "b"), n=pl.Int64, a=pl.String, b=pl.String) == expected
 
 
-def test_keys_whose_values_run_together_alike_have_ids_of_their_own() -> None:
+def test_keys_whose_concatenated_values_are_equal_have_different_ids() -> None:
     a = ["1", "12", "123", "", "1;1:2", "1"]
     b = ["23", "3", "", "123", "3", "2;1:3"]
     assert len(set(_ids({"a": a, "b": b}, ("a", "b")))) == 6
@@ -113,7 +113,7 @@ def test_an_integer_is_hashed_by_its_value_not_its_width() -> None:
     assert _ids({"n": [-3]}, ("n",), n=pl.Int8) == wide == [_signed(xxhash64(b"-3;"))]
 
 
-def test_the_order_of_the_key_counts_and_that_of_the_columns_does_not() -> None:
+def test_the_order_of_the_key_matters_and_that_of_the_columns_does_not() -> None:
     one = _ids({"a": ["x"], "b": ["y"]}, ("a", "b"))
     assert _ids({"b": ["y"], "a": ["x"]}, ("a", "b")) == one
     assert _ids({"a": ["x"], "b": ["y"]}, ("b", "a")) != one

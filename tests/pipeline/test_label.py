@@ -1,4 +1,4 @@
-"""The labeler on a SavedModel whose scores can be worked out by hand."""
+"""The labeler, on a SavedModel whose scores can be computed by hand."""
 
 import re
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ Row = tuple[int, int | None, str | None, float | None]
 
 
 class Formula(tf.Module):
-    """click = weight × user + the length of item; watch = weight × seconds."""
+    """Write a model with click = weight × user + the length of item, and watch = weight × seconds."""
 
     def __init__(self, weight: float):
         super().__init__()
@@ -83,7 +83,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def _put(lake: Lake, day: date, *files: Sequence[Row]) -> None:
-    """A day of interactions of so many files: example_id, user, item, seconds."""
+    """Commit a day of interactions, one file for each list of rows (example_id, user, item, seconds)."""
     table = lake.interactions
     labels = {
         "event_time_us": pl.lit(0),
@@ -102,7 +102,7 @@ def test_every_row_is_labelled_once_by_the_snapshot_of_its_day(
 ) -> None:
     _put(lake, DAYS[1], [(11, 1, "a", 0.5), (12, 2, "bb", 1.0)], [(13, 3, "", 0.25)])
     _put(lake, DAYS[2], [(14, 4, "ccc", 3.0)])
-    _put(lake, DAYS[3], [(15, 5, "d", 1.0)])  # not asked for
+    _put(lake, DAYS[3], [(15, 5, "d", 1.0)])  # Nobody asks for its labels.
     done = label(SCHEMA, lake, teacher="big", days={DAYS[1]: doubling, DAYS[2]: negating})
     assert done == {DAYS[1]: 3, DAYS[2]: 1}
     frame = lake.soft_labels.scan().collect().sort("example_id")
@@ -149,7 +149,7 @@ def test_a_missing_value_reaches_the_model_as_its_default(lake: Lake, doubling: 
     assert sorted(frame.rows()) == [(1, 2 * -1 + 3, 0.0), (2, 2 * 3 + 0, 2 * 1.5)]
 
 
-def test_labels_made_again_replace_those_of_the_same_teacher_and_day(
+def test_new_labels_replace_those_of_the_same_teacher_and_day(
     lake: Lake, doubling: Snapshot, negating: Snapshot
 ) -> None:
     _put(lake, DAYS[2], [(1, 5, "", 1.0)])
@@ -220,7 +220,7 @@ def test_the_newest_snapshot_before_a_day_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(("days", "have"), [([], "none"), (DAYS[1:3], "2026-01-02, 2026-01-03")])
-def test_a_day_without_an_earlier_snapshot_is_refused_with_those_there_are(
+def test_a_day_without_an_earlier_snapshot_is_refused_and_the_existing_ones_are_named(
     days: list[date], have: str
 ) -> None:
     published = [Snapshot(path="", day=day, step=1) for day in days]

@@ -1,4 +1,4 @@
-"""What a record is: mistakes in a schema are named, tables have exactly the declared columns."""
+"""Mistakes in a schema are named, and tables have exactly the declared columns."""
 
 import re
 from dataclasses import replace
@@ -77,27 +77,27 @@ def _says(text: str) -> Any:
         ),
         (
             {"dtype": "int64", "capacity": 9, "length": 2, "grows": Growth()},
-            "grows is for single ids with a capacity of at least 2, the default row and another; "
+            "grows needs a single id with a capacity of at least 2, the default embedding and another; "
             "this one is int64 of length 2 with a capacity of 9",
         ),
         (
             {"dtype": "string", "capacity": 1, "grows": Growth()},
-            "grows is for single ids with a capacity of at least 2, the default row and another; "
+            "grows needs a single id with a capacity of at least 2, the default embedding and another; "
             "this one is string of length 0 with a capacity of 1",
         ),
         (
             {"dtype": "float32", "grows": Growth()},
-            "grows is for single ids with a capacity of at least 2, the default row and another; "
+            "grows needs a single id with a capacity of at least 2, the default embedding and another; "
             "this one is float32 of length 0 with a capacity of 0",
         ),
     ],
 )
-def test_a_feature_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
+def test_an_impossible_feature_is_refused(fields: dict[str, Any], text: str) -> None:
     with _says(f"feature 'x': {text}"):
         Feature(name="x", **fields)
 
 
-def test_growth_that_cannot_be_is_refused() -> None:
+def test_impossible_growth_is_refused() -> None:
     with _says("growth: min_seen is 0 and unseen_days 30, expected at least 1"):
         Growth(min_seen=0)
     with _says("growth: min_seen is 2 and unseen_days 0, expected at least 1"):
@@ -105,7 +105,7 @@ def test_growth_that_cannot_be_is_refused() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2**31 - 1])
-def test_an_id_may_have_as_few_or_many_rows_as_the_text_says(rows: int) -> None:
+def test_the_capacity_of_an_id_may_be_as_small_or_large_as_the_message_says(rows: int) -> None:
     assert Feature(name="x", dtype="int64", capacity=rows).capacity == rows
 
 
@@ -153,7 +153,7 @@ def test_a_served_score_is_named_for_what_it_is() -> None:
         ),
     ],
 )
-def test_a_schema_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
+def test_an_impossible_schema_is_refused(fields: dict[str, Any], text: str) -> None:
     with _says(f"schema: {text}"):
         Schema(**{"features": (USER,), "tasks": (CLICK,), "key": ("user",), **fields})
 
@@ -186,7 +186,7 @@ def test_ids_and_numbers_share_the_features_between_them_in_order() -> None:
     assert [f.name for f in SCHEMA.numbers] == ["seconds"]
 
 
-def test_models_see_the_default_in_the_place_of_a_null_and_the_dtype_declared() -> None:
+def test_models_see_the_default_instead_of_a_null_and_the_declared_dtype() -> None:
     frame = pl.DataFrame(
         {"seconds": [None, 1.5], "user": [7, None], "topic": [None, "é"], "more": [1, 2]},
         schema_overrides={"seconds": pl.Float32},
@@ -206,7 +206,7 @@ def test_tasks_are_selected_in_the_order_of_the_schema() -> None:
     assert SCHEMA.select_tasks([]) == ()
 
 
-def test_a_task_that_is_none_is_named_with_those_there_are() -> None:
+def test_an_unknown_task_is_refused_and_the_known_ones_are_named() -> None:
     with _says("unknown task 'share'; this schema has click, watch, like, click_again"):
         SCHEMA.select_tasks(["click", "share"])
 
@@ -231,7 +231,7 @@ LISTS = Schema(
         ({"days": -1}, "length is 20 and days -1, expected at least 1"),
     ],
 )
-def test_a_history_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
+def test_an_impossible_history_is_refused(fields: dict[str, Any], text: str) -> None:
     with _says(f"history 'seen': {text}"):
         History(name="seen", of="item", **fields)
 
@@ -239,7 +239,7 @@ def test_a_history_that_cannot_be_is_refused(fields: dict[str, Any], text: str) 
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"user": None}, "history 'history' is a user's, and the schema names no `user`"),
+        ({"user": None}, "history 'history' needs a user, and the schema names no `user`"),
         ({"user": "tags"}, "schema: user is 'tags', expected an id feature; these are user, item"),
         ({"key": ("tags",)}, "schema: key column 'tags' is a list; expected columns of single values"),
         (
@@ -271,7 +271,7 @@ def test_a_list_is_a_column_of_lists_and_a_history_is_in_a_table_of_its_own() ->
     assert history_columns(LISTS) == pa.schema([("user", pa.int64()), ("history", pa.list_(pa.int64()))])
 
 
-def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
+def test_a_history_is_an_input_as_a_list_feature_of_the_user() -> None:
     assert LISTS.inputs() == (
         *LISTS.features,
         Feature(name="history", dtype="int64", capacity=10, length=3, scope="user"),
@@ -286,16 +286,16 @@ def test_a_history_is_an_input_as_a_list_of_its_user_s() -> None:
             ["tag"],
             "model: without names 'tag', expected inputs of the schema: user, item, tags, history; or tasks: click",
         ),
-        (["item"], "model: without names 'item', of which 'history' is; leave that out too"),
+        (["item"], "model: without names 'item', which 'history' is made of; leave that out too"),
         (["user", "item", "tags", "history"], "model: without names every input; leave it at least one"),
     ],
 )
-def test_what_a_model_cannot_be_without_is_refused(without: list[str], text: str) -> None:
+def test_inputs_that_a_model_needs_cannot_be_left_out(without: list[str], text: str) -> None:
     with _says(text):
         LISTS.inputs(without)
 
 
-def test_a_model_may_be_without_a_task_and_a_history_that_needs_its_label() -> None:
+def test_a_model_may_leave_out_a_task_and_the_history_that_needs_its_label() -> None:
     more = replace(
         LISTS,
         tasks=(CLICK, Task(name="like", label="liked")),
@@ -327,7 +327,7 @@ def test_models_see_the_first_items_of_a_list_and_the_default_after_the_last() -
     }
 
 
-def test_a_downsampling_that_cannot_be_is_refused() -> None:
+def test_an_impossible_downsampling_is_refused() -> None:
     for rate in (0.0, 1.5, float("nan")):
         with _says(f"downsampling: rate is {rate}, expected a share above 0, at most 1, or None"):
             Downsampling(task="click", rate=rate)
@@ -337,7 +337,7 @@ def test_a_downsampling_that_cannot_be_is_refused() -> None:
         replace(SCHEMA, downsampling=Downsampling(task="buy"))
 
 
-def test_a_downsampled_table_has_the_rate_of_each_row() -> None:
+def test_a_downsampled_table_has_the_rate_of_each_example() -> None:
     schema = replace(SCHEMA, downsampling=Downsampling(task="click"))
     assert interaction_columns(schema) == interaction_columns(SCHEMA).append(
         pa.field("sampling_rate", pa.float32())

@@ -1,4 +1,4 @@
-"""The number that tells one day's rows from others: of what they are, not of when and how they were written."""
+"""The version of a day's rows depends on the rows alone, not on when and how they were written."""
 
 from datetime import date
 from pathlib import Path
@@ -58,7 +58,7 @@ def _commit(table: Table, *parts: pl.DataFrame, attempt: int = 1, source: int | 
     return table.versions([KEY]).get(KEY)
 
 
-def test_the_same_rows_have_one_version_however_they_were_written(lake: Lake) -> None:
+def test_equal_rows_have_equal_versions_however_they_were_written(lake: Lake) -> None:
     table = lake.interactions
     version = _commit(table, ROWS)
     assert version
@@ -90,7 +90,7 @@ def test_the_same_rows_have_one_version_however_they_were_written(lake: Lake) ->
         ROWS.with_columns(user=pl.col("user").reverse()),
     ],
 )
-def test_any_other_value_is_another_version(lake: Lake, change: pl.DataFrame) -> None:
+def test_any_other_value_gives_another_version(lake: Lake, change: pl.DataFrame) -> None:
     version = _commit(lake.interactions, ROWS)
     assert _commit(lake.interactions, change.cast(ROWS.schema), attempt=2) != version  # type: ignore[arg-type]
 
@@ -101,7 +101,7 @@ def test_a_day_without_rows_has_no_version(lake: Lake) -> None:
     assert lake.interactions.versions([KEY]) == {}
 
 
-def test_of_a_day_written_before_this_was_recorded_the_attempt_is_the_version(lake: Lake) -> None:
+def test_a_day_written_before_versions_were_recorded_has_its_attempt_as_version(lake: Lake) -> None:
     rows = ROWS.with_columns(day=pl.lit(DAY)).select(lake.interactions.schema.names)
     write_deltalake(
         lake.interactions.path,
@@ -112,12 +112,12 @@ def test_of_a_day_written_before_this_was_recorded_the_attempt_is_the_version(la
     assert lake.interactions.versions([KEY]) == {KEY: 17}
 
 
-def test_a_commit_says_what_it_was_made_of(lake: Lake) -> None:
+def test_a_commit_records_the_source_of_its_rows(lake: Lake) -> None:
     _commit(lake.interactions, ROWS, source=5)
     assert lake.interactions.sources([KEY, "2026-01-02"]) == {KEY: 5}
 
 
-def test_histories_of_the_same_rows_written_again_are_not_stale(lake: Lake) -> None:
+def test_histories_are_not_stale_when_the_same_rows_are_written_again(lake: Lake) -> None:
     _commit(lake.interactions, ROWS)
     (attempt,) = lake.history_attempts([DAY]).values()
     assert lake.histories
@@ -137,4 +137,4 @@ def test_histories_of_the_same_rows_written_again_are_not_stale(lake: Lake) -> N
     assert lake.stale_histories([DAY]) == [DAY]
     assert lake.label_sources([DAY]) != sources
     input_versions = lake.input_versions([DAY], histories=True, labels=("t", "p"))
-    assert list(input_versions[DAY]) == ["interactions", "histories"]  # no label is there
+    assert list(input_versions[DAY]) == ["interactions", "histories"]  # There are no labels.

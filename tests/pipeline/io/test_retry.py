@@ -1,4 +1,4 @@
-"""What fails for a cause that may pass is tried again; what fails for another is not."""
+"""A failure is retried if its cause may pass, and raised at once if not."""
 
 import errno
 from datetime import date
@@ -29,14 +29,14 @@ SCHEMA = Schema(
     user="user",
     histories=(History(name="met", of="item", length=2, days=1),),
 )
-# The second row is there twice.
+# The second row is a duplicate.
 SOURCE = Rows((((1, 1, "a", 1, ""), (2, 1, "b", 0, ""), (2, 1, "b", 0, ""), (DAY + 1, 1, "c", 1, "")),))
 DAYS = [date(1970, 1, 1), date(1970, 1, 2)]
 
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Those that were made, in no time."""
+    """Record the pauses instead of sleeping."""
     made: list[float] = []
     monkeypatch.setattr(retry.time, "sleep", made.append)
     return made
@@ -47,7 +47,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     [
         (EIO, "Input/output error ([Errno 5] Input/output error)"),
         (ConnectionResetError(errno.ECONNRESET, "reset"), "Connection reset by peer ([Errno 104] reset)"),
-        # As Delta Lake and TensorFlow say it.
+        # Delta Lake and TensorFlow report it like this.
         (RuntimeError("Generic error: (os error 116)"), "Stale file handle (Generic error: (os error 116))"),
         (
             tf.errors.UnknownError(None, None, "w/variables; Input/output error"),
@@ -55,7 +55,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ),
     ],
 )
-def test_a_passing_cause_is_said_aloud_and_tried_again(
+def test_a_passing_cause_is_logged_and_retried(
     error: Exception, says: str, pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert with_retries("teacher, labels", failing(2, error)) == "done"
@@ -63,7 +63,7 @@ def test_a_passing_cause_is_said_aloud_and_tried_again(
     assert caplog.messages == [f"teacher, labels: {says}; trying again in {n} s" for n in (1, 5)]
 
 
-def test_a_cause_that_does_not_pass_is_told_in_one_line(pauses: list[float]) -> None:
+def test_a_cause_that_does_not_pass_is_reported_in_one_line(pauses: list[float]) -> None:
     with pytest.raises(UserError) as told:
         with_retries("teacher, labels", failing(4, EIO))
     assert str(told.value) == (
@@ -95,7 +95,7 @@ def _made(folder: Path) -> tuple[Lake, materialize.Materialized]:
     return lake, materialize.materialize(SOURCE, SCHEMA, lake, raw_dir="", workdir="", days=DAYS)
 
 
-def test_a_job_whose_disk_fails_for_a_while_makes_what_the_undisturbed_one_makes(
+def test_a_job_whose_disk_fails_for_a_while_gives_the_same_tables_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     undisturbed, counts = _made(tmp_path / "undisturbed")
@@ -128,7 +128,7 @@ def test_a_job_whose_disk_fails_for_a_while_makes_what_the_undisturbed_one_makes
     ]
 
 
-def test_a_job_whose_disk_stays_broken_ends_in_one_line_and_commits_nothing(
+def test_a_job_whose_disk_stays_broken_ends_with_one_line_and_commits_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Rows, "read", failing(4, EIO))
