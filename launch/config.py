@@ -237,7 +237,9 @@ def _replace(node: Any, path: Sequence[str], text: str, *, flag: str, schema: Sc
         )
     fields = [field.name for field in dataclasses.fields(node)]
     if head not in fields:
-        raise UserError(f"{flag}: {type(node).__name__} has no field {head!r}; it has {', '.join(fields) or 'none'}")
+        raise UserError(
+            f"{flag}: {type(node).__name__} has no field {head!r}; it has {', '.join(fields) or 'none'}"
+        )
     value = getattr(node, head)
     if value is None and rest and isinstance(node, Distillation):
         value = node.loss_for(*schema.select_tasks([node.task]))

@@ -144,3 +144,34 @@ def test_unconstrained_is_what_the_parameters_were_made_of() -> None:
     np.testing.assert_allclose(ziln.unconstrained(ziln.parameters(x)), x, rtol=1e-4)
     at_bounds = ziln.unconstrained(tf.constant([[0.0, 0.0, 0.1], [0.0, 0.0, 3.0]]))
     assert np.isfinite(at_bounds).all()
+
+
+# In NumPy.
+
+
+def test_the_quadrature_in_numpy_agrees_with_a_numerical_integral() -> None:
+    step = 1e-3
+    z = np.arange(-12, 12, step)
+    density = np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)
+    for mu, sigma, tolerance in [(0.0, 0.1, 1e-12), (3.0, 1.0, 1e-9), (-2.0, 2.0, 1e-7), (0.0, 3.0, 2e-5)]:
+        integral = np.sum(np.log1p(np.exp(mu + sigma * z)) * density) * step
+        found = ziln.expected_log1p_numpy(*np.array([[math.log(3)], [mu], [sigma]]))
+        assert found[0] == pytest.approx(3 / 4 * integral, rel=tolerance)
+
+
+def test_numpy_agrees_with_tensorflow() -> None:
+    parameters = np.array(
+        [[0.0, 1.0, 0.5], [-3.0, 4.0, 1.2], [2.0, -5.0, 3.0], [-60.0, 60.0, 3.0], [90.0, -300.0, 0.1]],
+        np.float32,
+    )
+    label = np.array([0.0, 40.0, 1e-3, 7.0, 0.0], np.float32)
+    columns, raw = list(parameters.T), tf.constant(parameters)
+    pairs = [
+        (ziln.expected_numpy(*columns), ziln.expected(raw)),
+        (ziln.expected_log1p_numpy(*columns), ziln.expected_log1p(raw)),
+        (ziln.nll_numpy(label, *columns), ziln.nll(tf.constant(label), raw)),
+    ]
+    for found, expected in pairs:
+        assert found.dtype == np.float64
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, expected.numpy(), rtol=2e-5, atol=1e-30)

@@ -1,0 +1,23 @@
+"""The examples in public docstrings run, and give what they say."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = (
+    "models.config",
+    "models.losses.base",
+    "models.losses.cross_entropy",
+    "models.metrics",
+    "models.task_kinds",
+    "models.task_kinds.base",
+    "pipeline.schema",
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_of_a_module_run(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"tutelage.{module}"))
+    assert found.attempted > 0
+    assert found.failed == 0
