@@ -19,6 +19,9 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("own_loss")
     flags = ["--config=examples/own_loss.py", "--smoke", f"--workdir={path}"]
     small = ["--set=end_day=2026-01-02", "--set=source.rows_per_day=1000", "--set=teacher.min_examples=500"]
+    # So few rows have noisy metrics; what is served is to be seen here, not whether it is good.
+    small += [f"--set=serving.{margin}=9" for margin in ("auc_drop", "entropy_rise", "calibration_drift")]
+    small += ["--set=serving.squared_error_rise=9"]
     command = [str(Path(sys.executable).parent / "tutelage-run"), *flags, *small]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -58,7 +61,7 @@ def test_the_student_is_trained_on_the_soft_labels_of_both_tasks(workdir: Path) 
 
 def test_the_served_version_gives_a_rate_above_zero(workdir: Path) -> None:
     version = max((workdir / "export/auxiliary").glob("2*"))
-    card = json.loads((version / "card.json").read_text())
+    card = json.loads((version / "assets.extra/model_card.json").read_text())
     assert "seconds poisson_loss" in {check["name"] for check in card["checks"]}
     signature = tf.saved_model.load(str(version)).signatures["serving_default"]
     inputs = {

@@ -1,6 +1,8 @@
 """What a network's configuration refuses, and in what words."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -92,3 +94,9 @@ def test_a_loss_that_does_not_fit_the_task_or_a_kind_without_a_default_is_refuse
         Distillation(task="t", loss=ZilnKL()).loss_for(Task(name="t", label="t", kind="log1p"))
     with pytest.raises(UserError, match=r"^distillation of 't': loss is None, and .*Plain.* has no default"):
         Distillation(task="t").loss_for(Task(name="t", label="t", kind=Plain()))
+
+
+def test_a_config_is_read_without_tensorflow() -> None:
+    code = "import sys, tutelage.models.config; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -23,7 +23,7 @@ from tutelage.models.losses import (
     ZilnKL,
 )
 from tutelage.models.objective import hard_loss
-from tutelage.models.task_kinds import kind_of
+from tutelage.models.task_kinds import TaskKind, kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, Growth, Schema, Task
 
@@ -325,6 +325,19 @@ def test_a_loss_of_one_s_own_is_one_method_and_gets_masks_weights_and_the_mean_f
     assert float(loss) == pytest.approx((1 / 8 + 2 * 4) / 3)
     Huber().check_kind(VALUE, kind_of(VALUE))
     assert asdict(Huber()) == {"delta": 1.0}
+
+
+def test_a_kind_that_no_built_in_loss_fits_needs_a_loss_of_one_s_own() -> None:
+    class Count(TaskKind):
+        outputs = ("log_rate",)
+        loss_name = "poisson_loss"
+
+    task = Task(name="likes", label="likes", kind=Count())
+    Huber().check_kind(task, Count())
+    with pytest.raises(
+        UserError, match=r"^task 'likes' is .*Count.* by LogitMSE; expected a SoftLoss of your own$"
+    ):
+        LogitMSE().check_kind(task, Count())
 
 
 def test_a_loss_without_its_method_says_so() -> None:

@@ -101,7 +101,7 @@ def test_an_id_may_have_as_few_or_many_rows_as_the_text_says(rows: int) -> None:
 
 
 def test_a_task_of_unknown_kind_is_refused() -> None:
-    with _says("task 'x': kind is 'softmax', expected one of binary, log1p, ziln"):
+    with _says("task 'x': kind is 'softmax', expected one of binary, log1p, ziln, or a TaskKind"):
         Task(name="x", label="x", kind="softmax")  # type: ignore[arg-type]
 
 
