@@ -471,3 +471,15 @@ def test_a_quality_whose_margin_is_not_a_field_is_refused(tmp_path: Path) -> Non
         UserError, match=r"^task 'likes': the margin of 'poisson_loss' is 'poisson_rise', expected"
     ):
         load(str(tmp_path / "own.py"))
+
+
+def test_a_task_kind_of_a_files_own_reaches_a_worker_that_has_no_such_file(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_KIND.replace("MARGIN", "squared_error_rise"))
+    pickled = cloudpickle_pickler.dumps(load(str(tmp_path / "own.py")).schema)
+    code = (
+        "import sys\n"
+        "from apache_beam.internal import cloudpickle_pickler\n"
+        "print(cloudpickle_pickler.loads(sys.stdin.buffer.read()).outputs[-1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, check=True)
+    assert done.stdout == b"likes_log_rate\n"

@@ -1,4 +1,4 @@
-"""What a network's configuration refuses, and in what words."""
+"""What the configuration of a network and of a distillation refuses, and with which message."""
 
 import re
 import subprocess
@@ -63,7 +63,7 @@ def test_a_size_or_a_rate_that_is_none_is_refused(fields: dict[str, object], say
         ({"adapter": True, "through": "direct"}, "adapter is set with through='direct', expected"),
     ],
 )
-def test_a_distillation_that_cannot_be_is_refused(fields: dict[str, object], says: str) -> None:
+def test_a_distillation_with_a_wrong_field_is_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"distillation of 'click': {says}")):
         distil("click", **fields)
 

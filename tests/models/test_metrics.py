@@ -11,13 +11,13 @@ from tutelage.models import metrics
 
 
 def _rows(count: int, *, users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(label, score, user) [count] in no order, a user having more or fewer rows, many scores tied."""
+    """Return (label, score, user) [count] in no order; users have unequal numbers of rows, many scores are tied."""
     rng = np.random.default_rng(3)
     label = rng.integers(0, 2, count).astype(np.float32)
     return label, np.round(rng.normal(size=count), 1).astype(np.float32), rng.integers(0, users, count)
 
 
-def test_auc_pr_auc_and_log_loss_agree_with_scikit_learn_with_ties_too() -> None:
+def test_auc_pr_auc_and_log_loss_agree_with_scikit_learn_on_tied_scores() -> None:
     rng = np.random.default_rng(1)
     label = rng.integers(0, 2, 2000).astype(np.float32)
     logit = np.round(rng.normal(size=2000) + label, 1).astype(np.float32)
@@ -27,7 +27,7 @@ def test_auc_pr_auc_and_log_loss_agree_with_scikit_learn_with_ties_too() -> None
     assert metrics.log_loss(label, logit) == pytest.approx(expected, rel=1e-9)
 
 
-def test_auc_of_one_class_is_no_number() -> None:
+def test_auc_of_one_class_is_nan() -> None:
     assert math.isnan(metrics.auc(np.ones(3), np.arange(3.0)))
     assert math.isnan(metrics.auc(np.zeros(3), np.arange(3.0)))
 
@@ -44,7 +44,7 @@ def test_average_precision_takes_tied_rows_at_once() -> None:
     assert math.isnan(metrics.pr_auc(np.zeros(2), np.arange(2.0)))
 
 
-def test_gauc_weighs_a_user_by_rows_and_leaves_out_one_of_one_class() -> None:
+def test_gauc_weights_a_user_by_rows_and_leaves_out_users_of_one_class() -> None:
     user = np.array(["b", "a", "b", "c", "b", "a", "c"], object)
     label = np.array([1, 1, 0, 1, 0, 0, 1])
     score = np.array([1.0, 2.0, 0.0, 5.0, 2.0, 1.0, 6.0])
@@ -98,7 +98,7 @@ def test_calibration_is_predicted_over_observed() -> None:
     assert metrics.calibration(np.array([1.0, 0.0, 0.0, 0.0]), np.zeros(4)) == pytest.approx(2.0)
 
 
-def test_a_sure_and_wrong_logit_is_not_clipped() -> None:
+def test_the_loss_of_a_confident_wrong_logit_is_not_clipped() -> None:
     assert metrics.log_loss(np.array([0.0]), np.array([800.0])) == pytest.approx(800.0)
 
 

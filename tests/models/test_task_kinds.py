@@ -111,8 +111,10 @@ def test_with_the_offset_the_logit_of_sampled_rows_is_right_for_all_rows() -> No
 
 @pytest.mark.parametrize("task", [WATCH, VALUE], ids=lambda task: task.name)
 def test_an_offset_of_a_task_that_is_not_binary_is_refused(task: Task) -> None:
-    says = f"task '{task.name}': offset is 0.5, expected 0 for a {task.kind} task; only a binary task's logit"
-    with pytest.raises(UserError, match=re.escape(says)):
+    message = (
+        f"task '{task.name}': offset is 0.5, expected 0 for a {task.kind} task; only a binary task's logit"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
         hard_loss(task, tf.ones([1]), tf.ones([1, len(task.outputs)]), tf.ones([1]), offset=0.5)
 
 
@@ -128,11 +130,11 @@ def test_hard_losses_and_their_gradients_are_finite_at_extreme_outputs(logit: fl
         assert np.isfinite(_gradient(loss, raws)).all()
 
 
-# What a kind is to the rest.
+# What the tables, the gates and the export ask a kind.
 
 
 @EVERY_KIND
-def test_a_built_in_kind_is_to_the_tables_what_it_is_to_the_network(task: Task) -> None:
+def test_a_built_in_kind_has_the_columns_that_the_tables_know(task: Task) -> None:
     spec, kind = BUILT_IN[str(task.kind)], kind_of(task)
     for name in ("outputs", "score_suffix", "is_binary"):
         assert getattr(kind, name) == getattr(spec, name)
@@ -154,7 +156,7 @@ def test_what_is_served_is_the_same_in_numpy(task: Task) -> None:
 
 
 @EVERY_KIND
-def test_the_metrics_of_a_kind_have_its_loss_and_all_that_gates_compare(task: Task) -> None:
+def test_a_kind_s_metrics_hold_its_loss_and_whatever_gates_compare(task: Task) -> None:
     kind, raw, label = kind_of(task), _raw(task, 5), np.array([0.0, 1.0, 1.0, 0.0, 1.0], np.float32)
     found = kind.metrics(kind.target(label), raw)
     assert {kind.loss_name, *(quality.metric for quality in kind.qualities)} <= found.keys()
@@ -169,7 +171,7 @@ def test_what_is_served_is_a_probability_the_log1p_itself_or_an_expectation() ->
     assert float(served[0]) == pytest.approx(math.exp(1 + 2**2 / 2) / 2, rel=1e-6)
 
 
-def test_only_a_log1p_task_has_another_target_than_its_label_and_no_expectation_of_it() -> None:
+def test_a_log1p_task_alone_is_trained_on_another_value_than_its_label_and_predicts_no_expectation() -> None:
     label = np.array([0.0, math.e - 1], np.float32)
     assert kind_of(WATCH).target(label) == pytest.approx([0, 1])
     assert np.isnan(kind_of(WATCH).predicted(np.zeros([2, 1]))).all()
@@ -178,7 +180,7 @@ def test_only_a_log1p_task_has_another_target_than_its_label_and_no_expectation_
         assert kind_of(task).predicted(_raw(task, 2)) == pytest.approx(kind_of(task).score(_raw(task, 2)))
 
 
-# A kind of a user's own.
+# A user's own kind.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +201,7 @@ class Count(TaskKind):
 LIKES = Task(name="likes", label="likes", kind=Count(most=3.0))
 
 
-def test_a_kind_of_one_s_own_takes_its_metrics_from_its_loss_and_its_served_value() -> None:
+def test_the_metrics_of_a_user_s_own_kind_come_from_its_loss_and_its_served_value() -> None:
     kind = kind_of(LIKES)
     assert (LIKES.outputs, LIKES.score, LIKES.is_binary) == (("likes_log_rate",), "likes", False)
     raw, label = np.array([[0.0], [math.log(2)]], np.float32), np.array([1.0, 5.0], np.float32)
@@ -217,12 +219,12 @@ def test_a_kind_of_one_s_own_takes_its_metrics_from_its_loss_and_its_served_valu
     assert kind.qualities[0] == Quality("poisson_loss", "lower", "squared_error_rise")
 
 
-def test_a_kind_is_told_by_its_parameters() -> None:
+def test_kinds_of_equal_parameters_are_equal() -> None:
     assert kind_of(LIKES) == Count(most=3.0) != Count()
     assert Task(name="likes", label="likes", kind=Count(most=3.0)) == LIKES
 
 
-def test_a_kind_that_is_not_whole_is_refused() -> None:
+def test_a_kind_that_lacks_something_is_refused() -> None:
     class Nameless(Count):
         loss_name = "deviance"
 
