@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 
 from tutelage.export.versions import Versions
 from tutelage.launch.config import Experiment, load
+from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.workspace import open_workdir
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.days import parse_day, slices_between
@@ -48,7 +49,8 @@ class Session:
     @classmethod
     def open(cls, settings: Settings) -> "Session":
         """Raises UserError for a config, a day or a workdir that will not do."""
-        experiment = load(settings.config, smoke=settings.smoke, overrides=settings.overrides)
+        with quiet_stderr(verbose=settings.verbose):  # a config of the user's own may import TensorFlow
+            experiment = load(settings.config, smoke=settings.smoke, overrides=settings.overrides)
         zone, length = experiment.schema.time_zone, experiment.schema.slice_days
         now = settings.now.astimezone
         start = parse_day(settings.start_day or experiment.start_day, time_zone=zone, now=now)

@@ -6,6 +6,12 @@ import importlib
 import pytest
 
 MODULES = (
+    "models.config",
+    "models.losses.base",
+    "models.losses.cross_entropy",
+    "models.metrics",
+    "models.task_kinds",
+    "models.task_kinds.base",
     "pipeline.days",
     "pipeline.errors",
     "pipeline.ids",

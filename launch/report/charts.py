@@ -33,7 +33,7 @@ STYLE: dict[Any, Any] = {
         ("text.color", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color", "hatch.color"), INK
     ),
 }
-_LINE_AT = {"calibration": 1.0, "log_loss_delta": 0.0, "ltv_loss_delta": 0.0}
+_LINE_AT = {"calibration": 1.0}
 _ID_COUNTS = {
     "ids_with_rows": "in use",
     "ids_given": "given",
@@ -59,7 +59,8 @@ def lines(results: Results, task: str, metric: str) -> Picture:
     values = {(model, day): value for model, day, value in rows.iter_rows() if value is not None}
     figure, drawn = _draw(results, values)
     axes = figure.axes[0]
-    settled = [_LINE_AT[metric]] if metric in _LINE_AT else []
+    line_at = _LINE_AT.get(metric) if loss == metric else 0.0
+    settled = [] if line_at is None else [line_at]
     for line in drawn.values():
         # A model's first days, before it has learnt much, would flatten all that follow.
         settled += line[min(3, len(line) // 2) :]
@@ -72,8 +73,8 @@ def lines(results: Results, task: str, metric: str) -> Picture:
     pad = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
     axes.set_ylim(low - pad, high + pad)
     outside = sum(not low - pad <= value <= high + pad for value in values.values())
-    if metric in _LINE_AT:
-        axes.axhline(_LINE_AT[metric], color=INK, linewidth=1, alpha=0.6, zorder=1)
+    if line_at is not None:
+        axes.axhline(line_at, color=INK, linewidth=1, alpha=0.6, zorder=1)
     _name_lines(figure, results, drawn)
     svg = to_svg(figure, f"{title} by day, one line per model")
     return Picture(title, metric, svg, outside)

@@ -102,7 +102,7 @@ def write_report(
         grown=_grown(metrics, id_rows, results.teacher),
         held=_held(results, states),
         drift=[] if statistics is None else drift.charts(statistics, labels),
-        labels=LABELS,
+        labels=LABELS | {metric: LABELS[metric] for _, metric in results.columns()},
         show=show,
     )
     with atomic_write(path) as unfinished:

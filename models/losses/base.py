@@ -96,10 +96,12 @@ class SoftLoss:
     def check_kind(self, task: Task, kind: TaskKind) -> None:
         """Raise UserError where raw outputs of `task`, which is of `kind`, cannot be compared by this loss."""
         if not self.fits(kind):
-            known = dict.fromkeys(each.__name__ for each in SoftLoss.__subclasses__() if each.fits(kind))
+            from tutelage.models.losses import BUILT_IN  # they derive from this class
+
+            known = [name for name, loss in BUILT_IN.items() if loss.fits(kind)]
             raise UserError(
                 f"task {task.name!r} is {task.kind} and cannot be distilled by {type(self).__name__}; "
-                f"expected {' or '.join(known)}"
+                f"expected {' or '.join(known) or 'a SoftLoss of your own'}"
             )
 
     def check_inputs(self, schema: Schema, without: Collection[str] = ()) -> None:

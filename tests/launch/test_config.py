@@ -13,8 +13,9 @@ import pytest
 from apache_beam.internal import cloudpickle_pickler
 
 from tutelage.launch import configs
-from tutelage.launch.config import Experiment, load, plain
-from tutelage.models.config import distil
+from tutelage.launch.config import Experiment, completed, load, plain
+from tutelage.models.config import Distillation, distil
+from tutelage.models.losses import CrossEntropy, Listwise, SoftLoss, ZilnKL
 from tutelage.pipeline.days import parse_day, slices_between
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Growth
@@ -133,6 +134,7 @@ def test_what_is_no_config_is_refused(
         ("students.auxiliary.distillation.click.alpha", "3", 3.0),
         ("students.auxiliary.distillation.click.through", "direct", "direct"),
         ("students.auxiliary.distillation.watch.hidden", "8,4", (8, 4)),
+        ("students.auxiliary.distillation.click.loss", "Listwise", Listwise()),
         ("students.auxiliary.label_half_life", "2.5", 2.5),
         ("students.control.first_day", "2026-01-03", date(2026, 1, 3)),
         ("students.late_control.first_day", "None", None),
@@ -248,8 +250,20 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
             "topic, country, position, hour",
         ),
         (
-            "students.direct.distillation.watch.loss=listwise",
-            "task 'watch' is log1p and cannot learn by 'listwise'; expected squared_error",
+            "students.direct.distillation.watch.loss=Listwise",
+            "student 'direct': task 'watch' is log1p and cannot be distilled by Listwise; expected SquaredError",
+        ),
+        (
+            "students.direct.distillation.click.loss=listwise",
+            "click.loss=listwise: expected one of CrossEntropy, Listwise, LogitMSE, SquaredError, ZilnKL",
+        ),
+        (
+            "students.direct.distillation.click.loss.temperature=0",
+            "CrossEntropy: temperature is 0.0 and label_scale 1.0, expected numbers above 0",
+        ),
+        (
+            "students.direct.distillation.watch.loss.temperature=2",
+            "SquaredError has no field 'temperature'; it has none",
         ),
         ("students.direct.producer=leaked", "producer is 'leaked', expected pre_update or snapshot"),
     ],
@@ -343,10 +357,10 @@ def test_metrics_go_by_no_list() -> None:
 def test_a_listwise_loss_without_the_user_is_refused() -> None:
     with pytest.raises(UserError) as error:
         _synthetic(
-            "students.auxiliary.model.without=user_id", "students.auxiliary.distillation.click.loss=listwise"
+            "students.auxiliary.model.without=user_id", "students.auxiliary.distillation.click.loss=Listwise"
         )
     assert str(error.value) == (
-        "student 'auxiliary': a listwise loss needs 'user_id', and the model is without"
+        "student 'auxiliary': Listwise needs 'user_id', and the model is without it; leave it out of `without`"
     )
 
 
@@ -357,7 +371,7 @@ def test_a_listwise_loss_is_refused_where_users_share_the_default_row() -> None:
         for f in experiment.schema.features
     )
     listwise = dataclasses.replace(
-        experiment.student("auxiliary"), distillation=distil("click", loss="listwise")
+        experiment.student("auxiliary"), distillation=distil("click", loss=Listwise())
     )
     with pytest.raises(UserError) as refused:
         dataclasses.replace(
@@ -366,8 +380,8 @@ def test_a_listwise_loss_is_refused_where_users_share_the_default_row() -> None:
             students=(experiment.student("control"), listwise),
         )
     assert str(refused.value) == (
-        "student 'auxiliary': a listwise loss tells users apart by their rows, and those of 'user_id' grow: "
-        "all new users share one; expected another loss, or no `grows`"
+        "student 'auxiliary': Listwise tells users apart by their embedding indices, and those of 'user_id' grow: "
+        "all new users share one; use another loss, or no `grows`"
     )
 
 
@@ -375,9 +389,97 @@ def test_a_listwise_loss_needs_to_know_the_user() -> None:
     experiment = _synthetic()
     nameless = dataclasses.replace(experiment.schema, user=None)
     listwise = dataclasses.replace(
-        experiment.student("auxiliary"), distillation=distil("click", loss="listwise")
+        experiment.student("auxiliary"), distillation=distil("click", loss=Listwise())
     )
-    with pytest.raises(
-        UserError, match=r"^student 'auxiliary': a listwise loss needs the schema's `user`, and"
-    ):
+    with pytest.raises(UserError, match=r"^student 'auxiliary': Listwise needs the schema's `user`, and"):
         dataclasses.replace(experiment, schema=nameless, students=(experiment.student("control"), listwise))
+
+
+def test_a_parameter_of_the_default_loss_is_set_where_the_config_names_no_loss() -> None:
+    experiment = _synthetic("students.auxiliary.distillation.click.loss.temperature=2")
+    click, long_view, watch = experiment.student("auxiliary").distillation
+    assert click.loss == CrossEntropy(temperature=2.0)
+    assert long_view.loss is watch.loss is None
+
+
+@pytest.mark.parametrize(
+    ("recorded", "loss"),
+    [
+        ({"loss": "", "temperature": 1.0, "label_scale": 1.0}, None),
+        ({"loss": "", "temperature": 2.0, "label_scale": 1.0}, CrossEntropy(temperature=2.0)),
+        ({"loss": "cross_entropy", "temperature": 1.0, "label_scale": 1.0}, CrossEntropy()),
+        ({"loss": "cross_entropy", "temperature": 1.0, "label_scale": 1.5}, CrossEntropy(label_scale=1.5)),
+        ({"loss": "listwise", "temperature": 1.0, "label_scale": 1.0}, Listwise()),
+        ({"loss": "kl", "temperature": 1.0, "label_scale": 1.0}, ZilnKL()),
+        ({"label_scale": 1.5}, CrossEntropy(label_scale=1.5)),
+        ({}, None),
+        ({"loss": None}, None),
+        (
+            {"loss": {"type": "CrossEntropy", "temperature": 2.0, "label_scale": 1.0}},
+            CrossEntropy(temperature=2.0),
+        ),
+    ],
+)
+def test_a_loss_that_an_older_version_recorded_by_name_is_the_object(
+    recorded: dict[str, Any], loss: SoftLoss | None
+) -> None:
+    now = Distillation(task="t", loss=loss)
+    assert completed({"type": "Distillation", "task": "t", **recorded}, now) == plain(now)
+
+
+def test_a_loss_that_is_another_one_than_an_older_version_recorded_is_not_the_same() -> None:
+    old = {"type": "Distillation", "task": "t", "loss": "logit_mse", "temperature": 1.0, "label_scale": 1.0}
+    for loss in (None, CrossEntropy(), Listwise()):
+        now = Distillation(task="t", loss=loss)
+        assert completed(old, now) != plain(now)
+
+
+OWN_KIND = """
+from dataclasses import dataclass, replace
+
+from tutelage.launch.configs import synthetic
+from tutelage.models.task_kinds import Quality, TaskKind
+from tutelage.pipeline.schema import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count(TaskKind):
+    most: float = 10.0
+    outputs = ("log_rate",)
+    loss_name = "poisson_loss"
+    qualities = (Quality("poisson_loss", "lower", "MARGIN"),)
+
+
+def experiment(*, smoke: bool):
+    bundled = synthetic.experiment(smoke=smoke)
+    tasks = (*bundled.schema.tasks, Task(name="likes", label="likes", kind=Count()))
+    return replace(bundled, schema=replace(bundled.schema, tasks=tasks))
+"""
+
+
+def test_a_task_kind_of_a_files_own_is_recorded_by_its_class_and_parameters(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_KIND.replace("MARGIN", "squared_error_rise"))
+    experiment = load(str(tmp_path / "own.py"), overrides=["schema.tasks.likes.kind.most=3"])
+    *_, likes = experiment.identity["schema"]["tasks"]
+    assert likes["kind"] == {"type": "Count", "most": 3.0}
+    assert experiment.schema.tasks[-1].outputs == ("likes_log_rate",)
+
+
+def test_a_quality_whose_margin_is_not_a_field_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_KIND.replace("MARGIN", "poisson_rise"))
+    with pytest.raises(
+        UserError, match=r"^task 'likes': the margin of 'poisson_loss' is 'poisson_rise', expected"
+    ):
+        load(str(tmp_path / "own.py"))
+
+
+def test_a_task_kind_of_a_files_own_reaches_a_worker_that_has_no_such_file(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_KIND.replace("MARGIN", "squared_error_rise"))
+    pickled = cloudpickle_pickler.dumps(load(str(tmp_path / "own.py")).schema)
+    code = (
+        "import sys\n"
+        "from apache_beam.internal import cloudpickle_pickler\n"
+        "print(cloudpickle_pickler.loads(sys.stdin.buffer.read()).outputs[-1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, check=True)
+    assert done.stdout == b"likes_log_rate\n"

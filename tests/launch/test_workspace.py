@@ -167,9 +167,10 @@ def test_fields_that_an_older_version_did_not_record_are_their_defaults(tmp_path
     schema = dataclasses.replace(experiment.schema, downsampling=Downsampling(task="click", rate=0.5))
     with pytest.raises(UserError, match=r'config: schema\.downsampling was null and is {"type": "Downs'):
         open_workdir(str(tmp_path), dataclasses.replace(experiment, schema=schema))
-    changed = _synthetic("students.auxiliary.distillation.click.temperature=2").student("auxiliary")
+    changed = _synthetic("students.auxiliary.distillation.click.loss.temperature=2").student("auxiliary")
     with pytest.raises(
-        UserError, match=r"distillation\.click\.temperature was 1\.0 and is 2\.0; pass --reset"
+        UserError,
+        match=r"distillation\.click\.loss was null and is {\"type\": \"CrossEntropy\", .*; pass --reset",
     ):
         claim_student(run, changed)
 

@@ -1,11 +1,16 @@
-"""What a network's configuration refuses, and in what words."""
+"""What the configuration of a network and of a distillation refuses, and with which message."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from tutelage.models.config import Distillation, ModelConfig, distil
+from tutelage.models.losses import CrossEntropy, SquaredError, ZilnKL
+from tutelage.models.task_kinds import TaskKind
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.schema import Task
 
 
 def test_the_smallest_network_passes() -> None:
@@ -49,18 +54,16 @@ def test_a_size_or_a_rate_that_is_none_is_refused(fields: dict[str, object], say
         ({"alpha": float("inf")}, "alpha is inf, expected a number of at least 0"),
         ({"alpha": float("nan")}, "alpha is nan, expected a number of at least 0"),
         (
-            {"loss": "hinge"},
-            "loss is 'hinge', expected one of cross_entropy, logit_mse, listwise, squared_error, kl",
+            {"loss": "listwise"},
+            "loss is 'listwise', expected a SoftLoss, as in CrossEntropy(temperature=2.0), or None",
         ),
-        ({"temperature": 0.0}, "temperature is 0.0 and label_scale 1.0, expected numbers above 0"),
-        ({"label_scale": -1.0}, "temperature is 1.0 and label_scale -1.0, expected numbers above 0"),
         ({"gradient_scale": -1.0}, "gradient_scale is -1.0, expected a number of at least 0"),
         ({"shared_layers": -1}, "shared_layers is -1 and hidden None, expected at least 0 and at least 1"),
         ({"hidden": (4, 0)}, "shared_layers is None and hidden (4, 0), expected at least 0 and at least 1"),
         ({"adapter": True, "through": "direct"}, "adapter is set with through='direct', expected"),
     ],
 )
-def test_a_distillation_that_cannot_be_is_refused(fields: dict[str, object], says: str) -> None:
+def test_a_distillation_with_a_wrong_field_is_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"distillation of 'click': {says}")):
         distil("click", **fields)
 
@@ -70,3 +73,30 @@ def test_the_same_settings_are_given_to_each_task() -> None:
         Distillation(task="click", alpha=2.0),
         Distillation(task="watch", alpha=2.0),
     )
+
+
+def test_a_distillation_without_a_loss_has_the_default_of_its_task_s_kind() -> None:
+    by_kind = {"binary": CrossEntropy(), "log1p": SquaredError(), "ziln": ZilnKL()}
+    for kind, loss in by_kind.items():
+        assert Distillation(task="t").loss_for(Task(name="t", label="t", kind=kind)) == loss
+    chosen = Distillation(task="t", loss=CrossEntropy(temperature=2.0))
+    assert chosen.loss_for(Task(name="t", label="t")) == CrossEntropy(temperature=2.0)
+
+
+def test_a_loss_that_does_not_fit_the_task_or_a_kind_without_a_default_is_refused() -> None:
+    class Plain(TaskKind):
+        outputs = ("x",)
+        loss_name = "x_loss"
+
+    with pytest.raises(
+        UserError, match=r"^task 't' is log1p and cannot be distilled by ZilnKL; expected Squ"
+    ):
+        Distillation(task="t", loss=ZilnKL()).loss_for(Task(name="t", label="t", kind="log1p"))
+    with pytest.raises(UserError, match=r"^distillation of 't': loss is None, and .*Plain.* has no default"):
+        Distillation(task="t").loss_for(Task(name="t", label="t", kind=Plain()))
+
+
+def test_a_config_is_read_without_tensorflow() -> None:
+    code = "import sys, tutelage.models.config; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

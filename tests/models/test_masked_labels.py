@@ -1,4 +1,4 @@
-"""A task whose label is not there yet learns nothing from the row; the other tasks do."""
+"""A task is not trained on a row whose label is not mature yet; the other tasks are."""
 
 import math
 from dataclasses import replace
@@ -44,7 +44,7 @@ def _batch(*labels: tuple[float, float, float], weight: tuple[float, ...] = (1, 
 
 
 def _trained(ranker: Ranker, batch: Batch) -> list[np.ndarray]:
-    """The loss and its gradients."""
+    """Return the loss and its gradients."""
     with tf.GradientTape() as tape:
         loss = ranker.compute_loss(batch)
     gradients = tape.gradient(loss, ranker.trainable_variables, unconnected_gradients="zero")
@@ -57,7 +57,7 @@ def test_only_tasks_that_mature_after_the_release_are_masked() -> None:
     assert replace(MASKED, release_after="").masked == ()
 
 
-def test_a_hard_loss_is_the_sum_over_the_rows_with_a_label_by_all_rows() -> None:
+def test_a_hard_loss_is_the_sum_over_the_rows_with_a_label_divided_by_the_number_of_all_rows() -> None:
     ranker = _ranker(MASKED)
     batch = _batch((1.0, 1.0, 7.0), (0.0, math.nan, math.nan), (1.0, 0.0, 0.0), weight=(1, 1, 2))
     buy, click = MASKED.tasks[1], MASKED.tasks[0]
@@ -74,7 +74,7 @@ def test_a_hard_loss_is_the_sum_over_the_rows_with_a_label_by_all_rows() -> None
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
-def test_rows_without_a_label_leave_no_gradient_of_their_task_and_nothing_that_is_not_finite() -> None:
+def test_rows_without_a_label_give_their_task_no_gradient_and_nothing_that_is_not_finite() -> None:
     ranker = _ranker(MASKED)
     heads = {name: ranker.heads[name].kernel for name in ranker.heads}
     with tf.GradientTape() as tape:
@@ -89,24 +89,24 @@ def test_rows_without_a_label_leave_no_gradient_of_their_task_and_nothing_that_i
     )
 
 
-def test_what_stands_in_the_place_of_a_label_that_is_not_there_does_not_matter_to_the_others() -> None:
+def test_a_missing_label_leaves_the_other_rows_and_tasks_as_they_are() -> None:
     rows = [(1.0, 0.0, 2.0), (0.0, 1.0, 0.0), (1.0, 1.0, 5.0)]
     masked = [(1.0, 0.0, 2.0), (0.0, math.nan, math.nan), (1.0, 1.0, 5.0)]
-    # Of the whole batch less the second row's share of the two tasks: by hand from the losses of each.
+    # The loss of the whole batch less the second row's share of two tasks, by hand.
     ranker = _ranker(MASKED)
     served, _ = ranker.forward(_batch(*rows).rows, _batch(*rows).numbers)
     shares = 0.0
     for task in MASKED.tasks[1:]:
         only = tf.constant([0.0, 1.0, 0.0])
         shares += float(ranker.objective.hard_loss(task, _batch(*rows), served[task.name], only))
-    # The adapter's own hard loss of the row goes too.
+    # The adapter's own hard loss of that row is left out too.
     adapted = ranker.adapters["buy"](tf.constant([[1.0]])) + 1.0
     shares += float(tf.math.softplus(-adapted[0, 0])) / 3
     whole, left = (float(ranker.compute_loss(_batch(*labels))) for labels in (rows, masked))
     np.testing.assert_allclose(left, whole - shares, rtol=1e-5)
 
 
-def test_with_all_labels_there_nothing_differs_in_a_single_bit() -> None:
+def test_where_every_label_is_there_a_masked_schema_changes_no_bit() -> None:
     batch = _batch((1.0, 0.0, 2.0), (0.0, 1.0, 0.0), (1.0, 1.0, 5.0))
     for a, b in zip(_trained(_ranker(SCHEMA), batch), _trained(_ranker(MASKED), batch), strict=True):
         assert a.tobytes() == b.tobytes()

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tutelage.models.config import Distillation, ModelConfig, distil
+from tutelage.models.losses import Listwise
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, History, Schema, Task
@@ -173,7 +174,7 @@ def test_an_adapter_learns_from_hard_labels_and_its_tower_from_what_it_says() ->
 
 
 def test_a_listwise_loss_compares_the_rows_of_one_user() -> None:
-    ranker = _ranker(distil("click", loss="listwise"))
+    ranker = _ranker(distil("click", loss=Listwise()))
     tower = ranker.auxiliary["click"].variables
     batch = _batch(1.0)
     assert not any(np.any(g) for g in _gradients(ranker, batch, tower))

@@ -25,8 +25,8 @@ def test_a_head_s_outputs_become_a_logit_a_mean_and_a_deviation_between_its_boun
     assert raw.numpy() == pytest.approx(np.array(expected), rel=1e-6)
 
 
-def test_nll_of_zero_is_that_of_no_value_alone() -> None:
-    # −ln(1 − 3/4), whatever the log-normal says.
+def test_nll_of_zero_is_minus_the_log_of_the_probability_of_zero() -> None:
+    # −ln(1 − 3/4), whatever the log-normal is.
     for mu, sigma in ((0.0, 1.0), (9.0, 0.1)):
         assert float(ziln.nll(tf.constant([0.0]), _row(LN3, mu, sigma))[0]) == pytest.approx(
             math.log(4), rel=1e-6
@@ -52,14 +52,14 @@ def test_the_likelihood_of_all_values_is_one() -> None:
     assert zero + float(np.sum(density * np.exp(log) * step)) == pytest.approx(1, abs=1e-4)
 
 
-def test_kl_is_that_of_a_value_at_all_and_the_teacher_s_share_of_that_of_the_log_normals() -> None:
+def test_kl_is_that_of_the_bernoullis_plus_the_teacher_s_probability_times_that_of_the_log_normals() -> None:
     kl = ziln.kl(_row(LN3, 1.0, 1.0), _row(0.0, 0.0, 2.0))
     # 3/4 against 1/2; N(1, 1) against N(0, 2²): ln 2 + (1 + 1²)/(2·4) − 1/2.
     bernoulli = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert float(kl[0]) == pytest.approx(bernoulli + 0.75 * (math.log(2) + 2 / 8 - 0.5), rel=1e-6)
 
 
-def test_kl_is_how_much_the_student_s_nll_is_above_the_teacher_s_on_the_teacher_s_values() -> None:
+def test_kl_is_the_mean_excess_of_the_student_s_nll_over_values_drawn_from_the_teacher() -> None:
     teacher, student = _row(LN3, 1.0, 0.8), _row(0.2, 1.4, 1.1)
     # A quarter is 0, the rest log-normal: integrated on a grid of z = (log y − μ) / σ.
     z, step = np.linspace(-8, 8, 4001, retstep=True)
@@ -103,7 +103,7 @@ def _expected_log1p(mu: np.ndarray, sigma: float) -> np.ndarray:
 
 # The last is the quadrature's own error, the others float32's at values up to 12.
 @pytest.mark.parametrize(("sigma", "error"), [(0.1, 4e-6), (1.0, 4e-6), (2.0, 4e-6), (3.0, 1e-5)])
-def test_the_expectation_of_log1p_is_that_of_numerical_integration(sigma: float, error: float) -> None:
+def test_the_expectation_of_log1p_agrees_with_a_numerical_integral(sigma: float, error: float) -> None:
     mu = np.linspace(-8, 12, 41)
     # A probability of 1, and one of 3/4.
     for logit, p in ((50.0, 1.0), (LN3, 0.75)):
@@ -112,7 +112,7 @@ def test_the_expectation_of_log1p_is_that_of_numerical_integration(sigma: float,
         assert found == pytest.approx(p * _expected_log1p(mu, sigma), rel=0, abs=error)
 
 
-def test_the_expectation_of_log1p_is_no_log1p_of_the_expectation() -> None:
+def test_the_expectation_of_log1p_is_not_log1p_of_the_expectation() -> None:
     raw = _row(0.0, 2.0, 1.5)
     # Jensen: half of the rows are 0, the others spread.
     assert float(ziln.expected_log1p(raw)[0]) < 0.6 * math.log1p(float(ziln.expected(raw)[0]))
@@ -139,8 +139,39 @@ def test_every_function_and_its_gradient_are_finite_at_a_head_s_extremes(
         assert np.isfinite(tape.gradient(value, x).numpy()).all(), name
 
 
-def test_unconstrained_is_what_the_parameters_were_made_of() -> None:
+def test_unconstrained_is_the_inverse_of_parameters() -> None:
     x = tf.constant([[0.3, -2.0, 1.5], [-4.0, 5.0, -3.0]])
     np.testing.assert_allclose(ziln.unconstrained(ziln.parameters(x)), x, rtol=1e-4)
     at_bounds = ziln.unconstrained(tf.constant([[0.0, 0.0, 0.1], [0.0, 0.0, 3.0]]))
     assert np.isfinite(at_bounds).all()
+
+
+# In NumPy.
+
+
+def test_the_quadrature_in_numpy_agrees_with_a_numerical_integral() -> None:
+    step = 1e-3
+    z = np.arange(-12, 12, step)
+    density = np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)
+    for mu, sigma, tolerance in [(0.0, 0.1, 1e-12), (3.0, 1.0, 1e-9), (-2.0, 2.0, 1e-7), (0.0, 3.0, 2e-5)]:
+        integral = np.sum(np.log1p(np.exp(mu + sigma * z)) * density) * step
+        found = ziln.expected_log1p_numpy(*np.array([[math.log(3)], [mu], [sigma]]))
+        assert found[0] == pytest.approx(3 / 4 * integral, rel=tolerance)
+
+
+def test_numpy_agrees_with_tensorflow() -> None:
+    parameters = np.array(
+        [[0.0, 1.0, 0.5], [-3.0, 4.0, 1.2], [2.0, -5.0, 3.0], [-60.0, 60.0, 3.0], [90.0, -300.0, 0.1]],
+        np.float32,
+    )
+    label = np.array([0.0, 40.0, 1e-3, 7.0, 0.0], np.float32)
+    columns, raw = list(parameters.T), tf.constant(parameters)
+    pairs = [
+        (ziln.expected_numpy(*columns), ziln.expected(raw)),
+        (ziln.expected_log1p_numpy(*columns), ziln.expected_log1p(raw)),
+        (ziln.nll_numpy(label, *columns), ziln.nll(tf.constant(label), raw)),
+    ]
+    for found, expected in pairs:
+        assert found.dtype == np.float64
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, expected.numpy(), rtol=2e-5, atol=1e-30)

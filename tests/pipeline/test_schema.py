@@ -110,7 +110,7 @@ def test_the_capacity_of_an_id_may_be_as_small_or_large_as_the_message_says(rows
 
 
 def test_a_task_of_unknown_kind_is_refused() -> None:
-    with _says("task 'x': kind is 'softmax', expected one of binary, log1p, ziln"):
+    with _says("task 'x': kind is 'softmax', expected one of binary, log1p, ziln, or a TaskKind"):
         Task(name="x", label="x", kind="softmax")  # type: ignore[arg-type]
 
 

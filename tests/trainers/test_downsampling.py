@@ -8,11 +8,12 @@ import pytest
 
 from tests import tiny
 from tutelage.models.config import ModelConfig
+from tutelage.models.metrics import calibration, sigmoid
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Downsampling, Task
 from tutelage.trainers.config import ALL_ROWS, Sampling
 from tutelage.trainers.feed import Day, Feed
-from tutelage.trainers.metrics import calibration, day_metrics, sigmoid, task_metrics
+from tutelage.trainers.metrics import day_metrics, task_metrics
 from tutelage.trainers.trainer import Trainer
 
 SCHEMA = replace(tiny.SCHEMA, downsampling=Downsampling(task="click"))

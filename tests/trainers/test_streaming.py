@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from tutelage.trainers import metrics
+from tutelage.models import metrics
 from tutelage.trainers.streaming import BinarySums, GroupSums, SquaredErrorSums
 
 # Four scores to a bin of 1/128, so that the order within one is lost, and some beyond the last bins.
