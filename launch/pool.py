@@ -17,7 +17,7 @@ from tutelage.launch.logging_setup import import_tensorflow, silence
 from tutelage.launch.session import Session, Settings
 from tutelage.pipeline.errors import UserError, disk_full_as_user_error
 from tutelage.trainers.checkpoints import State
-from tutelage.trainers.preemption import STOPPED, Preempted, catch_sigterm
+from tutelage.trainers.preemption import STOPPED, Preempted, noted
 
 _SEND_SECONDS = 0.2
 _STOP_SECONDS = 8.0
@@ -72,7 +72,7 @@ def each(
     listener = threading.Thread(target=_listen, args=(queue, progress), daemon=True)
     listener.start()
     with (
-        catch_sigterm(partial(setattr, stop, "value", 1)) as asked,
+        noted(partial(setattr, stop, "value", 1)) as asked,
         ProcessPoolExecutor(
             workers,
             mp_context=context,

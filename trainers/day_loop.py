@@ -27,7 +27,7 @@ from tutelage.trainers.feed import Day, Feed, read_ahead
 from tutelage.trainers.judging import JudgedAttempt, judge_attempt
 from tutelage.trainers.metrics import write_metrics
 from tutelage.trainers.partial import resume_partial, save_partial
-from tutelage.trainers.preemption import Preempted, catch_sigterm
+from tutelage.trainers.preemption import Preempted, noted
 from tutelage.trainers.role import Role
 from tutelage.trainers.run import Run
 from tutelage.trainers.student import Student
@@ -173,7 +173,7 @@ class DayLoop:
         rates: float | None = 1.0
         while rates is not None:
             self.role.prepare(self.trainer, day.day)
-            with catch_sigterm() as asked:
+            with noted() as asked:
                 judged = judge_attempt(self.role, self.trainer, day, self._attempt(day, rates, asked))
                 # A second attempt that was interrupted goes on with the record of the first.
                 attempts = attempts or (before[:1] if judged.attempt.rates != 1 else [])

@@ -64,12 +64,13 @@ def transfer_ratio(distilled: ArrayLike, student: ArrayLike, teacher: ArrayLike)
 
 
 def bias_leakage(student: pl.DataFrame, teacher: pl.DataFrame) -> dict[str, float]:
-    """Return how much of a student's calibration error by bucket the teacher's explains, from `calibration_by` of both.
+    """How much of a student's calibration error by bucket the teacher's explains, from `calibration_by` of both.
 
-    It is a least-squares fit of log(Σp / Σy) of the student to the teacher's, weighted by the buckets' examples,
-    through the origin: an intercept would hide a teacher that is off by the same factor everywhere. `slope` is 1 where
-    the student is off as the teacher is; `r2` is 1 − residual / Σ examples · error². Buckets where one of the sums
-    is 0 are left out; NaN where no error is left on either side. This measure is the project's own.
+    Least squares of log(Σp / Σy) of the student on the teacher's, weighted by the buckets' rows, through
+    the origin: a teacher that is off by as much in all buckets leaks too, which an intercept would hide.
+    `slope`: 1 where the student is off as the teacher is; `r2`: 1 − residual / Σ rows · error².
+    Buckets where one of the sums is 0 are left out; NaN where no error is left on either side.
+    A measure of this project's own.
     """
     both = student.join(teacher, on="bucket", suffix="_teacher").filter(
         pl.min_horizontal(pl.col("^(predicted|observed).*$")) > 0

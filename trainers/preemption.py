@@ -1,4 +1,4 @@
-"""SIGTERM: a trainer saves a partial checkpoint within seconds, and ends."""
+"""SIGTERM: a day that is being learnt is put down where it stands."""
 
 import signal
 import threading
@@ -11,14 +11,14 @@ STOPPED = "stopped by SIGTERM; run again to go on from there"
 
 
 class Preempted(UserError):
-    """The process was asked to stop, and has saved what it was trained on."""
+    """The process was asked to stop, and what it had learnt is written down."""
 
 
 @contextmanager
-def catch_sigterm(first: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Note a SIGTERM instead of ending by it; yield a function that tells whether one came.
+def noted(first: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
+    """SIGTERM in here is noted, and ends nothing; what is given says whether it came.
 
-    `first` is called at the first one.
+    At the first one `first` is called.
     """
     came = False
 
@@ -29,7 +29,7 @@ def catch_sigterm(first: Callable[[], object] = lambda: None) -> Iterator[Callab
             first()
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread can handle signals
+        yield lambda: False  # Only the main thread can take signals.
         return
     before = signal.signal(signal.SIGTERM, note)
     try:

@@ -29,9 +29,9 @@ OLD = TeacherConfig(model=replace(SMALL, without=("topic",)), gate=LOOSE)
 WIDE = TeacherConfig(name="wide", model=replace(SMALL, hidden=(16, 4)), gate=LOOSE)
 SCHEMA = Schema(
     features=(
-        Feature(name="user_id", dtype="int64", rows=100, scope="user"),
-        Feature(name="video_id", dtype="int64", rows=100),
-        Feature(name="topic", dtype="string", rows=20),
+        Feature(name="user_id", dtype="int64", capacity=100, scope="user"),
+        Feature(name="video_id", dtype="int64", capacity=100),
+        Feature(name="topic", dtype="string", capacity=20),
         Feature(name="video_seconds", dtype="float32", log1p=True),
     ),
     tasks=(Task(name="click", label="click"),),
