@@ -1,6 +1,8 @@
 """The KuaiRand reader on a small archive of the same layout, and on the real one if it is available."""
 
+import os
 import pickle
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -313,6 +315,20 @@ def test_a_missing_side_table_is_named(tmp_path: Path, name: str) -> None:
     raw = _archive(tmp_path)
     (tmp_path / "data" / name).unlink()
     with pytest.raises(UserError, match=f"cannot read .*{name}"):
+        KuaiRand().units(raw, workdir="", days=[])
+
+
+def test_a_log_that_cannot_be_opened_is_refused_in_one_line(tmp_path: Path) -> None:
+    raw = _archive(tmp_path)
+    odd = os.fsencode(tmp_path) + b"/data/log_standard_\xff_pure.csv"
+    shutil.copy(tmp_path / "data" / _LOG, odd)
+    with pytest.raises(
+        UserError, match=r"^b'.*/log_standard_\\xff_pure\.csv': this path is not UTF-8; rename"
+    ):
+        KuaiRand().units(raw, workdir="", days=[])
+    os.remove(odd)
+    os.mkfifo(tmp_path / "data/log_standard_fifo_pure.csv")
+    with pytest.raises(UserError, match=r"fifo_pure\.csv: it is not a regular file; expected a CSV file$"):
         KuaiRand().units(raw, workdir="", days=[])
 
 
