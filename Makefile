@@ -47,7 +47,7 @@ bench-materialize: $(READY) ## rows per second and memory of the data plane, bes
 bench-training: $(READY) ## examples per second of each model, at batch 4,096
 	$(RUN) benchmarks.training
 
-bench-resume: $(READY) ## seconds until a stopped trainer learns again, and the share of checkpoints
+bench-resume: $(READY) ## seconds until a stopped trainer trains again, and the share of time that checkpoints take
 	$(RUN) benchmarks.resume
 
 bench-serving: $(READY) ## latency of the teacher and a student, also in LiteRT
@@ -57,7 +57,7 @@ bench-sixty-days: $(READY) ## a teacher and two students over sixty days with 5 
 	.venv/bin/tutelage-run --config=benchmarks/sixty_days.py --workdir=build/sixty_days
 	$(RUN) benchmarks.sixty_days build/sixty_days
 
-bench-vocabulary: $(READY) ## log loss and steps of a growing id map beside hashing, on worlds with new ids each day
+bench-vocabulary: $(READY) ## log loss and steps/s of a growing vocabulary beside hashing, on worlds with new ids each day
 	$(RUN) benchmarks.vocabulary
 
 structure: $(READY) ## lines, long functions and imports per room; AGAINST=REV prints another revision beside them

@@ -3,7 +3,7 @@
 The vocabularies grow, with capacity for the ids of a few days but not for all that ever come. As a command, with the
 workdir of the run, it prints a column for each ten days. First comes the daily mean of AUC and log loss of clicks, for
 scores made before the model was trained on any of the day, and for the probabilities that the clicks were drawn from
-(`truth`). Then follow, for the last of the ten days, the memory of each model's process, the size of its checkpoint
+(`truth`). Then follow, for the last of the ten days, the memory of each model's process, the size of its checkpoint,
 and the capacity in use; and for all ten days the ids that were admitted and evicted.
 """
 

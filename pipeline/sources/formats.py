@@ -27,6 +27,8 @@ BAD = "\U0010ffff"
 """Stands for a value that is neither text nor a number, so that it fits no dtype. Unicode keeps this code point out of
 every text."""
 Row = Mapping[str, Any]
+Batches = Iterator[tuple[list[str], list[Row | None]]]
+"""The texts of the records of a frame with their line ends, and their rows, None where a text cannot be parsed."""
 Frames = Iterator[tuple[pl.DataFrame, pl.Series, pl.Series]]
 """Frames of the raw columns, each with a fingerprint of every whole row, and whether the row cannot be parsed."""
 
@@ -105,21 +107,18 @@ def _text(file: File, wanted: Sequence[str], lists: Collection[str]) -> Frames:
     with file.stream() as stream:
         lines = _lines(stream, file)
         if unseen := ".jsonl" in file.suffixes:
-            records: Iterator[tuple[str, Row | None]] = (
-                (line, _json(line)) for line in lines if line.strip("\r\n")
-            )
+            batches = _json_batches(lines)
         else:
             header = _header(file, lines)
             _check(file, header, wanted)
-            records = _csv_records(header, lines)
-        while batch := list(islice(records, _ROWS)):
-            rows = [row for _, row in batch]
-            if rows[-1] is None and not batch[-1][0].endswith("\n"):
+            batches = _csv_batches(header, lines)
+        for texts, rows in batches:
+            if rows[-1] is None and not texts[-1].endswith("\n"):
                 raise UserError(f"{file} is truncated: its last line ends within a row; fetch it again")
             if unseen:
                 _check_names(file, rows, wanted, "JSON object")
                 unseen = False
-            raw = [text.rstrip("\r\n").encode(errors="surrogatepass") for text, _ in batch]
+            raw = [text.rstrip("\r\n").encode(errors="surrogatepass") for text in texts]
             yield _frame(rows, wanted, lists, raw)
 
 
@@ -209,13 +208,13 @@ def _header(file: File, lines: Iterator[str]) -> list[str]:
     line = next((line for line in lines if line.strip("\r\n")), None)
     if line is None:
         raise UserError(f"{file} is empty; expected a CSV file with a header line; fetch it again")
-    return _fields(line)
+    return _fields(line.rstrip("\r\n"))
 
 
 def _fields(text: str) -> list[str]:
     """Return the fields of a CSV row, [] where its quotes are wrong."""
     try:
-        return next(csv.reader((text.rstrip("\r\n"),), strict=True))
+        return next(csv.reader((text,), strict=True))
     except csv.Error:
         return []
 
@@ -225,17 +224,25 @@ def _csv(header: Sequence[str], text: str) -> Row | None:
     return dict(zip(header, fields, strict=True)) if len(fields) == len(header) else None
 
 
-def _csv_records(header: Sequence[str], lines: Iterator[str]) -> Iterator[tuple[str, Row | None]]:
-    """Yield the text of each record with its row, None where it cannot be parsed. A quoted field may hold line ends."""
+def _csv_batches(header: Sequence[str], lines: Iterator[str]) -> Batches:
+    """Yield the records of each frame. A quoted field may hold line ends, so a record may be several lines."""
     ahead: deque[str] = deque()
-    while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
-        if not line.strip("\r\n"):
+    texts: list[str] = []
+    rows: list[Row | None] = []
+    while line := ahead.popleft() if ahead else next(lines, ""):
+        if not (text := line.rstrip("\r\n")):
             continue
-        row = _csv(header, line)
+        row = _csv(header, text)
         if row is None and (more := _lines_to_add(header, line, ahead, lines)):
             line = "".join((line, *(ahead.popleft() for _ in range(more))))
-            row = _csv(header, line)
-        yield line, row
+            row = _csv(header, line.rstrip("\r\n"))
+        texts.append(line)
+        rows.append(row)
+        if len(rows) == _ROWS:
+            yield texts, rows
+            texts, rows = [], []
+    if rows:
+        yield texts, rows
 
 
 def _lines_to_add(header: Sequence[str], line: str, ahead: deque[str], lines: Iterator[str]) -> int:
@@ -254,10 +261,17 @@ def _lines_to_add(header: Sequence[str], line: str, ahead: deque[str], lines: It
             return 0
         text += ahead[number - 1]
         if ahead[number - 1].count('"') % 2:
-            return number if _csv(header, text) else 0
-        if _csv(header, ahead[number - 1]):
+            return number if _csv(header, text.rstrip("\r\n")) else 0
+        if _csv(header, ahead[number - 1].rstrip("\r\n")):
             return 0
     raise AssertionError  # `count` has no end.
+
+
+def _json_batches(lines: Iterator[str]) -> Batches:
+    """Yield the lines of each frame that are not blank."""
+    lines = (line for line in lines if line.rstrip("\r\n"))
+    while texts := list(islice(lines, _ROWS)):
+        yield texts, [_json(line) for line in texts]
 
 
 def _json(line: str) -> Row | None:

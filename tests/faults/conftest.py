@@ -1,4 +1,4 @@
-"""The run that nothing disturbs."""
+"""The run that nothing disturbs, which the fault tests compare with."""
 
 import shutil
 

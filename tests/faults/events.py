@@ -1,6 +1,6 @@
-"""Raw events of two generations, an experiment that reads them, and `tutelage-materialize` in a process of its own.
+"""Raw events of two generations, an experiment that reads them, and `tutelage-materialize` in its own process.
 
-The file is a config: `--config=tests/faults/events.py`.
+This file is a config: `--config=tests/faults/events.py`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from tutelage.trainers.config import TeacherConfig, TrainingConfig
 
 DAYS = [date(2026, 1, 1) + timedelta(days=i) for i in range(3)]
 COMMITS = 2 * len(DAYS)
-"""Of a run: of the days, then of their histories."""
+"""The commits of a run: one for each day, then one for the histories of each day."""
 _FILES, _FILE_ROWS, _DAY_US = 4, 1_500, 86_400_000_000
 _START = 1_767_225_600_000_000  # 2026-01-01 in UTC
 
@@ -63,7 +63,7 @@ def experiment(*, smoke: bool) -> Experiment:
 
 
 def write_raw(folder: Path, generation: int) -> None:
-    """Files of all days; each repeats rows of the one before, and has some that are no good."""
+    """Write files with rows of all days; each file repeats rows of the one before, and has some bad rows."""
     folder.mkdir()
     rng, before = np.random.default_rng(generation), None
     n = _FILE_ROWS + 100 * generation
@@ -84,7 +84,7 @@ def write_raw(folder: Path, generation: int) -> None:
 
 
 def rows(workdir: Path) -> dict[str, dict[date, pl.DataFrame]]:
-    """What the tables hold of each day, in order; histories only where they are not stale."""
+    """Return the rows of each day in each table, in order; histories only if they are not stale."""
     lake = Lake(workdir / "lake", SCHEMA)
     assert lake.histories
     days = lake.interactions.partitions()["day"].to_list()
@@ -96,12 +96,12 @@ def rows(workdir: Path) -> dict[str, dict[date, pl.DataFrame]]:
 
 
 def counts(workdir: Path) -> dict[str, Any]:
-    """What each day's commit says was kept and dropped."""
+    """Return the numbers of kept and dropped rows in each day's commit."""
     found = Lake(workdir / "lake", SCHEMA).interactions.counts()
     return {day: {k: v for k, v in count.items() if k != "job"} for day, count in found.items()}
 
 
-# Forked from a process that has imported all of it and run nothing: a child takes no time to start.
+# Children are forked from a process that has imported everything and run nothing, so they start at once.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["tutelage.launch.actions", "tutelage.pipeline.materialize", "tutelage.pipeline.sources.files"]
@@ -109,18 +109,16 @@ _FORKS.set_forkserver_preload(
 
 
 class Job:
-    """`tutelage-materialize` in a process group of its own, which waits until it is started.
+    """`tutelage-materialize` in its own process group, which waits until it is started.
 
-    `meet`: how many jobs wait for one another after they have looked at the tables.
+    With a barrier in `meet`, jobs wait for one another after they have read the state of the tables.
     """
 
-    def __init__(
-        self, workdir: Path, raw_dir: Path, *, beam_flags: tuple[str, ...] = (), observe: Any = None
-    ):
+    def __init__(self, workdir: Path, raw_dir: Path, *, beam_flags: tuple[str, ...] = (), meet: Any = None):
         self.log = workdir.with_suffix(f".{raw_dir.name}.log")
         self.marks, theirs = _FORKS.Pipe()
         self._process = _FORKS.Process(
-            target=_materialize, args=(theirs, str(workdir), str(raw_dir), str(self.log), beam_flags, observe)
+            target=_materialize, args=(theirs, str(workdir), str(raw_dir), str(self.log), beam_flags, meet)
         )
         self._process.start()
         theirs.close()
@@ -130,7 +128,7 @@ class Job:
         self.marks.send("go")
 
     def wait_for_commit(self, nth: int) -> None:
-        """Until it is about to make its nth commit, or is at its end."""
+        """Wait until the job is about to make its nth commit, or has ended."""
         try:
             for _ in range(nth):
                 self.marks.recv()
@@ -138,14 +136,14 @@ class Job:
             pass
 
     def kill(self) -> bool:
-        """All processes of the job; whether they had not come to their end."""
+        """Kill all processes of the job; return whether that was before its end."""
         assert self._process.pid
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, 9)
         return self.end() == -9
 
     def end(self) -> int:
-        """Its exit code: 0, 1 for a mistake of the user's (the last line of `log`)."""
+        """Wait for the exit code: 0, or 1 for a mistake of the user, which is the last line of `log`."""
         self._process.join()
         code = self._process.exitcode
         assert code in (0, 1, -9), self.log.read_text()
@@ -164,7 +162,7 @@ def barrier(parties: int) -> Any:
 
 
 def run(workdir: Path, raw_dir: Path, **kwargs: Any) -> float:
-    """A job to its end; the seconds that it took."""
+    """Run a job to its end; return the seconds that it took."""
     job = Job(workdir, raw_dir, **kwargs)
     started = time.monotonic()
     job.start()
@@ -173,7 +171,7 @@ def run(workdir: Path, raw_dir: Path, **kwargs: Any) -> float:
 
 
 def _materialize(
-    marks: Connection, workdir: str, raw_dir: str, log: str, beam_flags: tuple[str, ...], observe: Any
+    marks: Connection, workdir: str, raw_dir: str, log: str, beam_flags: tuple[str, ...], meet: Any
 ) -> None:
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -192,12 +190,12 @@ def _materialize(
         return wrapper
 
     Table.commit = told(Table.commit)  # type: ignore[method-assign]
-    if observe:
+    if meet:
         run_now = beam_job.run
 
         def run_together(*args: Any, **kwargs: Any) -> None:
-            beam_job.run = run_now  # The histories are made by whoever comes to them.
-            observe.wait()
+            beam_job.run = run_now  # Only the first Beam job waits; either process may make the histories.
+            meet.wait()
             run_now(*args, **kwargs)
 
         beam_job.run = run_together

@@ -1,4 +1,4 @@
-"""The experiment of the fault tests, for `--config`: five days, three students, seconds a step."""
+"""The experiment of the fault tests, for `--config`: five days and three students; a step takes seconds."""
 
 from datetime import date, timedelta
 
@@ -11,7 +11,7 @@ from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.config import GateConfig, StudentConfig, TeacherConfig, TrainingConfig
 
 FIRST_DAY = date(2026, 1, 1)
-# Small days are noisy; what is not finite fails all the same.
+# Small days are noisy. Losses that are not finite fail all the same.
 WIDE = GateConfig(
     auc_drop=1, entropy_rise=9, squared_error_rise=9, calibration_drift=9, logit_shift=9, logit_spread=99
 )
@@ -51,7 +51,7 @@ def experiment(*, smoke: bool) -> Experiment:
             user="user_id",
             histories=(clicked,),
         ),
-        # A day is four updates, and is put down after each.
+        # A day has four updates, with a partial checkpoint after each.
         training=TrainingConfig(batch_size=150, checkpoint_minutes=1e-6),
         teacher=TeacherConfig(model=ModelConfig(embedding_dim=4, hidden=(16, 8)), gate=WIDE),
         students=(
@@ -67,7 +67,7 @@ def experiment(*, smoke: bool) -> Experiment:
             calibration_drift=9,
             max_latency_ms=9_999,
         ),
-        # Of five days none has six before it to be compared with: so few rows drift far by chance.
+        # No day is compared with the days before it, because so few rows drift far by chance.
         quality=QualityConfig(min_days=6),
         start_day=str(FIRST_DAY),
         end_day=str(FIRST_DAY + timedelta(days=4)),

@@ -1,4 +1,4 @@
-"""The commands, each in a process that is forked from one that has imported everything and run nothing."""
+"""Run commands, each in a process forked from one that has imported everything and run nothing."""
 
 import contextlib
 import datetime
@@ -21,14 +21,14 @@ STEPS = {
     "teach": "teach",
     "export teacher": "export --model=teacher",
     "label": "label",
-    **{f"learn {name}": f"student --student={name}" for name in STUDENTS},
+    **{f"train {name}": f"student --student={name}" for name in STUDENTS},
     **{f"export {name}": f"export --model={name}" for name in STUDENTS},
     "report": "report",
 }
-"""The command of each step and its flags, in the order in which they need one another."""
+"""The command and the flags of each step, in the order in which they depend on one another."""
 
 _context = multiprocessing.get_context("forkserver")
-# What the commands import; TensorFlow takes many times as long as a fork.
+# What the commands import. Importing TensorFlow takes many times as long as a fork.
 _context.set_forkserver_preload(
     [
         "tutelage.launch.actions",
@@ -43,7 +43,7 @@ _context.set_forkserver_preload(
 
 
 class Command:
-    """A command at work in `workdir`; `first` is called in its process before anything else."""
+    """A command that runs in `workdir`; `first` is called in its process before anything else."""
 
     def __init__(
         self,
@@ -65,13 +65,13 @@ class Command:
         self.started = float(self._marks.recv_bytes())
 
     def commits(self) -> Iterator[float]:
-        """Seconds since its start, whenever something is about to be committed: by a rename, or in Delta."""
+        """Yield the seconds since its start whenever it is about to commit something: by a rename, or in Delta."""
         with contextlib.suppress(EOFError):
             while True:
                 yield float(self._marks.recv_bytes()) - self.started
 
     def end(self) -> tuple[int | None, str]:
-        """Its exit status, and what it wrote to stderr."""
+        """Wait for its end; return its exit status, and what it wrote to stderr."""
         self.process.join()
         err = self._err.read_text()
         self._err.unlink()
@@ -79,7 +79,7 @@ class Command:
 
 
 def complete(step: str, workdir: Path, *, first: Callable[[], object] | None = None) -> list[float]:
-    """A step from its begin to its end; seconds until each of its commits, and until its end."""
+    """Run a step to its end; return the seconds until each of its commits, and until its end."""
     command = Command(STEPS[step], workdir, first=first)
     seconds = list(command.commits())
     code, err = command.end()
@@ -89,7 +89,7 @@ def complete(step: str, workdir: Path, *, first: Callable[[], object] | None = N
 
 @dataclass(frozen=True, kw_only=True)
 class Undisturbed:
-    """The run that nothing disturbed: a workdir before and after each step."""
+    """The run that nothing disturbed: the workdir before and after each step."""
 
     before: dict[str, Path] = field(default_factory=dict)
     after: dict[str, Path] = field(default_factory=dict)
@@ -112,7 +112,7 @@ def _run(
 
 
 def _mark(marks: Connection) -> None:
-    # The clock is the same in all processes.
+    # All processes share this clock.
     marks.send_bytes(repr(time.monotonic()).encode())
 
 
@@ -138,7 +138,7 @@ def _tell_commits(marks: Connection) -> None:
 
 
 def run_the_clock_backwards() -> None:
-    """In this process, each look at the time of day is an hour before the last one."""
+    """Make each reading of the time of day in this process an hour earlier than the last one."""
     from tutelage.export import versions
     from tutelage.launch import actions
 

@@ -1,4 +1,4 @@
-"""A clock that jumps back."""
+"""A clock that runs backwards."""
 
 import shutil
 from pathlib import Path
@@ -10,12 +10,12 @@ from tests.same import assert_same
 
 
 @pytest.mark.slow
-def test_by_a_clock_that_runs_backwards_nothing_is_lost_refused_or_out_of_order(
+def test_nothing_is_lost_refused_or_out_of_order_when_the_clock_runs_backwards(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     for step in STEPS:
         complete(step, tmp_path / "workdir", first=run_the_clock_backwards)
-    # What had been done before it jumped is replaced by what is done after it.
+    # What was done before the clock jumped is replaced by what is done after it.
     again = shutil.copytree(undisturbed.after["report"], tmp_path / "again")
     for step in ("materialize", "label", "report"):
         complete(step, again, first=run_the_clock_backwards)

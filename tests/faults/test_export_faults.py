@@ -1,4 +1,4 @@
-"""What moves versions is killed with SIGKILL while a watcher polls what is served; run again, it ends the same."""
+"""Whatever moves versions is killed with SIGKILL while a watcher polls what is served; run again, it ends the same."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from tutelage.trainers.checkpoints import State
 DAYS = [date(2026, 1, 29) + timedelta(days=n) for n in range(5)]
 STATES = [State(day=day, step=n, examples=n, rows=1, id=f"checkpoint-{n}") for n, day in enumerate(DAYS)]
 NUMBERS = [int(f"{day:%Y%m%d}01") for day in DAYS]
-# What is there before: a retired version older than the two served ones, and a rejected one newer than they.
+# At the start there are a retired version older than the two served ones, and a rejected one that is newer.
 RETIRED, FIRST, SECOND, REJECTED, NEW = NUMBERS
 SERVED = [FIRST, SECOND]
 REASON = "late labels, sound model"
@@ -34,7 +34,7 @@ FILES = {"saved_model.pb": 20_000, "variables/variables.data-00000-of-00001": 10
 
 
 def _sizes(number: int) -> dict[str, int]:
-    """Bytes of a version's files. A new one takes a while to write."""
+    """Return the bytes of each file of a version. The new one is large, so that it takes a while to write."""
     return {name: size * (30 if number == NEW else 1) for name, size in FILES.items()}
 
 
@@ -48,7 +48,7 @@ def _stage(versions: Versions, state: State) -> Path:
 
 
 def _export(versions: Versions, end: Callable[[Path], Version]) -> None:
-    """Nothing where there is a version of the checkpoint already."""
+    """Do nothing if the checkpoint already has a version."""
     for state in versions.unpublished([STATES[4]]):
         end(_stage(versions, state))
 
@@ -60,7 +60,7 @@ def _log(versions: Versions) -> list[dict[str, Any]]:
 
 
 def _unless_done(action: str, versions: Versions, act: Callable[[], object]) -> None:
-    """Whoever runs again what was killed has seen in the log that it was not done."""
+    """Act unless the log says that it is done, as somebody would who runs a killed command again."""
     if not any(record["action"] == action and record["done"] for record in _log(versions)):
         act()
 
@@ -70,7 +70,7 @@ def _mirror(versions: Versions) -> None:
 
 
 def _mirrored_before(versions: Versions) -> None:
-    """A copy of the two served versions, for which a new one has come since."""
+    """Make a copy of the two served versions, then a new version."""
     _mirror(versions)
     _export(versions, versions.publish)
     versions.retire(keep=1)
@@ -82,7 +82,7 @@ class Case:
     serves: int
     """What is served afterwards."""
     shown: list[int] = field(default_factory=lambda: SERVED)
-    """All that may be served then."""
+    """The versions that may be served then."""
     prepare: Callable[[Versions], object] = lambda versions: None
     watched: str = "export/wide"
 
@@ -107,15 +107,15 @@ CASES = {
 
 
 class Watcher:
-    """Polls a folder as a server does, and notes what it must not see."""
+    """Polls a folder like a server, and notes what it must not see."""
 
     def __init__(self, folder: Path, versions: Versions, allowed: set[int]):
         self.folder, self.versions, self.allowed = folder, versions, allowed
-        # In a copy, where a version comes file by file, saved_model.pb says that it is whole.
+        # In a copy, a version arrives file by file, and is complete when saved_model.pb is there.
         self.copy = folder != versions.folder
         self.shown: list[int] = []
         self.served: list[int] = []
-        """The highest of what was shown, each time that it changed."""
+        """The highest version that was shown, each time that it changed."""
         self.polls = 0
         self.wrong: list[str] = []
 
@@ -154,14 +154,14 @@ class Watcher:
             try:
                 sizes = self._look(self.folder / str(number))
             except FileNotFoundError:
-                continue  # It was moved out, or is being removed, since it was listed.
+                continue  # It was moved or removed after it was listed.
             if not sizes.pop("assets.extra/tutelage.json", 0) or sizes != _sizes(number):
-                self.wrong.append(f"{number} is not whole: {sizes}")
+                self.wrong.append(f"{number} is not complete: {sizes}")
             if number not in self.allowed and not self._by_override(number):
                 self.wrong.append(f"{number} is not blessed")
 
     def _look(self, path: Path) -> dict[str, int]:
-        # An open folder stays the same folder when it is renamed.
+        # An open folder stays the same when it is renamed.
         at = os.open(path, os.O_DIRECTORY)
         try:
             sizes = {
@@ -181,7 +181,7 @@ class Watcher:
 
 
 def _fork(act: Callable[[], object]) -> tuple[int, int]:
-    """A process that acts when the pipe to it is closed; its id, and the pipe."""
+    """Fork a process that acts when the pipe to it is closed; return its id and the pipe."""
     start, go = os.pipe()
     pid = os.fork()
     if pid:
@@ -199,7 +199,7 @@ def _fork(act: Callable[[], object]) -> tuple[int, int]:
 
 
 def _killed_after(seconds: float, act: Callable[[], object]) -> Callable[[], bool]:
-    """A run of `act` in another process, not yet begun; it tells whether the kill came before its end."""
+    """Return a function that runs `act` in another process, and returns whether the kill came before its end."""
     pid, go = _fork(act)
 
     def run() -> bool:
@@ -212,7 +212,7 @@ def _killed_after(seconds: float, act: Callable[[], object]) -> Callable[[], boo
 
 
 def _killed_before(nth: int, act: Callable[[], object]) -> Callable[[], bool]:
-    """The same, killed just before the nth thing that it does to a file."""
+    """Return the same, killed just before the nth change that it makes to a file."""
 
     def counted() -> None:
         left = nth
@@ -266,10 +266,10 @@ def _prepare(before: Path, root: Path, case: Case) -> Versions:
 
 
 def _tree(root: Path) -> dict[str, object]:
-    """What there is: bytes by file, and decisions without their times."""
+    """Return the bytes of each file, and the decisions without their times."""
     versions = _versions(root)
     log = [{key: value for key, value in record.items() if key != "time"} for record in _log(versions)]
-    # The ledger of a killed process may lack the number of a folder that is there; the next one adds it.
+    # A killed process may have made a folder whose number is not in the ledger; the next one adds it.
     apart = (versions.log, versions.ledger)
     files = [path for path in root.rglob("*") if path.is_file() and path not in apart and path.name[0] != "."]
     tree = {str(path.relative_to(root)): path.read_bytes() for path in files}
@@ -279,7 +279,7 @@ def _tree(root: Path) -> dict[str, object]:
 def _check(
     before: Path, root: Path, case: Case, kill: Callable[[Callable[[], object]], Callable[[], bool]]
 ) -> tuple[bool, int]:
-    """Kill it under a watcher and run it again; whether it was cut short, and how often the watcher polled."""
+    """Kill it under a watcher and run it again; return whether it was cut short, and the number of polls."""
     versions = _prepare(before, root, case)
     run = kill(lambda: case.act(versions))
     watcher = Watcher(root / case.watched, versions, {*SERVED, *case.shown} - {REJECTED})
@@ -287,7 +287,7 @@ def _check(
         cut_short = run()
         case.act(versions)
     assert not watcher.wrong
-    # It changes once, or not at all.
+    # The served version changes once, or not at all.
     assert watcher.served == list(dict.fromkeys([SECOND, case.serves]))
     assert watcher.shown == case.shown
     return cut_short, watcher.polls
@@ -306,12 +306,12 @@ def test_killed_before_any_change_of_a_file_and_run_again_it_ends_the_same(
         assert _tree(root) == expected, f"killed before change {nth}"
         if not cut_short:
             break
-    # Its changes are the steps that it was killed before, and there were some.
+    # It was killed before each of its changes, of which there were some.
     assert 4 < nth < 99
 
 
 @pytest.mark.slow
-def test_killed_at_a_hundred_random_instants_it_shows_whole_blessed_versions_only(
+def test_killed_at_a_hundred_random_instants_it_only_shows_complete_blessed_versions(
     before: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seconds, expected = {}, {}

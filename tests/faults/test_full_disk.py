@@ -1,4 +1,4 @@
-"""A disk that fills up in the middle of a step."""
+"""The disk fills up in the middle of a step."""
 
 import shutil
 import subprocess
@@ -31,19 +31,19 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _size(root: Path) -> int:
-    """In whole pages, as a tmpfs counts."""
+    """Return the size in whole pages, as tmpfs counts it."""
     return sum(-(-path.stat().st_size // _PAGE) * _PAGE for path in root.rglob("*") if path.is_file())
 
 
 def _finished(root: Path) -> set[Path]:
-    """Days, versions and Delta commits that are there."""
+    """Return the finished days, versions and Delta commits."""
     patterns = ("**/checkpoints/2*", "export/*/2*", "lake/*/_delta_log/*.json")
     return {path.relative_to(root) for pattern in patterns for path in root.glob(pattern)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
-def test_a_full_disk_is_told_in_one_line_and_after_there_is_room_the_step_ends_the_same(
+def test_a_full_disk_is_reported_in_one_line_and_with_room_again_the_step_ends_the_same(
     step: str, undisturbed: Undisturbed, disk: Path
 ) -> None:
     workdir = shutil.copytree(undisturbed.before[step], disk / "workdir")

@@ -1,4 +1,4 @@
-"""Every step is killed with SIGKILL at random instants; run again, it ends as if it had not been."""
+"""Every step is killed with SIGKILL at random instants; run again, it ends as if it had not been killed."""
 
 import math
 import random
@@ -23,7 +23,7 @@ KILLS = {
     "teach": 30,
     "export teacher": 12,
     "label": 25,
-    **{step: 25 for step in STEPS if step.startswith("learn ")},
+    **{step: 25 for step in STEPS if step.startswith("train ")},
     "export control": 7,
     "export auxiliary": 7,
     "export snapshot": 7,
@@ -31,7 +31,7 @@ KILLS = {
 }
 """200 in all."""
 NEAR = 0.05
-"""Seconds from a commit, of half of them."""
+"""Half of the kills are aimed to within this many seconds of a commit."""
 KEYS = {
     "interactions": ["day", "example_id"],
     "histories": ["day", "user_id"],
@@ -48,18 +48,18 @@ def _instant(seconds: list[float], chance: random.Random, *, near: bool) -> floa
 @dataclass(frozen=True, kw_only=True)
 class Kill:
     cut_short: bool
-    """It came before the end."""
+    """Whether the kill came before the end."""
     since_commit: float
-    """Seconds; infinite: none had begun."""
+    """Seconds since the last commit began; infinite if none had begun."""
     lost: int
     doubled: int
 
 
 def _kill(step: str, workdir: Path, seconds: list[float], instant: float) -> tuple[bool, float]:
-    """Kill a step at `instant`, as the undisturbed run counts; whether that was before its end, and the
-    seconds since the begin of its last commit.
+    """Kill a step at `instant` on the clock of the undisturbed run.
 
-    It is timed from the last commit before it: runs drift apart.
+    Returns whether that was before its end, and the seconds since its last commit began. The instant is timed from the
+    last commit before it, because the clocks of two runs drift apart.
     """
     before = bisect_right(seconds[:-1], instant)
     command = Command(STEPS[step], workdir)
@@ -100,7 +100,7 @@ def _go(step: str, done: Undisturbed, seconds: list[float], instant: float, work
 
 
 @pytest.mark.slow
-def test_killed_at_two_hundred_instants_a_step_that_is_run_again_ends_the_same(
+def test_a_step_killed_at_two_hundred_instants_and_run_again_ends_the_same(
     undisturbed: Undisturbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = time.monotonic()
@@ -113,7 +113,7 @@ def test_killed_at_two_hundred_instants_a_step_that_is_run_again_ends_the_same(
             found: list[Kill] = []
             tried = 0
             while (left := wanted - len(found)) > 0:
-                assert tried < 3 * wanted + 20, "too many came after its end"
+                assert tried < 3 * wanted + 20, "too many kills came after its end"
                 instants = [_instant(seconds, chance, near=n % 2 == 0) for n in range(tried, tried + left)]
                 folders = [timed.with_name(f"{timed.name}-{n}") for n in range(tried, tried + left)]
                 tried += left

@@ -1,4 +1,4 @@
-"""`tutelage-materialize` is killed with SIGKILL, or meets another one; its readers see whole days all the while."""
+"""`tutelage-materialize` is killed with SIGKILL, or runs beside another one; readers always see whole days."""
 
 import random
 import shutil
@@ -24,7 +24,7 @@ Tables = dict[str, dict[date, pl.DataFrame]]
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Raw events of two generations, and a workdir that holds those of the first."""
+    """Raw events of two generations, and a workdir with the first one."""
 
     folder: Path
     seconds: float
@@ -46,11 +46,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def _generation(frame: pl.DataFrame) -> int:
-    """Of all rows of a day. Raises where there are two."""
+    """Return the generation of all rows of a day. Raises ValueError if there are two."""
     return int(frame["generation"].unique().item())
 
 
-def test_of_two_processes_on_the_same_days_one_is_told_and_no_reader_sees_a_mixed_day(
+def test_one_of_two_processes_on_the_same_days_is_refused_and_no_reader_sees_a_mixed_day(
     world: World, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "work"
@@ -58,8 +58,8 @@ def test_of_two_processes_on_the_same_days_one_is_told_and_no_reader_sees_a_mixe
     whole = {0: rows(world.first)["interactions"]}
     run(tmp_path / "second", world.raw(1))
     whole[1] = rows(tmp_path / "second")["interactions"]
-    observe = barrier(2)
-    jobs = [Job(workdir, world.raw(generation), observe=observe) for generation in range(2)]
+    meet = barrier(2)
+    jobs = [Job(workdir, world.raw(generation), meet=meet) for generation in range(2)]
     seen = _read_beside(jobs, workdir, whole)
     assert set(seen) == set(DAYS)
     ended = [job.end() for job in jobs]
@@ -73,7 +73,7 @@ def test_of_two_processes_on_the_same_days_one_is_told_and_no_reader_sees_a_mixe
 def _read_beside(
     jobs: list[Job], workdir: Path, whole: dict[int, dict[date, pl.DataFrame]]
 ) -> dict[date, Counter[int]]:
-    """Start the jobs and read until they end: how often each generation of each day was seen, always whole."""
+    """Start the jobs and read until they end; return how often each generation of each day was seen, always whole."""
     lake = Lake(workdir / "lake", SCHEMA)
     seen = {day: Counter[int]() for day in DAYS}
     for job in jobs:
@@ -87,7 +87,7 @@ def _read_beside(
     return seen
 
 
-def test_a_second_process_that_begins_after_the_first_has_ended_replaces_its_days(
+def test_a_second_process_that_starts_after_the_end_of_the_first_replaces_its_days(
     world: World, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "work"
@@ -113,11 +113,11 @@ def test_twenty_rounds_of_two_processes_at_once(
         for job, code in zip(jobs, ended, strict=True):
             assert job.says().endswith(OVERTAKEN) == (code == 1)
     assert told[1] > 0
-    # Whoever was told runs again alone.
+    # The process that was refused runs again alone.
     run(workdir, world.raw(1))
     _assert_same(rows(workdir), rows(tmp_path / "second"))
     with capsys.disabled():
-        print(f"\n20 rounds: {told[1]} of 40 processes were told; {reads:,} reads, no day mixed")
+        print(f"\n20 rounds: {told[1]} of 40 processes were refused; {reads:,} reads, no day mixed")
 
 
 def _assert_same(found: Tables, expected: Tables) -> None:
@@ -134,7 +134,7 @@ def _lost_and_doubled(found: pl.DataFrame, expected: pl.DataFrame) -> tuple[int,
 
 
 def _instants(seconds: float) -> Iterator[tuple[int, float]]:
-    """The nth commit (0: the start) and the seconds after it was begun; every other one is around a commit."""
+    """Yield a commit (0: the start) and the seconds since it began; every other instant is near a commit."""
     chance = random.Random(11)
     while True:
         yield 0, chance.uniform(0, seconds)
@@ -142,7 +142,7 @@ def _instants(seconds: float) -> Iterator[tuple[int, float]]:
 
 
 class Toll:
-    """What kills have cost."""
+    """What the kills did."""
 
     def __init__(self) -> None:
         self.kills = self.around = self.lost = self.doubled = 0
@@ -166,7 +166,7 @@ def _kill_and_run_again(
     seconds: float,
     flags: tuple[str, ...],
 ) -> None:
-    """Generation 1 in the place of what is in `workdir`, killed; then whole."""
+    """Kill a job that writes generation 1 into `workdir`, check what it left, and run it again."""
     job = Job(workdir, world.raw(1), beam_flags=flags)
     job.start()
     job.wait_for_commit(nth)
@@ -184,7 +184,7 @@ def _kill_and_run_again(
             assert is_old or frame.equals(after["interactions"][day])
             toll.found["as before" if is_old else "replaced"] += 1
         for day, frame in rows(workdir)["histories"].items():
-            # Of a mix of old days and new ones it is neither's, and whole all the same.
+            # Built from old and new days it equals neither generation, but it is complete all the same.
             assert frame.height == rows(workdir)["interactions"][day]["user"].n_unique()
     run(workdir, world.raw(1), beam_flags=flags)
     found = rows(workdir)
@@ -193,7 +193,7 @@ def _kill_and_run_again(
         toll.lost += lost
         toll.doubled += doubled
     _assert_same(found, after)
-    # What the killed run has left is read by nobody: all goes that no table names.
+    # Nobody reads what the killed run left: everything that no table names is removed.
     assert not list((workdir / "lake/.staging").glob("[0-9]*"))
     for table in ("interactions", "histories"):
         DeltaTable(workdir / "lake" / table).vacuum(0, dry_run=False, enforce_retention_duration=False)
@@ -211,7 +211,7 @@ def test_killed_at_random_instants_and_run_again_it_makes_the_same_days(
 ) -> None:
     seconds = run(tmp_path / "new", world.raw(1), beam_flags=flags)
     after, message = rows(tmp_path / "new"), counts(tmp_path / "new")
-    starts: list[Path | None] = [None, world.first]  # nothing, and days that are to be replaced
+    starts: list[Path | None] = [None, world.first]  # An empty workdir, and one whose days are replaced.
     toll, instants, started = Toll(), _instants(seconds), time.monotonic()
     for number in range(2 * kills):
         nth, delay = next(instants)

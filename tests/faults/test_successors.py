@@ -1,4 +1,4 @@
-"""A successor that is killed with SIGKILL while it learns or takes over ends as if it had not been."""
+"""A successor is killed with SIGKILL while it trains or takes over; run again, it ends as if it had not been killed."""
 
 import json
 import random
@@ -18,7 +18,7 @@ STEP = "teach --successor"
 
 
 def _complete(command: str, workdir: Path) -> int:
-    """Returns how often it was about to commit something."""
+    """Run it to its end; return how often it was about to commit something."""
     started = Command(command, workdir, config=CONFIG)
     commits = len(list(started.commits()))
     assert started.end() == (0, "")
@@ -26,7 +26,7 @@ def _complete(command: str, workdir: Path) -> int:
 
 
 def _kill(workdir: Path, commit: int, seconds: float) -> bool:
-    """So many seconds after it was about to make that commit; whether it had not come to its end."""
+    """Kill it `seconds` after it was about to make that commit; return whether that was before its end."""
     command = Command(STEP, workdir, config=CONFIG)
     for _ in islice(command.commits(), commit):
         pass
@@ -43,7 +43,7 @@ def _change(workdir: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_killed_while_it_learns_or_takes_over_a_successor_that_is_run_again_ends_the_same(
+def test_a_successor_killed_while_it_trains_or_takes_over_and_run_again_ends_the_same(
     tmp_path: Path,
 ) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
@@ -53,7 +53,7 @@ def test_killed_while_it_learns_or_takes_over_a_successor_that_is_run_again_ends
     commits = _complete(STEP, after)
     assert _change(after)["from_day"] == "2026-01-04"
     chance = random.Random(1)
-    # The last commit is the change of teacher; among the others each day is put down four times.
+    # The last commit is the change of teacher. Among the others, each day has four partial checkpoints.
     instants = [(commits, 0.0), (commits, 0.005), (commits - 1, 0.0)]
     instants += [(n, chance.uniform(0, 0.05)) for n in chance.sample(range(1, commits), 5)]
     cut_short = 0

@@ -1,4 +1,4 @@
-"""A source of literal rows, for tests of what is made of a day's rows."""
+"""A source of literal rows, for tests of the materialize job."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.sources.base import Unit
 
 DAY = 86_400_000_000
-"""Of microseconds."""
+"""In microseconds."""
 Row = tuple[int | None, int | None, str, int | None, str]
 
 

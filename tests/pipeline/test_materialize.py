@@ -1,4 +1,4 @@
-"""The materialize job on a small made-up source: every row kept or counted, days replaced whole."""
+"""The materialize job on a small source: every row is kept or counted, and days are replaced whole."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ DAYS = [date(1970, 1, 1), date(1970, 1, 2)]
 
 
 class InFrames(Rows):
-    """The same, a frame for each row."""
+    """The same source with a frame for each row."""
 
     def read(self, unit: Unit) -> Iterator[pl.DataFrame]:
         for frame in super().read(unit):
@@ -57,12 +57,12 @@ def test_every_row_is_kept_or_counted_with_its_reason(tmp_path: Path) -> None:
     assert lake.interactions.scan().select(pl.len()).collect().item() == 2
 
 
-def test_of_repeats_the_first_by_unit_and_row_stays(tmp_path: Path) -> None:
+def test_the_first_of_repeated_rows_by_unit_and_row_stays(tmp_path: Path) -> None:
     lake, _ = _run(tmp_path, Rows((((5, 1, "a", 1, "x"),), ((5, 1, "a", 0, "y"),))), DAYS[:1])
     assert lake.interactions.scan().collect()["click"].to_list() == [1]
 
 
-def test_a_day_run_again_is_replaced_and_others_stay(tmp_path: Path) -> None:
+def test_a_day_that_is_run_again_is_replaced_and_other_days_stay(tmp_path: Path) -> None:
     _run(tmp_path, Rows((((1, 1, "a", 1, ""), (DAY, 1, "a", 1, "")),)))
     lake, _ = _run(tmp_path, Rows((((2, 3, "b", 0, ""), (3, 4, "b", 0, "")),)), DAYS[:1])
     rows = lake.interactions.scan().collect().sort("event_time_us")
@@ -70,7 +70,7 @@ def test_a_day_run_again_is_replaced_and_others_stay(tmp_path: Path) -> None:
     assert rows["day"].to_list() == [DAYS[0], DAYS[0], DAYS[1]]
 
 
-def test_a_broken_unit_commits_nothing_and_its_text_comes_out_as_it_was(tmp_path: Path) -> None:
+def test_a_broken_unit_commits_nothing_and_its_error_keeps_its_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^events\.csv is truncated; fetch it again$"):
         _run(tmp_path, Rows((((1, 1, "a", 1, ""),),), broken=True))
     assert Lake(tmp_path / "lake", SCHEMA).interactions.partitions().height == 0
@@ -90,7 +90,7 @@ def test_repeats_are_found_in_buckets_as_in_one_piece(
     monkeypatch.setattr("tutelage.pipeline.pieces.BUCKET_ROWS", bucket_rows)
     parts = tuple(tuple((i, i % 7, "a", part % 2, "") for i in range(50)) for part in range(3))
     lake, done = _run(tmp_path, Rows(parts), DAYS[:1])
-    # Part 1 has other clicks than part 0, part 2 the same.
+    # Part 1 has other clicks than part 0, and part 2 has the same.
     assert done.days[DAYS[0]].dropped == {"conflicting_duplicate": 50, "duplicate": 50}
     rows = lake.interactions.scan().collect().sort("event_time_us")
     assert rows.select("event_time_us", "user", "click").rows() == [(i, i % 7, 0) for i in range(50)]
@@ -126,7 +126,7 @@ def test_small_units_become_one_file_of_a_day_in_their_order(
     assert done.days[DAYS[0]].dropped == {"duplicate": 1}
 
 
-def test_of_the_negatives_a_share_is_kept_and_counted_the_same_each_time(tmp_path: Path) -> None:
+def test_the_same_share_of_the_negatives_is_kept_each_time_and_counted(tmp_path: Path) -> None:
     n = 4_000
     schema = replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.25))
     source = Rows((tuple((i, i, "a", int(i % 4 == 0), "") for i in range(n)),))
@@ -141,6 +141,6 @@ def test_of_the_negatives_a_share_is_kept_and_counted_the_same_each_time(tmp_pat
     kept = tables[0]
     assert kept.equals(tables[1])
     assert set(kept["sampling_rate"]) == {0.25}
-    assert kept["click"].sum() == 1_000  # all
-    # Of 3,000 negatives each with probability 1/4: 750, give or take three times 24.
+    assert kept["click"].sum() == 1_000  # All of them.
+    # Each of 3,000 negatives is kept with probability 1/4: 750, plus or minus three times 24.
     assert 680 < len(kept) - 1_000 < 820

@@ -1,4 +1,4 @@
-"""When a day is released, and which of its labels are final by then."""
+"""When a day is released, and which of its labels are mature by then."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -53,11 +53,11 @@ def _utc(text: str) -> datetime:
     ("zone", "slice_days", "hours", "late_days", "at"),
     [
         ("UTC", 1, 6, 0, "2026-03-29 06:00"),
-        ("UTC", 1, 6, 1, "2026-03-30 00:00"),  # the later of the two
+        ("UTC", 1, 6, 1, "2026-03-30 00:00"),  # The later of the two.
         ("UTC", 1, 30, 1, "2026-03-30 06:00"),
         ("UTC", 3, 6, 1, "2026-04-01 00:00"),
-        # There, the clock goes from 2 to 3 in the night to the 29th's morning: 6 hours after midnight it is 7,
-        # and the next midnight comes after 23.
+        # In the night to the 29th the clock goes from 2 to 3: six hours after midnight it is 7, and the next midnight
+        # comes after 23 hours.
         ("Europe/Berlin", 1, 6, 0, "2026-03-29 05:00"),
         ("Europe/Berlin", 1, 6, 1, "2026-03-29 22:00"),
     ],
@@ -73,7 +73,7 @@ def test_a_day_is_released_when_its_labels_are_mature_and_its_late_events_are_in
 @pytest.mark.parametrize(
     ("schema", "until"),
     [
-        (SCHEMA, None),  # asked for, it is learnt, were it today or tomorrow
+        (SCHEMA, None),  # If requested it is trained on, even today or tomorrow.
         (_matures("6h"), "2026-03-29 06:00"),
         (_matures("6h", release_after="2h"), "2026-03-29 02:00"),
         (_matures("6h", release_after="0h"), "2026-03-29 00:00"),
@@ -89,7 +89,7 @@ def test_a_schema_says_until_when_a_day_waits(schema: Schema, until: str | None)
         assert schema.waits_until(day, now=at) is None
 
 
-def test_of_two_tasks_of_one_label_the_longer_counts() -> None:
+def test_the_longer_maturity_of_two_tasks_with_one_label_counts() -> None:
     tasks = (
         Task(name="soon", label="click", matures_after="1h"),
         Task(name="later", label="click", matures_after="1d"),
@@ -99,12 +99,12 @@ def test_of_two_tasks_of_one_label_the_longer_counts() -> None:
     assert schema.masked == ("soon", "later")
 
 
-def test_a_label_that_matures_is_no_part_of_the_key() -> None:
+def test_a_label_that_matures_must_not_be_part_of_the_key() -> None:
     with pytest.raises(UserError, match="key column 'click' is a label that matures later; expected columns"):
         _matures("1h", key=("user", "click"))
 
 
-def test_days_that_cannot_be_are_refused() -> None:
+def test_a_negative_number_of_late_days_is_refused() -> None:
     with pytest.raises(UserError, match=r"^schema: late_days is -1, expected at least 0$"):
         replace(SCHEMA, late_days=-1)
 
@@ -114,8 +114,8 @@ ROWS = Rows(
         (
             (0, 1, "a", 1, ""),
             (17 * HOUR, 2, "a", None, ""),
-            (18 * HOUR, 3, "a", 0, ""),  # 6 hours before the day's end: mature then
-            (18 * HOUR + 1, 4, "a", 0, ""),  # a microsecond later
+            (18 * HOUR, 3, "a", 0, ""),  # 6 hours before the end of the day: just mature then.
+            (18 * HOUR + 1, 4, "a", 0, ""),  # A microsecond later.
             (23 * HOUR, 5, "a", 1, ""),
             (23 * HOUR, 6, "a", None, ""),
         ),
@@ -130,16 +130,18 @@ def _made(root: Path, schema: Schema, now: datetime) -> Lake:
     return lake
 
 
-def test_a_label_that_is_not_mature_is_a_null_whatever_it_was_and_counted(tmp_path: Path) -> None:
+def test_a_label_that_is_not_mature_becomes_a_null_whatever_its_value_and_is_counted(tmp_path: Path) -> None:
     lake = _made(tmp_path, _matures("6h", release_after="0h"), datetime(1970, 1, 2, tzinfo=UTC))
     rows = lake.interactions.scan().collect().sort("user")
     assert rows.select("user", "click").rows() == [(1, 1), (3, 0), (4, None), (5, None), (6, None)]
     counts = lake.interactions.counts()["1970-01-01"]
     assert (counts["kept"], counts["masked"]) == (5, {"click": 3})
-    assert counts["dropped"] == {"bad_label": 1}  # of user 2, whose label should have been there
+    assert counts["dropped"] == {"bad_label": 1}  # User 2, who should have a label.
 
 
-def test_long_after_all_is_as_with_labels_that_are_there_at_once(tmp_path: Path) -> None:
+def test_long_after_the_day_a_label_that_matures_gives_the_same_rows_as_one_that_does_not(
+    tmp_path: Path,
+) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     lakes = [_made(tmp_path / f"{i}", schema, now) for i, schema in enumerate((SCHEMA, _matures("6h")))]
     one, other = (lake.interactions for lake in lakes)
@@ -148,7 +150,7 @@ def test_long_after_all_is_as_with_labels_that_are_there_at_once(tmp_path: Path)
     assert other.counts()["1970-01-01"]["masked"] == {}
 
 
-def test_what_may_still_be_clicked_is_in_no_history(tmp_path: Path) -> None:
+def test_an_item_that_may_still_be_clicked_is_not_in_a_history(tmp_path: Path) -> None:
     schema = _matures("6h", release_after="0h", user="user", histories=(History(of="item", where="click"),))
     source = Rows((((0, 1, "a", 1, ""), (23 * HOUR, 1, "b", 1, ""), (DAY + HOUR, 1, "c", 0, "")),))
     lake = Lake(tmp_path, schema)
@@ -159,5 +161,5 @@ def test_what_may_still_be_clicked_is_in_no_history(tmp_path: Path) -> None:
     )
     assert lake.histories
     (items,) = lake.histories.scan(day=days[1]).collect()["history"].to_list()
-    assert items == ["a"]  # the one that was mature at the time
+    assert items == ["a"]  # Only this one was mature at that time.
     assert pl.Series(lake.interactions.scan().collect()["click"]).null_count() == 2

@@ -1,4 +1,4 @@
-"""The portability gate: both Beam jobs in processes apart, over the protocol that Flink and Spark speak."""
+"""The portability gate: both Beam jobs in separate processes, over the protocol that Flink and Spark use."""
 
 import os
 import re
@@ -24,8 +24,8 @@ from tutelage.pipeline.sources.synthetic import Synthetic
 
 pytestmark = pytest.mark.end_to_end
 
-# Days of Shanghai are made of two of UTC, in which the units are cut; a pair of the few users and videos
-# comes more than once.
+# A day in Shanghai spans two days in UTC, into which the units are cut. There are few users and videos, so that pairs
+# repeat.
 SCHEMA = Schema(
     features=(
         Feature(name="user_id", dtype="int64", capacity=10),
@@ -70,14 +70,14 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Beam flags for a job service and a pool of workers, each a process of its own."""
+    """Start a job service and a pool of workers as separate processes; return the Beam flags to use them."""
     folder = tmp_path_factory.mktemp("beam")
     job, pool = _free_port(), _free_port()
     commands = {
         job: ["portability.local_job_service_main", f"--port={job}", f"--staging_dir={folder}"],
         pool: ["worker.worker_pool_main", f"--service_port={pool}"],
     }
-    # The pool starts its workers as `python`.
+    # The pool starts its workers with the command `python`.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     servers = []
     try:
@@ -88,7 +88,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
                     [sys.executable, "-m", f"apache_beam.runners.{module}", flag, *more],
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    cwd=folder,  # Workers find the tables from any folder.
+                    cwd=folder,  # Workers must find the tables from any folder.
                     env={**os.environ, "PATH": path},
                     start_new_session=True,
                 )
@@ -109,7 +109,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A SavedModel: click = the length of country, watch = half of video_seconds."""
+    """Save a model: click is the length of `country`, watch is half of `video_seconds`."""
     import tensorflow as tf
 
     inputs = {
@@ -142,7 +142,7 @@ def _rows(frame: pl.LazyFrame) -> pl.DataFrame:
     return frame.collect().sort("day", "example_id")
 
 
-def test_both_jobs_give_the_rows_of_the_default_runner(
+def test_both_jobs_give_the_same_rows_as_with_the_default_runner(
     tmp_path: Path, flags: list[str], teacher: str
 ) -> None:
     days = {day: Snapshot(path=teacher, day=DAYS[0], step=9) for day in DAYS[1:]}
@@ -158,7 +158,7 @@ def test_both_jobs_give_the_rows_of_the_default_runner(
     here, there = made
     assert there.rows_in == 3 * SOURCE.rows_per_day
     assert (there.days, there.elsewhere) == (here.days, here.elsewhere)
-    assert list(there.elsewhere) == ["outside_days"]  # after 16:00 UTC of the last day
+    assert list(there.elsewhere) == ["outside_days"]  # After 16:00 UTC of the last day.
     for counts in there.days.values():
         assert counts.rows_in == counts.kept + sum(counts.dropped.values())
         assert list(counts.dropped) == ["conflicting_duplicate"]
@@ -174,7 +174,7 @@ def test_both_jobs_give_the_rows_of_the_default_runner(
     assert (joined["watch_log1p"] == joined["video_seconds"] / 2).all()
 
 
-def test_a_day_without_rows_is_told_in_one_line(tmp_path: Path, flags: list[str]) -> None:
+def test_a_day_without_rows_is_reported_in_one_line(tmp_path: Path, flags: list[str]) -> None:
     text = "no rows for 2025-12-31 in the source; of the other days, 1 were committed. Ask for days that the data has"
     with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
         materialize(
@@ -188,7 +188,7 @@ def test_a_day_without_rows_is_told_in_one_line(tmp_path: Path, flags: list[str]
         )
 
 
-def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tmp_path: Path, flags: list[str]) -> None:
+def test_a_mistake_that_a_worker_finds_is_reported_in_one_line(tmp_path: Path, flags: list[str]) -> None:
     numbers = [f"{of}_user_num" for of in ("follow", "fans", "friend")] + ["register_days"]
     labels = [f"is_{label}" for label in ("click", "like", "follow", "comment", "forward", "hate")]
     log = ["user_id", "video_id", "time_ms", "tab", "duration_ms", "play_time_ms", "long_view", *labels]

@@ -1,4 +1,4 @@
-"""The quality gate: what passes, what fails, and that both values are said."""
+"""The quality gate: what passes, what fails, and that a failure states both values."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def _day(rows: int = ROWS, **changes: Mapping[str, object]) -> pl.DataFrame:
     return pl.DataFrame(values, schema=pl.DataFrame(STATISTICS.empty_table()).schema, strict=False)
 
 
-# Rates of .1 and .12, as on a week's days.
+# Rates of .1 and .12, as on the days of a week.
 BEFORE = [_day(), _day(12_000, click={"mean": 0.12}, user={"new_ids": 0.3}, age={"nulls": 0})]
 
 
@@ -53,7 +53,7 @@ def _said(day: pl.DataFrame, before: Sequence[pl.DataFrame] = BEFORE, difference
         _day(age={"mean": None, "drift": None}, click={"mean": None}),
     ],
 )
-def test_a_day_within_the_range_of_the_days_before_and_the_margins_passes(day: pl.DataFrame) -> None:
+def test_a_day_within_the_margins_around_the_days_before_passes(day: pl.DataFrame) -> None:
     assert _said(day) == "pass"
 
 
@@ -65,7 +65,7 @@ def test_a_day_within_the_range_of_the_days_before_and_the_margins_passes(day: p
         (_day(user={"nulls": ROWS}), "nulls of user is 1, 0.1 is the bound"),
         (_day(age={"nulls": 1_501}), "nulls of age is 0.1501, 0.15 is the bound"),
         (_day(age={"not_finite": 11}), "share of age that is not finite is 0.0011, 0.001 is the bound"),
-        # Twice .12 and five standard errors; half of .1 less five.
+        # The bounds are twice .12 plus five standard errors, and half of .1 minus five.
         (_day(click={"mean": 1.0}), "mean of click is 1, 0.255 is the bound"),
         (_day(click={"mean": 0.0}), "mean of click is 0, 0.035 is the bound"),
         (_day(seconds={"mean": 42.0}), "mean of seconds is 42, 41.5 is the bound"),
@@ -83,13 +83,13 @@ def test_a_day_past_a_bound_fails_with_both_values(day: pl.DataFrame, message: s
     assert _said(day) == f"fail; {message}"
 
 
-def test_a_column_whose_days_drift_far_by_chance_may_drift_twice_as_far() -> None:
+def test_a_column_that_drifted_far_before_may_drift_twice_as_far() -> None:
     before = [_day(user={"drift": 0.4}), _day(user={"drift": 0.35})]
     assert _said(_day(user={"drift": 0.8}), before) == "pass"
     assert _said(_day(user={"drift": 0.81}), before) == "fail; drift of user is 0.81, 0.8 is the bound"
 
 
-def test_of_the_first_days_only_columns_nulls_and_finiteness_count() -> None:
+def test_the_first_days_are_only_judged_by_their_columns_nulls_and_finiteness() -> None:
     wild = _day(9, click={"mean": 1.0}, user={"drift": 0.9, "new_ids": 1.0}, age={"nulls": 8})
     assert _said(wild, BEFORE[:1]) == "first"
     assert _said(_day(age={"nulls": ROWS}), []) == "fail; nulls of age is 1, 0.9999 is the bound"
@@ -106,13 +106,13 @@ def test_a_column_that_has_always_been_all_null_may_stay_so() -> None:
     assert _said(empty, [empty, empty]) == "pass"
 
 
-def test_a_check_says_what_it_compares_with() -> None:
+def test_a_check_states_what_it_compares_with() -> None:
     checks = {check.name: check for check in judge(SCHEMA, _day(4_000), BEFORE, CONFIG).checks}
     assert (checks["rows"].value, checks["rows"].reference, checks["rows"].bound) == (4_000, 10_000, 5_000)
     assert checks["mean of click"].passed
 
 
-def test_a_column_that_the_days_before_had_not_is_only_held_against_itself() -> None:
+def test_a_column_that_the_days_before_lack_is_not_compared() -> None:
     before = [day.filter(pl.col("column") != "age") for day in BEFORE]
     assert _said(_day(age={"nulls": 9_000, "drift": None}), before) == "pass"
 
@@ -127,6 +127,6 @@ def test_a_column_that_the_days_before_had_not_is_only_held_against_itself() -> 
         ({"id_drift": float("nan")}, "quality: id_drift is nan, expected a number of at least 0"),
     ],
 )
-def test_a_threshold_that_makes_no_sense_is_refused(fields: dict[str, float], says: str) -> None:
+def test_a_threshold_out_of_range_is_refused(fields: dict[str, float], says: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(says)}$"):
         QualityConfig(**fields)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Statistics of columns: hand-computed, the same over one file or many, and right about ids by the hundred thousand."""
+"""Statistics of columns, computed by hand: equal over one file or many, and accurate for 100,000s of ids."""
 
 import math
 import pickle
@@ -25,7 +25,7 @@ COLUMNS = {"user": pl.Int64, "tags": pl.List(pl.String), "age": pl.Float32, "cli
 
 
 def _frame(**columns: Sequence[object]) -> pl.DataFrame:
-    """The columns given, the others all null."""
+    """Return a frame with these columns; the other columns are all null."""
     rows = len(next(iter(columns.values())))
     return pl.DataFrame({name: columns.get(name, [None] * rows) for name in COLUMNS}, schema=COLUMNS)
 
@@ -41,7 +41,7 @@ def _row(day: DayStatistics, column: str) -> dict[str, object]:
     return day.columns.row(by_predicate=pl.col("column") == column, named=True)
 
 
-def test_a_number_has_its_moments_and_the_nulls_and_infinities_are_counted_apart() -> None:
+def test_a_number_has_moments_and_its_nulls_and_infinities_are_counted_separately() -> None:
     row = _row(_day(_frame(age=[1.0, 2.0, 3.0, None, math.nan, -math.inf])), "age")
     assert (row["rows"], row["nulls"], row["not_finite"]) == (6, 1, 2)
     assert (row["mean"], row["min"], row["max"]) == (2.0, 1.0, 3.0)
@@ -56,7 +56,7 @@ def test_a_bucket_is_a_bfloat16_towards_zero_and_buckets_are_in_order() -> None:
     assert row["bucket_rows"] == [1, 2, 1, 1]
 
 
-def test_deciles_are_those_of_the_values_within_a_bucket() -> None:
+def test_deciles_are_accurate_to_a_bucket() -> None:
     values = np.random.default_rng(1).exponential(30, 20_000).astype("f4")
     row = _row(_day(_frame(age=values.tolist())), "age")
     np.testing.assert_allclose(row["deciles"], np.quantile(values, np.arange(1, 10) / 10), rtol=0.01)
@@ -68,13 +68,13 @@ def test_ids_have_their_top_values_and_lists_count_items() -> None:
     user, tag = _row(day, "user"), _row(day, "tags")
     assert (user["rows"], user["nulls"]) == (6, 1)
     assert (user["top"], user["top_share"]) == (["7", "8", "9"], pytest.approx([0.6, 0.2, 0.2]))
-    # Of the first list the first two items; three rows have no item.
+    # The first two items of the first list count; three rows have no item.
     assert (tag["rows"], tag["nulls"], sum(tag["bucket_rows"])) == (6, 3, 5)  # type: ignore[arg-type]
     assert (tag["top"], tag["top_share"]) == (["a", "b"], pytest.approx([0.6, 0.4]))
 
 
 @pytest.mark.parametrize("distinct", [12, 3_000, 150_000, 2_000_000])
-def test_how_many_ids_there_are_is_told_within_five_percent(distinct: int) -> None:
+def test_the_number_of_distinct_ids_is_estimated_within_five_percent(distinct: int) -> None:
     ids = np.arange(distinct) * 4096 + (1 << 40)
     found = _row(_day(_frame(user=ids.tolist())), "user")["distinct"]
     assert found == pytest.approx(distinct, rel=0.05)
@@ -94,7 +94,7 @@ def test_files_add_up_to_the_day() -> None:
     assert (many.marks["user"] == one.marks["user"]).all()
 
 
-def test_the_rows_are_those_of_the_table() -> None:
+def test_the_rows_have_the_schema_of_the_table() -> None:
     assert _day(_frame(user=[1])).columns.to_arrow().cast(STATISTICS).schema == STATISTICS
 
 
@@ -119,10 +119,10 @@ def test_a_file_that_is_not_a_days_statistics_is_refused(tmp_path: Path) -> None
         DayStatistics.read(tmp_path / "pickle")
 
 
-def test_hashes_are_the_same_in_every_version() -> None:
-    # In 64 bits: i · 0x9E3779B97F4A7C15, exclusive-or its upper half, · 0xD6E8FEB86659FD93.
+def test_hashes_do_not_depend_on_the_version_of_a_library() -> None:
+    # In 64 bits: i · 0x9E3779B97F4A7C15, xor with its upper half, · 0xD6E8FEB86659FD93.
     assert _hashes(pl.Series([1, -1])).tolist() == [1728126539640421828, 2277438904167250775]
-    # xxHash64 of "a", seed 0.
+    # xxHash64 of "a" with seed 0.
     assert _hashes(pl.Series(["a"])).tolist() == [0xD24EC4F1A98C6E5B]
 
 
@@ -134,14 +134,14 @@ def test_new_ids_are_a_share_of_the_rows() -> None:
     assert compare(_day(_frame(user=[1])), [])["new_ids"].null_count() == 4
 
 
-def test_new_ids_among_hundreds_of_thousands_are_told_within_some_percent() -> None:
+def test_new_ids_among_hundreds_of_thousands_are_found_within_two_percent() -> None:
     known = np.arange(300_000)
     before = [_day(_frame(user=part.tolist())).columns for part in (known[::2], known[1::2])]
     day = compare(_day(_frame(user=np.arange(225_000, 325_000).tolist())), before)
     assert day["new_ids"][0] == pytest.approx(0.25, abs=0.02)
 
 
-def test_drift_is_against_all_the_days_before_together() -> None:
+def test_drift_is_measured_against_all_days_before_together() -> None:
     before = [
         _day(_frame(user=[1, 1], age=[1.0, 1.0])).columns,
         _day(_frame(user=[2, 2], age=[2.0, 2.0])).columns,
@@ -151,5 +151,5 @@ def test_drift_is_against_all_the_days_before_together() -> None:
     assert same.filter(column="age")["drift"].item() == 0
     other = compare(_day(_frame(user=[1, 1])), before)
     assert other.filter(column="user")["drift"].item() == pytest.approx(math.sqrt(0.31128), abs=1e-5)
-    # There is nothing to compare.
+    # There is no value to compare.
     assert other.filter(column="age")["drift"].item() is None

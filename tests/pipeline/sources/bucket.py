@@ -1,4 +1,4 @@
-"""A store in memory whose objects are fetched by ranges, as those of S3 are."""
+"""A store in memory whose objects are fetched by ranges, like those of S3."""
 
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ class Bucket(MemoryFileSystem):
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     fetched: ClassVar[list[tuple[str, int]]] = []
-    """The object and the bytes of each request."""
+    """The object and the number of bytes of each request."""
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -32,7 +32,7 @@ class Bucket(MemoryFileSystem):
 
 
 def make() -> Bucket:
-    """An empty one, known to fsspec in this process as bucket://."""
+    """Return an empty bucket, which fsspec knows in this process as bucket://."""
     fsspec.register_implementation("bucket", Bucket, clobber=True)
     Bucket.store.clear()
     Bucket.fetched.clear()

@@ -1,4 +1,4 @@
-"""Event files as logs have them at their worst, in every format, each value with what is to be read of it."""
+"""The worst event files that logs have, in every format; for each value it is known what must be read."""
 
 import gzip
 import json
@@ -30,12 +30,12 @@ SCHEMA = Schema(
 )
 TEXT = ("csv", "csv.gz", "csv.zst", "jsonl", "jsonl.gz", "jsonl.zst")
 FORMATS = ("parquet", "delta", "tfrecord", "tfrecord.gz", *TEXT)
-ID = 2**53 + 1  # no float64 holds it
+ID = 2**53 + 1  # No float64 can hold it.
 NAN, INF = float("nan"), float("inf")
 MS = 1_767_225_600_123  # 2026-01-01 00:00:00.123 in UTC
 US = MS * 1000
 DAY_MS = 86_400_000
-# The raw name of each column, and ours.
+# The raw name of each column, and our name.
 OURS = {
     "ts": "event_time_us",
     "uid": "user",
@@ -46,15 +46,15 @@ OURS = {
     "seconds": "seconds",
 }
 Row = dict[str, Any]
-"""Our columns; a value that does not fit is the reason why its row is dropped."""
-# A raw value, and what is read of it.
+"""Our columns; in place of a value that does not fit stands the reason why its row is dropped."""
+# A raw value, and what it must be read as.
 Cells = Sequence[tuple[Any, Any]]
 
 _ISO: Cells = [
     ("2026-01-01T00:00:00.123Z", US),
     ("2026-01-01T01:00:00.123+01:00", US),
     ("2025-12-31 22:30:00.123-0130", US),
-    ("2026-01-01T00:00:00.123", US),  # of the config's zone, UTC
+    ("2026-01-01T00:00:00.123", US),  # In the time zone of the config, UTC.
     ("2026-01-02T00:00:00.123+09:00", US + (DAY_MS - 9 * 3_600_000) * 1000),
     ("2026-01-03T00:00:00.123", US + 2 * DAY_MS * 1000),
     ("1969-12-31T23:59:59Z", "bad_time"),
@@ -167,7 +167,7 @@ _JSON: dict[str, Cells] = {
     ],
     "seconds": [(61.5, 61.5), (None, None), (NAN, None), (-1, "bad_seconds"), (INF, "bad_seconds")],
 }
-# A feature of tf.Example: the field of its kind, and its values; None: it is there without any.
+# A feature of tf.Example: the field of its kind, and its values; None: the feature exists without a value.
 _EXAMPLES: dict[str, Cells] = {
     "ts": [
         (("int64", [MS]), US),
@@ -226,9 +226,9 @@ _EXAMPLES: dict[str, Cells] = {
         (("int64", [-1]), "bad_seconds"),
     ],
 }
-_ROWS = 4  # of a file, and the first again
+_ROWS = 4  # Rows of a file, to which the first one is added again.
 Typed = Sequence[tuple[pa.DataType, Cells]]
-# Of Parquet and Delta: a column has a type, and each of its cells is of that.
+# In Parquet and Delta a column has a type, and so have all its cells.
 _STRING = pa.string()
 _TYPED: dict[str, Typed] = {
     "ts": [
@@ -315,7 +315,7 @@ _TYPED_ISO: Typed = [
     (_STRING, _ISO),
     (pa.timestamp("us", "UTC"), [(US, US), (-1, "bad_time"), (None, "bad_time")]),
 ]
-# Types that no column of ours can be read from, each with a value; the column of each is one of these.
+# Types from which none of our columns can be read, each with a value, by the raw column that gets it.
 _NEVER: dict[str, Sequence[tuple[pa.DataType, Any]]] = {
     "ts": [(pa.bool_(), True), (pa.list_(pa.int64()), [MS]), (pa.date32(), date(2026, 1, 1))],
     "uid": [(pa.list_(pa.int64()), [7]), (pa.struct({"a": pa.int64()}), {"a": 7}), (pa.timestamp("us"), 7)],
@@ -325,14 +325,14 @@ _NEVER: dict[str, Sequence[tuple[pa.DataType, Any]]] = {
     "click": [(pa.duration("us"), 1), (pa.binary(), b"1")],
     "seconds": [(pa.list_(pa.float64()), [1.0]), (pa.date64(), date(2026, 1, 1))],
 }
-# What a column that nobody asked for may be.
+# What a column that is not wanted may be.
 _OTHER: Typed = [
     (_STRING, [("x", None), ("\udcff", None), (None, None)]),
     (pa.binary(), [(b"\xff", None), (None, None)]),
     (pa.struct({"a": pa.list_(_STRING)}), [({"a": ["x", None]}, None), (None, None)]),
     (pa.list_(pa.struct({"a": pa.float64()})), [([{"a": NAN}], None), ([], None)]),
     (pa.map_(_STRING, pa.int64()), [([("a", 1)], None), (None, None)]),
-    (pa.list_(pa.int8(), 2), [([1, 2], None)]),  # Arrow reads no nulls of these from Parquet
+    (pa.list_(pa.int8(), 2), [([1, 2], None)]),  # Arrow cannot read nulls of this type from Parquet.
     (pa.list_(pa.decimal128(9, 2)), [([Decimal("1.50")], None)]),
     (pa.decimal256(60, 1), [(Decimal("7.5"), None)]),
     (pa.struct({"a": _STRING}), [({"a": "\udcff"}, None)]),
@@ -342,7 +342,7 @@ _OTHER: Typed = [
     (pa.float16(), [(1.5, None)]),
     (pa.null(), [(None, None)]),
 ]
-# What Delta has; its writer puts others in the place of the rest, or refuses them.
+# The types that Delta has; its writer replaces or refuses other ones.
 _DELTA = {
     *(pa.int8(), pa.int64(), pa.float32(), pa.float64(), pa.bool_(), _STRING, pa.binary(), pa.date32()),
     *(pa.timestamp("us", "UTC"), pa.decimal128(20, 2), pa.decimal128(20, 3), pa.decimal128(10, 1)),
@@ -355,11 +355,11 @@ _DELTA = {
 class Mutant:
     path: Path
     rows: list[Row] | None
-    """What is to be read of it, in order; None: it is to be refused."""
+    """What must be read from it, in order; None: it must be refused."""
 
 
 class Nursery:
-    """Makes files of one kind below a folder, all different, the same ones for the same seed."""
+    """Makes files of one kind below a folder. All are different, and the same seed gives the same files."""
 
     def __init__(self, folder: Path, kind: str, *, seed: int, iso8601: bool):
         self.folder, self.kind, self.iso8601 = folder, kind, iso8601
@@ -368,9 +368,9 @@ class Nursery:
         self.last: Any = None
 
     def sound(self) -> Mutant:
-        """A whole file of odd values; now and then the last one again, for the sake of its ids.
+        """Write an undamaged file of odd values; now and then the last one again, so that ids repeat.
 
-        The first one's rows are all to be kept, but for one that is there twice.
+        All rows of the first file must be kept, except for one that occurs twice.
         """
         self.made += 1
         path = self.folder / f"f{self.made:05d}.{self.kind}"
@@ -381,7 +381,7 @@ class Nursery:
         return Mutant(path=path, rows=rows)
 
     def broken(self) -> Path:
-        """A file of which some bytes are not what was written, packed or unpacked."""
+        """Write a file and damage some of its bytes, before or after compression."""
         path = self.sound().path
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         data, damage = self.random.choice(files), self._damage
@@ -391,7 +391,7 @@ class Nursery:
         return path
 
     def _damage(self, data: bytes) -> bytes:
-        """Cut, changed, or with a part of it taken out or there twice."""
+        """Return the data cut, changed, or with a part removed or repeated."""
         at, end = sorted(self.random.randrange(len(data) + 1) for _ in range(2))
         way = self.random.randrange(5)
         if way == 0:
@@ -445,11 +445,11 @@ class Nursery:
         if self.kind == "delta":
             columns["part"] = pa.array(["a"] * _ROWS)
         table = pa.table(columns)
-        # One chunk: Delta's writer takes those of a table in any order.
+        # One chunk, because the writer of Delta takes the chunks of a table in any order.
         return pa.concat_tables([table, table[:1]]).combine_chunks(), None if never else [*rows, rows[0]]
 
     def _odd(self) -> set[str]:
-        """The columns in which a row may have a bad value: often none, as else few rows would be kept."""
+        """Return the columns in which a row may have a bad value; often none, because else few rows would be kept."""
         return (
             set(self.random.sample(list(OURS), self.random.choice([0, 0, 1, 2]))) if self.made > 1 else set()
         )
@@ -466,7 +466,7 @@ class Nursery:
 
 
 def _array(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
-    """Of text with lone surrogates the bytes that these stand for, which no check has seen."""
+    """Return the array; lone surrogates in text become the bytes that they stand for, unchecked."""
     if "\\udcff" not in ascii(values):
         if pa.types.is_timestamp(dtype):
             return pa.array(values, pa.int64()).cast(dtype)
@@ -493,7 +493,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
     def line(row: Mapping[str, Any]) -> bytes:
-        # A lone surrogate of JSON's own is one that is escaped.
+        # JSON itself can only have a lone surrogate that is escaped.
         escaped = "\ud800" in row.values()
         return json.dumps(row, ensure_ascii=escaped).encode(errors="surrogateescape")
 
@@ -512,7 +512,7 @@ def _examples(rows: Sequence[Mapping[str, Any]]) -> bytes:
                 of_kind.value.extend(values)
         return bytes(made.SerializeToString(deterministic=True))
 
-    # A record: its length, a checksum of that, the record, a checksum of it.
+    # A record is its length, a checksum of the length, the data, and a checksum of the data.
     return b"".join(
         (length := struct.pack("<Q", len(record))) + _checksum(length) + record + _checksum(record)
         for record in map(example, rows)
@@ -536,7 +536,7 @@ def _crc_table() -> list[int]:
     return table
 
 
-_CRC = _crc_table()  # of CRC-32C
+_CRC = _crc_table()  # Of CRC-32C.
 _WRITERS: dict[str, Callable[[Sequence[Mapping[str, Any]]], bytes]] = {
     "csv": _csv,
     "jsonl": _jsonl,

@@ -26,7 +26,7 @@ SCHEMA = Schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meddled(Files):
-    """Something is done to a file after it was listed: before it is read, or after the first frame of it."""
+    """Changes a file after it was listed: before it is read (`early`), or after its first frame."""
 
     meddle: Callable[[Path], object]
     early: bool
@@ -72,7 +72,7 @@ CHANGED = (
         (Path.unlink, "PATH was removed while the job ran; put it back, or run again without it"),
     ],
 )
-def test_nothing_is_committed_of_a_file_that_is_no_longer_what_was_listed(
+def test_nothing_is_committed_of_a_file_that_changed_since_it_was_listed(
     tmp_path: Path, meddle: Callable[[Path], object], early: bool, says: str
 ) -> None:
     path = tmp_path / "a.csv"

@@ -1,4 +1,4 @@
-"""Any cut of a file gives the rows of the whole file, whatever bytes are in it."""
+"""Any way to cut a file gives the rows of the whole file, whatever bytes it has."""
 
 import csv
 import io
@@ -119,7 +119,7 @@ def test_a_header_alone_gives_no_rows(path: Path, data: bytes) -> None:
         (b"x,y\n" + b"1" * (1 << 21), "no line end in 1048576 bytes"),
     ],
 )
-def test_what_is_no_table_is_refused(path: Path, data: bytes, says: str) -> None:
+def test_a_file_that_is_not_a_table_is_refused(path: Path, data: bytes, says: str) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match=says) as error:
         _read(path, 8)
@@ -127,7 +127,7 @@ def test_what_is_no_table_is_refused(path: Path, data: bytes, says: str) -> None
     assert "\n" not in str(error.value)
 
 
-def test_a_short_last_line_with_its_end_is_ragged(path: Path) -> None:
+def test_a_short_last_line_with_a_line_end_is_ragged(path: Path) -> None:
     path.write_text("x,y\n1,2\n3\n")
     assert _read(path, 1 << 30)["ragged"].to_list() == [False, True]
 

@@ -1,4 +1,4 @@
-"""Logs of a user's own, as real files of each format: each row read right or counted, each bad file named."""
+"""A user's own logs, as real files of each format: every row is read right or counted, every bad file is named."""
 
 import gzip
 import json
@@ -36,8 +36,8 @@ SCHEMA = Schema(
     tasks=(Task(name="click", label="click"), Task(name="watch", label="seconds", kind="log1p")),
     key=("user", "event_time_us"),
 )
-ID = 2**53 + 1  # no float64 holds it
-# `user` is called `uid` in the raw files, and `other` is no column of ours.
+ID = 2**53 + 1  # No float64 can hold it.
+# `user` is called `uid` in the raw files, and `other` is not one of our columns.
 EVENT: dict[str, Any] = {
     "uid": ID,
     "topic": '日本, "news"',
@@ -111,7 +111,7 @@ def _read(folder: Path, kind: str = "csv", **fields: Any) -> pl.DataFrame:
     source = _files(kind, **fields)
     units = source.units(str(folder), workdir="", days=[])
     frames = [frame for unit in units for frame in source.read(unit)]
-    # Of JSON lines and records an empty file has no events, and no header to miss.
+    # An empty file of JSON lines or records has no events, and needs no header.
     empty = pl.DataFrame(schema=["event_time_us", *source.columns(), "content", "dropped"])
     return pl.concat(frames) if frames else empty
 
@@ -141,7 +141,7 @@ LISTS = replace(
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
-def test_a_list_is_parquets_own_or_a_json_array(tmp_path: Path, kind: str) -> None:
+def test_a_list_is_a_parquet_list_or_a_json_array(tmp_path: Path, kind: str) -> None:
     found: list[tuple[Any, Any]] = [([ID, None, 3], ["a,b", "日本"]), ([], []), (None, None)]
     as_raw = json.dumps if kind == "csv" else lambda items: items
     rows = [EVENT | {"tags": tags, "words": words} for tags, words in found]
@@ -152,14 +152,14 @@ def test_a_list_is_parquets_own_or_a_json_array(tmp_path: Path, kind: str) -> No
     )
     frame = _read(tmp_path, kind, schema=LISTS)
     assert frame.schema["tags"] == pl.List(pl.Int64)
-    # All items are kept: how many a model reads is its feature's `length`.
+    # All items are kept; a model reads only the first `length` of them.
     assert frame["tags"].to_list() == [[ID, 3], [], None]
     assert frame["words"].to_list() == [["a,b", "日本"], [], None]
     assert frame["dropped"].to_list() == [None] * 3
 
 
 @pytest.mark.parametrize("tags", ["x", 7, {"a": 1}, ["x"], [1, [2]], [1.5]])
-def test_a_row_with_a_list_that_is_none_or_with_an_item_that_does_not_fit_is_dropped(
+def test_a_row_is_dropped_if_its_list_is_not_a_list_or_has_an_item_that_does_not_fit(
     tmp_path: Path, tags: Any
 ) -> None:
     _write(tmp_path, "jsonl", [EVENT | {"tags": tags, "words": []}, EVENT | {"tags": [1], "words": [""]}])
@@ -169,7 +169,7 @@ def test_a_row_with_a_list_that_is_none_or_with_an_item_that_does_not_fit_is_dro
     assert frame["words"].to_list() == [[], []]  # An empty text is a null.
 
 
-def test_a_parquet_column_that_is_no_list_of_the_feature_s_type_is_named(tmp_path: Path) -> None:
+def test_a_parquet_column_that_is_not_a_list_of_the_right_type_is_named(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([EVENT | {"tags": 7, "words": ["a"]}])
     pq.write_table(table, tmp_path / "a.parquet")
     says = r"column 'tags' is Int64, expected List(Int64)"
@@ -181,7 +181,7 @@ def test_a_parquet_column_that_is_no_list_of_the_feature_s_type_is_named(tmp_pat
     assert _read(tmp_path, "parquet", schema=LISTS)["dropped"].to_list() == ["bad_words"]
 
 
-def test_a_log_that_lacks_negatives_says_at_which_rate_they_were_kept(tmp_path: Path) -> None:
+def test_a_downsampled_log_gives_the_rate_at_which_negatives_were_kept(tmp_path: Path) -> None:
     schema = replace(SCHEMA, downsampling=Downsampling(task="click"))
     rates = ["0.25", "1", "", "0", "1.5", "-1", "nan"]
     _write(tmp_path, "csv", [EVENT | {"kept": rate} for rate in rates])
@@ -190,7 +190,7 @@ def test_a_log_that_lacks_negatives_says_at_which_rate_they_were_kept(tmp_path: 
     assert frame["dropped"].to_list() == [None, None, None, *["bad_sampling_rate"] * 3, None]
     with pytest.raises(UserError, match="has no column 'sampling_rate'"):
         _read(tmp_path, schema=schema)
-    # It is not asked of a log whose negatives are all there.
+    # It is not required of a log that has all its negatives.
     made = replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.5))
     assert "sampling_rate" not in _files(schema=made).columns()
 
@@ -219,7 +219,7 @@ def test_a_boolean_is_the_same_text_in_every_format(tmp_path: Path, kind: str) -
     assert _read(tmp_path, kind)["topic"].to_list() == ["true"]
 
 
-# A raw value as text, and what it is read as; a name in the place of a value is the reason of a drop.
+# A raw value as text, and what it is read as; "bad_..." is the reason why its row is dropped.
 VALUES: dict[str, list[tuple[str, Any]]] = {
     "uid": [
         ("", None),
@@ -282,7 +282,7 @@ def test_every_row_is_read_right_or_dropped_with_its_reason(
     for got, row in zip(frame.to_dicts(), rows, strict=True):
         wanted = dict(zip(OURS.values(), (value for _, value in row), strict=True))
         bad = [value for value in wanted.values() if str(value).startswith("bad_")]
-        # The time is the first to be looked at, then the schema's columns in their order.
+        # The time is checked first, then the columns of the schema in their order.
         assert got["dropped"] == ("bad_time" if "bad_time" in bad else bad[0] if bad else None)
         for name, value in wanted.items():
             assert got[name] == (None if value in bad else value)
@@ -303,7 +303,7 @@ def test_every_row_is_read_right_or_dropped_with_its_reason(
     ],
     ids=str,
 )
-def test_parquets_own_types_fit_an_id(
+def test_the_types_of_parquet_fit_an_id(
     tmp_path: Path, array: pa.Array, read: list[Any], dropped: list[Any]
 ) -> None:
     table = pa.Table.from_pylist([EVENT] * len(array))
@@ -336,10 +336,10 @@ def test_a_type_that_can_never_fit_is_named(tmp_path: Path, column: str, array: 
         ("2026-01-01T00:00:00.123Z", US),
         ("2026-01-01T01:00:00.123+01:00", US),
         ("2025-12-31 22:30:00.123-0130", US),
-        ("2026-01-01T01:00:00.123", US),  # Berlin's winter is UTC+1
-        ("2026-07-01 02:00:00", 1_782_864_000_000_000),  # its summer UTC+2: 2026-07-01 00:00 in UTC
-        ("2026-03-29T02:30:00", None),  # the hour that the clock skips
-        ("2026-10-25T02:30:00", 1_792_888_200_000_000),  # the first of two: 00:30 in UTC
+        ("2026-01-01T01:00:00.123", US),  # Winter time in Berlin is UTC+1.
+        ("2026-07-01 02:00:00", 1_782_864_000_000_000),  # Summer time is UTC+2: 2026-07-01 00:00 in UTC.
+        ("2026-03-29T02:30:00", None),  # The clock skips this hour.
+        ("2026-10-25T02:30:00", 1_792_888_200_000_000),  # The first of two: 00:30 in UTC.
         ("2026-01-01", None),
         ("2026-13-01T00:00:00Z", None),
         ("1969-12-31T23:59:59Z", None),
@@ -361,28 +361,28 @@ def test_times_in_iso_8601(tmp_path: Path, kind: str, text: str, us: int | None)
     [
         (pa.array([US * 1000 + 999], pa.timestamp("ns", "UTC")), "iso8601"),
         (pa.array([US // 1000], pa.timestamp("ms", "America/New_York")), "s"),
-        (pa.array([US + 3_600_000_000], pa.timestamp("us")), "iso8601"),  # of Berlin, an hour before UTC
+        (pa.array([US + 3_600_000_000], pa.timestamp("us")), "iso8601"),  # In Berlin, an hour ahead of UTC.
         (pa.array([US / 1e6]), "s"),
         (pa.array([US], pa.int64()), "us"),
         (pa.array([Decimal("1767225600.123")]), "s"),
     ],
     ids=str,
 )
-def test_times_in_parquets_own_types(tmp_path: Path, array: pa.Array, unit: str) -> None:
+def test_times_in_the_types_of_parquet(tmp_path: Path, array: pa.Array, unit: str) -> None:
     table = pa.Table.from_pylist([EVENT]).drop_columns("ts").append_column("ts", array)
     pq.write_table(table, tmp_path / "a.parquet")
     frame = _read(tmp_path, "parquet", time_unit=unit, time_zone="Europe/Berlin")
     assert frame["event_time_us"].to_list() == [US]
 
 
-def test_numbers_under_the_name_iso8601_are_no_times(tmp_path: Path) -> None:
+def test_numbers_are_not_times_in_iso8601(tmp_path: Path) -> None:
     _write(tmp_path, "parquet", [EVENT])
     says = "column 'ts' is Int64, expected text in ISO 8601 or a timestamp; check the config's time_unit"
     assert says in _refused(tmp_path, "parquet", time_unit="iso8601")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_text_that_is_no_utf8_drops_the_rows_that_need_it(tmp_path: Path, kind: str) -> None:
+def test_text_that_is_not_utf8_drops_the_rows_that_need_it(tmp_path: Path, kind: str) -> None:
     path = _write(tmp_path, kind, [EVENT | {"topic": "T", "other": "O"}])
     (*head, row) = path.read_bytes().splitlines(keepends=True)
     rows = [row, row.replace(b"T", b"\xff"), row.replace(b"O", b"\xff"), row.replace(b"2.5", b'"\xe6"')]
@@ -393,7 +393,7 @@ def test_text_that_is_no_utf8_drops_the_rows_that_need_it(tmp_path: Path, kind: 
     assert frame["content"].n_unique() == 4
 
 
-def test_text_that_is_no_utf8_in_parquet_drops_its_row(tmp_path: Path) -> None:
+def test_text_in_parquet_that_is_not_utf8_drops_its_row(tmp_path: Path) -> None:
     topics = pa.array([b"T", b"\xff", None], pa.binary())
     table = pa.Table.from_pylist([EVENT] * 3).drop_columns("topic")
     pq.write_table(table.append_column("topic", topics.view(pa.string())), tmp_path / "a.parquet")
@@ -402,7 +402,7 @@ def test_text_that_is_no_utf8_in_parquet_drops_its_row(tmp_path: Path) -> None:
     assert frame["dropped"].to_list() == [None, "bad_topic", None]
 
 
-def test_a_line_of_json_that_is_no_event_is_dropped(tmp_path: Path) -> None:
+def test_a_line_of_json_that_is_not_an_event_is_dropped(tmp_path: Path) -> None:
     good = json.dumps(EVENT)
     lines = {
         good: None,
@@ -421,7 +421,7 @@ def test_a_line_of_json_that_is_no_event_is_dropped(tmp_path: Path) -> None:
     assert _read(tmp_path, "jsonl")["dropped"].to_list() == list(lines.values())
 
 
-def test_a_line_of_csv_that_is_no_row_is_dropped_alone(tmp_path: Path) -> None:
+def test_only_the_line_of_csv_that_is_not_a_row_is_dropped(tmp_path: Path) -> None:
     lines = [line.decode() for line in _csv([EVENT | {"topic": "T"}]).splitlines()]
     good = lines[1]
     rows = {
@@ -437,7 +437,7 @@ def test_a_line_of_csv_that_is_no_row_is_dropped_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(
         "\ufeff" + "\r\n".join([lines[0], *rows])
-    )  # as a spreadsheet writes it, without a last line end
+    )  # As a spreadsheet writes it, without a line end at the end.
     assert _read(tmp_path)["dropped"].to_list() == list(rows.values())
 
 
@@ -460,7 +460,7 @@ def test_a_quoted_field_may_hold_line_ends(tmp_path: Path, kind: str, end: str) 
 def test_a_stray_quote_swallows_no_other_row(tmp_path: Path) -> None:
     header, good = _csv([EVENT | {"topic": "T"}]).decode().splitlines()
     opened, closed = good.replace("T", '"T'), good.replace("T", 'T"')
-    # Between the two quotes, which would make one field of two rows and a half, stands a good row.
+    # The two quotes could enclose one field, but a good row stands between them.
     lines = [opened, good, closed, good, opened, good]
     (tmp_path / "a.csv").write_text("\n".join([header, *lines]) + "\n")
     frame = _read(tmp_path)
@@ -491,13 +491,13 @@ def test_a_quote_that_is_never_closed_is_searched_no_further_than_a_mebibyte(
         max_size=4,
     ),
 )
-def test_a_damaged_line_harms_no_other(
+def test_a_damaged_line_harms_no_other_line(
     tmp_path_factory: pytest.TempPathFactory, kind: str, edits: list[tuple[int, bytes]]
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "damaged"
     folder.mkdir(exist_ok=True)
     path = _write(folder, kind, [EVENT | {"uid": i} for i in range(6)])
-    head, data = path.read_bytes().split(b"\n", 1)  # a header, or an event
+    head, data = path.read_bytes().split(b"\n", 1)  # The header, or the first event.
     whole = {line: i for i, line in enumerate(data.split(b"\n")[:-1], start=kind == "jsonl")}
     for at, new in edits:
         data = data[:at] + new + data[at + 1 :]
@@ -511,9 +511,9 @@ def test_a_damaged_line_harms_no_other(
     rows = read.drop("content").to_dicts()[kind == "jsonl" :]
     undamaged = [READ | {"user": whole[line], "dropped": None} for line in lines if line in whole]
     following = iter(rows)
-    assert all(row in following for row in undamaged)  # in this order
+    assert all(row in following for row in undamaged)  # In this order.
     if kind == "csv" and any(new == b"\n" for _, new in edits):
-        # A line end within a quoted field begins no row.
+        # A line end within a quoted field does not begin a row.
         assert len(undamaged) <= len(rows) <= len(lines)
     else:
         assert len(rows) == len(lines)
@@ -560,7 +560,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("left", [1, 7, 8, 11])
-def test_records_that_end_within_the_head_of_one_are_named(tmp_path: Path, left: int) -> None:
+def test_a_file_that_ends_within_the_head_of_a_record_is_named(tmp_path: Path, left: int) -> None:
     path = _write(tmp_path, "tfrecord", [EVENT])
     one = path.read_bytes()
     for whole in (b"", one):
@@ -569,7 +569,7 @@ def test_records_that_end_within_the_head_of_one_are_named(tmp_path: Path, left:
         assert says.startswith(f"cannot read {path}: truncated record: it has {left} of the 12 bytes")
 
 
-def test_a_parquet_file_with_no_utf8_in_the_name_of_a_column_is_named(tmp_path: Path) -> None:
+def test_a_parquet_file_with_a_column_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path = _write(tmp_path, "parquet", [EVENT])
     path.write_bytes(path.read_bytes().replace(b"other", b"oth\xffr"))
     assert _refused(tmp_path, "parquet").startswith(f"cannot read {path}: 'utf-8' codec can't decode")
@@ -581,13 +581,13 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, kind: str) -> None:
     path.write_bytes(b"PK\3\4\0\xff" * 20 + b"\n")
     assert str(path) in _refused(tmp_path, kind)
     path.write_bytes(b"")
-    if not kind.startswith(("jsonl", "tfrecord")):  # an empty one has no events, and no header to miss
+    if not kind.startswith(("jsonl", "tfrecord")):  # An empty one has no events, and needs no header.
         assert str(path) in _refused(tmp_path, kind)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(("raw", "fields"), [("uid", {}), ("when", {"event_time": "when"})])
-def test_a_missing_column_is_named_with_those_that_are_there(
+def test_a_missing_column_is_named_with_the_columns_that_exist(
     tmp_path: Path, kind: str, raw: str, fields: dict[str, str]
 ) -> None:
     events = [{name: value for name, value in EVENT.items() if name != "uid"}] * 2
@@ -605,13 +605,13 @@ def test_a_key_that_some_lines_lack_is_a_null(tmp_path: Path) -> None:
     assert _read(tmp_path, "jsonl")["age"].to_list() == [None, 2.5]
 
 
-def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
+def test_a_column_that_occurs_twice_is_named(tmp_path: Path) -> None:
     path = _write(tmp_path, "csv", [EVENT])
     path.write_bytes(path.read_bytes().replace(b"other", b"uid"))
     assert _refused(tmp_path, "csv").startswith(f"{path} has more than one column 'uid'")
 
 
-def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b"x" * (3 << 20)))
     assert f"{path} has no line end in 1,048,576 characters" in _refused(tmp_path, "jsonl.gz")
@@ -625,7 +625,7 @@ def test_content_covers_the_whole_raw_row(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
-def test_raw_columns_may_have_our_own_names(tmp_path: Path, kind: str) -> None:
+def test_raw_columns_may_have_the_names_of_our_columns(tmp_path: Path, kind: str) -> None:
     taken = {"content": "a", "dropped": 7, "example_id": 1, "user": 2}
     _write(tmp_path, kind, [EVENT | taken])
     frame = _read(tmp_path, kind, renamed=(("topic", "content"), ("user", "dropped")))
@@ -633,7 +633,7 @@ def test_raw_columns_may_have_our_own_names(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
-def test_a_large_file_comes_in_frames_of_65536_rows_in_order(tmp_path: Path, kind: str) -> None:
+def test_a_large_file_is_read_in_frames_of_65536_rows_in_order(tmp_path: Path, kind: str) -> None:
     users = pl.DataFrame({"uid": range(70_000)})
     rows = users.with_columns(**{name: pl.lit(value) for name, value in EVENT.items() if name != "uid"})
     path = tmp_path / f"a.{kind}"
@@ -646,7 +646,7 @@ def test_a_large_file_comes_in_frames_of_65536_rows_in_order(tmp_path: Path, kin
     assert pl.concat(frames)["user"].to_list() == list(range(70_000))
 
 
-def test_units_are_the_files_by_name_and_travel(tmp_path: Path) -> None:
+def test_units_are_the_files_by_name_and_can_be_pickled(tmp_path: Path) -> None:
     for name in ("b", "a", "c/d", "c/e"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         _write(tmp_path, "csv", [EVENT], name=name)
@@ -720,7 +720,10 @@ def test_a_parquet_file_of_other_days_is_counted_and_not_read(tmp_path: Path, ty
         rows = pl.DataFrame([EVENT] * len(offsets)).with_columns(ts=times)
         rows.write_parquet(tmp_path / f"{name}.parquet", row_group_size=1)
     source = _files("parquet", time_zone="Europe/Berlin" if typed == "local" else "UTC")
-    days = [date(2026, 1, 1), date(2026, 1, 3)]  # the second lies within c's range, though no row of c does
+    days = [
+        date(2026, 1, 1),
+        date(2026, 1, 3),
+    ]  # The second day lies within the range of c, though c has no row of it.
     units = source.units(str(tmp_path), workdir="", days=days)
     assert [(unit.index, unit.where, unit.rows_outside) for unit in units] == [
         (0, f"{tmp_path}/b.parquet", 0),
@@ -730,7 +733,7 @@ def test_a_parquet_file_of_other_days_is_counted_and_not_read(tmp_path: Path, ty
     lake = Lake(tmp_path / "lake", SCHEMA)
     lake.create()
     done = materialize(source, SCHEMA, lake, raw_dir=str(tmp_path), workdir=str(tmp_path), days=days[:1])
-    # a, c and d: 2 + 2 + 1 rows unread; of b's two rows, one is of the day before.
+    # a, c and d have 2 + 2 + 1 rows that are not read; one of the two rows of b is of the day before.
     assert done.elsewhere == {"outside_days": 6}
     assert (done.days[days[0]].kept, done.rows_in) == (1, 7)
 
@@ -755,7 +758,7 @@ def test_a_parquet_file_that_may_hold_a_bad_time_is_read(tmp_path: Path, times: 
     assert pl.concat(source.read(only))["dropped"].to_list() == [None, "bad_time"]
 
 
-def test_a_record_that_is_no_event_is_dropped(tmp_path: Path) -> None:
+def test_a_record_that_is_not_an_event_is_dropped(tmp_path: Path) -> None:
     good = _example(EVENT)
     lists = tf.train.Example.FromString(good)
     lists.features.feature["uid"].int64_list.value.append(7)
@@ -776,7 +779,7 @@ def test_a_record_that_is_no_event_is_dropped(tmp_path: Path) -> None:
     assert frame["content"].n_unique() == len(records)
 
 
-def test_a_file_without_one_tf_example_is_named(tmp_path: Path) -> None:
+def test_a_file_without_a_tf_example_is_named(tmp_path: Path) -> None:
     _write_records(tmp_path / "a.tfrecord", [b"\xff"])
     assert _refused(tmp_path, "tfrecord") == (
         f"{tmp_path}/a.tfrecord has no tf.Example in its first 1 rows; expected each record to be one"
@@ -784,7 +787,7 @@ def test_a_file_without_one_tf_example_is_named(tmp_path: Path) -> None:
 
 
 def test_a_delta_table_is_read_as_it_is_now(tmp_path: Path) -> None:
-    # A partition's name that is escaped in the path, and a row that was there before.
+    # The name of a partition is escaped in the path, and an old row was overwritten.
     old, new = pl.DataFrame([EVENT | {"topic": "a b:c", "uid": 1}]), pl.DataFrame([EVENT, EVENT | {"uid": 2}])
     write_deltalake(tmp_path / "events", old, partition_by=["topic"])
     write_deltalake(tmp_path / "events", new.with_columns(topic=pl.lit("a b:c")), mode="overwrite")
@@ -821,7 +824,7 @@ def test_a_delta_log_that_names_a_file_by_its_absolute_path_is_refused(tmp_path:
         _read(tmp_path, pattern="events/")
 
 
-def test_days_of_a_delta_table_that_are_not_asked_for_are_not_read(tmp_path: Path) -> None:
+def test_days_of_a_delta_table_that_are_not_requested_are_not_read(tmp_path: Path) -> None:
     for day in range(3):
         frame = pl.DataFrame([EVENT | {"ts": EVENT["ts"] + day * DAY_MS}])
         write_deltalake(tmp_path / "events", frame, mode="append")
@@ -902,7 +905,7 @@ def test_the_job_keeps_or_counts_every_row(tmp_path: Path) -> None:
     start = int(day.timestamp()) * second
     rows = [
         *(EVENT | {"uid": ID + i, "ts": start + i} for i in range(5)),
-        EVENT | {"uid": ID, "ts": start},  # the first again
+        EVENT | {"uid": ID, "ts": start},  # The first one again.
         EVENT | {"uid": ID, "ts": start, "other": "y"},
         EVENT | {"uid": "", "ts": start},
         EVENT | {"uid": "x", "ts": start},

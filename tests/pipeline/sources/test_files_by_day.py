@@ -1,4 +1,4 @@
-"""Files whose paths tell their day: which are opened, and which of their rows are late, too late or early."""
+"""Files with the day in their path: which are opened, and which of their rows are late, too late or early."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def _files(late_days: int = 0, **fields: Any) -> Files:
 
 
 def _write(folder: Path, day: date, *events: tuple[int, datetime]) -> None:
-    """A file of the day, of these users' events."""
+    """Write a file of the day with the events of these users."""
     path = folder / f"day={day}" / "part.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = ({"user": user, "click": 1, "ts": int(at.timestamp())} for user, at in events)
@@ -51,7 +51,7 @@ def _read(source: Files, folder: Path, days: Sequence[date]) -> pl.DataFrame:
     return pl.concat([frame for unit in units for frame in source.read(unit)])
 
 
-def test_only_files_of_the_days_asked_for_and_of_the_late_days_after_are_opened(tmp_path: Path) -> None:
+def test_only_files_of_the_requested_days_and_of_the_late_days_after_them_are_opened(tmp_path: Path) -> None:
     for day in DAYS:
         _write(tmp_path, day, (1, _at(day)))
     # Files of other days need not even be files of this kind.
@@ -62,7 +62,7 @@ def test_only_files_of_the_days_asked_for_and_of_the_late_days_after_are_opened(
     assert [unit.day for unit in _files().units(str(tmp_path), workdir="", days=DAYS[2:3])] == DAYS[2:3]
 
 
-def test_a_slice_s_files_are_those_of_all_its_days(tmp_path: Path) -> None:
+def test_a_slice_has_the_files_of_all_its_days(tmp_path: Path) -> None:
     for day in DAYS:
         _write(tmp_path, day, (1, _at(day)))
     schema = replace(SCHEMA, slice_days=3, late_days=1)
@@ -71,9 +71,11 @@ def test_a_slice_s_files_are_those_of_all_its_days(tmp_path: Path) -> None:
     units = _files(schema=schema).units(str(tmp_path), workdir="", days=[start])
     assert [unit.day for unit in units] == DAYS[
         3:
-    ]  # the fourth to the sixth, and the seventh for what is late
+    ]  # The fourth to the sixth day, and the seventh for late rows.
     read = _read(_files(schema=schema), tmp_path, [start])
-    assert read["dropped"].null_count() == 4  # none is early or too late: a slice is late when it is over
+    assert (
+        read["dropped"].null_count() == 4
+    )  # None is early or too late: a row is late only when its slice is over.
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_a_slice_s_files_are_those_of_all_its_days(tmp_path: Path) -> None:
         ("%Y/%m/%d", "2026/01/03/a.jsonl"),
         ("%d.%m.%Y", "03.01.2026/a.jsonl"),
         ("events-%Y%m%d", "x/events-2026010317.jsonl"),
-        ("%Y%m%d", "20260103/20260104.jsonl"),  # the first one
+        ("%Y%m%d", "20260103/20260104.jsonl"),  # The first match counts.
     ],
 )
 def test_a_day_is_read_from_the_path_below_the_raw_folder(tmp_path: Path, pattern: str, path: str) -> None:
@@ -119,9 +121,9 @@ def test_a_pattern_without_a_day_is_refused(pattern: str) -> None:
 
 def test_late_rows_are_kept_and_counted_up_to_the_horizon_and_dropped_beyond(tmp_path: Path) -> None:
     raw, source = tmp_path / "raw", _files(late_days=2)
-    _write(raw, DAYS[0], (1, _at(DAYS[0])), (2, _at(DAYS[1])))  # the second is a day early
+    _write(raw, DAYS[0], (1, _at(DAYS[0])), (2, _at(DAYS[1])))  # The second one is a day early.
     _write(raw, DAYS[1], (3, _at(DAYS[1])), (4, _at(DAYS[0])))
-    _write(raw, DAYS[2], (5, _at(DAYS[0])), (3, _at(DAYS[1])), (6, _at(DAYS[2])))  # user 3 is sent twice
+    _write(raw, DAYS[2], (5, _at(DAYS[0])), (3, _at(DAYS[1])), (6, _at(DAYS[2])))  # User 3 is sent twice.
     _write(raw, DAYS[3], (7, _at(DAYS[0])))
     lake = Lake(tmp_path / "lake", source.schema)
     lake.create()
@@ -133,12 +135,12 @@ def test_late_rows_are_kept_and_counted_up_to_the_horizon_and_dropped_beyond(tmp
 
     assert made(*DAYS[:2]) == {DAYS[0]: [1, 4, 5], DAYS[1]: [3]}
     first, second = (lake.interactions.counts()[str(day)] for day in DAYS[:2])
-    # Of the file of the fourth day, which the second one's horizon reaches, user 7 is a day too late.
+    # The horizon of the second day reaches the file of the fourth day, in which user 7 is a day too late.
     assert (first["rows_in"], first["kept"], first["late"]) == (4, 3, 2)
     assert first["dropped"] == {"too_late": 1}
     assert (second["rows_in"], second["kept"], second["late"]) == (3, 1, 0)
     assert second["dropped"] == {"duplicate": 1, "early": 1}
-    # Day by day it is the same.
+    # The result is the same day by day.
     versions = lake.interactions.versions([str(day) for day in DAYS[:2]])
     assert made(DAYS[0]) | made(DAYS[1]) == {DAYS[0]: [1, 4, 5], DAYS[1]: [3]}
     assert lake.interactions.versions([str(day) for day in DAYS[:2]]) == versions
@@ -151,13 +153,13 @@ ZONES = ["UTC", "Asia/Shanghai", "America/Los_Angeles", "Europe/Berlin", "Pacifi
 @given(
     written=st.lists(
         st.tuples(st.integers(0, 6), st.integers(-4 * 24, 11 * 24)), min_size=1, max_size=12
-    ),  # the day of the file, hours from the first day's start
+    ),  # The day of the file, and hours since the start of the first day.
     asked=st.sets(st.sampled_from(DAYS), min_size=1),
     zones=st.tuples(st.sampled_from(ZONES), st.sampled_from(ZONES)),
     late_days=st.integers(0, 3),
     slice_days=st.sampled_from([1, 1, 2, 3]),
 )
-def test_a_row_is_kept_by_its_file_and_its_own_day_whatever_days_are_asked_for(
+def test_a_row_is_kept_by_its_file_and_its_own_day_whatever_days_are_requested(
     tmp_path_factory: pytest.TempPathFactory,
     written: list[tuple[int, int]],
     asked: set[date],
@@ -173,7 +175,7 @@ def test_a_row_is_kept_by_its_file_and_its_own_day_whatever_days_are_asked_for(
     for user, (file, hours) in enumerate(written):
         at = _at(DAYS[0], timedelta(hours=hours))
         by_file.setdefault(DAYS[file], []).append((user, at))
-        # By the clock, hour by hour: the days that the file's own day touches in our zone.
+        # The days that the file's own day touches in our time zone, found hour by hour.
         start = datetime.combine(DAYS[file], datetime.min.time(), theirs).astimezone(UTC)
         touched = {(start + timedelta(hours=h)).astimezone(ours).date() for h in range(24)}
         day = slice_of(at.astimezone(ours).date(), slice_days=slice_days)
@@ -186,7 +188,7 @@ def test_a_row_is_kept_by_its_file_and_its_own_day_whatever_days_are_asked_for(
     source = _files(schema=schema, time_zone=zones[1])
     try:
         rows = _read(source, folder, sorted(wanted))
-    except UserError:  # no file may hold a row of these days
+    except UserError:  # No file can hold a row of these days.
         assert not wanted & expected.keys()
         return
     rows = rows.filter(pl.col("dropped").is_null())

@@ -1,4 +1,4 @@
-"""The readers on files as logs have them at their worst: each row kept right or dropped with its reason."""
+"""The readers on the worst files that logs have: every row is read right, or dropped with its reason."""
 
 from collections import Counter
 from datetime import date
@@ -14,7 +14,7 @@ from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import materialize
 from tutelage.pipeline.sources.files import Files
 
-FILES = 10_000  # of all formats together, in the slow test
+FILES = 10_000  # Of all formats together, in the slow test.
 DAY = date(2026, 1, 1)
 EMPTY = pl.DataFrame(SCHEMA.interactions.empty_table()).select(
     pl.exclude("example_id"), content=pl.lit(None, pl.UInt64), dropped=pl.lit(None, pl.String)
@@ -36,7 +36,7 @@ def _read(path: Path, kind: str, *, iso8601: bool) -> pl.DataFrame | str:
     source = _files(kind, iso8601=iso8601, pattern=path.name.partition(".")[0])
     try:
         units = source.units(str(path.parent), workdir="", days=[])
-        source.units(str(path.parent), workdir="", days=[DAY])  # looks at statistics besides
+        source.units(str(path.parent), workdir="", days=[DAY])  # This also reads the statistics.
         return pl.concat([EMPTY, *(frame for unit in units for frame in source.read(unit))])
     except UserError as error:
         return str(error)
@@ -51,12 +51,12 @@ def _kept(row: Row) -> Row:
 
 
 def _outcome(row: Row, seen: set[Any]) -> str:
-    """What the job is to make of the row, after those that it has seen."""
+    """Return what the job must do with the row, after the rows that it has seen."""
     time = row["event_time_us"]
     if time == "bad_time" or not MIDNIGHT <= time < MIDNIGHT + DAY_US:
-        return "elsewhere"  # for what reason depends: a Parquet file that is all outside is not read
+        return "elsewhere"  # The reason depends: a Parquet file that lies outside as a whole is not read.
     if _bad(row):
-        return _bad(row)[0]  # in the order of the columns
+        return _bad(row)[0]  # The first in the order of the columns.
     if row["user"] is None:
         return "bad_key"
     if row["click"] is None or row["seconds"] is None:
@@ -69,7 +69,7 @@ def _outcome(row: Row, seen: set[Any]) -> str:
 
 
 def _job(folder: Path, kind: str, *, iso8601: bool) -> tuple[Counter[str], pl.DataFrame]:
-    """How many rows it made what of, and those that it kept."""
+    """Run the job; return the number of rows by outcome, and the rows that it kept."""
     lake = Lake(folder / "lake", SCHEMA)
     lake.create()
     source = _files(kind, iso8601=iso8601)
@@ -92,7 +92,7 @@ def _sound_files_are_read_right(folder: Path, kind: str, files: int, *, iso8601:
         read = _read(made.path, kind, iso8601=iso8601)
         if isinstance(read, str):
             assert made.rows is None, read
-            assert ": column '" in read  # of a type that fits nothing
+            assert ": column '" in read  # The type of the column fits nothing.
             assert str(made.path) in read
             made.path.rename(made.path.with_suffix(".refused"))
             continue
@@ -117,10 +117,10 @@ def _sound_files_are_read_right(folder: Path, kind: str, files: int, *, iso8601:
 
 
 def _broken_files_are_refused_or_counted(folder: Path, kind: str, files: int, *, iso8601: bool) -> int:
-    """How many were refused."""
+    """Return how many files were refused."""
     folder.mkdir()
     nursery = Nursery(folder, kind, seed=2, iso8601=iso8601)
-    # For want of this one the job might have no row of the day.
+    # Without this file the job might have no row of the day.
     read, refused = [_read(nursery.sound().path, kind, iso8601=iso8601)], 0
     for _ in range(files):
         path = nursery.broken()

@@ -1,6 +1,8 @@
-"""The KuaiRand reader on a small archive of its layout, and on the real one where it is there."""
+"""The KuaiRand reader on a small archive of the same layout, and on the real one if it is available."""
 
+import os
 import pickle
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,7 @@ def _csv(*rows: dict[str, str]) -> str:
 
 
 def _archive(raw: Path, **files: str | bytes) -> str:
-    """A whole archive with one row per file, but for what `files` says of log, users and videos."""
+    """Write an archive with one row per file, except for the contents in `files` of log, users and videos."""
     data = raw / "data"
     data.mkdir(parents=True, exist_ok=True)
     defaults = {"log": _csv(_EXPOSURE), "users": _csv(_USER), "videos": _csv(_VIDEO)}
@@ -170,7 +172,7 @@ def test_frames_have_the_columns_that_are_offered(tmp_path: Path) -> None:
         ("play_time_ms", "0", None),
     ],
 )
-def test_a_bad_value_drops_its_row_alone(tmp_path: Path, column: str, value: str, reason: str | None) -> None:
+def test_a_bad_value_drops_only_its_row(tmp_path: Path, column: str, value: str, reason: str | None) -> None:
     log = _csv(_EXPOSURE, _EXPOSURE | {column: value}, _EXPOSURE)
     frame = _read(_archive(tmp_path, log=log))
     assert frame["dropped"].to_list() == [None, reason, None]
@@ -189,7 +191,7 @@ def test_content_covers_the_whole_raw_row(tmp_path: Path) -> None:
     assert len(set(content)) == 3
 
 
-def test_the_clock_is_that_of_beijing(tmp_path: Path) -> None:
+def test_hours_and_days_are_those_of_beijing(tmp_path: Path) -> None:
     midnight = 1_650_816_000_000  # 2022-04-25 00:00 in Beijing
     log = _csv(*(_EXPOSURE | {"time_ms": str(midnight + ms)} for ms in (-1, 0)))
     videos = _csv(_VIDEO | {"upload_dt": "2022-04-25"})
@@ -252,7 +254,7 @@ def test_every_log_is_read_by_name_and_the_leaking_statistics_are_not(tmp_path: 
     assert _read(raw)["tab"].to_list() == [0, 1]
 
 
-def test_units_are_numbered_and_travel(tmp_path: Path) -> None:
+def test_units_are_numbered_and_can_be_pickled(tmp_path: Path) -> None:
     source = KuaiRand(block_bytes=100)
     raw = _archive(tmp_path, log=_csv(*[_EXPOSURE] * 9))
     units = source.units(raw, workdir="", days=[])
@@ -300,7 +302,7 @@ def test_damaged_logs_drop_rows_or_are_refused_the_same_for_any_cut(
         ({"videos": _csv(_VIDEO) + "4,1\n"}, f"{_VIDEOS}: 1 rows have more or fewer fields"),
     ],
 )
-def test_files_that_are_none_of_the_archive_are_named(
+def test_files_that_do_not_belong_to_the_archive_are_named(
     tmp_path: Path, files: dict[str, str | bytes], says: str
 ) -> None:
     with pytest.raises(UserError, match=says) as error:
@@ -313,6 +315,20 @@ def test_a_missing_side_table_is_named(tmp_path: Path, name: str) -> None:
     raw = _archive(tmp_path)
     (tmp_path / "data" / name).unlink()
     with pytest.raises(UserError, match=f"cannot read .*{name}"):
+        KuaiRand().units(raw, workdir="", days=[])
+
+
+def test_a_log_that_cannot_be_opened_is_refused_in_one_line(tmp_path: Path) -> None:
+    raw = _archive(tmp_path)
+    odd = os.fsencode(tmp_path) + b"/data/log_standard_\xff_pure.csv"
+    shutil.copy(tmp_path / "data" / _LOG, odd)
+    with pytest.raises(
+        UserError, match=r"^b'.*/log_standard_\\xff_pure\.csv': this path is not UTF-8; rename"
+    ):
+        KuaiRand().units(raw, workdir="", days=[])
+    os.remove(odd)
+    os.mkfifo(tmp_path / "data/log_standard_fifo_pure.csv")
+    with pytest.raises(UserError, match=r"fifo_pure\.csv: it is not a regular file; expected a CSV file$"):
         KuaiRand().units(raw, workdir="", days=[])
 
 

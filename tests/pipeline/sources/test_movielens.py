@@ -1,4 +1,4 @@
-"""The MovieLens reader on made shards, and on the real archive where it is there."""
+"""The MovieLens reader on shards made here, and on the real archive if it is available."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ _NOON = int(datetime(2001, 2, 3, 12, 59, 59, tzinfo=UTC).timestamp())
 
 
 def _shard(path: Path, *rows: tuple[str, list[int], float, int]) -> Unit:
-    """A TFRecord file as TFDS writes it, of (title, genres, rating, timestamp)."""
+    """Write a TFRecord file like TFDS, with rows of (title, genres, rating, timestamp)."""
     import tensorflow as tf
 
     def feature(*values: bytes | float | int) -> tf.train.Feature:
@@ -153,7 +153,7 @@ def test_the_real_archive(
     source, workdir = MovieLens(), str(tmp_path_factory.mktemp("work"))
     units = source.units(str(shared_data / "movielens"), workdir=workdir, days=[])
     assert capfd.readouterr().out == ""
-    assert source.units("", workdir=workdir, days=[]) == units  # prepared: nothing is fetched
+    assert source.units("", workdir=workdir, days=[]) == units  # It is prepared, so nothing is fetched.
     assert pickle.loads(pickle.dumps(units)) == units
     frame = pl.concat([part for unit in units for part in source.read(unit)])
     assert len(frame) == frame["dropped"].null_count() == frame["content"].n_unique() == 100_836
@@ -165,7 +165,7 @@ def test_the_real_archive(
     assert frame["click"].sum() == (frame["rating"] >= 4).sum() == 48_580
 
 
-# Users 7 and 8, a movie of 1995 and one of 2000; ratings on two days, in the layout of each archive.
+# Users 7 and 8, movies of 1995 and 2000, and ratings on two days, in the layout of each archive.
 _FIRST, _SECOND = date(2001, 2, 3), date(2001, 2, 5)
 _TIMES = [int(datetime(d.year, d.month, d.day, 12, tzinfo=UTC).timestamp()) for d in (_FIRST, _SECOND)]
 _NEW = {
@@ -195,7 +195,7 @@ _USERS = {
 
 
 @pytest.mark.parametrize("name", _ARCHIVES)
-def test_an_archive_of_each_config_comes_through_its_builder_and_is_cut_in_days_and_slices(
+def test_an_archive_of_each_config_is_read_by_its_builder_and_cut_into_days_and_slices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     import tensorflow_datasets as tfds
@@ -206,7 +206,7 @@ def test_an_archive_of_each_config_comes_through_its_builder_and_is_cut_in_days_
     with zipfile.ZipFile(archive, "w") as packed:
         for file, text in _ARCHIVES[name].items():
             packed.writestr(f"ml-{name}/{file}", text.encode(encoding))
-    # The builders are TFDS's own; only the checksum that it knows is that of the archive made here.
+    # The builders are those of TFDS; only the checksum is replaced by that of the archive made here.
     url = f"https://files.grouplens.org/datasets/movielens/{archive.name}"
     data = archive.read_bytes()
     known = UrlInfo(size=len(data), checksum=hashlib.sha256(data).hexdigest(), filename=archive.name)

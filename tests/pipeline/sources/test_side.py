@@ -1,4 +1,4 @@
-"""Side tables: each event gets what was known at its time, and nothing that came later."""
+"""Side tables: each event gets what was known at its time, and nothing that became known later."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -105,7 +105,7 @@ def _materialize(
 ) -> tuple[Materialized, pl.DataFrame]:
     tables = Lake(lake, SCHEMA)
     tables.create()
-    # Columns that a test does not look at are all null.
+    # Columns that a test does not need are all null.
     quality = QualityConfig(nulls_rise=1.0)
     done = materialize(
         source, SCHEMA, tables, raw_dir=str(folder), workdir=str(lake), days=days, quality=quality
@@ -118,7 +118,7 @@ def test_an_event_gets_the_newest_row_of_its_key_that_was_valid_then(tmp_path: P
         tmp_path / "users/a.parquet",
         _users((1, 30, _at("10:00")), (1, 31, _at("12:00")), (2, 40, _at("00:00")), (1, 29, _at("09:00"))),
     )
-    events = [  # in no order of time
+    events = [  # They are not in order of time.
         (_event(_at("13:00")), 31),
         (_event(_at("12:00")), 31),
         (_event(_at("11:59:59.999999")), 30),
@@ -155,7 +155,7 @@ def test_every_event_gets_what_a_search_through_all_rows_finds(
     first: int,
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "search"
-    start = _at("00:00") - timedelta(hours=1)  # Berlin's midnight
+    start = _at("00:00") - timedelta(hours=1)  # Midnight in Berlin.
     folder.mkdir(exist_ok=True)
     _write_events(folder, [_event(start + timedelta(hours=hour), user=user) for user, hour in events])
     _write(
@@ -171,7 +171,7 @@ def test_every_event_gets_what_a_search_through_all_rows_finds(
     for frame in frames:
         for (user, hour), age in zip(events, frame["age"], strict=True):
             if hour < 24 * first:
-                continue  # of a day that is not asked for
+                continue  # The day is not requested.
             known = [
                 (since, -i)
                 for i, (whose, since) in enumerate(rows)
@@ -182,7 +182,7 @@ def test_every_event_gets_what_a_search_through_all_rows_finds(
             assert age == (-max(known)[1] if known else None)
 
 
-def test_a_day_that_is_made_anew_gets_what_it_got_at_first(tmp_path: Path) -> None:
+def test_a_day_that_is_made_again_gets_the_same_values_as_the_first_time(tmp_path: Path) -> None:
     second = DAY + timedelta(days=1)
     for day in (DAY, second):
         _write_events(
@@ -201,7 +201,7 @@ def test_a_day_that_is_made_anew_gets_what_it_got_at_first(tmp_path: Path) -> No
     assert set(later.filter(day=second)["age"]) == {None, 20.0, 21.0, 30.0, 31.0}
 
 
-def test_rows_that_are_no_good_are_left_out_and_counted_once_a_job(tmp_path: Path) -> None:
+def test_bad_rows_are_left_out_and_counted_once_per_job(tmp_path: Path) -> None:
     noon = _at("12:00")
     for i in range(3):
         _write_events(tmp_path, [_event(noon + timedelta(minutes=i), user=1 + i % 2)], name=str(i))
@@ -209,7 +209,7 @@ def test_rows_that_are_no_good_are_left_out_and_counted_once_a_job(tmp_path: Pat
         *_users(("1", "30", "2026-01-02T10:00:00Z"), ("1", "30", "2026-01-02T10:00:00Z")),
         *_users(("1", "99", "2026-01-02T10:00:00Z"), ("2", "old", "2026-01-02T10:00:00Z")),
         *_users(("2", "40", "soon"), ("", "50", "2026-01-02"), ("2", "", "2026-01-02")),
-        *_users(("1", "98", "2026-01-04T00:00:00Z"), ("1", "98", "2026-01-04T00:00:00Z")),  # of a later day
+        *_users(("1", "98", "2026-01-04T00:00:00Z"), ("1", "98", "2026-01-04T00:00:00Z")),  # Of a later day.
     ]
     _write(tmp_path / "users/a.csv", rows)
     source = _files(replace(USERS, pattern="users/*.csv"))
@@ -225,8 +225,8 @@ def test_rows_that_are_no_good_are_left_out_and_counted_once_a_job(tmp_path: Pat
     assert done.rows_in == 3 + 5
 
 
-def test_a_snapshot_named_after_the_day_it_sums_up_is_known_a_day_later(tmp_path: Path) -> None:
-    # The dates are Berlin's, whose midnight is 23:00 in UTC.
+def test_a_snapshot_named_after_the_day_that_it_sums_up_is_known_a_day_later(tmp_path: Path) -> None:
+    # The dates are those of Berlin, where midnight is 23:00 in UTC.
     since = [date(2026, 1, 1), date(2026, 1, 2)]
     _write(tmp_path / "users/a.parquet", _users(*((1, day.day, day) for day in since)))
     _write_events(tmp_path, [_event(_at("22:59")), _event(_at("23:00"))])
@@ -235,7 +235,7 @@ def test_a_snapshot_named_after_the_day_it_sums_up_is_known_a_day_later(tmp_path
     assert _read(_files(replace(berlin, lag_days=1)), tmp_path)["age"].to_list() == [1.0, 2.0]
 
 
-def test_a_worker_holds_the_newest_row_of_a_key_and_those_of_the_slices_it_reads(tmp_path: Path) -> None:
+def test_a_worker_holds_the_newest_row_of_a_key_and_the_rows_of_its_slices(tmp_path: Path) -> None:
     days = [DAY + timedelta(days=i) for i in range(-20, 20)]
     for day in days:
         _write(
@@ -247,7 +247,7 @@ def test_a_worker_holds_the_newest_row_of_a_key_and_those_of_the_slices_it_reads
     table, bad = USERS.load(str(tmp_path), source.columns(), start, end)
     assert table.select("user", "age").rows() == [(user, age) for age in (1, 2, 3) for user in (1, 2)]
     assert not bad
-    # A file of later times, or of one that is too old, is not read: damage is not seen.
+    # A file whose times are all later, or too old, is not read, so its damage is not found.
     for day in (days[0], days[-1]):
         path = tmp_path / f"users/{day}.parquet"
         data = path.read_bytes()
@@ -258,7 +258,7 @@ def test_a_worker_holds_the_newest_row_of_a_key_and_those_of_the_slices_it_reads
         USERS.load(str(tmp_path), source.columns(), start, end)
 
 
-def test_a_table_may_be_joined_by_what_the_one_before_it_gave(tmp_path: Path) -> None:
+def test_a_table_may_be_joined_by_a_feature_of_the_table_before_it(tmp_path: Path) -> None:
     stamp = int(_at("09:00").timestamp())
     _write(
         tmp_path / "videos/a.jsonl",
@@ -319,6 +319,6 @@ def test_fields_are_checked(fields: dict[str, Any], says: str) -> None:
         _files(replace(USERS, **fields), VIDEOS, renamed=(("user", "uid"),))
 
 
-def test_sides_have_names_of_their_own() -> None:
+def test_two_sides_must_not_have_the_same_name() -> None:
     with pytest.raises(UserError, match="Files: two sides are named 'users'; rename one of them"):
         _files(USERS, replace(VIDEOS, name="users"))

@@ -1,4 +1,4 @@
-"""Logs below a URL: found, pruned and read where they are, each worker by itself, the same as in a folder."""
+"""Logs below a URL are found, pruned and read in place, by each worker itself, like those in a folder."""
 
 import gzip
 import os
@@ -52,7 +52,7 @@ def _events(rows: int, *, day: int = 0) -> pl.DataFrame:
 
 
 def _packed(events: pl.DataFrame, kind: str, folder: Path) -> bytes:
-    """The file's bytes."""
+    """Return the bytes of the file."""
     path = folder / f"packed.{kind}"
     if kind == "parquet":
         events.write_parquet(path)
@@ -90,7 +90,7 @@ def _read(raw_dir: str, pattern: str) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_remote_file_is_read_as_a_local_one_is(tmp_path: Path, kind: str) -> None:
+def test_a_remote_file_is_read_like_a_local_one(tmp_path: Path, kind: str) -> None:
     data = _packed(_events(20), kind, tmp_path)
     (tmp_path / f"a.{kind}").write_bytes(data)
     bucket.make().pipe(f"/logs/day/a.{kind}", data)
@@ -121,7 +121,7 @@ def test_a_job_reads_remote_files_and_leaves_none_of_them_in_the_workdir(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["lake"]
 
 
-def test_of_remote_parquet_of_other_days_only_the_footer_is_fetched(tmp_path: Path) -> None:
+def test_only_the_footer_of_remote_parquet_of_other_days_is_fetched(tmp_path: Path) -> None:
     store, rng = bucket.make(), np.random.default_rng(1)
     large = _events(200_000, day=-1).with_columns(user=pl.Series(rng.integers(0, 2**62, 200_000)))
     store.pipe("/logs/a.parquet", _packed(large, "parquet", tmp_path))
@@ -137,7 +137,7 @@ def test_of_remote_parquet_of_other_days_only_the_footer_is_fetched(tmp_path: Pa
     assert 0 < fetched <= 65_536 < size / 20
 
 
-def test_remote_text_is_fetched_piece_by_piece_and_its_header_alone_when_it_is_listed(tmp_path: Path) -> None:
+def test_remote_text_is_fetched_in_pieces_and_only_its_header_when_it_is_listed(tmp_path: Path) -> None:
     store = bucket.make()
     text = _events(700_000).write_csv().encode()
     store.pipe("/logs/a.csv", text)
@@ -146,9 +146,9 @@ def test_remote_text_is_fetched_piece_by_piece_and_its_header_alone_when_it_is_l
     (unit,) = source.units("bucket://logs", workdir="", days=[DAY])
     assert sum(n for _, n in bucket.Bucket.fetched) <= 2 * 65_536
     bucket.Bucket.fetched.clear()
-    next(source.read(unit))  # of 11 frames
+    next(source.read(unit))  # The first of 11 frames.
     pieces = [n for _, n in bucket.Bucket.fetched]
-    assert max(pieces) <= 6 << 20  # fsspec's block and what was asked for
+    assert max(pieces) <= 6 << 20  # A block of fsspec and what was requested.
     assert sum(pieces) < len(text) / 2
 
 
@@ -184,7 +184,7 @@ def test_a_delta_table_is_read_by_its_url(tmp_path: Path) -> None:
     assert pl.concat(source.read(units[0]))["user"].to_list() == [0, 1, 2, 3]
 
 
-def test_remote_files_are_found_as_those_of_a_folder_are(tmp_path: Path) -> None:
+def test_remote_files_are_found_like_those_of_a_folder(tmp_path: Path) -> None:
     store, text = bucket.make(), _events(2).write_csv()
     names = ["[x]/b.csv", "[x]/a.csv", "[x]/c/d.csv", "[x]/.hidden.csv", "[x]/a.tsv", "x/e.csv"]
     for name in names:
@@ -212,7 +212,7 @@ def test_remote_files_are_found_as_those_of_a_folder_are(tmp_path: Path) -> None
         ("zip://::/none.zip", "--raw_dir=zip://::/none.zip: [Errno 2] No such file or directory: "),
     ],
 )
-def test_a_url_that_will_not_do_is_explained(url: str, says: str) -> None:
+def test_a_url_that_cannot_be_opened_is_explained(url: str, says: str) -> None:
     bucket.make()
     fsspec.register_implementation(
         "absent", "tutelage_absent.Store", clobber=True, errtxt="pip install it first"
@@ -223,6 +223,6 @@ def test_a_url_that_will_not_do_is_explained(url: str, says: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_pattern_is_no_url() -> None:
+def test_a_pattern_must_not_be_a_url() -> None:
     with pytest.raises(UserError, match=r"pattern is 's3://logs/\*\.csv', expected a path below --raw_dir"):
         _files("s3://logs/*.csv")

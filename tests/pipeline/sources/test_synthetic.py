@@ -11,7 +11,7 @@ from tutelage.pipeline.sources import world
 from tutelage.pipeline.sources.synthetic import Synthetic
 
 DAY_US = 86_400_000_000
-FIRST = date(2024, 2, 27)  # the third day is a 29th of February
+FIRST = date(2024, 2, 27)  # The third day is February 29.
 SMALL = Synthetic(
     seed=7,
     first_day=FIRST,
@@ -43,7 +43,7 @@ def logit(p: pl.Series) -> np.ndarray:
     return np.log(p.to_numpy() / (1 - p.to_numpy()))
 
 
-def test_frames_have_every_column_offered_with_its_dtype(large):
+def test_frames_have_every_offered_column_with_its_dtype(large):
     offered = dict(SMALL.columns())
     assert dict(large.schema) == offered | {
         "event_time_us": pl.Int64(),
@@ -56,13 +56,13 @@ def test_frames_have_every_column_offered_with_its_dtype(large):
     assert 0.015 < large["country"].null_count() / len(large) < 0.025
 
 
-def test_equal_fields_give_equal_rows_whatever_days_are_asked_for():
+def test_equal_fields_give_equal_rows_whatever_days_are_requested():
     alone = rows_of(replace(SMALL), 3)
     assert rows_of(SMALL, 3, 1, 0, 1)[-len(alone) :].equals(alone)
     assert not rows_of(replace(SMALL, seed=8), 3).equals(alone)
 
 
-def test_a_day_has_its_rows_within_the_day_in_units_that_fit_and_no_key_twice():
+def test_the_rows_of_a_day_lie_within_it_in_units_of_limited_size_and_no_key_repeats():
     source = replace(SMALL, rows_per_day=500_003)
     units = source.units("", workdir="", days=[FIRST + timedelta(days=2)])
     frames = [frame for unit in units for frame in source.read(unit)]
@@ -83,7 +83,7 @@ def test_days_before_the_first_have_no_units():
 
 
 @pytest.mark.parametrize("label", ["click", "long_view", "watch_seconds", "watch_log1p"])
-def test_labels_agree_with_the_truth_overall_and_in_each_decile_of_it(large, truth, label):
+def test_labels_agree_with_the_truth_overall_and_in_each_of_its_deciles(large, truth, label):
     drawn = large.with_columns(watch_log1p=pl.col("watch_seconds").log1p())[label].cast(pl.Float64)
     tenth = truth[label].rank("ordinal") * 10 // (len(drawn) + 1)
     gap = pl.DataFrame({"gap": drawn - truth[label], "tenth": tenth})
@@ -101,7 +101,7 @@ def test_truth_reads_four_columns_and_takes_the_day_from_the_time(large, truth):
     assert mixed.reverse().equals(pl.concat([truth, LARGE.truth(earlier)]))
 
 
-def test_expected_log1p_is_that_of_the_mixture():
+def test_the_expected_log1p_is_that_of_the_mixture():
     chances, mu = np.array([0.2, 0.5, 0.6], np.float32), 1.75
     long_view, click, watch = chances[:, None]
     response = world.Response(long_view=long_view, click=click, watch=watch, mu=np.float32([mu]))
@@ -140,15 +140,15 @@ def test_popular_and_new_videos_are_shown_more_and_later_slots_are_clicked_less(
     assert slots[0] - 0.05 > slots[5] > slots[15] + 0.02
 
 
-def test_new_ids_come_each_day_and_never_before_their_first():
+def test_new_ids_come_each_day_and_do_not_exist_before_their_first_day():
     for number in (1, 2, 9):
         rows = rows_of(SMALL, number)
         eve = rows.with_columns(pl.col("event_time_us") - DAY_US)
         time_of_day = pl.col("event_time_us") % DAY_US / DAY_US
         is_new = {}
         for kind, at_most in ("user", 100), ("video", 200):
-            age = rows.select(pl.col(f"{kind}_age_days") - time_of_day).to_series()  # at midnight
-            is_new[kind] = age < 1  # in [0, 1) on an id's first day
+            age = rows.select(pl.col(f"{kind}_age_days") - time_of_day).to_series()  # At midnight.
+            is_new[kind] = age < 1  # In [0, 1) on the first day of an id.
             assert age.min() > -1e-4
             new_ids = rows.filter(is_new[kind])[f"{kind}_id"].unique()
             assert 5 < len(new_ids) <= at_most
@@ -158,7 +158,7 @@ def test_new_ids_come_each_day_and_never_before_their_first():
         assert len(SMALL.truth(eve.filter(~is_new["user"] & ~is_new["video"]))) > 10_000
 
 
-def test_a_share_of_the_ids_gives_way_to_new_ones_each_day_for_good():
+def test_a_share_of_the_ids_is_replaced_for_good_each_day():
     source = replace(SMALL, users=1_000, videos=500, new_users_per_day=1, new_videos_per_day=1, new_ids=0.05)
     sizes = {"users": 1_000, "videos": 500, "new_users": 1, "new_videos": 1}
     worlds = [world.build(seed=source.seed, day=day, new_ids=0.05, **sizes) for day in range(4)]
@@ -166,10 +166,10 @@ def test_a_share_of_the_ids_gives_way_to_new_ones_each_day_for_good():
         ids = [set(getattr(w, table)[f"{table[:-1]}_id"]) for w in worlds]
         for yesterday, today in itertools.pairwise(ids):
             assert share - 2 <= len(yesterday - today) <= share + 2
-            # And the one who comes in addition.
+            # And one that is added.
             assert len(today - yesterday) == len(yesterday - today) + 1
         assert not (ids[0] - ids[1]) & ids[3]
-    # All rows of a day are of its world, and not all of the day before's.
+    # All rows of a day belong to its world, but not all to the world of the day before.
     rows = rows_of(source, 3)
     truth = source.truth(rows)
     gap = rows["click"].cast(pl.Float64) - truth["click"]
@@ -178,7 +178,7 @@ def test_a_share_of_the_ids_gives_way_to_new_ones_each_day_for_good():
         source.truth(rows.with_columns(pl.col("event_time_us") - DAY_US))
 
 
-def test_the_new_ones_are_new_in_age_and_other_in_kind():
+def test_those_that_replace_others_are_new_in_age_and_have_other_tastes():
     before, after = (
         world.build(seed=7, day=day, users=1_000, videos=500, new_users=1, new_videos=1, new_ids=0.05)
         for day in (6, 7)
@@ -189,17 +189,17 @@ def test_the_new_ones_are_new_in_age_and_other_in_kind():
     assert turned[~new].max() < 0.2 < turned[new].min()
 
 
-def test_without_new_ids_a_world_is_what_it_was():
-    # Fixed by what earlier runs were made with.
+def test_a_world_without_new_ids_is_the_same_as_in_earlier_releases():
+    # Earlier runs were made with these values.
     rows = rows_of(replace(SMALL, rows_per_day=1_000), 1)
     assert rows["video_id"][:2].to_list() == [3692294021648142738, 4174098099998228795]
     assert (rows["click"].sum(), rows["long_view"].sum()) == (452, 281)
 
 
-def test_tastes_turn_and_topics_rise_and_fall_by_the_day(large, truth):
+def test_tastes_change_and_topics_rise_and_fall_from_day_to_day(large, truth):
     later = LARGE.truth(large.with_columns(pl.col("event_time_us") + 20 * DAY_US))
     change = large.select("video_id", "topic", change=logit(later["click"]) - logit(truth["click"]))
-    # A video's change is its topic's, its author's and its age's; what differs within is its viewers'.
+    # The change of a video comes from its topic, its author and its age; the change within it from its viewers.
     within = change.select(pl.col("change") - pl.col("change").mean().over("video_id"))["change"].std()
     assert within > 0.3
     between = change.group_by("topic").agg(pl.col("change").mean())["change"].std()
@@ -208,7 +208,7 @@ def test_tastes_turn_and_topics_rise_and_fall_by_the_day(large, truth):
     assert np.std(logit(tomorrow["click"]) - logit(truth["click"])) < 0.3 * change["change"].std()
 
 
-def test_ids_are_positive_and_unique_over_kinds_and_lead_back():
+def test_ids_are_positive_unique_over_kinds_and_invertible():
     index = np.concatenate([np.arange(1000), np.arange(1000) + 10**9])
     kinds = (world.USER, world.VIDEO, world.AUTHOR)
     ids = np.concatenate([world.to_id(index, kind) for kind in kinds])
@@ -235,7 +235,7 @@ def test_fields_out_of_range_are_refused(field, value, text):
 
 
 @pytest.mark.parametrize("strange", [-1, 1, 2**62])
-def test_truth_refuses_ids_and_days_that_are_not_of_this_world(strange):
+def test_truth_refuses_ids_and_days_that_do_not_exist_in_this_world(strange):
     rows = rows_of(SMALL, 0)[:3]
     mixed = rows.with_columns(user_id=pl.Series([rows["user_id"][0], strange, strange]))
     with pytest.raises(
