@@ -14,6 +14,7 @@ from tutelage.export import card, gate, golden, inspect, warmup
 from tutelage.export.config import ServingConfig
 from tutelage.export.saved_model import Served
 from tutelage.export.versions import Version, Versions
+from tutelage.models.backbones.base import described
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.retry import with_retries
@@ -127,7 +128,7 @@ def _todo(run: Run, model: str, versions: Versions, days: Sequence[date] | None)
 
 def _restore(run: Run, model: str, ranker: Ranker, state: State) -> None:
     # No optimizer and no auxiliary tower: what the checkpoint has of them is not read.
-    run.checkpoints(model).restore(tf.train.Checkpoint(ranker=ranker), state.day)
+    run.checkpoints(model).restore(tf.train.Checkpoint(ranker=ranker.checkpoint_view), state.day)
 
 
 def _features(run: Run, ranker: Ranker, day: date) -> pl.DataFrame:
@@ -167,7 +168,8 @@ def _facts(
         day=state.day,
         first_day=states[0].day,
         rows=state.examples,
-        config=asdict(student),
+        config=asdict(student)
+        | {"model": asdict(student.model) | {"backbone": described(student.model.backbone)}},
         teacher=run.labeller(state.day).name if student.distillation else None,
         label_coverage=coverage["value"].max(),  # type: ignore[arg-type]
         metrics=_by_task(now),

@@ -14,9 +14,10 @@ import tensorflow as tf
 
 from tutelage.models.config import Distillation, ModelConfig
 from tutelage.models.id_map import Entries, GrowingIdMap
-from tutelage.models.layers import INITIAL
+from tutelage.models.inputs import INITIAL
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.schema import Schema
+from tutelage.trainers import networks
 from tutelage.trainers.checkpoints import Checkpoints, PartialDay, State
 from tutelage.trainers.feed import Day, predictions
 from tutelage.trainers.run import Run
@@ -78,7 +79,9 @@ class Trainer:
         # Slots must be there before a checkpoint is read.
         self.adagrad.build(self.sparse)
         self.adam.build(self.dense)
-        self.checkpoint = tf.train.Checkpoint(ranker=self.ranker, adagrad=self.adagrad, adam=self.adam)
+        self.checkpoint = tf.train.Checkpoint(
+            ranker=self.ranker.checkpoint_view, adagrad=self.adagrad, adam=self.adam
+        )
         self.vocabulary: Vocabulary | None = None
         entries = None
         if isinstance(self.ranker.id_map, GrowingIdMap):
@@ -251,6 +254,7 @@ class Trainer:
             rates=rates,
             seconds=trained.seconds,
         )
+        networks.record(checkpoints, self.ranker.network)
         checkpoints.save_partial(self.checkpoint, partial_day, arrays)
 
     @property
@@ -269,6 +273,7 @@ class Trainer:
         if (partial_day.day, partial_day.after, partial_day.digest) != (day.day, self._after, day.digest):
             checkpoints.discard_partial()
             return None
+        networks.check(checkpoints, self.ranker.network)
         arrays = checkpoints.restore_partial(self.checkpoint, path)
         named = {
             kind: {n.removeprefix(kind): a for n, a in arrays.items() if n.startswith(kind)}
@@ -307,6 +312,7 @@ class Trainer:
             memory=psutil.Process().memory_info().rss,
             input_versions=dict(input_versions),
         )
+        networks.record(checkpoints, self.ranker.network)
         self.state = checkpoints.save(self.checkpoint, state)
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
@@ -316,6 +322,7 @@ class Trainer:
         self.ranker.id_map.assign(vocabulary.entries())
 
     def restore(self, checkpoints: Checkpoints, state: State) -> None:
+        networks.check(checkpoints, self.ranker.network)
         checkpoints.restore(self.checkpoint, state.day)
         if self.vocabulary:
             self.vocabulary = self.checkpoint.vocabulary.read(self.ranker.id_map)

@@ -1,12 +1,12 @@
 """A new teacher's start: what of the present one's variables has the same name and shape."""
 
 import json
-from collections import deque
 from collections.abc import Sequence
 from datetime import date, timedelta
 
 import tensorflow as tf
 
+from tutelage.models.network import by_path
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.trainers.checkpoints import State
@@ -85,22 +85,15 @@ def _base(run: Run, name: str, first_day: date) -> State:
 def _parts(trainer: Trainer) -> dict[str, tuple[tf.Variable, slice]]:
     """What is taken or not, by name: a variable, and which of its rows.
 
-    A dense variable is named by its shortest way from the model, which is made of attributes, where Keras
-    counts its layers by process.
+    A dense variable is named by its path in the checkpoint (`models.network.by_path`).
     """
-    parts: dict[str, tuple[tf.Variable, slice]] = {}
-    view = tf.train.TrackableView(trainer.ranker)
-    dense = {id(variable) for variable in trainer.dense}
-    seen, queue = {id(trainer.ranker)}, deque([("", trainer.ranker)])
-    while queue:
-        path, node = queue.popleft()
-        for name, child in view.children(node).items():
-            if id(child) not in seen:
-                seen.add(id(child))
-                queue.append((f"{path}/{name}".lstrip("/"), child))
-                if id(child) in dense:
-                    parts[queue[-1][0]] = child, slice(None)
     ranker = trainer.ranker
+    dense = {id(variable) for variable in trainer.dense}
+    parts: dict[str, tuple[tf.Variable, slice]] = {
+        path: (variable, slice(None))
+        for path, variable in by_path(ranker.checkpoint_view).items()
+        if id(variable) in dense
+    }
     for feature in ranker.embedded:
         if feature.name not in ranker.of:
             first = ranker.id_map.offsets[feature.name]

@@ -124,8 +124,8 @@ def test_what_is_no_config_is_refused(
         ("source.first_day", "2026-02-03", date(2026, 2, 3)),
         ("teacher.model.embedding_dim", "16", 16),
         ("teacher.model.dense_rate", "7.5e-4", 0.00075),
-        ("teacher.model.hidden", "8", (8,)),
-        ("teacher.model.hidden", "32,16", (32, 16)),
+        ("teacher.model.backbone.hidden", "8", (8,)),
+        ("teacher.model.backbone.hidden", "32,16", (32, 16)),
         ("schema.features.user_id.capacity", "50", 50),
         ("schema.features.video_seconds.log1p", "false", False),
         ("schema.features.video_id.scope", "user", "user"),
@@ -186,13 +186,13 @@ def test_of_two_values_for_one_field_the_last_holds() -> None:
         ("training.batch_size=1.5", "'1.5' does not fit a field of type int"),
         ("training.batch_size=", "'' does not fit a field of type int"),
         ("students.auxiliary.distillation.click.alpha=much", "'much' does not fit a field of type float"),
-        ("teacher.model.hidden=8,wide", "'wide' does not fit a field of type int"),
+        ("teacher.model.backbone.hidden=8,wide", "'wide' does not fit a field of type int"),
         ("source.first_day=2026-13-01", "'2026-13-01' does not fit a field of type date"),
         ("students.late_control.first_day=soon", "'soon' does not fit a field of type date"),
         ("schema.features.video_seconds.log1p=yes", "'yes' does not fit a field of type bool"),
         ("name.first=x", "'name' is a single value and has no field 'first'"),
         ("students.control.first_day.year=1", "'first_day' is a single value and has no field 'year'"),
-        ("teacher.model.hidden.0=3", "'hidden' is a single value and has no field '0'"),
+        ("teacher.model.backbone.hidden.0=3", "'hidden' is a single value and has no field '0'"),
     ],
 )
 def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
@@ -300,7 +300,7 @@ def test_students_serving_and_days_are_no_part_of_the_identity(override: str) ->
         "schema.features.user_id.capacity=50",
         "training.seed=2",
         "teacher.min_examples=1",
-        "teacher.model.hidden=8",
+        "teacher.model.backbone.hidden=8",
     ],
 )
 def test_name_source_schema_training_and_teacher_are_the_identity(override: str) -> None:

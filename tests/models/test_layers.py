@@ -10,15 +10,10 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from ai_edge_litert.interpreter import Interpreter
 
-from tutelage.models.layers import (
-    AuxiliaryTower,
-    DotInteraction,
-    MultiGate,
-    SharedTable,
-    TargetAttention,
-    gradient_scale,
-    masked_mean,
-)
+from tutelage.models.backbones.attention import TargetAttention, masked_mean
+from tutelage.models.backbones.interactions import DotInteraction, MultiGate
+from tutelage.models.inputs import SharedTable
+from tutelage.models.towers import AuxiliaryTower, gradient_scale
 from tutelage.pipeline.errors import UserError
 
 

@@ -2,12 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tutelage.models.backbones.base import Backbone, Inputs, InputSpec
+from tutelage.models.backbones.dcn import DCNv2
+from tutelage.models.backbones.dlrm import DLRM
+from tutelage.models.backbones.mlp import MLP
+from tutelage.models.backbones.mmoe import MMoE
 from tutelage.models.config import Distillation, ModelConfig, distil
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
@@ -23,7 +28,39 @@ SCHEMA = Schema(
     key=("user",),
     user="user",
 )
-CONFIG = ModelConfig(embedding_dim=4, hidden=(8, 4), cross_layers=1)
+CONFIG = ModelConfig(embedding_dim=4, backbone=DCNv2(hidden=(8, 4), cross_layers=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plain(Backbone):
+    """A user's network of the least code: no levels, no split of a list."""
+
+    units: int = 4
+
+    def build(self, spec: InputSpec) -> tf.keras.layers.Layer:
+        return tf.keras.Sequential([spec.join(), tf.keras.layers.Dense(self.units, activation="relu")])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower(Backbone):
+    """A user's network with a representation per task, that reads a single input and the lists by their names."""
+
+    units: int = 4
+
+    def build(self, spec: InputSpec) -> tf.keras.layers.Layer:
+        class Net(tf.keras.layers.Layer):
+            def __init__(self) -> None:
+                super().__init__()
+                self.towers = [tf.keras.layers.Dense(units) for _ in spec.tasks]
+
+            def call(self, inputs: Inputs) -> list[tf.Tensor]:
+                bags = [tf.einsum("bld,bl->bd", inputs.items[n], inputs.masks[n]) for n in spec.lists]
+                singles = [inputs.embeddings[name] for name in spec.single]
+                x = tf.concat([*singles, *bags, inputs.numbers], axis=1)
+                return [tower(x) for tower in self.towers]
+
+        units = self.units
+        return Net()
 
 
 def _batch(mask: float) -> Batch:
@@ -35,6 +72,11 @@ def _batch(mask: float) -> Batch:
         soft=tf.constant([[0.3, 1.0], [-0.2, 0.5]]),
         mask=tf.fill([2], mask),
     )
+
+
+HIDDEN = (8, 4)
+MLP_ONLY = MLP(hidden=HIDDEN)
+EXPERTS = MMoE(hidden=HIDDEN, experts=3, cross_layers=1)
 
 
 def _ranker(distillation: Sequence[Distillation] = (), schema: Schema = SCHEMA, **fields: object) -> Ranker:
@@ -121,7 +163,7 @@ def test_a_tower_that_leaves_above_the_last_shared_layer_is_refused() -> None:
         _ranker(distil("click", shared_layers=3))
     # The experts are not shared by the tasks.
     with pytest.raises(UserError, match=r"shared_layers is 2, the model has 1 that"):
-        _ranker(distil("click", shared_layers=2), experts=2)
+        _ranker(distil("click", shared_layers=2), backbone=EXPERTS)
 
 
 def test_a_row_of_weight_0_teaches_nothing() -> None:
@@ -144,7 +186,7 @@ def test_the_gradient_scale_holds_for_the_layers_below_a_tower_alone() -> None:
 
     def soft_gradients(ranker: Ranker) -> list[np.ndarray]:
         """Of the first shared layer and of the tower, with and without soft labels: what these add."""
-        variables = [*ranker.shared[0].variables, *ranker.auxiliary["click"].variables]
+        variables = [*ranker.backbone.shared[0].variables, *ranker.auxiliary["click"].variables]
         both = (_gradients(ranker, _batch(mask), variables) for mask in (1.0, 0.0))
         return [a - b for a, b in zip(*both, strict=True)]
 
@@ -182,11 +224,12 @@ def test_a_listwise_loss_compares_the_rows_of_one_user() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"experts": 3}, {"dot_interaction": True, "cross_layers": 0}, {"cross_layers": 0}]
+    "backbone",
+    [EXPERTS, DLRM(hidden=HIDDEN), MLP_ONLY, Plain(), Tower()],
 )
-def test_every_network_scores_a_list_as_it_scores_rows(fields: dict[str, object]) -> None:
+def test_every_network_scores_a_list_as_it_scores_rows(backbone: Backbone) -> None:
     features = tuple(replace(f, scope="user" if f.name == "user" else "candidate") for f in SCHEMA.features)
-    ranker = _ranker(distil("click"), schema=replace(SCHEMA, features=features), **fields)
+    ranker = _ranker(distil("click"), schema=replace(SCHEMA, features=features), backbone=backbone)
     rows, numbers = tf.constant([[7, 51], [7, 52], [7, 53]]), tf.constant([[0.1], [0.2], [2.0]])
     listed = ranker.call_list((rows[:1, :1], tf.zeros([1, 0])), (rows[:, 1:], numbers))
     for name, values in ranker(rows, numbers).items():
@@ -264,11 +307,11 @@ LISTS = Schema(
 
 def _lists(**fields: object) -> Ranker:
     """Rows 0: user; 1 to 3: items; 4 and 5: seconds below and from 10; 6 and 7: tags."""
-    ranker = _ranker(schema=LISTS, **{"embedding_dim": 2, "cross_layers": 0, **fields})
+    ranker = _ranker(schema=LISTS, **{"embedding_dim": 2, "backbone": MLP_ONLY, **fields})
     table = [[1, 1], [2, 0], [0, 2], [3, 3], [5, 6], [7, 8], [4, 0], [0, 4]]
     ranker.embeddings.table.assign(tf.constant(table, tf.float32))
     # A candidate asks for items like itself: over √2, the products are the scores.
-    ranker.attention["history"].query.kernel.assign(math.sqrt(2) * np.eye(2))
+    ranker.backbone.join.attention["history"].query.kernel.assign(math.sqrt(2) * np.eye(2))
     return ranker
 
 
@@ -276,8 +319,13 @@ def _lists(**fields: object) -> Ranker:
 ROWS = [[0, 2, 5, 6, -1, 7, 1, 2], [0, 2, 4, -1, -1, -1, -1, -1]]
 
 
+def _joined(ranker: Ranker, rows: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """What the dense layers of an MLP read."""
+    return ranker.backbone.join(ranker.embedder.embed(rows, numbers))
+
+
 def test_a_list_is_the_mean_of_its_items_and_a_history_weighs_them_by_the_candidate() -> None:
-    x = _lists().embed(tf.constant(ROWS), tf.constant([[12.0], [0.5]]))
+    x = _joined(_lists(), tf.constant(ROWS), tf.constant([[12.0], [0.5]]))
     # Tags: the mean of (4, 0) and (0, 4). History: item 2 is (0, 2), items 1 and 2 are (2, 0) and (0, 2), so they
     # score 0 and 4 and weigh 1/(1 + e⁴) and e⁴/(1 + e⁴). An empty one is zeros.
     low = 1 / (1 + math.exp(4))
@@ -323,9 +371,9 @@ def test_what_fills_a_list_up_gets_exactly_no_gradient() -> None:
     (with_items,) = _gradients(ranker, full, [ranker.embeddings.table])
     assert np.flatnonzero(gradient.any(axis=1)).tolist() == [0, 2, 4]
     assert np.flatnonzero(with_items.any(axis=1)).tolist() == [0, 1, 2, 4, 6]
-    alone = _ranker(schema=LISTS, embedding_dim=2, cross_layers=0, without=("tags", "history"))
+    alone = _ranker(schema=LISTS, embedding_dim=2, backbone=MLP_ONLY, without=("tags", "history"))
     alone.embeddings.table.assign(ranker.embeddings.table[:6])
-    for layer, like in zip([*alone.shared, *alone.heads.values()], _tops(ranker), strict=True):
+    for layer, like in zip([*alone.backbone.shared, *alone.heads.values()], _tops(ranker), strict=True):
         kernel = like.kernel.numpy()
         layer.kernel.assign(np.delete(kernel, [6, 7, 8, 9], axis=0) if len(kernel) == 11 else kernel)
         layer.bias.assign(like.bias)
@@ -334,11 +382,20 @@ def test_what_fills_a_list_up_gets_exactly_no_gradient() -> None:
 
 
 def _tops(ranker: Ranker) -> list[tf.keras.layers.Layer]:
-    return [*ranker.shared, *ranker.heads.values()]
+    return [*ranker.backbone.shared, *ranker.heads.values()]
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"cross_layers": 1}, {"dot_interaction": True}, {"experts": 2}, {"without": ("tags",)}]
+    "fields",
+    [
+        {},
+        {"backbone": CONFIG.backbone},
+        {"backbone": DLRM(hidden=HIDDEN)},
+        {"backbone": MMoE(hidden=HIDDEN, experts=2)},
+        {"backbone": Plain()},
+        {"backbone": Tower()},
+        {"without": ("tags",)},
+    ],
 )
 @pytest.mark.parametrize("of", ["item", "place"])
 def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, object], of: str) -> None:
@@ -348,7 +405,7 @@ def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, 
         features=(*LISTS.features, place),
         histories=(History(of=of, length=2), History(name="more", of="item", length=1)),
     )
-    ranker = _ranker(schema=schema, **{"cross_layers": 0, **fields})
+    ranker = _ranker(schema=schema, **{"backbone": MLP_ONLY, **fields})
     rng = np.random.default_rng(1)
     for variable in ranker.variables:
         variable.assign(rng.normal(scale=0.5, size=variable.shape))
