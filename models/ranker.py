@@ -94,9 +94,10 @@ class Ranker(Model):
         self.taught: dict[str, Distillation] = {}
         # Make the variables now: a checkpoint can be read, and a graph traced, only with them there.
         nothing = tf.zeros([1, self.fields], tf.int32), tf.zeros([1, len(self.numbers)])
-        self(*nothing)
         if network.is_foreign(self.backbone):
+            self.backbone(self.embedder.embed(*nothing))
             network.check(config.backbone, self.backbone, self.embedder.spec)
+        self(*nothing)
         # Towers come last, so that the layers before them draw the same initial weights with and without.
         self._add_towers(*nothing)
 

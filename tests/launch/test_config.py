@@ -13,7 +13,7 @@ import pytest
 from apache_beam.internal import cloudpickle_pickler
 
 from tutelage.launch import configs
-from tutelage.launch.config import Experiment, load, plain
+from tutelage.launch.config import Experiment, completed, load, plain
 from tutelage.models.config import distil
 from tutelage.pipeline.days import parse_day, slices_between
 from tutelage.pipeline.errors import UserError
@@ -381,3 +381,70 @@ def test_a_listwise_loss_needs_to_know_the_user() -> None:
         UserError, match=r"^student 'auxiliary': a listwise loss needs the schema's `user`, and"
     ):
         dataclasses.replace(experiment, schema=nameless, students=(experiment.student("control"), listwise))
+
+
+OWN = """
+{future}
+from dataclasses import dataclass, replace
+from functools import partial
+from tutelage.launch.configs import synthetic
+from tutelage.models import Backbone
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wide(Backbone):
+    hidden: tuple[int, ...] = (8,)
+    rate: float = 0.5
+    margin: int = 1
+
+def network(spec, *, units):
+    ...
+
+def experiment(*, smoke):
+    made = synthetic.experiment(smoke=smoke)
+    first, second, *_ = made.students
+    first = replace(first, model=replace(first.model, backbone=partial(network, units=3)))
+    teacher = replace(made.teacher, model=replace(made.teacher.model, backbone=Wide()))
+    return replace(made, teacher=teacher, students=(first, second), study=None)
+"""
+
+
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations"])
+def test_a_backbone_of_a_config_file_is_set_and_recorded_by_its_class_and_fields(
+    tmp_path: Path, future: str
+) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(OWN.format(future=future))
+    sets = ("teacher.model.backbone.hidden=64,32", "students.direct.model.backbone.hidden=4")
+    experiment = load(str(path), overrides=sets)
+    recorded = plain(experiment.teacher)["model"]["backbone"]
+    assert recorded == {"type": "Wide", "hidden": [64, 32], "rate": 0.5, "margin": 1}
+    assert plain(experiment.students[1])["model"]["backbone"] == {"type": "MLP", "hidden": [4]}
+    function = plain(experiment.students[0])["model"]["backbone"]
+    assert function == {"type": "function", "function": "network", "args": [], "keywords": {"units": 3}}
+    assert completed(plain(experiment.fixed), experiment.fixed) == plain(experiment.fixed)
+    assert completed(plain(experiment.students[0]), experiment.students[0]) == plain(experiment.students[0])
+    with pytest.raises(UserError, match="'backbone' is a single value and has no field 'units'"):
+        load(str(path), overrides=["students.control.model.backbone.units=4"])
+
+
+@pytest.mark.parametrize(
+    ("network", "backbone"),
+    [
+        ({}, {"type": "MLP", "hidden": [8, 4]}),
+        ({"cross_layers": 0, "dot_interaction": False, "experts": 0}, {"type": "MLP", "hidden": [8, 4]}),
+        ({"cross_layers": 2}, {"type": "DCNv2", "hidden": [8, 4], "cross_layers": 2}),
+        ({"dot_interaction": True, "experts": 0}, {"type": "DLRM", "hidden": [8, 4]}),
+        (
+            {"cross_layers": 1, "experts": 3},
+            {"type": "MMoE", "hidden": [8, 4], "experts": 3, "cross_layers": 1, "dot_interaction": False},
+        ),
+    ],
+)
+def test_a_network_that_an_older_version_recorded_is_the_equal_backbone(
+    network: dict[str, Any], backbone: dict[str, Any]
+) -> None:
+    now = _synthetic().teacher
+    recorded = plain(now)
+    model = {name: value for name, value in recorded["model"].items() if name != "backbone"}
+    old = {**recorded, "model": {**model, "hidden": [8, 4], **network}}
+    assert completed(old, now) == {**recorded, "model": {**model, "backbone": backbone}}
