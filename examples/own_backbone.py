@@ -11,7 +11,7 @@ from tutelage.trainers.config import StudentConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transformer(Backbone):
-    """The candidate and the videos clicked on earlier days attend to each other."""
+    """The candidate and the videos that the user clicked on earlier days attend to each other."""
 
     layers: int = 1
 
@@ -30,30 +30,20 @@ class Transformer(Backbone):
 
 
 def two_towers(spec: InputSpec, *, units: int):
-    """A function is a backbone too: here a tower for the user and one for the candidate, and their product."""
+    """A function is a backbone too: a tower for the user, one for the candidate, and the product of both."""
     from tensorflow.keras import Model, layers
 
     inputs, towers = spec.keras_inputs(), []
-    for names in (sorted(spec.of_user & {*spec.single}), sorted({*spec.single} - spec.of_user)):
-        x = layers.Concatenate()([inputs.embeddings[name] for name in names])
+    for names in (spec.of_user & {*spec.single}, {*spec.single} - spec.of_user):
+        x = layers.Concatenate()([inputs.embeddings[name] for name in sorted(names)])
         towers.append(layers.Dense(units)(layers.Dense(2 * units, "relu")(x)))
     return Model(inputs, layers.Concatenate()([*towers, towers[0] * towers[1]]))
 
 
 def experiment(*, smoke: bool):
-    """The base's experiment with clicked videos as a history, this teacher, and this student beside an MLP."""
     made = base.experiment(smoke=smoke)
-    teacher = replace(base.TEACHER, backbone=Transformer())
-    student = replace(base.STUDENT, backbone=partial(two_towers, units=16), without=("history",))
-    controls = tuple(
-        replace(s, model=replace(s.model, without=("history",))) for s in made.students if s.name == "control"
-    )
-    own = StudentConfig(name="two_towers", model=student, distillation=distil("click", "watch"))
-    return replace(
-        made,
-        name="own_backbone",
-        schema=replace(made.schema, histories=(History(of="video_id", where="click"),)),
-        teacher=replace(made.teacher, model=teacher),
-        students=(*controls, own),
-        study=None,
-    )
+    schema = replace(made.schema, histories=(History(of="video_id", where="click"),))
+    teacher = replace(made.teacher, model=replace(base.TEACHER, backbone=Transformer()))
+    model = replace(base.STUDENT, backbone=partial(two_towers, units=16), without=("history",))
+    student = StudentConfig(name="two_towers", model=model, distillation=distil("click", "watch"))
+    return replace(made, name="own", schema=schema, teacher=teacher, students=(student,), study=None)

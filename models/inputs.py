@@ -70,7 +70,7 @@ class Embedder:
         self.id_map = kind(self.features, shared=self.of)
         self.embedded = self.id_map.features
         self.fields = sum(f.fields for f in self.embedded)
-        self.table = SharedTable(self.id_map.rows, self.dim)
+        self.table = SharedTable(self.id_map.capacity, self.dim)
         self.spec = InputSpec(
             dim=self.dim,
             single=tuple(f.name for f in self.embedded if not f.length),

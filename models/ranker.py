@@ -57,6 +57,18 @@ class Ranker(Model):
     """Embeddings, a backbone, a head per task; and while a student is trained, its auxiliary towers.
 
     The loss is Σ over tasks of the hard loss, plus Σ over distillations of alpha · the soft loss.
+
+    >>> from tutelage.models.backbones.mlp import MLP
+    >>> from tutelage.pipeline.schema import Feature
+    >>> schema = Schema(
+    ...     features=(Feature(name="user", dtype="int64", capacity=100),),
+    ...     tasks=(Task(name="click", label="click"),),
+    ...     key=("user",),
+    ... )
+    >>> ranker = Ranker(schema, ModelConfig(embedding_dim=8, backbone=MLP(hidden=(16,))))
+    >>> scores = ranker(*ranker.transform({"user": tf.constant([3, 4], tf.int64)}))
+    >>> {name: values.shape for name, values in scores.items()}
+    {'click_logit': TensorShape([2])}
     """
 
     def __init__(

@@ -136,9 +136,9 @@ def described(network: Network) -> dict[str, Any]:
     {'type': 'MLP', 'hidden': [64, 32]}
     """
     if isinstance(network, Backbone):
-        fields = dataclasses.asdict(network)
+        fields = dataclasses.asdict(network)  # type: ignore[call-overload]
         return {"type": type(network).__name__, **{name: _plain(value) for name, value in fields.items()}}
-    function, args, keywords = network, (), {}  # type: ignore[var-annotated]
+    function, args, keywords = network, (), {}
     if isinstance(network, partial):
         function, args, keywords = network.func, network.args, network.keywords
     name = getattr(function, "__qualname__", repr(function))

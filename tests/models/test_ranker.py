@@ -1,4 +1,4 @@
-"""The ranker: who is taught by what."""
+"""Which label trains which part of the ranker, and what serving computes."""
 
 import math
 from collections.abc import Sequence
@@ -155,7 +155,7 @@ def test_an_auxiliary_tower_of_another_shape_starts_on_its_own() -> None:
     assert np.all(auxiliary["click"].numpy() != served["click"].numpy())
 
 
-def test_a_tower_that_leaves_above_the_last_shared_layer_is_refused() -> None:
+def test_a_tower_that_branches_above_the_last_shared_layer_is_refused() -> None:
     with pytest.raises(
         UserError,
         match=r"^distillation of 'click': shared_layers is 3, the model has 2 that its tasks share$",
@@ -166,7 +166,7 @@ def test_a_tower_that_leaves_above_the_last_shared_layer_is_refused() -> None:
         _ranker(distil("click", shared_layers=2), backbone=EXPERTS)
 
 
-def test_a_row_of_weight_0_teaches_nothing() -> None:
+def test_an_example_of_weight_0_trains_nothing() -> None:
     ranker = _ranker(distil("click", "watch", adapter=True))
     batch = _batch(1.0)
     other = batch._replace(
@@ -198,7 +198,7 @@ def test_the_gradient_scale_holds_for_the_layers_below_a_tower_alone() -> None:
         np.testing.assert_array_equal(b, a)
 
 
-def test_an_adapter_learns_from_hard_labels_and_its_tower_from_what_it_says() -> None:
+def test_an_adapter_is_trained_on_hard_labels_and_its_tower_on_the_adapter() -> None:
     ranker = _ranker(distil("watch", adapter=True))
     adapter, tower = ranker.adapters["watch"].variables, ranker.auxiliary["watch_adapted"].variables
     batch = _batch(1.0)
@@ -210,11 +210,11 @@ def test_an_adapter_learns_from_hard_labels_and_its_tower_from_what_it_says() ->
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
     assert any(np.any(g) for g in before)
-    # Without soft labels neither learns.
+    # Without soft labels neither is trained.
     assert not any(np.any(g) for g in _gradients(ranker, _batch(0.0), adapter + tower))
 
 
-def test_a_listwise_loss_compares_the_rows_of_one_user() -> None:
+def test_a_listwise_loss_compares_the_examples_of_one_user() -> None:
     ranker = _ranker(distil("click", loss="listwise"))
     tower = ranker.auxiliary["click"].variables
     batch = _batch(1.0)
@@ -242,7 +242,7 @@ def _served(ranker: Ranker) -> list[tf.Variable]:
     return [v for v in ranker.variables if id(v) not in towers]
 
 
-def test_a_ziln_task_has_three_raw_outputs_and_learns_from_both_kinds_of_labels() -> None:
+def test_a_ziln_task_has_three_raw_outputs_and_is_trained_on_both_kinds_of_labels() -> None:
     tasks = (Task(name="click", label="click"), Task(name="watch", label="watch_seconds", kind="ziln"))
     ranker = _ranker(distil("click", "watch"), schema=replace(SCHEMA, tasks=tasks))
     batch = _batch(1.0)._replace(soft=tf.constant([[0.3, 0.5, 1.0, 0.8], [-0.2, -1.0, 2.0, 0.5]]))
@@ -253,7 +253,7 @@ def test_a_ziln_task_has_three_raw_outputs_and_learns_from_both_kinds_of_labels(
         assert any(np.any(g) for g in _gradients(ranker, batch, layer.variables))
 
 
-def test_an_offset_is_added_to_a_task_s_logit_while_it_learns() -> None:
+def test_an_offset_is_added_to_a_task_s_logit_in_training_only() -> None:
     tf.keras.utils.set_random_seed(1)
     offset = Ranker(SCHEMA, CONFIG, offsets={"click": 0.7})
     batch = _batch(0.0)
@@ -306,7 +306,7 @@ LISTS = Schema(
 
 
 def _lists(**fields: object) -> Ranker:
-    """Rows 0: user; 1 to 3: items; 4 and 5: seconds below and from 10; 6 and 7: tags."""
+    """Index 0: user; 1 to 3: items; 4 and 5: seconds below and from 10; 6 and 7: tags."""
     ranker = _ranker(schema=LISTS, **{"embedding_dim": 2, "backbone": MLP_ONLY, **fields})
     table = [[1, 1], [2, 0], [0, 2], [3, 3], [5, 6], [7, 8], [4, 0], [0, 4]]
     ranker.embeddings.table.assign(tf.constant(table, tf.float32))
@@ -336,7 +336,7 @@ def test_a_list_is_the_mean_of_its_items_and_a_history_weighs_them_by_the_candid
     np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_raw_lists_and_buckets_become_the_slots_of_a_batch() -> None:
+def test_raw_lists_and_buckets_become_the_fields_of_a_batch() -> None:
     ranker = _lists()
     rows, numbers = ranker.transform(
         {
@@ -355,7 +355,7 @@ def test_raw_lists_and_buckets_become_the_slots_of_a_batch() -> None:
     assert numbers.numpy().tolist() == [[10.0], [9.0]]
 
 
-def test_what_fills_a_list_up_gets_exactly_no_gradient() -> None:
+def test_the_padding_of_a_list_gets_exactly_no_gradient() -> None:
     ranker = _lists()
     batch = Batch(
         rows=tf.constant(ROWS[1:]),
@@ -366,7 +366,7 @@ def test_what_fills_a_list_up_gets_exactly_no_gradient() -> None:
         mask=tf.zeros([1]),
     )
     (gradient,) = _gradients(ranker, batch, [ranker.embeddings.table])
-    # The looked up rows are the user's, the item's and the bucket's; the five empty slots point at row 0.
+    # Looked up are the user's, the item's and the bucket's index; the five empty fields point at index 0.
     full = batch._replace(rows=tf.constant([[0, 2, 4, 6, -1, -1, 1, -1]]))
     (with_items,) = _gradients(ranker, full, [ranker.embeddings.table])
     assert np.flatnonzero(gradient.any(axis=1)).tolist() == [0, 2, 4]
@@ -431,7 +431,7 @@ def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, 
 def test_a_model_is_without_what_its_config_says() -> None:
     ranker = _lists_without("tags", "history", "seconds")
     assert list(ranker.signature) == ["user", "item"]
-    assert (ranker.fields, ranker.numbers, ranker.id_map.rows) == (2, [], 4)
+    assert (ranker.fields, ranker.numbers, ranker.id_map.capacity) == (2, [], 4)
     with pytest.raises(
         UserError, match=r"^model: without names 'tag', expected inputs of the schema: user, "
     ):
