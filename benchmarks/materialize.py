@@ -324,12 +324,13 @@ def _labeler(lake: Any, folder: Path) -> dict[str, float]:
     import tensorflow as tf
 
     from tutelage.export.saved_model import Served
+    from tutelage.models.backbones.dcn import DCNv2
     from tutelage.models.config import ModelConfig
     from tutelage.models.ranker import Ranker
     from tutelage.pipeline.label import BATCH, Snapshot, label
 
     schema = _schema()
-    ranker = Ranker(schema, ModelConfig(embedding_dim=16, cross_layers=2, hidden=(256, 128)))
+    ranker = Ranker(schema, ModelConfig(embedding_dim=16, backbone=DCNv2(hidden=(256, 128), cross_layers=2)))
     Served(ranker, None).save(str(folder / "1"))
     snapshot = Snapshot(path=str(folder / "1"), day=_FIRST - timedelta(days=1), step=1)
     rows = schema.arrays(lake.interactions.scan().collect())

@@ -2,6 +2,8 @@
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
+from tutelage.models.backbones.dcn import DCNv2
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.files import Files
@@ -46,11 +48,13 @@ def experiment(*, smoke: bool) -> Experiment:
         ),
         schema=SCHEMA,
         training=TrainingConfig(batch_size=256),
-        teacher=TeacherConfig(model=ModelConfig(embedding_dim=16, cross_layers=1, hidden=(64, 32))),
+        teacher=TeacherConfig(
+            model=ModelConfig(embedding_dim=16, backbone=DCNv2(hidden=(64, 32), cross_layers=1))
+        ),
         students=(
             StudentConfig(
                 name="auxiliary",
-                model=ModelConfig(embedding_dim=8, hidden=(32, 16)),
+                model=ModelConfig(embedding_dim=8, backbone=MLP(hidden=(32, 16))),
                 distillation=distil("click"),
             ),
         ),

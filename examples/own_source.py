@@ -9,7 +9,7 @@ import polars as pl
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
-from tutelage.models.config import ModelConfig, distil
+from tutelage.models import MLP, ModelConfig, distil
 from tutelage.pipeline import Feature, RawFile, Schema, Task, Unit, UserError
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
 
@@ -39,7 +39,7 @@ class ClickLogs:
 
 
 def experiment(*, smoke: bool) -> Experiment:
-    model = ModelConfig(embedding_dim=8, hidden=(32, 16))
+    model = ModelConfig(embedding_dim=8, backbone=MLP(hidden=(32, 16)))
     student = StudentConfig(name="student", model=model, distillation=distil("click"))
     return Experiment(
         name="own_source", source=ClickLogs(), schema=SCHEMA, training=TrainingConfig(batch_size=256),

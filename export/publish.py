@@ -14,6 +14,7 @@ from tutelage.export import card, gate, golden, inspect, warmup
 from tutelage.export.config import ServingConfig
 from tutelage.export.saved_model import Served
 from tutelage.export.versions import Version, Versions
+from tutelage.models.backbones.base import described
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.retry import with_retries
@@ -127,7 +128,7 @@ def _todo(run: Run, model: str, versions: Versions, days: Sequence[date] | None)
 
 def _restore(run: Run, model: str, ranker: Ranker, state: State) -> None:
     # No optimizer and no auxiliary tower: what the checkpoint has of them is not read.
-    run.checkpoints(model).restore(tf.train.Checkpoint(ranker=ranker), state.day)
+    run.checkpoints(model).restore(tf.train.Checkpoint(ranker=ranker.checkpoint_view), state.day)
 
 
 def _features(run: Run, ranker: Ranker, day: date) -> pl.DataFrame:
@@ -186,6 +187,8 @@ def _recorded(config: Any) -> Any:
             "type": type(config).__name__,
             **{field.name: _recorded(getattr(config, field.name)) for field in fields(config)},
         }
+    if callable(config):
+        return described(config)
     return [_recorded(item) for item in config] if isinstance(config, tuple) else config
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 import types
@@ -10,11 +11,13 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch import configs
+from tutelage.models.backbones.base import Backbone, described
 from tutelage.models.config import Distillation
 from tutelage.models.losses import BUILT_IN, SoftLoss
 from tutelage.models.task_kinds import kind_of
@@ -280,6 +283,8 @@ _CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teach
 
 def plain(value: Any) -> Any:
     """What a config makes, as JSON takes it; a dataclass carries its class name, for a source is told by it."""
+    if isinstance(value, Backbone | partial) or inspect.isroutine(value):
+        return described(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             field.name: plain(getattr(value, field.name))
@@ -319,6 +324,23 @@ def _with_loss_object(distillation: dict[str, Any]) -> dict[str, Any]:
     return rest
 
 
+def _with_backbone(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A model's config from before there were backbones: its network was four fields of its own."""
+    old: dict[str, Any] = {"hidden": [], "cross_layers": 0, "dot_interaction": False, "experts": 0}
+    if "hidden" not in recorded:
+        return recorded
+    old |= {name: value for name, value in recorded.items() if name in old}
+    kinds = {"MMoE": "experts", "DLRM": "dot_interaction", "DCNv2": "cross_layers"}
+    kind = next((kind for kind, field in kinds.items() if old[field]), "MLP")
+    fields = {"MMoE": list(old), "DCNv2": ["hidden", "cross_layers"]}.get(kind, ["hidden"])
+    backbone = {"type": kind, **{name: old[name] for name in fields}}
+    return {name: value for name, value in recorded.items() if name not in old} | {"backbone": backbone}
+
+
+_CONVERTED = {"ModelConfig": _with_backbone, "Distillation": _with_loss_object}
+"""By class, how what an older version recorded becomes what is recorded today, where more than a name changed."""
+
+
 def completed(recorded: Any, now: Any) -> Any:
     """What `plain` recorded, with the fields that the classes of `now` have besides as their defaults.
 
@@ -337,13 +359,12 @@ def completed(recorded: Any, now: Any) -> Any:
         return recorded
     if not isinstance(recorded, dict):
         return recorded
-    if recorded.get("type") == "Distillation":
-        recorded = _with_loss_object(recorded)
     renamed = _RENAMED.get(recorded.get("type", ""), {})
     recorded = {renamed.get(name, name): value for name, value in recorded.items()}
+    recorded = _CONVERTED.get(recorded.get("type", ""), dict)(recorded)
     if isinstance(now, dict):
         return {name: completed(value, now.get(name)) for name, value in recorded.items()}
-    if recorded.get("type") != type(now).__name__:
+    if recorded.get("type") != type(now).__name__ or not dataclasses.is_dataclass(now):
         return recorded
     defaults = {
         field.name: plain(field.default)

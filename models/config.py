@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tutelage.models.backbones.base import Network, check_network
 from tutelage.models.losses import SoftLoss
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
@@ -12,42 +13,30 @@ from tutelage.pipeline.schema import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A network: embeddings and numbers, their interactions, an MLP shared by the tasks, a head per task."""
+    """The network of a teacher or a student: embeddings, a backbone, and a head per task.
+
+    >>> from tutelage.models.backbones.mlp import MLP
+    >>> ModelConfig(embedding_dim=8, backbone=MLP(hidden=(64, 32))).dense_rate
+    0.001
+    """
 
     embedding_dim: int
-    """Length of every id feature's embedding."""
-    hidden: tuple[int, ...]
-    """Units of the shared layers, first to last."""
-    cross_layers: int = 0
-    """DCN-v2 layers between the embeddings and the shared layers, of rank a quarter of their input."""
-    dot_interaction: bool = False
-    """DLRM's dot products of all pairs of embeddings, in the place of cross layers."""
-    experts: int = 0
-    """MMoE: so many experts in the place of the last shared layer, and a gate per task; 0: none."""
+    """Length of each feature's embedding."""
+    backbone: Network
+    """A `Backbone`, or a function (or `functools.partial` of one) that returns a new `tf.keras.Model` from an
+    `InputSpec`."""
     embedding_rate: float = 0.05
-    """Adagrad's learning rate, for the embeddings."""
+    """Learning rate of Adagrad, for the embeddings."""
     dense_rate: float = 1e-3
-    """Adam's learning rate, for everything but the embeddings."""
+    """Learning rate of Adam, for everything but the embeddings."""
     without: tuple[str, ...] = ()
-    """Features and histories that this model does not take, so that a server need not have them, and tasks
-    that it does not learn."""
+    """Features and histories that this model does not take, so that a server need not have them, and tasks that it is
+    not trained on."""
 
     def __post_init__(self) -> None:
-        sizes = (self.embedding_dim, *self.hidden)
-        if not self.hidden or min(sizes) < 1 or self.cross_layers < 0:
-            raise UserError(
-                f"model: embedding_dim {self.embedding_dim}, hidden {self.hidden} and cross_layers "
-                f"{self.cross_layers}: expected sizes of at least 1, at least one hidden layer, layers ≥ 0"
-            )
-        if self.dot_interaction and self.cross_layers:
-            raise UserError(
-                f"model: dot_interaction and {self.cross_layers} cross_layers: expected one kind of interaction"
-            )
-        if self.experts < 0 or (self.experts and len(self.hidden) < 2):
-            raise UserError(
-                f"model: experts {self.experts}, hidden {self.hidden}: expected at least 0, and a shared layer "
-                "below the experts, as in hidden=(64, 32)"
-            )
+        if self.embedding_dim < 1:
+            raise UserError(f"model: embedding_dim is {self.embedding_dim}, expected at least 1")
+        check_network(self.backbone)
         if not (0 < self.embedding_rate < math.inf and 0 < self.dense_rate < math.inf):
             raise UserError(
                 f"model: embedding_rate {self.embedding_rate}, dense_rate {self.dense_rate}: "

@@ -6,12 +6,22 @@ import importlib
 import pytest
 
 MODULES = (
+    "models.backbones.attention",
+    "models.backbones.base",
+    "models.backbones.dcn",
+    "models.backbones.dlrm",
+    "models.backbones.mlp",
+    "models.backbones.mmoe",
     "models.config",
+    "models.id_map",
+    "models.inputs",
     "models.losses.base",
     "models.losses.cross_entropy",
     "models.metrics",
+    "models.ranker",
     "models.task_kinds",
     "models.task_kinds.base",
+    "models.towers",
     "pipeline.days",
     "pipeline.errors",
     "pipeline.ids",

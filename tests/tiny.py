@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema, Task
@@ -27,7 +28,7 @@ BATCH = 16
 # In batches of 16: 3 and one of 12, 3 and one of 9, 4.
 ROWS = dict(zip(DAYS, (60, 57, 64), strict=True))
 
-MODEL = ModelConfig(embedding_dim=4, hidden=(8, 4))
+MODEL = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8, 4)))
 AUXILIARY = StudentConfig(name="auxiliary", model=MODEL, distillation=distil("click", "watch"))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
@@ -329,24 +328,18 @@ def _base(run: Run, successor: SuccessorConfig) -> State:
 def _parts(trainer: Trainer) -> dict[str, tuple[tf.Variable, slice]]:
     """Return by name what is copied or not: a variable, and the slice of its first axis.
 
-    A dense variable is named by its shortest path of attributes from the model: Keras' own names count the layers
-    of the process. The embeddings of each feature are a part of the table.
+    A dense variable is named by its path in the checkpoint (`models.network.by_path`). The embeddings of each feature
+    are a part of the table.
     """
-    import tensorflow as tf
+    from tutelage.models.network import by_path
 
-    parts: dict[str, tuple[tf.Variable, slice]] = {}
-    view = tf.train.TrackableView(trainer.ranker)
-    dense = {id(variable) for variable in trainer.dense}
-    seen, queue = {id(trainer.ranker)}, deque([("", trainer.ranker)])
-    while queue:
-        path, node = queue.popleft()
-        for name, child in view.children(node).items():
-            if id(child) not in seen:
-                seen.add(id(child))
-                queue.append((f"{path}/{name}".lstrip("/"), child))
-                if id(child) in dense:
-                    parts[queue[-1][0]] = child, slice(None)
     ranker = trainer.ranker
+    dense = {id(variable) for variable in trainer.dense}
+    parts: dict[str, tuple[tf.Variable, slice]] = {
+        path: (variable, slice(None))
+        for path, variable in by_path(ranker.checkpoint_view).items()
+        if id(variable) in dense
+    }
     for feature in ranker.embedded:
         if feature.name not in ranker.of:
             first = ranker.id_map.offsets[feature.name]

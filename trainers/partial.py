@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tutelage.trainers import networks
 from tutelage.trainers.checkpoints import Checkpoints, sha256_of
 from tutelage.trainers.day_pass import Attempt, TrainResult
 
@@ -46,6 +47,7 @@ def save_partial(trainer: "Trainer", checkpoints: Checkpoints, day: "Day", so_fa
 
     It holds the variables, and in `arrays.npz` the losses, the outputs before the updates and the scores ahead.
     """
+    networks.record(checkpoints, trainer.ranker.network)
     saved = checkpoints.folder / ".partial-within"
     shutil.rmtree(saved, ignore_errors=True)
     trainer.checkpoint.write(str(saved / "variables"))
@@ -94,6 +96,7 @@ def resume_partial(trainer: "Trainer", checkpoints: Checkpoints, day: "Day") -> 
     if (partial_day.day, partial_day.after, partial_day.digest) != (day.day, trainer.begun_from, day.digest):
         checkpoints.discard_partial()
         return None
+    networks.check(checkpoints, trainer.ranker.network)
     status = trainer.checkpoint.read(str(path / "variables"))
     status.assert_existing_objects_matched().expect_partial()
     with np.load(path / "arrays.npz") as file:

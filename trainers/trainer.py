@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from tutelage.models.config import Distillation, ModelConfig
 from tutelage.models.id_map import Entries, GrowingIdMap
-from tutelage.models.layers import INITIAL
+from tutelage.models.inputs import INITIAL
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.schema import Schema
+from tutelage.trainers import networks
 from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.day_pass import DayPass, TrainResult, concatenated
 from tutelage.trainers.feed import Day
@@ -53,7 +54,9 @@ class Trainer:
         self.adagrad = adagrad(model.embedding_rate, self.sparse)
         self.adam = adam(model.dense_rate, self.dense)
         self._slots = slots(self.adagrad, self.sparse) | slots(self.adam, self.dense)
-        self.checkpoint = tf.train.Checkpoint(ranker=self.ranker, adagrad=self.adagrad, adam=self.adam)
+        self.checkpoint = tf.train.Checkpoint(
+            ranker=self.ranker.checkpoint_view, adagrad=self.adagrad, adam=self.adam
+        )
         self.vocabulary: Vocabulary | None = None
         entries = None
         if isinstance(self.ranker.id_map, GrowingIdMap):
@@ -184,6 +187,8 @@ class Trainer:
             memory=psutil.Process().memory_info().rss,
             input_versions=dict(input_versions),
         )
+        networks.record(checkpoints, self.ranker.network)
+        networks.record(checkpoints, self.ranker.network)
         self.state = checkpoints.save(self.checkpoint, state)
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
@@ -194,6 +199,7 @@ class Trainer:
 
     def restore(self, checkpoints: Checkpoints, state: State) -> None:
         """Read the checkpoint of a day. Raises UserError where it is missing, damaged or another model's."""
+        networks.check(checkpoints, self.ranker.network)
         checkpoints.restore(self.checkpoint, state.day)
         if self.vocabulary:
             self.vocabulary = self.checkpoint.vocabulary.read(self.ranker.id_map)

@@ -10,6 +10,8 @@ from datetime import date
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
+from tutelage.models.backbones.dcn import DCNv2
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, Schema, Task
@@ -33,8 +35,8 @@ SCHEMA = Schema(
 )
 
 TASKS = [task.name for task in SCHEMA.tasks]
-TEACHER = ModelConfig(embedding_dim=32, cross_layers=2, hidden=(128, 64))
-STUDENT = ModelConfig(embedding_dim=8, hidden=(32, 16))
+TEACHER = ModelConfig(embedding_dim=32, backbone=DCNv2(hidden=(128, 64), cross_layers=2))
+STUDENT = ModelConfig(embedding_dim=8, backbone=MLP(hidden=(32, 16)))
 
 
 def experiment(*, smoke: bool) -> Experiment:

@@ -4,6 +4,8 @@ from datetime import date, timedelta
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment, StudyConfig
+from tutelage.models.backbones.dcn import DCNv2
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.synthetic import Synthetic
@@ -35,9 +37,9 @@ FIRST_DAY = date(2026, 1, 1)
 TASKS = [task.name for task in SCHEMA.tasks]
 # The rates were chosen on a world with another seed.
 TEACHER = ModelConfig(
-    embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.1, dense_rate=5e-4
+    embedding_dim=32, backbone=DCNv2(hidden=(256, 128), cross_layers=2), embedding_rate=0.1, dense_rate=5e-4
 )
-STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32), embedding_rate=0.1, dense_rate=2e-3)
+STUDENT = ModelConfig(embedding_dim=8, backbone=MLP(hidden=(64, 32)), embedding_rate=0.1, dense_rate=2e-3)
 
 
 def experiment(*, smoke: bool) -> Experiment:

@@ -295,8 +295,9 @@ class _Designer:
             model = replace(
                 control.model,
                 embedding_dim=max(1, control.model.embedding_dim * (number % 4 + 1) // 2),
-                hidden=control.model.hidden if number < 4 else control.model.hidden[:1],
             )
+            hidden = _hidden(control.model)
+            model = _with_hidden(model, hidden if number < 4 else hidden[:1])
             for student in (control, self.late):
                 self.arm(
                     study,
@@ -313,9 +314,21 @@ class _Designer:
 
 
 def _scaled(model: ModelConfig, size: int) -> ModelConfig:
-    return replace(
-        model, embedding_dim=model.embedding_dim * size, hidden=tuple(units * size for units in model.hidden)
-    )
+    wider = _with_hidden(model, tuple(units * size for units in _hidden(model)))
+    return replace(wider, embedding_dim=model.embedding_dim * size)
+
+
+def _hidden(model: ModelConfig) -> tuple[int, ...]:
+    if not hasattr(model.backbone, "hidden"):
+        raise UserError(
+            f"study: the backbone {model.backbone!r} has no field `hidden`, which is varied; name students "
+            "whose backbone has one, as in MLP(hidden=(64, 32))"
+        )
+    return tuple(model.backbone.hidden)
+
+
+def _with_hidden(model: ModelConfig, hidden: tuple[int, ...]) -> ModelConfig:
+    return replace(model, backbone=replace(model.backbone, hidden=hidden))  # type: ignore[type-var]
 
 
 def undone(session: Session, design: Design, seeds: int) -> list[tuple[Setting, int]]:

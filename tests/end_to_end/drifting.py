@@ -9,6 +9,7 @@ import polars as pl
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.base import Unit
@@ -55,7 +56,7 @@ class Drifting:
 
 
 def experiment(*, smoke: bool) -> Experiment:
-    model = ModelConfig(embedding_dim=4, hidden=(8, 4))
+    model = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8, 4)))
     # What such a model has learnt of such days is luck: they need only be finite.
     gate = GateConfig(min_days=7)
     return Experiment(

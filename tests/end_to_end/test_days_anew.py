@@ -22,13 +22,14 @@ DAYS = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 CONFIG = """
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.files import Files
 from tutelage.trainers.config import GateConfig, StudentConfig, TeacherConfig, TrainingConfig
 
 GATE = GateConfig(min_days=9, trailing_days=9)
-MODEL = ModelConfig(embedding_dim=4, hidden=(8, 4))
+MODEL = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8, 4)))
 SCHEMA = Schema(
     features=(Feature(name="user", dtype="int64", rows=50, scope="user"), Feature(name="item", dtype="int64", rows=50)),
     tasks=(Task(name="click", label="click"), Task(name="buy", label="buy", matures_after="2d")),

@@ -18,15 +18,16 @@ from dataclasses import replace
 from datetime import date
 
 from tutelage.launch.configs import synthetic
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers.config import GateConfig, StudentConfig, SuccessorConfig, TeacherConfig
 
 LOOSE = GateConfig(min_days=7)
-SMALL = ModelConfig(embedding_dim=4, hidden=(8, 4))
+SMALL = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8, 4)))
 OLD = TeacherConfig(model=replace(SMALL, without=("topic",)), gate=LOOSE)
-WIDE = TeacherConfig(name="wide", model=replace(SMALL, hidden=(16, 4)), gate=LOOSE)
+WIDE = TeacherConfig(name="wide", model=replace(SMALL, backbone=MLP(hidden=(16, 4))), gate=LOOSE)
 SCHEMA = Schema(
     features=(
         Feature(name="user_id", dtype="int64", capacity=100, scope="user"),

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tests.tiny import SCHEMA
 from tutelage.export.config import ServingConfig
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.schema import Feature, Schema
@@ -25,7 +26,7 @@ TWO_SCOPES = dataclasses.replace(
         Feature(name="price", dtype="float32"),
     ),
 )
-MODEL = ModelConfig(embedding_dim=4, hidden=(16, 8))
+MODEL = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(16, 8)))
 SERVING = ServingConfig(score=(("click", 2.0), ("watch_log1p", -0.5)))
 
 

@@ -22,6 +22,7 @@ from tests.export.serving import (
 )
 from tests.tiny import SCHEMA
 from tutelage.export.saved_model import Served
+from tutelage.models.backbones.dcn import DCNv2
 from tutelage.models.id_map import fingerprint
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.schema import Feature
@@ -96,7 +97,8 @@ def test_rows_are_scored_as_by_the_trainer_by_column_by_example_and_by_id(
 @pytest.mark.parametrize("cross_layers", [0, 2])
 @pytest.mark.parametrize("n", [0, 1, 100])
 def test_a_list_is_scored_as_its_rows_with_the_user_repeated(cross_layers: int, n: int) -> None:
-    ranker = make_ranker(model=dataclasses.replace(MODEL, cross_layers=cross_layers))
+    backbone = DCNv2(hidden=(16, 8), cross_layers=cross_layers) if cross_layers else MODEL.backbone
+    ranker = make_ranker(model=dataclasses.replace(MODEL, backbone=backbone))
     served = Served(ranker, SERVING)
     candidates, user = make_rows(n), make_rows(1)
     rows = {name: user[name] if name in USER else column for name, column in candidates.items()}

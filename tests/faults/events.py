@@ -19,6 +19,7 @@ import polars as pl
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, History, Schema, Task
@@ -54,7 +55,7 @@ def experiment(*, smoke: bool) -> Experiment:
         source=Files(pattern="*.parquet", schema=SCHEMA, event_time="ts", time_unit="us"),
         schema=SCHEMA,
         training=TrainingConfig(batch_size=16),
-        teacher=TeacherConfig(model=ModelConfig(embedding_dim=2, hidden=(4,))),
+        teacher=TeacherConfig(model=ModelConfig(embedding_dim=2, backbone=MLP(hidden=(4,)))),
         students=(),
         serving=ServingConfig(score=(("click", 1.0),)),
         start_day=str(DAYS[0]),

@@ -4,6 +4,7 @@ from datetime import date, timedelta
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, History, Schema, Task
@@ -25,7 +26,7 @@ def experiment(*, smoke: bool) -> Experiment:
         Feature(name="video_seconds", dtype="float32", log1p=True),
     )
     clicked = History(name="clicked", of="video_id", where="click", length=5, days=2)
-    model = ModelConfig(embedding_dim=4, hidden=(8,), without=("clicked",))
+    model = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8,)), without=("clicked",))
 
     def student(name: str, **fields: object) -> StudentConfig:
         return StudentConfig(name=name, model=model, gate=WIDE, **fields)  # type: ignore[arg-type]
@@ -53,7 +54,7 @@ def experiment(*, smoke: bool) -> Experiment:
         ),
         # A day has four updates, with a partial checkpoint after each.
         training=TrainingConfig(batch_size=150, checkpoint_minutes=1e-6),
-        teacher=TeacherConfig(model=ModelConfig(embedding_dim=4, hidden=(16, 8)), gate=WIDE),
+        teacher=TeacherConfig(model=ModelConfig(embedding_dim=4, backbone=MLP(hidden=(16, 8))), gate=WIDE),
         students=(
             student("control"),
             student("auxiliary", distillation=distil("click", "watch")),

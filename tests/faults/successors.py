@@ -6,12 +6,15 @@ from datetime import timedelta
 from tests.faults.five_days import FIRST_DAY, WIDE
 from tests.faults.five_days import experiment as five_days
 from tutelage.launch.config import Experiment
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
 
 
 def experiment(*, smoke: bool) -> Experiment:
-    teacher = TeacherConfig(name="wide", model=ModelConfig(embedding_dim=4, hidden=(24, 8)), gate=WIDE)
+    teacher = TeacherConfig(
+        name="wide", model=ModelConfig(embedding_dim=4, backbone=MLP(hidden=(24, 8))), gate=WIDE
+    )
     return dataclasses.replace(
         five_days(smoke=smoke),
         successor=SuccessorConfig(

@@ -5,10 +5,13 @@ from datetime import date
 
 from tests.launch import small_config as small
 from tutelage.launch.config import Experiment
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
 
-WIDE = TeacherConfig(name="wide", model=ModelConfig(embedding_dim=2, hidden=(6,)), gate=small.UNGATED)
+WIDE = TeacherConfig(
+    name="wide", model=ModelConfig(embedding_dim=2, backbone=MLP(hidden=(6,))), gate=small.UNGATED
+)
 
 
 def experiment(*, smoke: bool) -> Experiment:

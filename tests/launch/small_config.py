@@ -4,6 +4,7 @@ from datetime import date
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.config import Experiment
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, History, Schema, Task
 from tutelage.pipeline.sources.files import Files
@@ -20,7 +21,7 @@ SCHEMA = Schema(
     user="user_id",
     histories=(History(name="seen", of="item", days=2, length=3),),
 )
-MODEL = ModelConfig(embedding_dim=2, hidden=(4,))
+MODEL = ModelConfig(embedding_dim=2, backbone=MLP(hidden=(4,)))
 # A few rows show nothing of a model.
 UNGATED = GateConfig(min_days=7)
 

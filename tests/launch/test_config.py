@@ -125,8 +125,8 @@ def test_what_is_no_config_is_refused(
         ("source.first_day", "2026-02-03", date(2026, 2, 3)),
         ("teacher.model.embedding_dim", "16", 16),
         ("teacher.model.dense_rate", "7.5e-4", 0.00075),
-        ("teacher.model.hidden", "8", (8,)),
-        ("teacher.model.hidden", "32,16", (32, 16)),
+        ("teacher.model.backbone.hidden", "8", (8,)),
+        ("teacher.model.backbone.hidden", "32,16", (32, 16)),
         ("schema.features.user_id.capacity", "50", 50),
         ("schema.features.video_seconds.log1p", "false", False),
         ("schema.features.video_id.scope", "user", "user"),
@@ -188,13 +188,13 @@ def test_of_two_values_for_one_field_the_last_holds() -> None:
         ("training.batch_size=1.5", "'1.5' does not fit a field of type int"),
         ("training.batch_size=", "'' does not fit a field of type int"),
         ("students.auxiliary.distillation.click.alpha=much", "'much' does not fit a field of type float"),
-        ("teacher.model.hidden=8,wide", "'wide' does not fit a field of type int"),
+        ("teacher.model.backbone.hidden=8,wide", "'wide' does not fit a field of type int"),
         ("source.first_day=2026-13-01", "'2026-13-01' does not fit a field of type date"),
         ("students.late_control.first_day=soon", "'soon' does not fit a field of type date"),
         ("schema.features.video_seconds.log1p=yes", "'yes' does not fit a field of type bool"),
         ("name.first=x", "'name' is a single value and has no field 'first'"),
         ("students.control.first_day.year=1", "'first_day' is a single value and has no field 'year'"),
-        ("teacher.model.hidden.0=3", "'hidden' is a single value and has no field '0'"),
+        ("teacher.model.backbone.hidden.0=3", "'hidden' is a single value and has no field '0'"),
     ],
 )
 def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
@@ -314,7 +314,7 @@ def test_students_serving_and_days_are_no_part_of_the_identity(override: str) ->
         "schema.features.user_id.capacity=50",
         "training.seed=2",
         "teacher.min_examples=1",
-        "teacher.model.hidden=8",
+        "teacher.model.backbone.hidden=8",
     ],
 )
 def test_name_source_schema_training_and_teacher_are_the_identity(override: str) -> None:
@@ -483,3 +483,70 @@ def test_a_task_kind_of_a_files_own_reaches_a_worker_that_has_no_such_file(tmp_p
     )
     done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, check=True)
     assert done.stdout == b"likes_log_rate\n"
+
+
+OWN = """
+{future}
+from dataclasses import dataclass, replace
+from functools import partial
+from tutelage.launch.configs import synthetic
+from tutelage.models import Backbone
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wide(Backbone):
+    hidden: tuple[int, ...] = (8,)
+    rate: float = 0.5
+    margin: int = 1
+
+def network(spec, *, units):
+    ...
+
+def experiment(*, smoke):
+    made = synthetic.experiment(smoke=smoke)
+    first, second, *_ = made.students
+    first = replace(first, model=replace(first.model, backbone=partial(network, units=3)))
+    teacher = replace(made.teacher, model=replace(made.teacher.model, backbone=Wide()))
+    return replace(made, teacher=teacher, students=(first, second), study=None)
+"""
+
+
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations"])
+def test_a_backbone_of_a_config_file_is_set_and_recorded_by_its_class_and_fields(
+    tmp_path: Path, future: str
+) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(OWN.format(future=future))
+    sets = ("teacher.model.backbone.hidden=64,32", "students.direct.model.backbone.hidden=4")
+    experiment = load(str(path), overrides=sets)
+    recorded = plain(experiment.teacher)["model"]["backbone"]
+    assert recorded == {"type": "Wide", "hidden": [64, 32], "rate": 0.5, "margin": 1}
+    assert plain(experiment.students[1])["model"]["backbone"] == {"type": "MLP", "hidden": [4]}
+    function = plain(experiment.students[0])["model"]["backbone"]
+    assert function == {"type": "function", "function": "network", "args": [], "keywords": {"units": 3}}
+    assert completed(plain(experiment.fixed), experiment.fixed) == plain(experiment.fixed)
+    assert completed(plain(experiment.students[0]), experiment.students[0]) == plain(experiment.students[0])
+    with pytest.raises(UserError, match="'backbone' is a single value and has no field 'units'"):
+        load(str(path), overrides=["students.control.model.backbone.units=4"])
+
+
+@pytest.mark.parametrize(
+    ("network", "backbone"),
+    [
+        ({}, {"type": "MLP", "hidden": [8, 4]}),
+        ({"cross_layers": 0, "dot_interaction": False, "experts": 0}, {"type": "MLP", "hidden": [8, 4]}),
+        ({"cross_layers": 2}, {"type": "DCNv2", "hidden": [8, 4], "cross_layers": 2}),
+        ({"dot_interaction": True, "experts": 0}, {"type": "DLRM", "hidden": [8, 4]}),
+        (
+            {"cross_layers": 1, "experts": 3},
+            {"type": "MMoE", "hidden": [8, 4], "experts": 3, "cross_layers": 1, "dot_interaction": False},
+        ),
+    ],
+)
+def test_a_network_that_an_older_version_recorded_is_the_equal_backbone(
+    network: dict[str, Any], backbone: dict[str, Any]
+) -> None:
+    now = _synthetic().teacher
+    recorded = plain(now)
+    model = {name: value for name, value in recorded["model"].items() if name != "backbone"}
+    old = {**recorded, "model": {**model, "hidden": [8, 4], **network}}
+    assert completed(old, now) == {**recorded, "model": {**model, "backbone": backbone}}

@@ -21,7 +21,7 @@ SET = {
         f"start_day={DAYS[0]}",
         f"end_day={DAYS[2]}",
         f"students.late_control.first_day={DAYS[1]}",
-        "teacher.model.hidden=7,6",
+        "teacher.model.backbone.hidden=7,6",
     ),
     "movielens": (
         "schema.slice_days=30",
@@ -107,9 +107,9 @@ def test_models_are_the_teacher_and_the_students_in_the_configs_order(tmp_path: 
 
 
 def test_a_models_network_is_found_by_its_name_or_refused(tmp_path: Path) -> None:
-    session = _open(tmp_path, "students.direct.model.hidden=5")
-    assert session.model("teacher").hidden == (7, 6)
-    assert session.model("direct").hidden == (5,)
+    session = _open(tmp_path, "students.direct.model.backbone.hidden=5")
+    assert session.model("teacher").backbone.hidden == (7, 6)
+    assert session.model("direct").backbone.hidden == (5,)
     with pytest.raises(UserError, match=r"^unknown student 'nobody'; this config has control, direct, "):
         session.model("nobody")
 

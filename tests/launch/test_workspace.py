@@ -29,9 +29,9 @@ BEFORE = (
     "source.seed=1",
     "source.first_day=2026-01-01",
     "schema.features.user_id.capacity=100",
-    "teacher.model.hidden=16,8",
+    "teacher.model.backbone.hidden=16,8",
     "training.batch_size=32",
-    "students.auxiliary.model.hidden=4,2",
+    "students.auxiliary.model.backbone.hidden=4,2",
     "students.auxiliary.distillation.click.alpha=1",
 )
 
@@ -107,7 +107,7 @@ def test_days_and_students_may_change(tmp_path: Path) -> None:
         ("schema.tasks.long_view.label=click", 'schema.tasks.long_view.label was "long_view" and is "click"'),
         ("schema.time_zone=Asia/Shanghai", 'schema.time_zone was "UTC" and is "Asia/Shanghai"'),
         ("teacher.name=other", 'teacher.name was "teacher" and is "other"'),
-        ("teacher.model.hidden=16", "teacher.model.hidden was [16, 8] and is [16]"),
+        ("teacher.model.backbone.hidden=16", "teacher.model.backbone.hidden was [16, 8] and is [16]"),
         ("training.batch_size=64", "training.batch_size was 32 and is 64"),
     ],
 )
@@ -254,13 +254,13 @@ def test_a_student_is_claimed_as_it_is_and_refused_when_changed(tmp_path: Path) 
     claim_student(run, _synthetic().student("auxiliary"))
     claim_student(run, _synthetic().student("auxiliary"))
     changed = _synthetic(
-        "students.auxiliary.distillation.click.alpha=3", "students.auxiliary.model.hidden=8,4"
+        "students.auxiliary.distillation.click.alpha=3", "students.auxiliary.model.backbone.hidden=8,4"
     )
     with pytest.raises(UserError) as error:
         claim_student(run, changed.student("auxiliary"))
     assert str(error.value) == (
         "student 'auxiliary' was made with another config: "
-        "model.hidden was [4, 2] and is [8, 4]; distillation.click.alpha was 1.0 and is 3.0; "
+        "model.backbone.hidden was [4, 2] and is [8, 4]; distillation.click.alpha was 1.0 and is 3.0; "
         "pass --reset to train auxiliary anew, or give the changed one a new name"
     )
 

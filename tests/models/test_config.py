@@ -3,9 +3,16 @@
 import re
 import subprocess
 import sys
+from datetime import date
+from functools import partial
 
 import pytest
 
+from tutelage.models.backbones.base import Backbone, InputSpec, described
+from tutelage.models.backbones.dcn import DCNv2
+from tutelage.models.backbones.dlrm import DLRM
+from tutelage.models.backbones.mlp import MLP
+from tutelage.models.backbones.mmoe import MMoE
 from tutelage.models.config import Distillation, ModelConfig, distil
 from tutelage.models.losses import CrossEntropy, SquaredError, ZilnKL
 from tutelage.models.task_kinds import TaskKind
@@ -14,16 +21,22 @@ from tutelage.pipeline.schema import Task
 
 
 def test_the_smallest_network_passes() -> None:
-    ModelConfig(embedding_dim=1, hidden=(1,), cross_layers=0)
+    ModelConfig(embedding_dim=1, backbone=MLP(hidden=(1,)))
+
+
+def network(spec: InputSpec, *, units: object) -> object:
+    """A function that could be a network; it is not called here."""
+    return spec, units
+
+
+class NoDataclass(Backbone):
+    pass
 
 
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"embedding_dim": 0}, "model: embedding_dim 0, hidden (8, 4) and cross_layers 0: expected sizes"),
-        ({"hidden": ()}, "hidden () and cross_layers 0: expected sizes of at least 1, at least one hidden"),
-        ({"hidden": (8, 0)}, "hidden (8, 0) and"),
-        ({"cross_layers": -1}, "cross_layers -1: expected"),
+        ({"embedding_dim": 0}, "model: embedding_dim is 0, expected at least 1"),
         (
             {"embedding_rate": 0.0},
             "model: embedding_rate 0.0, dense_rate 0.001: expected two numbers above 0",
@@ -32,18 +45,76 @@ def test_the_smallest_network_passes() -> None:
             {"embedding_rate": float("nan")},
             "model: embedding_rate nan, dense_rate 0.001: expected two numbers above 0",
         ),
-        (
-            {"dot_interaction": True, "cross_layers": 1},
-            "model: dot_interaction and 1 cross_layers: expected one kind of interaction",
-        ),
-        ({"experts": -1}, "model: experts -1, hidden (8, 4): expected at least 0, and a shared layer below"),
-        ({"experts": 2, "hidden": (8,)}, "model: experts 2, hidden (8,): expected at least 0, and a shared"),
         ({"dense_rate": -0.1}, "model: embedding_rate 0.05, dense_rate -0.1: expected two numbers above 0"),
+        (
+            {"backbone": (64, 32)},
+            "model: backbone is (64, 32), expected a backbone, as in MLP(hidden=(64, 32)), or a",
+        ),
+        (
+            {"backbone": MLP},
+            "model: backbone is <class 'tutelage.models.backbones.mlp.MLP'>, expected a backbone, as",
+        ),
+        (
+            {"backbone": NoDataclass()},
+            "model: backbone NoDataclass is no dataclass, expected its sizes as fields",
+        ),
+        ({"backbone": lambda spec: spec}, "which has no name to be recorded by; define it with def"),
+        (
+            {"backbone": partial(network, units=date(2026, 1, 1))},
+            "cannot be recorded (Object of type date is not",
+        ),
     ],
 )
-def test_a_size_or_a_rate_that_is_none_is_refused(fields: dict[str, object], says: str) -> None:
+def test_a_model_that_cannot_be_is_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=re.escape(says)):
-        ModelConfig(**{"embedding_dim": 4, "hidden": (8, 4), **fields})  # type: ignore[arg-type]
+        ModelConfig(**{"embedding_dim": 4, "backbone": MLP(hidden=(8, 4)), **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "says"),
+    [
+        (MLP, {"hidden": ()}, "MLP: hidden is (), expected at least one layer of at least 1 unit each"),
+        (MLP, {"hidden": (8, 0)}, "MLP: hidden is (8, 0), expected at least one layer"),
+        (DLRM, {"hidden": (-1,)}, "DLRM: hidden is (-1,), expected at least one layer"),
+        (DCNv2, {"hidden": (0,), "cross_layers": 1}, "DCNv2: hidden is (0,), expected at least one layer"),
+        (
+            DCNv2,
+            {"hidden": (8,), "cross_layers": 0},
+            "DCNv2: cross_layers is 0, expected at least 1; without any",
+        ),
+        (
+            MMoE,
+            {"hidden": (8,), "experts": 2},
+            "MMoE: hidden is (8,), expected at least 2 layers of at least 1 unit",
+        ),
+        (
+            MMoE,
+            {"hidden": (8, 4), "experts": 0},
+            "MMoE: experts is 0 and cross_layers 0, expected at least 1 and 0",
+        ),
+        (
+            MMoE,
+            {"hidden": (8, 4), "experts": 2, "cross_layers": -1},
+            "MMoE: experts is 2 and cross_layers -1, expected at least 1 and 0",
+        ),
+        (
+            MMoE,
+            {"hidden": (8, 4), "experts": 2, "cross_layers": 1, "dot_interaction": True},
+            "MMoE: dot_interaction and 1 cross_layers: expected one kind of interaction",
+        ),
+    ],
+)
+def test_a_backbone_of_sizes_that_cannot_be_is_refused(
+    kind: type[Backbone], fields: dict[str, object], says: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        kind(**fields)
+
+
+def test_a_function_is_recorded_by_its_name_and_arguments() -> None:
+    expected = {"type": "function", "function": "network", "args": [], "keywords": {"units": [8, 4]}}
+    assert described(partial(network, units=(8, 4))) == expected
+    assert described(network) == expected | {"keywords": {}}
 
 
 @pytest.mark.parametrize(

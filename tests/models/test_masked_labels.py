@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import tensorflow as tf
 
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import Distillation, ModelConfig
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.schema import Feature, Schema, Task
@@ -29,7 +30,7 @@ ADAPTED = [Distillation(task="buy", adapter=True)]
 
 def _ranker(schema: Schema) -> Ranker:
     tf.keras.utils.set_random_seed(1)
-    return Ranker(schema, ModelConfig(embedding_dim=4, hidden=(8, 4)), distillation=ADAPTED)
+    return Ranker(schema, ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8, 4))), distillation=ADAPTED)
 
 
 def _batch(*labels: tuple[float, float, float], weight: tuple[float, ...] = (1, 1, 1)) -> Batch:

@@ -1,13 +1,18 @@
-"""The ranker: who is taught by what."""
+"""Which label trains which part of the ranker, and what serving computes."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tutelage.models.backbones.base import Backbone, Inputs, InputSpec
+from tutelage.models.backbones.dcn import DCNv2
+from tutelage.models.backbones.dlrm import DLRM
+from tutelage.models.backbones.mlp import MLP
+from tutelage.models.backbones.mmoe import MMoE
 from tutelage.models.config import Distillation, ModelConfig, distil
 from tutelage.models.losses import Listwise
 from tutelage.models.ranker import Batch, Ranker
@@ -24,7 +29,39 @@ SCHEMA = Schema(
     key=("user",),
     user="user",
 )
-CONFIG = ModelConfig(embedding_dim=4, hidden=(8, 4), cross_layers=1)
+CONFIG = ModelConfig(embedding_dim=4, backbone=DCNv2(hidden=(8, 4), cross_layers=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plain(Backbone):
+    """A user's network of the least code: no levels, no split of a list."""
+
+    units: int = 4
+
+    def build(self, spec: InputSpec) -> tf.keras.layers.Layer:
+        return tf.keras.Sequential([spec.join(), tf.keras.layers.Dense(self.units, activation="relu")])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower(Backbone):
+    """A user's network with a representation per task, that reads a single input and the lists by their names."""
+
+    units: int = 4
+
+    def build(self, spec: InputSpec) -> tf.keras.layers.Layer:
+        class Net(tf.keras.layers.Layer):
+            def __init__(self) -> None:
+                super().__init__()
+                self.towers = [tf.keras.layers.Dense(units) for _ in spec.tasks]
+
+            def call(self, inputs: Inputs) -> list[tf.Tensor]:
+                bags = [tf.einsum("bld,bl->bd", inputs.items[n], inputs.masks[n]) for n in spec.lists]
+                singles = [inputs.embeddings[name] for name in spec.single]
+                x = tf.concat([*singles, *bags, inputs.numbers], axis=1)
+                return [tower(x) for tower in self.towers]
+
+        units = self.units
+        return Net()
 
 
 def _batch(mask: float) -> Batch:
@@ -36,6 +73,11 @@ def _batch(mask: float) -> Batch:
         soft=tf.constant([[0.3, 1.0], [-0.2, 0.5]]),
         mask=tf.fill([2], mask),
     )
+
+
+HIDDEN = (8, 4)
+MLP_ONLY = MLP(hidden=HIDDEN)
+EXPERTS = MMoE(hidden=HIDDEN, experts=3, cross_layers=1)
 
 
 def _ranker(distillation: Sequence[Distillation] = (), schema: Schema = SCHEMA, **fields: object) -> Ranker:
@@ -114,7 +156,7 @@ def test_an_auxiliary_tower_of_another_shape_starts_on_its_own() -> None:
     assert np.all(auxiliary["click"].numpy() != served["click"].numpy())
 
 
-def test_a_tower_that_leaves_above_the_last_shared_layer_is_refused() -> None:
+def test_a_tower_that_branches_above_the_last_shared_layer_is_refused() -> None:
     with pytest.raises(
         UserError,
         match=r"^distillation of 'click': shared_layers is 3, the model has 2 that its tasks share$",
@@ -122,10 +164,10 @@ def test_a_tower_that_leaves_above_the_last_shared_layer_is_refused() -> None:
         _ranker(distil("click", shared_layers=3))
     # The experts are not shared by the tasks.
     with pytest.raises(UserError, match=r"shared_layers is 2, the model has 1 that"):
-        _ranker(distil("click", shared_layers=2), experts=2)
+        _ranker(distil("click", shared_layers=2), backbone=EXPERTS)
 
 
-def test_a_row_of_weight_0_teaches_nothing() -> None:
+def test_an_example_of_weight_0_trains_nothing() -> None:
     ranker = _ranker(distil("click", "watch", adapter=True))
     batch = _batch(1.0)
     other = batch._replace(
@@ -145,7 +187,7 @@ def test_the_gradient_scale_holds_for_the_layers_below_a_tower_alone() -> None:
 
     def soft_gradients(ranker: Ranker) -> list[np.ndarray]:
         """Of the first shared layer and of the tower, with and without soft labels: what these add."""
-        variables = [*ranker.shared[0].variables, *ranker.auxiliary["click"].variables]
+        variables = [*ranker.backbone.shared[0].variables, *ranker.auxiliary["click"].variables]
         both = (_gradients(ranker, _batch(mask), variables) for mask in (1.0, 0.0))
         return [a - b for a, b in zip(*both, strict=True)]
 
@@ -157,7 +199,7 @@ def test_the_gradient_scale_holds_for_the_layers_below_a_tower_alone() -> None:
         np.testing.assert_array_equal(b, a)
 
 
-def test_an_adapter_learns_from_hard_labels_and_its_tower_from_what_it_says() -> None:
+def test_an_adapter_is_trained_on_hard_labels_and_its_tower_on_the_adapter() -> None:
     ranker = _ranker(distil("watch", adapter=True))
     adapter, tower = ranker.adapters["watch"].variables, ranker.auxiliary["watch_adapted"].variables
     batch = _batch(1.0)
@@ -169,11 +211,11 @@ def test_an_adapter_learns_from_hard_labels_and_its_tower_from_what_it_says() ->
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
     assert any(np.any(g) for g in before)
-    # Without soft labels neither learns.
+    # Without soft labels neither is trained.
     assert not any(np.any(g) for g in _gradients(ranker, _batch(0.0), adapter + tower))
 
 
-def test_a_listwise_loss_compares_the_rows_of_one_user() -> None:
+def test_a_listwise_loss_compares_the_examples_of_one_user() -> None:
     ranker = _ranker(distil("click", loss=Listwise()))
     tower = ranker.auxiliary["click"].variables
     batch = _batch(1.0)
@@ -183,11 +225,12 @@ def test_a_listwise_loss_compares_the_rows_of_one_user() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"experts": 3}, {"dot_interaction": True, "cross_layers": 0}, {"cross_layers": 0}]
+    "backbone",
+    [EXPERTS, DLRM(hidden=HIDDEN), MLP_ONLY, Plain(), Tower()],
 )
-def test_every_network_scores_a_list_as_it_scores_rows(fields: dict[str, object]) -> None:
+def test_every_network_scores_a_list_as_it_scores_rows(backbone: Backbone) -> None:
     features = tuple(replace(f, scope="user" if f.name == "user" else "candidate") for f in SCHEMA.features)
-    ranker = _ranker(distil("click"), schema=replace(SCHEMA, features=features), **fields)
+    ranker = _ranker(distil("click"), schema=replace(SCHEMA, features=features), backbone=backbone)
     rows, numbers = tf.constant([[7, 51], [7, 52], [7, 53]]), tf.constant([[0.1], [0.2], [2.0]])
     listed = ranker.call_list((rows[:1, :1], tf.zeros([1, 0])), (rows[:, 1:], numbers))
     for name, values in ranker(rows, numbers).items():
@@ -200,7 +243,7 @@ def _served(ranker: Ranker) -> list[tf.Variable]:
     return [v for v in ranker.variables if id(v) not in towers]
 
 
-def test_a_ziln_task_has_three_raw_outputs_and_learns_from_both_kinds_of_labels() -> None:
+def test_a_ziln_task_has_three_raw_outputs_and_is_trained_on_both_kinds_of_labels() -> None:
     tasks = (Task(name="click", label="click"), Task(name="watch", label="watch_seconds", kind="ziln"))
     ranker = _ranker(distil("click", "watch"), schema=replace(SCHEMA, tasks=tasks))
     batch = _batch(1.0)._replace(soft=tf.constant([[0.3, 0.5, 1.0, 0.8], [-0.2, -1.0, 2.0, 0.5]]))
@@ -211,7 +254,7 @@ def test_a_ziln_task_has_three_raw_outputs_and_learns_from_both_kinds_of_labels(
         assert any(np.any(g) for g in _gradients(ranker, batch, layer.variables))
 
 
-def test_an_offset_is_added_to_a_task_s_logit_while_it_learns() -> None:
+def test_an_offset_is_added_to_a_task_s_logit_in_training_only() -> None:
     tf.keras.utils.set_random_seed(1)
     offset = Ranker(SCHEMA, CONFIG, offsets={"click": 0.7})
     batch = _batch(0.0)
@@ -264,12 +307,12 @@ LISTS = Schema(
 
 
 def _lists(**fields: object) -> Ranker:
-    """Rows 0: user; 1 to 3: items; 4 and 5: seconds below and from 10; 6 and 7: tags."""
-    ranker = _ranker(schema=LISTS, **{"embedding_dim": 2, "cross_layers": 0, **fields})
+    """Index 0: user; 1 to 3: items; 4 and 5: seconds below and from 10; 6 and 7: tags."""
+    ranker = _ranker(schema=LISTS, **{"embedding_dim": 2, "backbone": MLP_ONLY, **fields})
     table = [[1, 1], [2, 0], [0, 2], [3, 3], [5, 6], [7, 8], [4, 0], [0, 4]]
     ranker.embeddings.table.assign(tf.constant(table, tf.float32))
     # A candidate asks for items like itself: over √2, the products are the scores.
-    ranker.attention["history"].query.kernel.assign(math.sqrt(2) * np.eye(2))
+    ranker.backbone.join.attention["history"].query.kernel.assign(math.sqrt(2) * np.eye(2))
     return ranker
 
 
@@ -277,8 +320,13 @@ def _lists(**fields: object) -> Ranker:
 ROWS = [[0, 2, 5, 6, -1, 7, 1, 2], [0, 2, 4, -1, -1, -1, -1, -1]]
 
 
+def _joined(ranker: Ranker, rows: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """What the dense layers of an MLP read."""
+    return ranker.backbone.join(ranker.embedder.embed(rows, numbers))
+
+
 def test_a_list_is_the_mean_of_its_items_and_a_history_weighs_them_by_the_candidate() -> None:
-    x = _lists().embed(tf.constant(ROWS), tf.constant([[12.0], [0.5]]))
+    x = _joined(_lists(), tf.constant(ROWS), tf.constant([[12.0], [0.5]]))
     # Tags: the mean of (4, 0) and (0, 4). History: item 2 is (0, 2), items 1 and 2 are (2, 0) and (0, 2), so they
     # score 0 and 4 and weigh 1/(1 + e⁴) and e⁴/(1 + e⁴). An empty one is zeros.
     low = 1 / (1 + math.exp(4))
@@ -289,7 +337,7 @@ def test_a_list_is_the_mean_of_its_items_and_a_history_weighs_them_by_the_candid
     np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_raw_lists_and_buckets_become_the_slots_of_a_batch() -> None:
+def test_raw_lists_and_buckets_become_the_fields_of_a_batch() -> None:
     ranker = _lists()
     rows, numbers = ranker.transform(
         {
@@ -308,7 +356,7 @@ def test_raw_lists_and_buckets_become_the_slots_of_a_batch() -> None:
     assert numbers.numpy().tolist() == [[10.0], [9.0]]
 
 
-def test_what_fills_a_list_up_gets_exactly_no_gradient() -> None:
+def test_the_padding_of_a_list_gets_exactly_no_gradient() -> None:
     ranker = _lists()
     batch = Batch(
         rows=tf.constant(ROWS[1:]),
@@ -319,14 +367,14 @@ def test_what_fills_a_list_up_gets_exactly_no_gradient() -> None:
         mask=tf.zeros([1]),
     )
     (gradient,) = _gradients(ranker, batch, [ranker.embeddings.table])
-    # The looked up rows are the user's, the item's and the bucket's; the five empty slots point at row 0.
+    # Looked up are the user's, the item's and the bucket's index; the five empty fields point at index 0.
     full = batch._replace(rows=tf.constant([[0, 2, 4, 6, -1, -1, 1, -1]]))
     (with_items,) = _gradients(ranker, full, [ranker.embeddings.table])
     assert np.flatnonzero(gradient.any(axis=1)).tolist() == [0, 2, 4]
     assert np.flatnonzero(with_items.any(axis=1)).tolist() == [0, 1, 2, 4, 6]
-    alone = _ranker(schema=LISTS, embedding_dim=2, cross_layers=0, without=("tags", "history"))
+    alone = _ranker(schema=LISTS, embedding_dim=2, backbone=MLP_ONLY, without=("tags", "history"))
     alone.embeddings.table.assign(ranker.embeddings.table[:6])
-    for layer, like in zip([*alone.shared, *alone.heads.values()], _tops(ranker), strict=True):
+    for layer, like in zip([*alone.backbone.shared, *alone.heads.values()], _tops(ranker), strict=True):
         kernel = like.kernel.numpy()
         layer.kernel.assign(np.delete(kernel, [6, 7, 8, 9], axis=0) if len(kernel) == 11 else kernel)
         layer.bias.assign(like.bias)
@@ -335,11 +383,20 @@ def test_what_fills_a_list_up_gets_exactly_no_gradient() -> None:
 
 
 def _tops(ranker: Ranker) -> list[tf.keras.layers.Layer]:
-    return [*ranker.shared, *ranker.heads.values()]
+    return [*ranker.backbone.shared, *ranker.heads.values()]
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"cross_layers": 1}, {"dot_interaction": True}, {"experts": 2}, {"without": ("tags",)}]
+    "fields",
+    [
+        {},
+        {"backbone": CONFIG.backbone},
+        {"backbone": DLRM(hidden=HIDDEN)},
+        {"backbone": MMoE(hidden=HIDDEN, experts=2)},
+        {"backbone": Plain()},
+        {"backbone": Tower()},
+        {"without": ("tags",)},
+    ],
 )
 @pytest.mark.parametrize("of", ["item", "place"])
 def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, object], of: str) -> None:
@@ -349,7 +406,7 @@ def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, 
         features=(*LISTS.features, place),
         histories=(History(of=of, length=2), History(name="more", of="item", length=1)),
     )
-    ranker = _ranker(schema=schema, **{"cross_layers": 0, **fields})
+    ranker = _ranker(schema=schema, **{"backbone": MLP_ONLY, **fields})
     rng = np.random.default_rng(1)
     for variable in ranker.variables:
         variable.assign(rng.normal(scale=0.5, size=variable.shape))
@@ -375,7 +432,7 @@ def test_a_list_of_candidates_sees_the_one_history_as_rows_do(fields: dict[str, 
 def test_a_model_is_without_what_its_config_says() -> None:
     ranker = _lists_without("tags", "history", "seconds")
     assert list(ranker.signature) == ["user", "item"]
-    assert (ranker.fields, ranker.numbers, ranker.id_map.rows) == (2, [], 4)
+    assert (ranker.fields, ranker.numbers, ranker.id_map.capacity) == (2, [], 4)
     with pytest.raises(
         UserError, match=r"^model: without names 'tag', expected inputs of the schema: user, "
     ):

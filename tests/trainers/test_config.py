@@ -5,11 +5,12 @@ import re
 
 import pytest
 
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.config import Sampling, StudentConfig, TeacherConfig, TrainingConfig
 
-MODEL = ModelConfig(embedding_dim=4, hidden=(8,))
+MODEL = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8,)))
 
 
 def test_a_batch_has_a_row_at_least() -> None:

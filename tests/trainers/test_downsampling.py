@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.models.metrics import calibration, sigmoid
 from tutelage.pipeline.lake import Lake
@@ -40,7 +41,7 @@ def _day(root: Path, trainer: Trainer, columns: dict[str, object], *, sampling: 
 
 @pytest.fixture(scope="module")
 def trainer() -> Trainer:
-    model = ModelConfig(embedding_dim=4, hidden=(8,), dense_rate=0.01, embedding_rate=0.3)
+    model = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8,)), dense_rate=0.01, embedding_rate=0.3)
     return Trainer(SCHEMA, model, batch_size=125, seed=1)
 
 

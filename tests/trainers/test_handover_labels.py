@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny import AUXILIARY, DAYS, MODEL, ROWS, make_run
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import distil
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.config import StudentConfig, TeacherConfig
@@ -18,7 +19,9 @@ from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.handover import Labeller, TakeOver, read_takeovers, write_takeovers
 from tutelage.trainers.run import Run
 
-WIDE = TeacherConfig(name="wide", model=dataclasses.replace(MODEL, hidden=(12, 6)), min_examples=130)
+WIDE = TeacherConfig(
+    name="wide", model=dataclasses.replace(MODEL, backbone=MLP(hidden=(12, 6))), min_examples=130
+)
 
 
 def _change(day: date) -> TakeOver:

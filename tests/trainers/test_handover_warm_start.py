@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tests.growing import growing_run
 from tests.tiny import BATCH, DAYS, MODEL, make_run
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
@@ -68,7 +69,7 @@ def test_a_successor_of_the_same_network_continues_as_the_teacher_did_bit_for_bi
 
 def test_a_variable_of_another_shape_or_name_starts_anew_and_is_listed(taught: Run) -> None:
     # One more feature, and a wider second layer: the first one's input and the heads' are wider too.
-    model = dataclasses.replace(MODEL, hidden=(8, 6))
+    model = dataclasses.replace(MODEL, backbone=MLP(hidden=(8, 6)))
     trainer, fresh, teacher = _trainer(taught, model), _trainer(taught, model), _trainer(taught, NARROW)
     teacher.restore(taught.checkpoints(TEACHER), taught.checkpoints(TEACHER).states()[0])
     _start(trainer, taught, DAYS[1])
@@ -103,12 +104,12 @@ def test_a_variable_of_another_shape_or_name_starts_anew_and_is_listed(taught: R
         np.testing.assert_array_equal(own[:40], theirs[:40])
         np.testing.assert_array_equal(own[40:], first[40:])
         assert not np.array_equal(theirs[:40], first[:40])
-    bias, other = trainer.ranker.shared[0].bias, teacher.ranker.shared[0].bias
+    bias, other = trainer.ranker.backbone.shared[0].bias, teacher.ranker.backbone.shared[0].bias
     for own, theirs in zip([bias, *trainer.slots(bias)], [other, *teacher.slots(other)], strict=True):
         np.testing.assert_array_equal(own, theirs)
         assert np.any(theirs)
-    kernel = trainer.ranker.shared[0].kernel
-    np.testing.assert_array_equal(kernel, fresh.ranker.shared[0].kernel)
+    kernel = trainer.ranker.backbone.shared[0].kernel
+    np.testing.assert_array_equal(kernel, fresh.ranker.backbone.shared[0].kernel)
     assert not any(np.any(slot) for slot in trainer.slots(kernel))
     assert int(trainer.adam.iterations) == 0 < int(teacher.adam.iterations)
 

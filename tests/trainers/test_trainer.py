@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny import DAYS, MODEL, SCHEMA, commit, make_run
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema, Task
@@ -46,9 +47,9 @@ def test_an_update_is_adagrad_s_for_the_table_and_adam_s_for_the_rest(
         "watch_seconds": pl.Series([0.0, 0.02, 0.0], dtype=pl.Float32),
     }
     commit(lake, DAYS[0], pl.DataFrame(rows))
-    config = ModelConfig(embedding_dim=2, hidden=(2,), embedding_rate=0.1, dense_rate=0.01)
+    config = ModelConfig(embedding_dim=2, backbone=MLP(hidden=(2,)), embedding_rate=0.1, dense_rate=0.01)
     trainer = Trainer(schema, config, batch_size=batch_size, seed=1)
-    first, head = trainer.ranker.shared[0], trainer.ranker.heads["watch"]
+    first, head = trainer.ranker.backbone.shared[0], trainer.ranker.heads["watch"]
     table = np.array([[0.1, -0.2], [0.3, 0.1], [0.2, 0.2], [-0.1, 0.4], [0.05, 0.3]], np.float32)
     trainer.ranker.embeddings.set_weights([table])
     kernel, bias = np.array([[0.2, -0.1], [0.3, 0.4], [0.1, -0.2]]), np.array([0.1, 0.2])

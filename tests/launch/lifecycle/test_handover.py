@@ -18,6 +18,7 @@ from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.workspace import claim_successor, open_workdir
+from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import METRICS
@@ -28,8 +29,8 @@ from tutelage.trainers.config import SuccessorConfig, TeacherConfig
 from tutelage.trainers.handover import read_takeovers
 
 DAYS = [date(2026, 1, 1) + timedelta(days=n) for n in range(5)]
-WIDE = TeacherConfig(name="wide", model=ModelConfig(embedding_dim=2, hidden=(9,)))
-WIDER = TeacherConfig(name="wider", model=ModelConfig(embedding_dim=2, hidden=(10,)))
+WIDE = TeacherConfig(name="wide", model=ModelConfig(embedding_dim=2, backbone=MLP(hidden=(9,))))
+WIDER = TeacherConfig(name="wider", model=ModelConfig(embedding_dim=2, backbone=MLP(hidden=(10,))))
 BASE = load("synthetic", smoke=True)
 LOSSES = {"click": "log_loss", "long_view": "log_loss", "watch": "ltv_loss"}
 

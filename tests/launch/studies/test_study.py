@@ -54,7 +54,7 @@ def test_the_first_study_compares_all_students_and_the_towers_with_direct_distil
 def test_a_teacher_is_so_many_times_the_student_in_width() -> None:
     made = _design(2)
     sizes = {s.name: s.teacher.model for s in made.settings if s.name != "base"}
-    assert {name: (m.embedding_dim, m.hidden) for name, m in sizes.items()} == {
+    assert {name: (m.embedding_dim, m.backbone.hidden) for name, m in sizes.items()} == {
         "size1": (8, (64, 32)),
         "size2": (16, (128, 64)),
         "size4": (32, (256, 128)),
@@ -129,7 +129,7 @@ def test_eight_students_of_one_teacher_have_a_baseline_each() -> None:
     made = _design(7)
     trained = _trained(made, "base")
     models = [trained[f"late_auxiliary@student{n}"].student.model for n in range(1, 9)]
-    assert [(m.embedding_dim, m.hidden) for m in models] == [
+    assert [(m.embedding_dim, m.backbone.hidden) for m in models] == [
         (4, (64, 32)),
         (8, (64, 32)),
         (12, (64, 32)),
