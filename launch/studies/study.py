@@ -19,8 +19,9 @@ import polars as pl
 from tutelage.launch.config import Experiment, StudyConfig, plain
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.studies import facts as study_facts
-from tutelage.launch.studies import pages as study_pages
 from tutelage.launch.studies import statistics as study_stats
+from tutelage.launch.studies.pages import results_html, results_markdown
+from tutelage.launch.studies.results import StudyResults
 from tutelage.launch.studies.statistics import Arm
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
@@ -489,7 +490,7 @@ def compare(session: Session, design: Design, seeds: int) -> tuple[pl.DataFrame,
     return pl.concat(comparisons), means
 
 
-def results(session: Session, design: Design, studies: Sequence[int], seeds: int) -> study_pages.StudyResults:
+def results(session: Session, design: Design, studies: Sequence[int], seeds: int) -> StudyResults:
     """What the units that are done show, and the command that shows it again."""
     settings = session.settings
     comparisons, facts = compare(session, design, seeds)
@@ -497,7 +498,7 @@ def results(session: Session, design: Design, studies: Sequence[int], seeds: int
     flags += [f"--raw_dir={settings.raw_dir}"] if settings.raw_dir else []
     flags += ["--smoke"] if settings.smoke else []
     flags += [f"--studies={number}" for number in studies] + [f"--set={text}" for text in settings.overrides]
-    return study_pages.StudyResults(
+    return StudyResults(
         experiment=session.experiment.name,
         comparisons=comparisons,
         facts=facts,
@@ -508,14 +509,14 @@ def results(session: Session, design: Design, studies: Sequence[int], seeds: int
     )
 
 
-def write(session: Session, found: study_pages.StudyResults) -> Path:
+def write(session: Session, found: StudyResults) -> Path:
     """The tables as Delta, all as Markdown and as an HTML page; returns the page's path."""
     root = session.run.root / "study"
     for name, frame in (("comparisons", found.comparisons), ("facts", found.facts)):
         frame.write_delta(root / name, mode="overwrite", delta_write_options={"schema_mode": "overwrite"})
     for name, text in (
-        ("results.md", study_pages.results_markdown(found)),
-        ("results.html", study_pages.results_html(found)),
+        ("results.md", results_markdown(found)),
+        ("results.html", results_html(found)),
     ):
         with atomic_write(root / name) as partial:
             partial.write_text(text, "utf-8")
