@@ -135,7 +135,7 @@ class Results:
         return [(t, m) for t, m in columns if not (brief and t in binary[1:] and m in dropped)]
 
     def means(self, last_days: int) -> dict[tuple[str, str, str], float | None]:
-        """Return (model, task, metric) → plain mean over the run's last `last_days` days, of those the model has."""
+        """Return (model, task, metric) → plain mean over those of the run's last days that the model has."""
         recent = self.values.filter(pl.col("day").is_in(self.days[-last_days:]))
         means = recent.group_by("model", "task", "metric").agg(pl.col("value").mean())
         return {(model, task, metric): value for model, task, metric, value in means.iter_rows()}
@@ -150,8 +150,8 @@ class Results:
         if not self.days:
             return "No model has been trained yet."
         count = len(self.days[-last_days:])
-        text = f"Plain mean over the last {count} days ({self.span(last_days)}), of those that a model has."
-        text = text.replace("last 1 days", "last 1 day")
+        days = "day" if count == 1 else "days"
+        text = f"Plain mean over the last {count} {days} ({self.span(last_days)}) that a model has."
         text += " Every day is scored before the model is trained on it."
         text += " Better: higher AUC, lower loss, calibration near 1."
         if self.baselines:

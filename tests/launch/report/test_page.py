@@ -20,7 +20,7 @@ from tutelage.trainers.checkpoints import State
 
 
 def _metrics(rows: Iterable[tuple[str, str, str, dict[int, float]]]) -> pl.DataFrame:
-    """From (model, task, metric, value by day of May 2024)."""
+    """Return metrics from (model, task, metric, value by day of May 2024)."""
     long = [
         ("r", date(2024, 5, day), task, metric, "", "day_ahead" if task else "pre_update", value, 1000, model)
         for model, task, metric, values in rows
@@ -56,7 +56,7 @@ def _page(path: Path, **changes: Any) -> str:
 
 
 def _rows(page: str) -> list[list[str]]:
-    """The texts of the cells of each row of each table."""
+    """Return the cells of each row of each table, as text."""
     rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
     cells = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows)
     return [[html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in row] for row in cells]
@@ -169,7 +169,7 @@ def test_errors_come_first(tmp_path):
     assert ["2024-05-04", "110", "100", "9", "9", "no"] in _rows(page)
 
 
-def test_the_last_day_stands_beside_at_most_seven_days_before_it(tmp_path):
+def test_the_last_day_is_compared_with_at_most_seven_days_before_it(tmp_path):
     auc = {1: 0.1, **dict.fromkeys(range(2, 8), 0.7), 8: 0.77, 9: 0.8}
     counts = _counts(*((day, 90, 90, None, 0) for day in range(1, 9)), (9, 80, 80, None, 0))
     rows = _rows(
@@ -224,7 +224,7 @@ def test_every_chart_has_a_label_and_a_caption(page):
     ] * 3
 
 
-def test_a_difference_says_from_whose_loss(tmp_path):
+def test_a_difference_names_the_baselines(tmp_path):
     page = html.unescape(_page(tmp_path, baselines={"b": "a", "late": "late_control", "c": "a"}))
     against = "b, c against a; late against late_control"
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
@@ -237,12 +237,12 @@ def _ticks(page: str, label: str) -> list[str]:
     return re.findall(r">(\d[\d.%km-]*)</text>", chart[: chart.index("</svg>")])
 
 
-def test_label_coverage_is_drawn_from_none_to_all(page):
+def test_label_coverage_is_drawn_from_0_to_100_percent(page):
     ticks = _ticks(page, "Soft label coverage")
     assert [tick for tick in ticks if "%" in tick] == ["0%", "20%", "40%", "60%", "80%", "100%"]
 
 
-def test_rows_are_drawn_in_whole_numbers_and_none_dropped_is_not_drawn(tmp_path):
+def test_rows_are_drawn_in_whole_numbers_and_dropped_rows_only_if_there_are_any(tmp_path):
     page = _page(tmp_path, counts=_counts((1, 2000, 1999, "duplicate", 1), (2, 900, 900, None, 0)))
     ticks = _ticks(page, "rows kept and rows dropped by reason")
     # Of the kept, then the days, then of the dropped.
@@ -289,7 +289,7 @@ def test_a_page_is_drawn_with_little_data_and_with_many_models(tmp_path, rows):
 
 
 def _states(**memory: int) -> dict[str, list[State]]:
-    """Of each model, by its memory on the days of `METRICS_OF_TWO`, megabytes; 0: it was not recorded."""
+    """Return states by model, from its memory in megabytes on the days of `METRICS_OF_TWO`; 0: not recorded."""
     return {
         model: [
             State(day=date(2024, 5, day), step=day, examples=day, rows=1, memory=value * 10**6)
@@ -304,7 +304,7 @@ def _chart(page: str, label: str) -> str:
 
 
 def _heights(chart: str, colour: str) -> list[float]:
-    """Of the line's points, from the top of the chart."""
+    """Return the height of each point of a line, from the top of the chart."""
     paths = re.findall(rf'<path d="([^"]*)"[^>]*stroke: {colour}; stroke-width: 1.6', chart)
     line = next(path for path in paths if "L" in path)  # Not a marker; a legend comes later.
     return [float(y) for y in re.findall(r"[ML] \S+ (\S+)", line)]

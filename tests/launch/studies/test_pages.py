@@ -32,7 +32,7 @@ def _row(
     group: str = "",
     **figures: _Interval | None,
 ) -> dict[str, Any]:
-    """One row of `compare`; each figure is its value and the two ends of its interval."""
+    """Return a row of `compare`; each figure is its value and the two ends of its interval."""
     row = {**dict.fromkeys(COMPARISONS), "study": study, "arm": arm, "baseline": baseline, "task": task}
     row |= {"loss": loss, "x": x, "group": group, "rows": 12345, "seeds": 5}
     for name, interval in figures.items():
@@ -42,7 +42,7 @@ def _row(
 
 
 def _curve(**deltas: _Interval) -> list[dict[str, Any]]:
-    """Students of teachers `x1`, `x2`, …"""
+    """Return the comparisons of the students of teachers `x1`, `x2`, …"""
     return [
         _row(f"late@{name}", "click", "none", study=SIZES, x=int(name[1:]), group="late", delta=delta)
         for name, delta in deltas.items()
@@ -74,7 +74,9 @@ FACTS = pl.DataFrame(
     [
         ("none", "click", "auc", 0.7254),
         ("aux", "click", "auc", 0.7269),
-        ("aux", "click", "leakage_slope", 0.125),
+        ("aux", "click", "leakage", 0.125),
+        ("aux", "click", "leakage_low", 0.1),
+        ("aux", "click", "leakage_high", 0.15),
         ("aux", "click", "gini", float("nan")),
         ("aux", "watch", "auc", 0.9),
         ("none", "", "seconds", 2.04),
@@ -290,11 +292,12 @@ def test_it_has_the_style_of_the_report(page):
 
 def test_the_second_table_is_of_the_first_binary_task_and_leaves_out_what_no_arm_has() -> None:
     heads, rows = _results(ROWS).facts_of([row for row in ROWS if row["arm"] in ("none", "aux")])
-    assert heads == ["click of", "AUC", "leakage slope", "seconds"]
-    assert rows == [["none", "0.7254", "–", "2.0"], ["aux", "0.7269", "0.1250", "3.1"]]
-    assert "| `aux` | 0.7269 | 0.1250 | 3.1 |" in results_markdown(_results(ROWS))
-    assert '<th scope="row">aux</th><td>0.7269</td><td>0.1250</td><td>3.1</td>' in results_html(
-        _results(ROWS)
+    assert heads == ["click of", "AUC", "leakage", "seconds"]
+    assert rows == [["none", "0.7254", "–", "2.0"], ["aux", "0.7269", "0.1250 (0.1000 to 0.1500)", "3.1"]]
+    assert "| `aux` | 0.7269 | 0.1250 (0.1000 to 0.1500) | 3.1 |" in results_markdown(_results(ROWS))
+    assert (
+        '<th scope="row">aux</th><td>0.7269</td><td>0.1250 (0.1000 to 0.1500)</td><td>3.1</td>'
+        in results_html(_results(ROWS))
     )
 
 
