@@ -29,10 +29,12 @@ class Quantity:
     """What it means that the whole interval lies below 0 (`better`) or above it (`worse`); empty if 0 means nothing."""
 
     def text(self, row: Row, unit: str = "") -> str:
-        """Return the value and its interval, as in `−1.60 (−2.01 to −1.19)`; a dash if it is unknown."""
+        """Return the value and its interval, as in `−1.60 (−2.01 to −1.19)`; a dash if the value is unknown."""
         values = [row[self.name + end] for end in ("", "_low", "_high")]
         value, low, high = (number(v and self.factor * v, self.form) for v in values)
-        return f"{value}{unit} ({low} to {high})" if values[0] is not None else DASH
+        if values[0] is None:
+            return DASH
+        return f"{value}{unit}" if values[1:] == [None, None] else f"{value}{unit} ({low} to {high})"
 
     def verdict(self, row: Row) -> str:
         """Return `better` or `worse` if the interval as written excludes 0, else `none`; '' if it is unknown."""
@@ -108,7 +110,8 @@ class StudyResults:
         """The judged days, their rows, and the seeds."""
         seeds, rows = self.comparisons["seeds"][0], self.comparisons["rows"][0]
         counted = f"{seeds} seeds" if seeds > 1 else "one seed"
-        return f"Judged on {self.days[0]} to {self.days[-1]} ({rows:,} rows), {counted}. Made {self.created}."
+        days = " to ".join(dict.fromkeys([str(self.days[0]), str(self.days[-1])]))
+        return f"Judged on {days} ({rows:,} rows), {counted}. Made {self.created}."
 
     @property
     def how_to_read(self) -> str:

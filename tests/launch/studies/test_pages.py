@@ -190,6 +190,16 @@ def test_markdown_is_a_table_and_sentences_for_each_study():
     assert text.endswith(".\n")
 
 
+def test_a_value_without_an_interval_is_written_alone() -> None:
+    (row,) = [_row("aux", "click", "none", delta=(-1.6, -2.0, -1.2)) | {"transfer_ratio": 0.27}]
+    table = _results([row]).table([row])
+    assert table.blocks == [("click log loss", [(row, ["0.6000", "−1.60 (−2.00 to −1.20)", "0.27"])])]
+
+
+def test_a_single_judged_day_is_named_once() -> None:
+    assert _results(days=[date(2024, 5, 8)]).made.startswith("Judged on 2024-05-08 (12,345 rows)")
+
+
 def test_the_page_says_what_one_seed_leaves_out():
     one = [{**row, "seeds": 1} for row in ROWS]
     assert "(12,345 rows), one seed. Made" in _results(one).made
