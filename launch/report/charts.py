@@ -26,10 +26,9 @@ from tutelage.launch.report.drawing import (
     time_axis,
     to_svg,
 )
-from tutelage.launch.report.summary import LABELS, Results
+from tutelage.launch.report.summary import Results, label_of
 
 _HEIGHT = 2.6
-_REFERENCE = {"calibration": 1.0, "log_loss_delta": 0.0, "ltv_loss_delta": 0.0}
 _CAPTIONS = {
     "auc": "How well examples are ranked. Higher is better; 0.5 is chance.",
     "log_loss": "How far the predicted probabilities are from the labels. Lower is better.",
@@ -49,12 +48,13 @@ _ID_COUNTS = {
 def metric_by_day(results: Results, task: str, metric: str) -> Chart:
     """Draw a line over the days for each model, with a gap where a value is missing."""
     loss = metric.removesuffix("_delta")
-    title = f"{task or 'Soft'} {LABELS[loss]}" + (" against the baseline" if loss != metric else "")
+    title = f"{task or 'Soft'} {label_of(loss)}" + (" against the baseline" if loss != metric else "")
     rows = results.values.filter(task=task, metric=metric).select("model", "day", "value")
     values = {(model, day): value for model, day, value in rows.iter_rows() if value is not None}
     figure, drawn = _model_lines(results, values)
     axes = figure.axes[0]
-    settled = [_REFERENCE[metric]] if metric in _REFERENCE else []
+    reference = 0.0 if loss != metric else 1.0 if metric == "calibration" else None
+    settled = [] if reference is None else [reference]
     for line in drawn.values():
         # A model's first days, before it has been trained on much, would flatten many that follow.
         settled += line[3:] if len(line) > 6 else line
@@ -67,10 +67,12 @@ def metric_by_day(results: Results, task: str, metric: str) -> Chart:
     pad = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
     axes.set_ylim(low - pad, high + pad)
     outside = sum(not low - pad <= value <= high + pad for value in values.values())
-    reference_line(axes, y=_REFERENCE.get(metric))
+    reference_line(axes, y=reference)
     _name_lines(figure, results, drawn)
     svg = to_svg(figure, f"{title} by day, one line per model")
-    caption = _CAPTIONS.get(metric) or f"{results.against}. Below the line at 0 the student is better."
+    caption = _CAPTIONS.get(metric, "The task's loss. Lower is better.")
+    if loss != metric:
+        caption = f"{results.against}. Below the line at 0 the student is better."
     return Chart(title, svg, caption + _outside(outside))
 
 

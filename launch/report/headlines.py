@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from tutelage.launch.report.data import DayCounts, ReportData, total_counts
-from tutelage.launch.report.summary import DASH, LABELS, LOSSES, Results, noted
+from tutelage.launch.report.summary import DASH, Results, is_loss, label_of, noted
 
 _BEFORE = 7
 """Days that the last day is compared with."""
@@ -101,7 +101,7 @@ def last_day(data: ReportData) -> LastDay:
     series: list[tuple[str, str, dict[date, float]]] = []
     for model, task, metric in wanted:
         values = results.values.filter(model=model, task=task, metric=metric).select("day", "value")
-        series.append((f"{task or model} {LABELS[metric]}", metric, dict(values.iter_rows())))
+        series.append((f"{task or model} {label_of(metric)}", metric, dict(values.iter_rows())))
     series.append(("rows kept", "", {day.day: float(day.kept) for day in data.counts}))
     measures = [_measure(name, metric, by_day, last) for name, metric, by_day in series if last and by_day]
     return LastDay(last, measures)
@@ -123,4 +123,4 @@ def _badness(value: float, metric: str) -> float:
     """Return a number that is higher where the value is worse. More rows, AUC and label coverage are better."""
     if metric == "calibration":
         return abs(value - 1)
-    return value if metric in LOSSES else -value
+    return value if is_loss(metric) else -value

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import polars as pl
 from jinja2 import Environment, StrictUndefined
 
 from tutelage.launch.report import charts
@@ -15,10 +14,10 @@ from tutelage.launch.report.drift import data_charts
 from tutelage.launch.report.headlines import headlines, last_day
 from tutelage.launch.report.summary import (
     FEED_WAIT,
-    LABELS,
     LAST_DAYS,
     NOTES,
     Results,
+    label_of,
     show,
     throughput,
     throughput_cells,
@@ -44,7 +43,9 @@ class _Section(NamedTuple):
     """The results of a task; those of the soft labels have task ''."""
 
     task: str
-    metrics: list[str]
+    measures: list[str]
+    counts: list[str]
+    """Metrics that are only in the table of every day."""
     models: set[str]
     charts: list[Chart]
 
@@ -72,7 +73,7 @@ def write_report(path: Path, data: ReportData) -> None:
         id_maps=[charts.id_map(name, counts, results.teacher) for name, counts in data.id_maps.items()],
         resources=list(_resources(data)),
         data_charts=[] if data.statistics is None else data_charts(data.statistics, data.labels),
-        labels=LABELS,
+        name=label_of,
         show=show,
     )
     with atomic_write(path) as unfinished:
@@ -91,13 +92,13 @@ def style() -> str:
 
 def _sections(results: Results) -> Iterator[_Section]:
     """Yield the section of each task, and last that of the soft labels."""
-    counted = results.values.filter(pl.col("task") == "", ~pl.col("metric").is_in(list(LABELS)))["metric"]
     for task in (*results.tasks, ""):
-        metrics = [metric for column, metric in results.columns() if column == task]
-        drawn = [charts.metric_by_day(results, task, metric) for metric in metrics]
-        metrics += sorted(set(counted)) if not task else []
-        if metrics:
-            yield _Section(task, metrics, set(results.values.filter(task=task)["model"]), drawn)
+        measures = [metric for column, metric in results.columns() if column == task]
+        found = results.values.filter(task=task)
+        counts = [] if task else sorted(set(found["metric"]) - set(measures))
+        drawn = [charts.metric_by_day(results, task, metric) for metric in measures]
+        if measures or counts:
+            yield _Section(task, measures, counts, set(found["model"]), drawn)
 
 
 def _resources(data: ReportData) -> Iterator[Chart]:

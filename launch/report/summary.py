@@ -20,7 +20,6 @@ DASH = "–"
 FEED_WAIT = "Feed wait: the share of a model's time spent waiting for its days to be read."
 LAST_DAYS = 3
 """How many of the run's last days a mean is taken over."""
-LOSSES = ("log_loss", "ltv_loss")
 LABELS = {
     "auc": "AUC",
     "log_loss": "log loss",
@@ -30,15 +29,10 @@ LABELS = {
     "ltv_loss_delta": "Δ %",
     "label_coverage": "label coverage",
 }
-"""What each metric is called, in the order of the columns."""
+"""What known metrics are called, in the order of the columns. Losses of a user's own tasks come after them."""
 NOTES = {"late": "late", "masked": "labels not mature"}
 """Further counts of a day's kept rows (`pipeline.materialize.Counts`), and what they are called."""
-_FORMATS = {
-    "calibration": ".3f",
-    "log_loss_delta": "+z.2f",
-    "ltv_loss_delta": "+z.2f",
-    "label_coverage": ".1%",
-}
+_FORMATS = {"calibration": ".3f", "label_coverage": ".1%"}
 # In two lines, so that three tasks fit in 100 columns.
 _NARROW = {
     "log_loss": "log\nloss",
@@ -49,11 +43,26 @@ _NARROW = {
 _KEY = ["day", "model", "task", "metric"]
 
 
+def is_loss(metric: str) -> bool:
+    """Return whether a metric is a loss, by which models are compared with their baselines."""
+    return metric.endswith("_loss")
+
+
+def label_of(metric: str) -> str:
+    """Return what a metric is called; one that is not in `LABELS` is called by its name."""
+    return LABELS.get(metric, "Δ %" if metric.endswith("_delta") else metric.replace("_", " "))
+
+
 def show(value: float | None, metric: str = "") -> str:
-    """Return a number as people read it: a count if `metric` is not in `LABELS`, a dash if it is not finite."""
+    """Return a number as people read it, in the format of `metric`; a dash if it is unknown or not finite.
+
+    Without a metric, and for a metric that is neither known nor a loss, it is a count.
+    """
     if value is None or not math.isfinite(value):
         return DASH
-    return format(value, _FORMATS.get(metric, ".4f" if metric in LABELS else ",.0f"))
+    if metric.endswith("_delta"):
+        return format(value, "+z.2f")
+    return format(value, _FORMATS.get(metric, ".4f" if metric in LABELS or is_loss(metric) else ",.0f"))
 
 
 def noted(counts: Mapping[str, int]) -> str:
@@ -128,8 +137,9 @@ class Results:
     def columns(self, *, brief: bool = False) -> list[tuple[str, str]]:
         """Return (task, metric) of each column; `brief` keeps AUC and one loss of every binary task but the first."""
         present = set(self.values.select("task", "metric").unique().iter_rows())
-        compared = {(task, f"{loss}_delta") for task, loss in present if loss in LOSSES and self.baselines}
-        columns = [(t, m) for t in (*self.tasks, "") for m in LABELS if (t, m) in present | compared]
+        compared = {(task, f"{loss}_delta") for task, loss in present if is_loss(loss) and self.baselines}
+        own = sorted({m for _, m in present | compared if is_loss(m.removesuffix("_delta"))} - LABELS.keys())
+        columns = [(t, m) for t in (*self.tasks, "") for m in (*LABELS, *own) if (t, m) in present | compared]
         binary = [task for task, metric in columns if metric == "auc"]
         dropped = {"calibration", "log_loss"} if compared else {"calibration"}
         return [(t, m) for t, m in columns if not (brief and t in binary[1:] and m in dropped)]
@@ -195,7 +205,7 @@ def _deltas(values: pl.DataFrame, baselines: Mapping[str, str]) -> pl.DataFrame:
         list(baselines.items()), schema={"model": pl.String, "other": pl.String}, orient="row"
     )
     base = values.select("day", "task", "metric", other="model", base="value")
-    losses = values.filter(pl.col("metric").is_in(LOSSES)).join(pairs, on="model")
+    losses = values.filter(pl.col("metric").str.ends_with("_loss")).join(pairs, on="model")
     both = losses.join(base, on=["day", "task", "metric", "other"])  # an inner join: the days that both have
     percent = 100 * (pl.col("value") / pl.col("base") - 1)
     return both.select("day", "model", "task", metric=pl.col("metric") + "_delta", value=percent)
@@ -257,7 +267,7 @@ def results_table(results: Results, *, last_days: int = LAST_DAYS) -> Table:
     for (task, metric), (before, _) in zip(columns, [("", ""), *columns], strict=False):
         alone = metric == "log_loss_delta" and (task, "log_loss") not in columns
         first = task != before  # names the task and stands a little apart
-        label = "loss\nΔ %" if alone else _NARROW.get(metric, f"\n{LABELS[metric]}")
+        label = "loss\nΔ %" if alone else _NARROW.get(metric, f"\n{label_of(metric)}")
         head = Text(f"{task if first else ''}\n{label}")
         table.add_column(head, justify="right", min_width=8 if first else None)
     for model in results.models:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from tutelage.launch.report.summary import DASH, LABELS
+from tutelage.launch.report.summary import DASH, label_of
 from tutelage.launch.studies.facts import TITLES
 from tutelage.pipeline.schema import Task
 
@@ -141,7 +141,7 @@ class StudyResults:
     def loss(self, row: Row) -> str:
         """Return what the loss of a comparison is called, as in `click log loss`."""
         (kind,) = (task.kind for task in self.tasks if task.name == row["task"])
-        return f"{row['task']} {LABELS['log_loss' if kind == 'binary' else 'ltv_loss']}"
+        return f"{row['task']} {label_of('log_loss' if kind == 'binary' else 'ltv_loss')}"
 
     def facts_of(self, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         """Return heads and rows of the second table: facts of the first binary task, and seconds."""

@@ -18,7 +18,7 @@ from tutelage.launch.studies.statistics import compare
 from tutelage.launch.studies.units import judged_days, run_unit, undone, units_of
 from tutelage.pipeline.io.atomic import atomic_write
 
-__all__ = ["STUDIES", "design", "judged_days", "results", "run_unit", "undone", "write"]
+__all__ = ["STUDIES", "Design", "design", "judged_days", "results", "run_unit", "undone", "write"]
 
 
 def results(session: Session, design: Design, studies: Sequence[int], seeds: int) -> StudyResults:

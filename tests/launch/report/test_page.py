@@ -224,6 +224,20 @@ def test_every_chart_has_a_label_and_a_caption(page):
     ] * 3
 
 
+def test_the_loss_of_a_user_s_own_task_has_a_chart_a_difference_and_a_place_in_the_tables(tmp_path):
+    metrics = _metrics(
+        [(model, "stars", "ordinal_loss", {1: 2.0, 2: loss}) for model, loss in (("a", 2.0), ("b", 1.5))]
+        + [("teacher", "stars", "ordinal_loss", {1: 1.0, 2: 3.0})]
+    )
+    page = _page(tmp_path, metrics=metrics, counts=_counts())
+    # Of b: the mean of 2 and 1.5, and of 0 and -25 %.
+    assert ["b", "2", "1.7500", "-12.50"] in _rows(page)
+    assert ["stars ordinal loss", "3.0000", "1.0000", "1.0000", "1.0000", "worst of 2 days"] in _rows(page)
+    charts = re.findall(r'aria-label="([^"]*) by day', page)
+    assert charts == ["stars ordinal loss", "stars ordinal loss against the baseline"]
+    assert "The task's loss. Lower is better." in html.unescape(page)
+
+
 def test_a_difference_names_the_baselines(tmp_path):
     page = html.unescape(_page(tmp_path, baselines={"b": "a", "late": "late_control", "c": "a"}))
     against = "b, c against a; late against late_control"
