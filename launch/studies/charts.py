@@ -19,8 +19,7 @@ from tutelage.launch.report.drawing import (
     styled,
     to_svg,
 )
-from tutelage.launch.studies.results import Row, StudyResults
-from tutelage.launch.studies.sentences import axis
+from tutelage.launch.studies.results import Row, StudyResults, axis
 
 
 def study_charts(results: StudyResults, study: str) -> list[Chart]:

@@ -70,9 +70,9 @@ def context(interactions: pl.LazyFrame, experiment: Experiment, judged: Sequence
 
 def facts_of_arm(
     rows: pl.DataFrame,
+    *,
     predictions: pl.DataFrame,
     teacher: pl.DataFrame,
-    *,
     experiment: Experiment,
     metrics: pl.DataFrame,
     states: Sequence[State],

@@ -21,14 +21,15 @@ _DRAWS = 1000
 
 
 def calibration_sums(
-    rows: pl.DataFrame, scores: pl.DataFrame, teacher: pl.DataFrame, schema: Schema
+    rows: pl.DataFrame, *, predictions: pl.DataFrame, teacher: pl.DataFrame, schema: Schema
 ) -> pl.DataFrame:
     """Return the sums of an arm and of its teacher by task, day, cut and bucket, of the binary tasks.
 
-    `rows`: as `facts.context` returns them; `scores` and `teacher`: example_id and raw outputs. Rows that the teacher
-    did not score are left out. The columns are task, day, cut, bucket, rows, predicted, predicted_teacher, observed.
+    `rows`: as `facts.context` returns them; `predictions` and `teacher`: example_id and raw outputs. Rows without a
+    score of the teacher are left out. The columns are task, day, cut, bucket, rows, predicted, predicted_teacher and
+    observed.
     """
-    both = rows.join(scores, on="example_id").join(teacher, on="example_id", suffix="_teacher")
+    both = rows.join(predictions, on="example_id").join(teacher, on="example_id", suffix="_teacher")
     parts = [_sums_of_day(of_day, schema) for of_day in both.partition_by("day", maintain_order=True)]
     return pl.concat([part for day in parts for part in day]) if both.height else pl.DataFrame(schema=_SUMS)
 

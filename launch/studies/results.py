@@ -183,3 +183,8 @@ class StudyResults:
 def number(value: float | None, form: str) -> str:
     """Return a number with a true minus sign; a dash if it is unknown."""
     return DASH if value is None else format(value, form).replace("-", "−")
+
+
+def axis(study: str) -> str:
+    """Return what a study varies: its name without its number."""
+    return study.partition(" ")[2] or study

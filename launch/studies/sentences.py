@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from tutelage.launch.studies.results import DELTA, FARTHER, Quantity, Row, StudyResults
+from tutelage.launch.studies.results import DELTA, FARTHER, Quantity, Row, StudyResults, axis
 
 
 def sentences(results: StudyResults, study: str) -> list[str]:
@@ -24,11 +24,6 @@ def sentences(results: StudyResults, study: str) -> list[str]:
     return [f"{subject}: {_findings(results, own)}" for subject, own in subjects.items()] + results.costs(
         rows
     )
-
-
-def axis(study: str) -> str:
-    """Return what a study varies: its name without its number."""
-    return study.partition(" ")[2] or study
 
 
 def _baselines(rows: Sequence[Row], group: str) -> str:

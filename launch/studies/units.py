@@ -203,13 +203,13 @@ def _judge(session: Session, run: Run, unit: Unit) -> UnitResult:
         )
         facts = facts_of_arm(
             rows,
-            own,
-            taught,
+            predictions=own,
+            teacher=taught,
             experiment=session.experiment,
             metrics=metrics.filter(pl.col("model") == model),
             states=run.checkpoints(model).states(),
         )
-        buckets = calibration_sums(rows, own, taught, run.schema)
+        buckets = calibration_sums(rows, predictions=own, teacher=taught, schema=run.schema)
         names = {"arm": pl.lit(arm), "seed": pl.lit(unit.seed)}
         found.append(UnitResult(*(frame.with_columns(**names) for frame in (sums, facts, buckets))))
     return UnitResult(*(pl.concat(frames) for frames in zip(*found, strict=True)))

@@ -72,6 +72,8 @@ def test_facts_include_the_teacher_and_the_distance_from_the_truth(study: Path) 
     truth = dict(facts.filter(task="click", metric="truth").select("arm", "value").iter_rows())
     assert {"teacher@base", "control", "late_auxiliary@leaked"} <= truth.keys()
     assert all(value > 0 for value in truth.values())
+    # The scores are the arm's own.
+    assert len(set(truth.values())) == len(truth)
     # A teacher ranks its own scores as it ranks them.
     own = facts.filter(arm="teacher@base", task="click", metric="spearman")["value"].item()
     assert own == pytest.approx(1)

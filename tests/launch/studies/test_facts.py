@@ -61,7 +61,9 @@ def test_errors_by_bucket_and_the_distance_from_the_truth_are_weighted_on_a_down
     )
     logits = np.array([math.log(3), -math.log(3), 0, 0], np.float32)  # 3/4, 1/4, 1/2, 1/2
     scores = pl.DataFrame({"example_id": [1, 2, 3, 4], "click_logit": logits})
-    found = facts_of_arm(rows, scores, scores, experiment=experiment, metrics=NO_METRICS, states=[])
+    found = facts_of_arm(
+        rows, predictions=scores, teacher=scores, experiment=experiment, metrics=NO_METRICS, states=[]
+    )
     values = _of_click(found)
     # Predicted and observed: 3/4 + 2 · 1/4 and 1; 2 · 1/2 + 1/2 and 0.
     assert values["error_activity"] == pytest.approx(1 / 4 + 3 / 2)
@@ -86,7 +88,9 @@ OWN = pl.DataFrame({"example_id": [1, 2, 3, 4, 5], "click_logit": [1.0, 2.0, 3.0
 
 
 def test_diversity_is_of_users_lists_of_items() -> None:
-    found = facts_of_arm(FIVE, OWN, OWN, experiment=_experiment(), metrics=NO_METRICS, states=[])
+    found = facts_of_arm(
+        FIVE, predictions=OWN, teacher=OWN, experiment=_experiment(), metrics=NO_METRICS, states=[]
+    )
     values = _of_click(found)
     # The top three of user 1 are items 14, 13 and 12, of user 2 item 15: four of five items, once each.
     assert values["coverage"] == pytest.approx(4 / 5)
@@ -100,7 +104,9 @@ def test_the_rank_correlation_is_with_the_teacher_s_scores_of_the_rows_that_it_s
     teacher = OWN.with_columns(click_logit=pl.Series([2.0, 1.0, 3.0, 5.0, 4.0]))
     # Ranks differ by 1, 1, 0, 1, 1: 1 - 6 · 4 / (5 · 24). Of the first three: 1 - 6 · 2 / (3 · 8).
     for scores, expected in ((teacher, 0.8), (teacher[:3], 0.5), (teacher[:0], math.nan)):
-        found = facts_of_arm(FIVE, OWN, scores, experiment=_experiment(), metrics=NO_METRICS, states=[])
+        found = facts_of_arm(
+            FIVE, predictions=OWN, teacher=scores, experiment=_experiment(), metrics=NO_METRICS, states=[]
+        )
         assert _of_click(found)["spearman"] == pytest.approx(expected, nan_ok=True)
 
 
@@ -117,7 +123,9 @@ def test_metrics_are_means_of_the_days_ahead_and_seconds_those_of_all_days() -> 
         State(day=date(2024, 5, n), step=n, examples=n, rows=1, seconds=n, waited=100, memory=100)
         for n in (1, 2)
     ]
-    found = facts_of_arm(FIVE, OWN, OWN, experiment=_experiment(), metrics=metrics, states=states)
+    found = facts_of_arm(
+        FIVE, predictions=OWN, teacher=OWN, experiment=_experiment(), metrics=metrics, states=states
+    )
     values = _of_click(found)
     assert (values["auc"], values["gauc"]) == pytest.approx((0.7, 0.5))
     assert "rmse" not in values

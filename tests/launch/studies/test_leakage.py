@@ -135,7 +135,7 @@ def test_sums_are_of_the_arm_and_of_its_teacher_by_day_and_bucket() -> None:
     # In another order than the rows: p of the arm is 1/2, 3/4, 1/2, 1/2; the teacher's is 3/4, 1/4, 3/4.
     own = pl.DataFrame({"example_id": [4, 3, 2, 1], "click_logit": [0.0, 0.0, math.log(3), 0.0]})
     teacher = pl.DataFrame({"example_id": [3, 2, 1], "click_logit": [math.log(3), -math.log(3), math.log(3)]})
-    found = calibration_sums(ROWS, own, teacher, SCHEMA)
+    found = calibration_sums(ROWS, predictions=own, teacher=teacher, schema=SCHEMA)
     assert set(found.select("task", "day").iter_rows()) == {
         ("click", DAY)
     }  # The teacher scored no other day.
@@ -157,13 +157,13 @@ def test_a_row_of_a_downsampled_table_has_the_weight_of_the_rows_it_represents()
     schema = dataclasses.replace(SCHEMA, downsampling=Downsampling(task="click"))
     rows = ROWS.with_columns(sampling_rate=pl.Series([None, 0.5, None, 0.25]))
     scores = pl.DataFrame({"example_id": [1, 2, 3, 4], "click_logit": [0.0, math.log(3), 0.0, 0.0]})
-    found = calibration_sums(rows, scores, scores, schema)
+    found = calibration_sums(rows, predictions=scores, teacher=scores, schema=schema)
     assert found.filter(day=NEXT).select("rows", "predicted", "predicted_teacher").row(0) == (4, 2, 2)
 
 
 def test_there_are_no_sums_where_the_teacher_scored_nothing() -> None:
     scores = pl.DataFrame({"example_id": [1, 2, 3, 4], "click_logit": [0.0, 0.0, 0.0, 0.0]})
-    found = calibration_sums(ROWS, scores, scores.clear(), SCHEMA)
+    found = calibration_sums(ROWS, predictions=scores, teacher=scores.clear(), schema=SCHEMA)
     assert found.is_empty()
     assert found.columns == [
         "task",
