@@ -6,6 +6,7 @@ from absl import app, flags
 
 from tutelage.launch import steps
 from tutelage.launch.logging_setup import import_tensorflow, silence
+from tutelage.launch.report.summary import throughput
 from tutelage.launch.session import Session, Settings
 
 _BATCH = flags.DEFINE_integer("batch_size", 4096, "Examples per update.")
@@ -32,10 +33,10 @@ def main(argv: list[str]) -> None:
             states = (
                 steps.train(session, model) if model != "teacher" else session.run.checkpoints(model).states()
             )
-            speed = steps.throughput({model: states[1:]})[0]
+            speed = throughput({model: states[1:]})[0]
             print(
-                f"{model}: {speed['examples_per_second']:,.0f} examples/s at batch {_BATCH.value:,}, "
-                f"{speed['feed_wait_share']:.1%} of its time waiting for the feed"
+                f"{model}: {speed.examples_per_second:,.0f} examples/s at batch {_BATCH.value:,}, "
+                f"{speed.feed_wait_share:.1%} of its time waiting for the feed"
             )
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +19,10 @@ from tutelage.launch.logging_setup import import_tensorflow, quiet_stderr
 from tutelage.launch.report.summary import (
     DASH,
     noted,
+    print_summary,
     print_table,
     simple_table,
+    throughput,
 )
 from tutelage.launch.session import Session, Settings
 from tutelage.launch.workspace import claim_student, claim_successor, reset_student
@@ -359,7 +361,7 @@ def prune(settings: Settings, keep_days: int, *, dry_run: bool = False) -> None:
 def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
     """Train what the studies compare and is not there yet, then write what they show."""
     from tutelage.launch.studies import study as job
-    from tutelage.launch.studies.pages import sentences
+    from tutelage.launch.studies.sentences import sentences
 
     session = Session.open(settings)
     _print_waits(session, needed=True)
@@ -384,9 +386,9 @@ def study(settings: Settings, studies: Sequence[int], seeds: int) -> None:
                     _console.print(f"{done} of {len(units)}: {name}, {time.monotonic() - started:.0f} s")
         found = job.results(session, design, studies, seeds)
         page = job.write(session, found)
-    for name, rows in found.studies.items():
+    for name in found.studies:
         _console.print(f"\n{name}", style="bold", markup=False)
-        for sentence in sentences(name, rows, found.tasks) + found.costs(rows):
+        for sentence in sentences(found, name):
             _console.print(f"- {sentence}", markup=False)
     _console.print()
     _console.print(f"Results: {page.with_suffix('.md')} and {page}", markup=False)
@@ -537,61 +539,22 @@ def _print_trained(model: str, states: Sequence[State], *, published: str = "") 
     if not states:
         _console.print(f"{model}: no new day{published}")
         return
-    speed = steps.throughput({model: states})[0]
+    speed = throughput({model: states})[0]
     span = f"{states[0].day} to {states[-1].day}" if len(states) > 1 else f"{states[0].day}"
     _console.print(
-        f"{model}: learnt {span}, {speed['examples']:,} examples, {speed['examples_per_second']:,.0f} examples/s, "
-        f"{speed['feed_wait_share']:.1%} waiting for the feed{published}"
+        f"{model}: learnt {span}, {speed.examples:,} examples, {speed.examples_per_second:,.0f} examples/s, "
+        f"{speed.feed_wait_share:.1%} waiting for the feed{published}"
     )
 
 
 def _report(session: Session, trained: Mapping[str, Sequence[State]]) -> None:
+    from tutelage.launch.report.data import gather
     from tutelage.launch.report.page import write_report
-    from tutelage.launch.report.summary import print_summary
 
-    experiment = session.experiment
-    # A teacher whose place was taken stays behind for good.
-    former = [change.before.model for change in session.run.takeovers]
-    metrics = (
-        session.run.lake.metrics.scan()
-        .filter(pl.col("run") == session.run.name, ~pl.col("model").is_in(former))
-        .collect()
-    )
-    baselines = {student.name: student.baseline for student in experiment.students if student.baseline}
-    students = [student.name for student in experiment.students]
-    tasks = [task.name for task in experiment.schema.tasks]
-    print_summary(
-        metrics,
-        baselines,
-        throughput=steps.throughput(trained),
-        students=students,
-        tasks=tasks,
-        teacher=session.run.teacher_model,
-        file=sys.stdout,
-    )
+    data = gather(session)
+    print_summary(data.results, speeds=throughput(trained), file=sys.stdout)
     path = session.run.report / "index.html"
-    states = {model: session.run.checkpoints(model).states() for model in session.models}
-    published = {model: session.versions(model).published() for model in session.models}
-    write_report(
-        path,
-        experiment=experiment.name,
-        metrics=metrics,
-        baselines=baselines,
-        counts=steps.day_counts(session),
-        throughput=steps.throughput(states),
-        states=states,
-        id_rows={f.name: f.capacity - 1 for f in experiment.schema.ids if f.grows},
-        versions={model: str(versions[-1].number) for model, versions in published.items() if versions},
-        students=students,
-        tasks=tasks,
-        quarantined=steps.quarantined(session),
-        statistics=steps.statistics(session),
-        labels=experiment.schema.labels,
-        teacher=session.run.teacher_model,
-        teachers=steps.describe_teachers(session),
-        created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        study=session.run.root / "study" / "results.html",
-    )
+    write_report(path, data)
     _console.print(f"Report: {path}")
 
 

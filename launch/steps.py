@@ -6,8 +6,6 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from tutelage.launch.config import plain
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor
@@ -209,69 +207,6 @@ def to_label(session: Session) -> dict[date, "Snapshot"]:
         for day, teacher in teachers.items()
         if (teacher.name, day) not in have and any(s.day < day for s in published[teacher.model])
     }
-
-
-def day_counts(session: Session) -> pl.DataFrame:
-    """One row per materialised day and reason: day, rows_in, kept, reason, dropped; of the day's kept rows, how many
-    came `late`, and how many labels are `masked`, as they were not mature."""
-    table = session.run.lake.interactions
-    have = set(table.partitions()["day"])
-    rows = [
-        (
-            date.fromisoformat(day),
-            counts["rows_in"],
-            counts["kept"],
-            reason,
-            dropped,
-            counts.get("late", 0),
-            sum(counts.get("masked", {}).values()),
-        )
-        for day, counts in table.counts().items()
-        for reason, dropped in (counts["dropped"] or {None: 0}).items()
-    ]
-    columns = ("day", "rows_in", "kept", "reason", "dropped", "late", "masked")
-    schema = {**dict.fromkeys(columns, pl.Int64), "day": pl.Date, "reason": pl.String}
-    return (
-        pl.DataFrame(rows, schema=schema, orient="row")
-        .filter(pl.col("day").is_in(have))
-        .sort("day", "reason")
-    )
-
-
-def statistics(session: Session) -> pl.DataFrame:
-    """A row per day and column, of the days in quarantine too."""
-    from tutelage.pipeline import commit_day
-
-    return commit_day.statistics(session.run.lake)
-
-
-def quarantined(session: Session) -> list[str]:
-    """A line for each day of data, or of models, that was not kept, or was against the verdict of its gate."""
-    of = {"data": session.run.lake.quarantine} | {m: session.run.quarantine(m) for m in session.models}
-    who: dict[str, list[str]] = {}
-    for name, quarantine in of.items():
-        for line in quarantine.describe():
-            who.setdefault(line, []).append(name)
-    return [f"{', '.join(names)}: {line}" for line, names in who.items()]
-
-
-def throughput(states: Mapping[str, Sequence[State]]) -> list[dict[str, object]]:
-    """Examples per second of its updates, and the share of a model's time spent waiting for its feed."""
-    rows: list[dict[str, object]] = []
-    for model, trained in states.items():
-        seconds = sum(state.seconds for state in trained)
-        if seconds:
-            examples = sum(state.rows for state in trained)
-            waited = sum(state.waited for state in trained)
-            rows.append(
-                {
-                    "model": model,
-                    "examples": examples,
-                    "examples_per_second": examples / seconds,
-                    "feed_wait_share": waited / (waited + seconds),
-                }
-            )
-    return rows
 
 
 def _write_models_config(session: Session) -> None:

@@ -63,27 +63,6 @@ def transfer_ratio(distilled: ArrayLike, student: ArrayLike, teacher: ArrayLike)
     return np.where(lead > 0, gain / np.where(lead > 0, lead, 1.0), np.nan)
 
 
-def bias_leakage(student: pl.DataFrame, teacher: pl.DataFrame) -> dict[str, float]:
-    """How much of a student's calibration error by bucket the teacher's explains, from `calibration_by` of both.
-
-    Least squares of log(Σp / Σy) of the student on the teacher's, weighted by the buckets' rows, through
-    the origin: a teacher that is off by as much in all buckets leaks too, which an intercept would hide.
-    `slope`: 1 where the student is off as the teacher is; `r2`: 1 − residual / Σ rows · error².
-    Buckets where one of the sums is 0 are left out; NaN where no error is left on either side.
-    A measure of this project's own.
-    """
-    both = student.join(teacher, on="bucket", suffix="_teacher").filter(
-        pl.min_horizontal(pl.col("^(predicted|observed).*$")) > 0
-    )
-    x = np.log((both["predicted_teacher"] / both["observed_teacher"]).to_numpy())
-    y = np.log((both["predicted"] / both["observed"]).to_numpy())
-    rows = both["rows"].to_numpy()
-    xx, xy, yy = (float(np.sum(rows * product)) for product in (x * x, x * y, y * y))
-    if not xx or not yy:
-        return {"slope": float("nan"), "r2": float("nan")}
-    return {"slope": xy / xx, "r2": xy * xy / (xx * yy)}
-
-
 def diversity(
     score: np.ndarray, user: np.ndarray, item: np.ndarray, popularity: np.ndarray, *, k: int
 ) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""What a run shows: the HTML report, its charts, the printed summary, the status."""
+"""What a run shows: the HTML report with its charts, the printed summary, and the status of a workdir."""

@@ -1,44 +1,43 @@
-"""The report's pictures of the data: drift, new ids, nulls and the labels' means over the days."""
+"""The report's charts of the data: drift, new ids, nulls and the labels' means over the days."""
 
 from collections.abc import Sequence
-from datetime import date, timedelta
-from itertools import pairwise
-from typing import NamedTuple
+from datetime import timedelta
 
-import matplotlib
 import numpy as np
 import polars as pl
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
-from matplotlib.figure import Figure
 
-from tutelage.launch.report.charts import (
+from tutelage.launch.report.drawing import (
     COLOURS,
     INK,
-    STYLE,
+    Chart,
+    figure_of,
+    ordinals,
     short_name,
+    slice_length,
+    styled,
+    time_axis,
     to_svg,
 )
 
 _DAYS = 60
-"""The last ones are drawn, so that a day stays wide enough to be seen."""
+"""Only the last days are drawn, so that each stays wide enough to be seen."""
 _TEXT_DAYS = 14
-"""Up to so many, each cell says its value."""
+"""Up to this many days, each cell shows its value."""
 _SEEN = 0.005
-"""What rounds to less than .01 is left blank."""
+"""A cell below it would round to .00 and stays blank."""
 _CELLS = ListedColormap([(*to_rgb(COLOURS[1]), alpha) for alpha in np.linspace(0.04, 1, 256)])
-"""From nothing to a full colour, so that it can be read on a light page and on a dark one."""
+"""From nearly transparent to a full colour, so that cells can be read on a light page and on a dark one."""
 
 
-class Drawn(NamedTuple):
-    title: str
-    svg: Markup
-    read: str
-    """How to read it."""
+def data_charts(statistics: pl.DataFrame, labels: Sequence[str]) -> list[Chart]:
+    """Return the charts that have something to show.
 
-
-def charts(statistics: pl.DataFrame, labels: Sequence[str]) -> list[Drawn]:
-    """`statistics`: a row per day and column, with `quarantined`, as `pipeline.admit.statistics` gives them."""
+    `statistics`: a row per day and column, with `quarantined`, as `commit_day.statistics` returns them;
+    `labels`: which of these columns are labels.
+    """
     if statistics.is_empty():
         return []
     days = statistics["day"].unique().sort()
@@ -46,43 +45,41 @@ def charts(statistics: pl.DataFrame, labels: Sequence[str]) -> list[Drawn]:
         nulls=pl.col("nulls") / pl.col("rows")
     )
     marked = " A day between dashed lines is in quarantine." if recent["quarantined"].any() else ""
-    of_binary = pl.col("max").max().over("column") <= 1
-    drift = recent.filter(~(pl.col("column").is_in(list(labels)) & of_binary))
+    # The mean of a binary label says all about it, and has a chart of its own.
+    binary = pl.col("max").max().over("column") <= 1
+    drift = recent.filter(~(pl.col("column").is_in(list(labels)) & binary))
+    new = recent.filter(pl.col("new_ids").max().over("column") >= _SEEN)
     nulls = recent.filter(pl.col("nulls").max().over("column") > 0)
-    drawn = [
-        Drawn(
+    charts = [
+        Chart(
             "Drift of each column",
-            heat(drift, "drift", "drift of each column from the days before, by day", top=0.3),
-            "From the days before it: of ids the Jensen–Shannon distance, of numbers the population stability "
-            f"index.{marked}",
+            heat_map(drift, "drift", "drift of each column from the days before, by day", top=0.3),
+            "Distance from the days before: Jensen–Shannon distance for ids, population stability index for "
+            f"numbers.{marked}",
         ),
-        Drawn(
+        Chart(
             "New ids",
-            heat(
-                recent.filter(pl.col("new_ids").max().over("column") >= _SEEN),
-                "new_ids",
-                "share of rows with a new id, by column and day",
-                top=1.0,
-            ),
-            f"Share of rows with an id that none of the days before had; columns without are left out.{marked}",
+            heat_map(new, "new_ids", "share of rows with a new id, by column and day", top=1.0),
+            "Share of rows whose id occurred on none of the days before. Columns without new ids are left "
+            f"out.{marked}",
         ),
-        Drawn(
+        Chart(
             "Nulls",
-            heat(nulls, "nulls", "share of nulls, by column and day", top=1.0),
-            f"Share of a day's rows without a value, of the columns that lack some.{marked}",
+            heat_map(nulls, "nulls", "share of nulls, by column and day", top=1.0),
+            f"Share of the day's rows without a value. Columns without nulls are left out.{marked}",
         ),
-        Drawn(
+        Chart(
             "Labels",
-            means(recent.filter(pl.col("column").is_in(list(labels)))),
-            f"Mean of each label: of a binary one its rate, of others in their unit.{marked}",
+            label_means(recent.filter(pl.col("column").is_in(list(labels)))),
+            f"Mean of each label: the rate of a binary one, else in the label's unit.{marked}",
         ),
     ]
-    return [picture for picture in drawn if picture.svg]
+    return [chart for chart in charts if chart.svg]
 
 
-@matplotlib.rc_context(STYLE)
-def heat(rows: pl.DataFrame, value: str, label: str, *, top: float) -> Markup:
-    """A line for each column and a cell for each day; empty where no column has a value."""
+@styled
+def heat_map(rows: pl.DataFrame, value: str, label: str, *, top: float) -> Markup:
+    """Draw a line per column and a cell per day; return '' where there is no value. `top` has the full colour."""
     if not rows[value].is_not_null().any():
         return Markup()
     days = rows["day"].unique().sort().to_list()
@@ -90,13 +87,11 @@ def heat(rows: pl.DataFrame, value: str, label: str, *, top: float) -> Markup:
         "column", *map(str, days)
     )
     values = table.drop("column").to_numpy()
-    figure = Figure(figsize=(4.6, 0.6 + 0.17 * table.height), layout="constrained")
-    axes = figure.subplots()
-    x = [day.toordinal() for day in days]
-    width = min((b - a for a, b in pairwise(x)), default=1)
+    figure, (axes,) = figure_of(0.5 + 0.2 * table.height)
+    x, width = ordinals(days), slice_length(days)
     high = max(top, float(np.nanmax(values)))
     for column, place in enumerate(x):
-        # Days that are not there leave a gap.
+        # A mesh per day, so that days without data leave a gap.
         axes.pcolormesh(
             [place - 0.46 * width, place + 0.46 * width],
             np.arange(table.height + 1) - 0.5,
@@ -108,57 +103,44 @@ def heat(rows: pl.DataFrame, value: str, label: str, *, top: float) -> Markup:
     if len(days) <= _TEXT_DAYS:
         for (line, column), number in np.ndenumerate(values):
             if number >= _SEEN:
-                axes.text(x[column], line, _short(number), ha="center", va="center", fontsize=5.5)
-    axes.set_yticks(range(table.height), [short_name(name) for name in table["column"]], fontsize=7)
+                axes.text(x[column], line, _short(number), ha="center", va="center", fontsize=7)
+    axes.set_yticks(range(table.height), [short_name(name) for name in table["column"]], fontsize=8)
     axes.set_ylim(table.height - 0.5, -0.5)
     axes.grid(visible=False)
     axes.tick_params(length=0)
-    _calendar(axes, days, width)
-    _mark(axes, rows, width)
+    time_axis(axes, days, 0.6 * width)
+    _mark_quarantined(axes, rows, width)
     return to_svg(figure, label)
 
 
-@matplotlib.rc_context(STYLE)
-def means(rows: pl.DataFrame) -> Markup:
-    """A panel for each label: they have units of their own."""
+@styled
+def label_means(rows: pl.DataFrame) -> Markup:
+    """Draw a panel per label, because labels differ in their units."""
     names = rows["column"].unique(maintain_order=True).to_list()
     if not names:
         return Markup()
-    figure = Figure(figsize=(4.6, 0.5 + 0.85 * len(names)), layout="constrained")
+    figure, panels = figure_of(0.5 + 0.85 * len(names), panels=len(names))
     days = rows["day"].unique().sort().to_list()
-    x = [day.toordinal() for day in days]
-    width = min((b - a for a, b in pairwise(x)), default=1)
-    for axes, name in zip(
-        figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0], names, strict=True
-    ):
-        of = rows.filter(column=name)
-        kept, quarantined_days = of.filter(~pl.col("quarantined")), of.filter("quarantined")
-        for part, style in ((kept, "o-"), (quarantined_days, "x")):
-            colour = COLOURS[0] if part is kept else COLOURS[1]
-            axes.plot(_ordinals(part["day"].to_list()), part["mean"], style, color=colour, markersize=4)
-        axes.set_title(short_name(name), loc="left", fontsize=9)
-        axes.set_ylim(0, 1.15 * max(of["mean"].drop_nulls().to_list(), default=0.0) or 1.0)
-        _calendar(axes, days, width)
-        _mark(axes, rows, width)
+    width = slice_length(days)
+    for axes, name in zip(panels, names, strict=True):
+        label = rows.filter(column=name)
+        for quarantined, style, colour in ((False, "o-", COLOURS[0]), (True, "x", COLOURS[1])):
+            part = label.filter(quarantined=quarantined)
+            axes.plot(ordinals(part["day"].to_list()), part["mean"], style, color=colour, markersize=4)
+        axes.set_title(short_name(name))
+        axes.set_ylim(0, 1.15 * max(label["mean"].drop_nulls().to_list(), default=0.0) or 1.0)
+        time_axis(axes, days, 0.6 * width)
+        _mark_quarantined(axes, rows, width)
     return to_svg(figure, "mean of each label, by day")
 
 
 def _short(number: float) -> str:
-    """Two places, as far as they say something: .05, 1.3."""
+    """Return two places, as far as they say something: .05, 1.3."""
     return f"{number:.1f}" if number >= 1 else f"{number:.2f}"[1:] if f"{number:.2f}" != "1.00" else "1.0"
 
 
-def _ordinals(days: Sequence[date]) -> list[int]:
-    return [day.toordinal() for day in days]
-
-
-def _calendar(axes: "matplotlib.axes.Axes", days: Sequence[date], width: int) -> None:
-    ticks = days[:: -max(1, -(-len(days) // 5))][::-1]
-    axes.set_xticks(_ordinals(ticks), [f"{day:%m-%d}" for day in ticks])
-    axes.set_xlim(days[0].toordinal() - 0.6 * width, days[-1].toordinal() + 0.6 * width)
-
-
-def _mark(axes: "matplotlib.axes.Axes", rows: pl.DataFrame, width: int) -> None:
+def _mark_quarantined(axes: Axes, rows: pl.DataFrame, width: int) -> None:
+    """Put a dashed line on either side of each day in quarantine."""
     for day in rows.filter("quarantined")["day"].unique().sort():
         for side in (-0.5, 0.5):
             axes.axvline(day.toordinal() + side * width, color=INK, linewidth=1, linestyle=(0, (3, 2)))

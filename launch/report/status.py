@@ -1,4 +1,6 @@
-"""Where a workdir stands: for the person on call."""
+"""The state of a workdir, for the person on call: first what needs attention, then the days and the models."""
+
+from collections.abc import Iterator
 
 import polars as pl
 from rich.console import Console
@@ -6,42 +8,41 @@ from rich.table import Table
 
 from tutelage.launch import steps
 from tutelage.launch.lifecycle import stale
-from tutelage.launch.report.summary import (
-    DASH,
-    NOTES,
-    print_table,
-    simple_table,
-)
+from tutelage.launch.report.data import day_counts, quarantined
+from tutelage.launch.report.summary import DASH, NOTES, print_table, simple_table
 from tutelage.launch.session import Session
 from tutelage.pipeline.days import spans
 
 
 def print_status(session: Session, console: Console) -> None:
-    """Print what there is of each day and model, and what is still to be done of the days asked for."""
+    """Print what needs attention or is still to be done, then what there is of each day and each model."""
     where = f"{session.experiment.name} in {session.run.root}"
-    console.print(f"{where}; asked for: {session.asked}", markup=False)
+    console.print(f"{where}; days asked for: {session.asked}", markup=False)
+    for line in _attention(session):
+        console.print(line, markup=False)
     for table in (_days(session), _models(session)):
         print_table(console, table)
-    for line in steps.quarantined(session):
-        console.print(f"Quarantine: {line}", markup=False)
-    for line in steps.describe_teachers(session):
-        console.print(f"Teacher: {line}", markup=False)
-    if waits := session.waits():
-        console.print(f"Waits: {waits}", markup=False)
-    if found := stale.find(session):
-        console.print(f"Stale: {found.describe(session)}", markup=False)
-    if session.pruned:
-        gone = spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)
-        console.print(f"Pruned: {gone}", markup=False)
-    for line in _vocabularies(session):
+    if lines := list(_vocabularies(session)):
+        console.print()
+    for line in lines:
         console.print(f"Ids: {line}", markup=False)
-    missing = steps.to_materialize(session)
-    console.print(f"\nTo materialise: {', '.join(map(str, missing)) or 'nothing'}")
+
+
+def _attention(session: Session) -> Iterator[str]:
+    yield from (f"Quarantine: {line}" for line in quarantined(session))
+    if found := stale.find(session):
+        yield f"Stale: {found.describe(session)}"
+    if waits := session.waits():
+        yield f"Waits: {waits}"
+    yield f"To materialise: {', '.join(map(str, steps.to_materialize(session))) or 'nothing'}"
+    if session.pruned:
+        yield f"Pruned: {spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)}"
+    yield from (f"Teacher: {line}" for line in steps.describe_teachers(session))
 
 
 def _days(session: Session) -> Table:
-    """A row for each materialised day: its rows, labels, and what was dropped."""
-    counts = steps.day_counts(session)
+    """Return a row for each materialised day: its rows, its labels, and what was dropped."""
+    counts = day_counts(session)
     labelled = {
         (producer, day): rows
         for teacher, producer, day, rows in session.run.lake.soft_labels.partitions().iter_rows()
@@ -62,15 +63,15 @@ def _days(session: Session) -> Table:
 
 
 def _models(session: Session) -> Table:
-    """A row for each model: how far it is."""
+    """Return a row for each model: how far it has been trained and published."""
     heads = [
-        "days learnt",
+        "days trained",
         "last day",
         "updates",
         "examples",
         "newest version",
         "days skipped",
-        "days to learn",
+        "days to train",
     ]
     models = simple_table("model", *heads, title="Models")
     for model in session.models:
@@ -92,10 +93,9 @@ def _models(session: Session) -> Table:
     return models
 
 
-def _vocabularies(session: Session) -> list[str]:
-    """A line for each model and growing feature: what became of its ids on the model's last day."""
+def _vocabularies(session: Session) -> Iterator[str]:
+    """Yield a line for each model and growing feature: what became of its ids on the model's last day."""
     growing = [feature for feature in session.experiment.schema.ids if feature.grows]
-    lines = []
     for model in session.models if growing else ():
         states = session.run.checkpoints(model).states()
         if not states:
@@ -106,10 +106,9 @@ def _vocabularies(session: Session) -> list[str]:
         for feature in growing:
             n = dict(counted.filter(slice=feature.name).select("metric", "value").iter_rows())
             if n:
-                lines.append(
-                    f"{model}, {feature.name} on {day}: {n['ids_known']:,.0f} known, {n['ids_with_rows']:,.0f} with "
-                    f"one of {feature.capacity - 1:,} rows; {n['ids_given']:,.0f} given one, {n['ids_evicted']:,.0f} "
-                    f"evicted, none left for {n['ids_full']:,.0f}; {n['default_row_share']:.1%} of the examples on "
-                    "the default row"
+                yield (
+                    f"{model}, {feature.name} on {day}: {n['ids_known']:,.0f} ids known; {n['ids_with_rows']:,.0f}, "
+                    f"of at most {feature.capacity - 1:,}, have an embedding; {n['ids_given']:,.0f} added, "
+                    f"{n['ids_evicted']:,.0f} evicted, no place for {n['ids_full']:,.0f}; "
+                    f"{n['default_row_share']:.1%} of the examples use the default embedding"
                 )
-    return lines

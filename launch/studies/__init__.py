@@ -1,1 +1,1 @@
-"""What distillation gives: the arms, their comparison, the pages."""
+"""Studies of the effect of distillation: their arms, the comparison with baselines, and the pages."""

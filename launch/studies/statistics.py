@@ -1,4 +1,10 @@
-"""A study's figures: sums by user, and from these what an arm gains over its baseline, with intervals."""
+"""A study's figures: sums by user, and from these what an arm gains over its baseline, with intervals.
+
+The paired bootstrap is written by hand because no library has it. `scipy.stats.bootstrap` resamples one axis: with
+`paired` all samples share the indices, without it each is resampled alone. Here users are resampled within each day
+(the days stay), the draw is shared by all arms, seeds and tasks, and the seeds, which are too few to be resampled,
+scatter by Student's t in the same draw.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,42 +36,43 @@ COMPARISONS = pl.Schema(
         **{f"{name}{end}": pl.Float64 for name in _INTERVALS for end in ("", "_low", "_high")},
     }
 )
-"""Columns of what `compare` returns. A value that is not known is null.
+"""The columns of what `compare` returns. A value that is unknown is null.
 
-`rows` of the judged days, as many as they stand for; `loss`: log loss, or the squared error of log1p of the value;
-`delta`: percent; `calibration`: Σ predicted / Σ observed; `farther`: how much farther from 1 it is than the baseline's;
-`transfer_ratio`: (baseline − arm) / (baseline − teacher), in losses; `_low` and `_high` bound 95 %.
+`rows`: rows of the judged days, weighted by `Schema.example_weight`; `loss`: log loss, or the squared error of log1p
+of the value; `delta`: difference from the baseline's loss in percent; `calibration`: Σ predicted / Σ observed;
+`farther`: how much farther from 1 the calibration is than the baseline's; `transfer_ratio`: (baseline − arm) /
+(baseline − teacher), in losses. `_low` and `_high` bound 95 %.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One model in one study, and what it is compared with. A second comparison is a second Arm of that name."""
+    """One model in one study, and what it is compared with. A second comparison is a second Arm of the same name."""
 
     study: str
-    """As in `1 losses`: a number and what is varied."""
+    """A number and what is varied, as in `1 losses`."""
     name: str
     baseline: str | None
-    """The arm it is compared with, within the same seed; None: it is a baseline or a teacher."""
+    """The arm that it is compared with, seed by seed; None for a baseline and for a teacher."""
     x: float | None = None
-    """Where it stands on the axis of the study's picture, in what the study varies; None: nowhere."""
+    """Its place on the x axis of the study's chart, in the unit of what the study varies; None if it has none."""
     group: str = ""
-    """The curve that it belongs to."""
+    """The curve it belongs to."""
     teacher: str | None = None
-    """The arm of the teacher that it learnt from; None: it has no transfer ratio."""
+    """The arm of the teacher that it is distilled from; None if it has no transfer ratio."""
 
 
 def user_sums(predictions: pl.DataFrame, labels: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    """What one arm with one seed did for each user of one day.
+    """Return the sums of one arm with one seed, for each user of one day and each task.
 
     `predictions`: example_id and the raw outputs; `labels`: rows of `interactions` (example_id, the
     schema's user, its labels, `sampling_rate` where it is downsampled), of the same examples in any order.
 
-    Returns for each user and task: rows, loss (Σ log loss, or Σ squared error of log1p of the value),
-    predicted and observed (Σ in the label's unit; of a `log1p` task nothing is predicted in it: NaN), each of
-    as many rows as it stands for (`Schema.example_weight`).
+    The columns are user, task, rows, loss (Σ log loss, or Σ squared error of log1p of the value), predicted and
+    observed (Σ in the label's unit; predicted is NaN for a `log1p` task, which predicts nothing in that unit). Each row
+    is weighted by `Schema.example_weight`.
 
-    Raises UserError where the two hold other examples.
+    Raises UserError where the two do not hold the same examples.
     """
     assert schema.user is not None
     frame = labels.join(predictions, on="example_id", validate="1:1")
@@ -111,25 +118,27 @@ def compare(
     draws: int = 1000,
     seed: int,
 ) -> pl.DataFrame:
-    """Each arm's figures on `days`, and beside its baseline's; columns `COMPARISONS`.
+    """Return each arm's figures on `days`, alone and against its baseline, in the columns `COMPARISONS`.
 
-    `sums`: those of `user_sums`, with their arm, seed and day. All arms have the same seeds, users and rows.
+    `sums`: `user_sums` with their arm, seed and day. All arms have the same seeds, users and rows.
 
-    A loss is the plain mean over seeds and days of a day's mean over rows; a calibration is that of all
-    days together. Intervals are percentiles over draws. A draw takes the users of each day with
-    replacement, the same ones for all arms, seeds and tasks (clusters: Field and Welsh, JRSS B 2007);
-    seeds are too few for that and are weighed instead (see `_seed_weights`), alike in all arms.
+    A loss is the plain mean over seeds and days of a day's mean over rows. A calibration is taken over all days
+    together. Intervals are percentiles over draws. A draw takes the users of each day with replacement, the same users
+    for all arms, seeds and tasks (a cluster bootstrap: Field and Welsh, JRSS B 2007). Seeds are too few for that, so
+    they are weighted instead (see `seed_weights`), in the same way for all arms.
 
-    Memory: of one day, draws × users and arms × seeds × tasks × users numbers, some times over.
+    Memory: a few times draws × users and arms × seeds × tasks × users numbers, for one day.
 
-    Raises UserError for an arm that is none, and for arms that cannot be paired.
+    Raises UserError for an unknown arm, and for arms that cannot be paired.
     """
     names = list(dict.fromkeys(arm.name for arm in arms))
     for arm in arms:
         for other in (arm.baseline, arm.teacher):
             if other is not None and other not in names:
                 have = ", ".join(names)
-                raise UserError(f"arm {arm.name!r} is compared with {other!r}, which is no arm; have {have}")
+                raise UserError(
+                    f"arm {arm.name!r} is compared with {other!r}, which is not an arm; expected {have}"
+                )
     drawn = _draw(sums.lazy(), arms, names, days=days, draws=draws, seed=seed)
     found = []
     with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is null below
@@ -141,12 +150,12 @@ def compare(
                 row: dict[str, Any] = {"study": arm.study, "arm": arm.name, "baseline": arm.baseline}
                 row |= {"group": arm.group, "x": arm.x, "task": task, "loss": drawn.loss[t, 0, me]}
                 row |= {"rows": drawn.rows[t], "seeds": drawn.seeds}
-                row |= _with_interval("calibration", calibration[t, :, me])
+                row |= with_interval("calibration", calibration[t, :, me])
                 if arm.baseline is not None:
                     base = names.index(arm.baseline)
                     gap = drawn.gaps[arm.name, arm.baseline][t]
-                    row |= _with_interval("delta", 100 * gap / drawn.loss[t, :, base])
-                    row |= _with_interval("farther", distance[t, :, me] - distance[t, :, base])
+                    row |= with_interval("delta", 100 * gap / drawn.loss[t, :, base])
+                    row |= with_interval("farther", distance[t, :, me] - distance[t, :, base])
                     if arm.teacher is not None:
                         row |= _transfer_ratio(gap, drawn.gaps[arm.teacher, arm.baseline][t])
                 found.append(row)
@@ -156,7 +165,7 @@ def compare(
 
 
 class _Drawn(NamedTuple):
-    """Of each task; the first draw is the days as they were."""
+    """What `_draw` returns, for each task. The first draw is the days as they were."""
 
     tasks: list[str]
     seeds: int
@@ -164,7 +173,7 @@ class _Drawn(NamedTuple):
     loss: np.ndarray
     """[tasks, 1 + draws, arms]."""
     gaps: dict[tuple[str, str], np.ndarray]
-    """(arm, other) → loss of the arm − that of the other [tasks, 1 + draws]."""
+    """From (arm, other) to the loss of the arm − the loss of the other [tasks, 1 + draws]."""
     predicted: np.ndarray
     """[tasks, 1 + draws, arms]."""
     observed: np.ndarray
@@ -193,7 +202,7 @@ def _draw(
     left, right = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
 
     random = np.random.default_rng(seed)
-    seed_weights = _seed_weights(random, draws, len(seeds))
+    of_seeds = seed_weights(random, draws, len(seeds))
     rows = [0] * len(tasks)
     loss, predicted = np.zeros((2, len(tasks), 1 + draws, len(names)))
     gap = np.zeros((len(tasks), 1 + draws, len(pairs)))
@@ -209,10 +218,10 @@ def _draw(
             share = 1 / (weights @ counts)[:, None] / len(days)
             losses = block["loss"][t]
             rows[t] += round(counts.sum())
-            loss[t] += _total(losses, weights, seed_weights) * share
+            loss[t] += _total(losses, weights, of_seeds) * share
             # User by user, before anything is summed: between equal arms it is 0, not nearly 0.
-            gap[t] += _total(losses[:, left] - losses[:, right], weights, seed_weights) * share
-            predicted[t] += _total(block["predicted"][t], weights, seed_weights)
+            gap[t] += _total(losses[:, left] - losses[:, right], weights, of_seeds) * share
+            predicted[t] += _total(block["predicted"][t], weights, of_seeds)
             observed[t] += weights @ labels
     return _Drawn(
         tasks=tasks,
@@ -226,7 +235,7 @@ def _draw(
 
 
 def _total(values: np.ndarray, weights: np.ndarray, seed_weights: np.ndarray) -> np.ndarray:
-    """[draws, arms]: over users and seeds of values [users, arms, seeds], weights [draws, users or seeds]."""
+    """Return the weighted sum [draws, arms] of values [users, arms, seeds]; weights are [draws, users or seeds]."""
     total = weights @ values.reshape(len(values), -1)
     return np.einsum("das,ds->da", total.reshape(len(total), -1, seed_weights.shape[1]), seed_weights)
 
@@ -234,7 +243,7 @@ def _total(values: np.ndarray, weights: np.ndarray, seed_weights: np.ndarray) ->
 def _block(
     frame: pl.DataFrame, day: date, *, names: Sequence[str], seeds: Sequence[int], tasks: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """The sums of a day by name, each [tasks, users, arms, seeds]."""
+    """Return the sums of a day by name, each [tasks, users, arms, seeds]."""
     index = frame.select(
         pl.col("task").cast(pl.Enum(tasks)).to_physical(),
         pl.col("user").rank("dense") - 1,
@@ -252,19 +261,19 @@ def _block(
         a, s = np.argwhere(~alike)[0]
         raise UserError(
             f"day {day}: arm {names[a]!r} with seed {seeds[s]} lacks users or rows that others have, "
-            "so that nothing can be paired; let the study run to its end"
+            "so they cannot be paired; let the study run to its end"
         )
     if len(frame) != rows.size:
-        raise UserError(f"day {day}: sums of an arm and seed are there twice; keep one of each")
+        raise UserError(f"day {day}: the sums of an arm and seed occur twice; keep one of each")
     return block
 
 
-def _seed_weights(random: np.random.Generator, draws: int, seeds: int) -> np.ndarray:
-    """[1 + draws, seeds]: what each seed counts, 1 together; in the first all count alike.
+def seed_weights(random: np.random.Generator, draws: int, seeds: int) -> np.ndarray:
+    """Return the weight of each seed in each draw [1 + draws, seeds]; they sum to 1, and the first draw has equal ones.
 
-    The mean of any figure of the seeds, so weighed, is its mean + Student's t with seeds − 1 degrees of
-    freedom · standard error. Five seeds that are drawn with replacement would give an interval that
-    is right in 84, not 95, of 100 cases. One seed tells nothing of that.
+    With these weights, the mean of any figure over the seeds is its plain mean + standard error · Student's t with
+    seeds − 1 degrees of freedom. Drawing five seeds with replacement would give an interval that is right in 84 of 100
+    cases, not in 95. One seed says nothing about the scatter, so its weight is always 1.
     """
     equal = np.full((1 + draws, seeds), 1 / seeds)
     if seeds > 1:
@@ -275,15 +284,16 @@ def _seed_weights(random: np.random.Generator, draws: int, seeds: int) -> np.nda
     return equal
 
 
-def _with_interval(name: str, drawn: np.ndarray) -> dict[str, float]:
+def with_interval(name: str, drawn: np.ndarray) -> dict[str, float]:
+    """Return the first of `drawn` [1 + draws] under `name`, and the ends of the others' 95 % interval."""
     low, high = np.quantile(drawn[1:], _INTERVAL)
     return {name: drawn[0], f"{name}_low": low, f"{name}_high": high}
 
 
 def _transfer_ratio(gap: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-    """Both [1 + draws]: an arm's loss − its baseline's, and the teacher's − the baseline's.
+    """Return the ratio of two gaps [1 + draws]: the arm's loss − its baseline's, and the teacher's − the baseline's.
 
-    A draw whose teacher is no better than the baseline has no ratio, and bounds none on either side.
+    A draw whose teacher is no better than the baseline has no ratio, and leaves the interval open on both sides.
     """
     better = teacher < 0
     ratio = gap / np.where(better, teacher, -np.inf)

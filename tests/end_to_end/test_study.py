@@ -1,4 +1,4 @@
-"""The real study on the smoke size of the synthetic world: killed, gone on with, and read."""
+"""The real study on the smoke size of the synthetic data: killed, resumed, and read."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from tests import golden
 
 pytestmark = pytest.mark.end_to_end
 COMMAND = [Path(sys.executable).parent / "tutelage-study", "--config=synthetic", "--smoke"]
-# The base teacher, the plans by which its snapshots label, and all students of the config.
+# The base teacher, the plans by which its snapshots label, and all students of the config are trained.
 FLAGS = ["--seeds=1", "--studies=1", "--studies=4"]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study that was killed once."""
+    """Return the folder of a study that was killed once and resumed."""
     workdir = tmp_path_factory.mktemp("study")
     command = [*COMMAND, *FLAGS, f"--workdir={workdir}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
@@ -41,7 +41,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_arm_is_the_student_that_a_run_trains(study: Path) -> None:
     found = pl.read_delta(str(study / "comparisons")).filter(pl.col("arm") == "late_control")
-    # Judged on the one day that all students had learnt a day before.
+    # Judged on the one day that all students were trained for a day before.
     wanted = pl.read_csv(golden.FILE, try_parse_dates=True).filter(
         pl.col("day").cast(pl.String) == "2026-01-03", model="late_control", basis="day_ahead"
     )
@@ -52,27 +52,39 @@ def test_an_arm_is_the_student_that_a_run_trains(study: Path) -> None:
         assert loss == pytest.approx(expected[task], rel=1e-4)
 
 
-def test_a_model_is_thrown_away_when_its_sums_are_kept(study: Path) -> None:
+def test_models_are_removed_once_their_sums_are_kept(study: Path) -> None:
     (unit,) = (study / "units").iterdir()
     assert unit.name == "base-1"
-    assert sorted(path.name for path in unit.iterdir()) == ["design.json", "facts.parquet", "sums.parquet"]
+    assert sorted(path.name for path in unit.iterdir()) == [
+        "buckets.parquet",
+        "design.json",
+        "facts.parquet",
+        "sums.parquet",
+    ]
     sums = pl.read_parquet(unit / "sums.parquet")
     per_arm = sums.filter(task="click").group_by("arm").agg(pl.col("rows").sum())
     assert per_arm["rows"].unique().to_list() == [5000]
     assert per_arm.height == 1 + 5 + 2
 
 
-def test_facts_are_of_the_teacher_too_and_tell_how_far_the_truth_is(study: Path) -> None:
+def test_facts_include_the_teacher_and_the_distance_from_the_truth(study: Path) -> None:
     facts = pl.read_delta(str(study / "facts"))
     truth = dict(facts.filter(task="click", metric="truth").select("arm", "value").iter_rows())
     assert {"teacher@base", "control", "late_auxiliary@leaked"} <= truth.keys()
     assert all(value > 0 for value in truth.values())
+    # The scores are the arm's own.
+    assert len(set(truth.values())) == len(truth)
     # A teacher ranks its own scores as it ranks them.
     own = facts.filter(arm="teacher@base", task="click", metric="spearman")["value"].item()
     assert own == pytest.approx(1)
+    # Leakage needs a baseline, and with one seed it has no interval.
+    leaking = facts.filter(pl.col("metric").str.starts_with("leakage"))
+    assert set(leaking["metric"]) == {"leakage"}
+    assert {"direct", "late_auxiliary", "late_auxiliary@leaked"} <= set(leaking["arm"])
+    assert not set(leaking["arm"]) & {"teacher@base", "control", "late_control"}
 
 
-def test_the_page_and_the_markdown_say_what_was_asked(study: Path) -> None:
+def test_the_page_and_the_markdown_name_the_studies(study: Path) -> None:
     text = (study / "results.md").read_text("utf-8")
     assert "--studies=1 --studies=4" in text
     assert "## 1 none, direct and auxiliary" in text
@@ -82,7 +94,7 @@ def test_the_page_and_the_markdown_say_what_was_asked(study: Path) -> None:
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_a_second_study_trains_nothing_and_writes_the_same(study: Path) -> None:
+def test_a_second_run_trains_nothing_and_writes_the_same(study: Path) -> None:
     before = (study / "results.md").read_text("utf-8")
     done = subprocess.run(
         [*COMMAND, *FLAGS, f"--workdir={study.parent}"], capture_output=True, text=True, timeout=120
@@ -103,7 +115,9 @@ def test_a_second_study_trains_nothing_and_writes_the_same(study: Path) -> None:
         (["--seeds=0"], "flag --seeds=0: 0 is not a positive integer; --help lists the flags"),
     ],
 )
-def test_a_mistake_is_one_line_and_a_non_zero_exit(tmp_path: Path, flags: list[str], says: str) -> None:
+def test_a_mistake_gives_one_line_and_a_non_zero_exit_code(
+    tmp_path: Path, flags: list[str], says: str
+) -> None:
     done = subprocess.run(
         [*COMMAND, f"--workdir={tmp_path}", *flags], capture_output=True, text=True, timeout=60
     )

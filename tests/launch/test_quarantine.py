@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tutelage.launch import actions, steps
 from tutelage.launch.lifecycle.rollback import plan
+from tutelage.launch.report.data import gather, quarantined
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
 from tutelage.launch.report.summary import Results
@@ -80,17 +81,10 @@ def test_status_and_report_say_which_days_are_in_quarantine(skipped: Session, tm
     (teacher,) = (row for row in text.splitlines() if row.startswith("teacher "))
     assert teacher.split()[-1] == "1"  # The third day is to be learnt.
     page = tmp_path / "index.html"
-    write_report(
-        page,
-        experiment="x",
-        metrics=skipped.run.lake.metrics.scan().collect(),
-        baselines={},
-        counts=steps.day_counts(skipped),
-        quarantined=steps.quarantined(skipped),
-    )
-    assert f'<li class="amiss">Quarantine: {line}.</li>' in page.read_text().replace("\n", "")
+    write_report(page, gather(skipped))
+    assert f'<li class="error">Quarantine: {line}.</li>' in page.read_text().replace("\n", "")
     skipped.run.quarantine(TEACHER).write(DAYS[1], "passed", [ATTEMPT])
-    assert steps.quarantined(skipped) == []
+    assert quarantined(skipped) == []
 
 
 def _keep_out(session: Session, day: date) -> None:
@@ -123,7 +117,7 @@ def test_status_counts_the_days_skipped_and_says_once_who_went_without(tmp_path:
     assert "Quarantine: teacher, control: 2026-01-02 skipped (its data is in quarantine)\n" in text
     (teacher,) = (row for row in text.splitlines() if row.startswith("teacher "))
     assert teacher.split()[-2:] == ["1", "1"]  # skipped, to learn
-    assert text.endswith("To materialise: 2026-01-01, 2026-01-03\n")
+    assert "\nTo materialise: 2026-01-01, 2026-01-03\n" in text
 
 
 def test_a_day_of_data_is_accepted_for_a_reason(tmp_path: Path) -> None:

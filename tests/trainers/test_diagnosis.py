@@ -3,28 +3,16 @@
 import math
 
 import numpy as np
-import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
 from tutelage.trainers.diagnosis import (
     agreement,
-    bias_leakage,
     buckets,
     calibration_by,
     diversity,
     transfer_ratio,
 )
-
-
-def _sums(**calibration: tuple[int, float]) -> pl.DataFrame:
-    """From (rows, Σp / Σy) of each bucket."""
-    return pl.DataFrame(
-        [
-            {"bucket": bucket, "rows": rows, "predicted": ratio * 10, "observed": 10.0}
-            for bucket, (rows, ratio) in calibration.items()
-        ]
-    )
 
 
 def test_a_value_at_an_edge_is_in_the_bucket_above_and_one_that_is_missing_in_none() -> None:
@@ -87,32 +75,6 @@ def test_transfer_ratio_is_the_share_of_the_teachers_lead() -> None:
     # The teacher leads by .04; .03 of that is gained, .01 lost, all gained.
     assert transfer_ratio([0.57, 0.61, 0.56], 0.60, 0.56) == pytest.approx([0.75, -0.25, 1.0])
     assert np.isnan(transfer_ratio(0.5, 0.6, [0.6, 0.7])).all()
-
-
-def test_a_student_that_is_off_as_its_teacher_leaks_all_of_it_also_where_all_buckets_are_alike() -> None:
-    teacher = _sums(a=(100, 1.3), b=(50, 1.3))
-    assert bias_leakage(teacher, teacher) == pytest.approx({"slope": 1.0, "r2": 1.0})
-    # The root of a ratio is half its log.
-    half = _sums(a=(100, math.sqrt(1.3)), b=(50, math.sqrt(1.3)))
-    assert bias_leakage(half, teacher) == pytest.approx({"slope": 0.5, "r2": 1.0})
-
-
-def test_bias_leakage_weighs_buckets_by_rows() -> None:
-    teacher = _sums(a=(3, math.e), b=(1, 1 / math.e))
-    student = _sums(a=(3, math.e), b=(1, math.e))
-    # Errors 1, -1 of the teacher and 1, 1 of the student: slope (3·1 - 1·1) / (3·1 + 1·1) = 1/2.
-    # Residuals 1/2 and 3/2: 1 - (3 · 1/4 + 1 · 9/4) / (3 + 1) = 1/4.
-    assert bias_leakage(student, teacher) == pytest.approx({"slope": 1 / 2, "r2": 1 / 4})
-
-
-def test_a_bucket_without_a_ratio_has_no_part_in_bias_leakage() -> None:
-    teacher = _sums(a=(3, math.e), b=(1, 1 / math.e), c=(9, 0.0), only=(9, 2.0))
-    student = _sums(a=(3, math.e), b=(1, math.e), c=(9, 2.0))
-    assert bias_leakage(student, teacher) == pytest.approx({"slope": 1 / 2, "r2": 1 / 4})
-    nothing = student.with_columns(observed=pl.lit(0.0))
-    for sums in (nothing, _sums(a=(3, 1.0))):
-        assert all(math.isnan(value) for value in bias_leakage(student, sums).values())
-        assert all(math.isnan(value) for value in bias_leakage(sums, teacher).values())
 
 
 def test_diversity_of_the_top_of_each_users_list() -> None:

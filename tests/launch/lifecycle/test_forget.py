@@ -17,6 +17,7 @@ from tests.launch import small
 from tutelage.export import card, golden, warmup
 from tutelage.launch import actions, steps
 from tutelage.launch.lifecycle import forget
+from tutelage.launch.report.data import day_counts
 from tutelage.launch.session import Session
 from tutelage.pipeline.beam_job import staging_folder
 from tutelage.pipeline.errors import UserError
@@ -112,10 +113,10 @@ def test_no_parquet_file_has_the_user_and_all_other_rows_are_as_they_were(workdi
 
 def test_rows_in_are_still_kept_and_dropped_ones(workdir: Path) -> None:
     _forget(workdir)
-    counts = steps.day_counts(_open(workdir)).select("rows_in", "kept", "reason", "dropped").rows()
+    counts = day_counts(_open(workdir)).select("rows_in", "kept", "reason", "dropped").rows()
     assert counts == [(40, 40, None, 0)] * 2 + [(40, 35, "forgotten", 5)] * 2
     _forget(workdir, "6")
-    counts = steps.day_counts(_open(workdir)).select("rows_in", "kept", "reason", "dropped").rows()
+    counts = day_counts(_open(workdir)).select("rows_in", "kept", "reason", "dropped").rows()
     assert counts == [(40, 35, "forgotten", 5)] * 2 + [(40, 30, "forgotten", 10)] * 2
 
 

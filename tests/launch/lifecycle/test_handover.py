@@ -14,6 +14,7 @@ from rich.console import Console
 from tutelage.launch import actions, pool, steps
 from tutelage.launch.config import Experiment, load
 from tutelage.launch.lifecycle.rollback import Invalidation, plan
+from tutelage.launch.report.data import gather
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session, Settings
@@ -169,16 +170,8 @@ def test_status_and_report_show_who_took_over_with_both_losses(succeeded: Sessio
     print_status(succeeded, console)
     assert f"Teacher: {line}\n" in console.file.getvalue()  # type: ignore[attr-defined]
     page = tmp_path / "index.html"
-    write_report(
-        page,
-        experiment="x",
-        metrics=succeeded.run.lake.metrics.scan().collect(),
-        baselines={},
-        counts=steps.day_counts(succeeded),
-        teacher="teacher-wide",
-        teachers=[line],
-    )
-    assert f'<li class="sound">Teacher: {line}.</li>' in page.read_text().replace("\n", "")
+    write_report(page, gather(succeeded))
+    assert f'<li class="ok">Teacher: {line}.</li>' in page.read_text().replace("\n", "")
 
 
 def test_a_line_describes_what_a_successor_started_with(ready: Session) -> None:

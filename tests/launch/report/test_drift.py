@@ -1,4 +1,4 @@
-"""The pictures of the data by day: what is in them, and which day is marked."""
+"""The charts of the data by day: what they show, and which day is marked."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,8 @@ from datetime import date
 
 import polars as pl
 
-from tutelage.launch.report.drift import Drawn, charts
+from tutelage.launch.report.drawing import Chart
+from tutelage.launch.report.drift import data_charts
 
 SCHEMA = {
     "day": pl.Date,
@@ -34,22 +35,22 @@ def _statistics(days: int = 4, bad: int = 3) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _drawn(statistics: pl.DataFrame) -> Mapping[str, Drawn]:
-    return {picture.title: picture for picture in charts(statistics, ["click", "seconds"])}
+def _drawn(statistics: pl.DataFrame) -> Mapping[str, Chart]:
+    return {chart.title: chart for chart in data_charts(statistics, ["click", "seconds"])}
 
 
-def _texts(picture: Drawn) -> list[str]:
-    return re.findall(r">([^<>\n]+)</text>", picture.svg)
+def _texts(chart: Chart) -> list[str]:
+    return re.findall(r">([^<>\n]+)</text>", chart.svg)
 
 
-def test_each_column_has_its_drift_of_each_day() -> None:
+def test_drift_is_shown_for_each_column_and_day() -> None:
     texts = _texts(_drawn(_statistics())["Drift of each column"])
     # A binary label is judged by its mean alone.
     assert [text for text in texts if text.isalpha()] == ["user", "age", "seconds"]
     assert [texts.count(value) for value in (".12", ".03", "1.2")] == [3, 2, 3]
 
 
-def test_new_ids_and_nulls_have_the_columns_that_have_some() -> None:
+def test_columns_without_new_ids_or_nulls_are_left_out() -> None:
     drawn = _drawn(_statistics())
     new, nulls = _texts(drawn["New ids"]), _texts(drawn["Nulls"])
     assert [text for text in new if text.isalpha()] == ["user"]
@@ -58,25 +59,25 @@ def test_new_ids_and_nulls_have_the_columns_that_have_some() -> None:
     assert [nulls.count(value) for value in (".25", "1.0")] == [3, 1]
 
 
-def test_a_day_in_quarantine_stands_between_dashed_lines() -> None:
+def test_a_day_in_quarantine_is_marked_by_dashed_lines() -> None:
     for statistics, lines in ((_statistics(), 2), (_statistics(bad=0), 0)):
         drawn = _drawn(statistics)
         for title, panels in (("Drift of each column", 1), ("Nulls", 1), ("Labels", 2)):
             assert drawn[title].svg.count("stroke-dasharray: 3,2") == lines * panels
-            assert ("between dashed lines" in drawn[title].read) == bool(lines)
+            assert ("between dashed lines" in drawn[title].caption) == bool(lines)
 
 
-def test_every_label_has_a_panel_of_its_own() -> None:
+def test_every_label_has_its_own_panel() -> None:
     texts = _texts(_drawn(_statistics())["Labels"])
     assert [text for text in texts if text.isalpha()] == ["click", "seconds"]
 
 
-def test_of_one_day_there_is_no_drift_and_of_none_no_picture() -> None:
+def test_one_day_has_no_drift_and_no_day_has_no_chart() -> None:
     assert list(_drawn(_statistics(days=1))) == ["Nulls", "Labels"]
     assert _drawn(_statistics(days=0)) == {}
 
 
-def test_of_many_days_the_values_are_left_to_the_colours() -> None:
+def test_cells_of_many_days_show_no_numbers() -> None:
     texts = _texts(_drawn(_statistics(days=20))["Drift of each column"])
     assert ".12" not in texts
     assert "01-20" in texts

@@ -1,3 +1,5 @@
+"""The HTML report: its numbers, its first lines, its charts, and that names and failures do no harm."""
+
 import html
 import math
 import re
@@ -10,13 +12,15 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tutelage.launch.report.data import ReportData, counts_by_day, id_maps
 from tutelage.launch.report.page import write_report
+from tutelage.launch.report.summary import Results
 from tutelage.pipeline.schema import METRICS
 from tutelage.trainers.checkpoints import State
 
 
 def _metrics(rows: Iterable[tuple[str, str, str, dict[int, float]]]) -> pl.DataFrame:
-    """From (model, task, metric, value by day of May 2024)."""
+    """Return metrics from (model, task, metric, value by day of May 2024)."""
     long = [
         ("r", date(2024, 5, day), task, metric, "", "day_ahead" if task else "pre_update", value, 1000, model)
         for model, task, metric, values in rows
@@ -33,18 +37,26 @@ def _counts(*rows: tuple[int, int, int, str | None, int]) -> pl.DataFrame:
 
 def _page(path: Path, **changes: Any) -> str:
     given = {
-        "experiment": "x",
         "metrics": METRICS_OF_TWO,
         "baselines": {"b": "a"},
         "counts": COUNTS,
+        "capacities": {},
         **changes,
     }
-    write_report(path / "index.html", **given)
+    metrics, counts, capacities = (given.pop(name) for name in ("metrics", "counts", "capacities"))
+    order = {name: given.pop(name) for name in ("baselines", "students", "tasks") if name in given}
+    data = ReportData(
+        results=Results.of(metrics, **order),
+        counts=counts_by_day(counts),
+        id_maps=id_maps(metrics, capacities, "teacher"),
+        **{"experiment": "x", **given},
+    )
+    write_report(path / "index.html", data)
     return (path / "index.html").read_text("utf-8")
 
 
 def _rows(page: str) -> list[list[str]]:
-    """The texts of the cells of each row of each table."""
+    """Return the cells of each row of each table, as text."""
     rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
     cells = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows)
     return [[html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in row] for row in cells]
@@ -73,8 +85,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_tables_hold_the_hand_computed_numbers(tmp_path):
-    speed = {"model": "b", "examples": 5000, "examples_per_second": 1234.5, "feed_wait_share": 0.25}
-    rows = _rows(_page(tmp_path, throughput=[speed], versions={"b": "2024050301"}))
+    seconds = 5000 / 1234.5
+    state = State(day=date(2024, 5, 3), step=1, examples=1, rows=5000, seconds=seconds, waited=seconds / 3)
+    rows = _rows(_page(tmp_path, states={"b": [state]}, versions={"b": "2024050301"}))
     # days, click: AUC, log loss, difference, calibration, watch: loss, difference, label coverage
     assert ["teacher", "3", "0.6800", "0.5000", "–", "1.050", "2.0000", "–", "–"] in rows
     assert ["b", "2", "–", "0.3850", "-15.00", "–", "1.7000", "+15.00", "70.0%"] in rows
@@ -87,31 +100,28 @@ def test_tables_hold_the_hand_computed_numbers(tmp_path):
     assert ["2024-05-01", "110", "100", "10", "7", "3", "yes"] in rows
     assert ["2024-05-02", "50", "50", "0", "0", "0", "yes"] in rows
     assert ["total", "160", "150", "10", "7", "3", "yes"] in rows
-    # baseline, days learnt, last day, newest version, examples, examples/s, feed wait
+    # baseline, days trained, last day, newest version, examples, examples/s, feed wait
     assert ["b", "a", "2", "2024-05-03", "2024050301", "5,000", "1,234", "25.0%"] in rows
     assert ["a", "–", "3", "2024-05-03", "–", "–", "–", "–"] in rows
 
 
-def _facts(page: str) -> list[tuple[str, str]]:
+def _headlines(page: str) -> list[tuple[str, str]]:
     return re.findall(r'<li class="(\w+)">(.*?)</li>', html.unescape(page))
 
 
 def test_what_the_person_on_call_reads_first(tmp_path):
     exported = dict.fromkeys(["teacher", "a", "b"], "2024050301")
     days = [(day, 110, 100, "duplicate", 10) for day in (1, 2, 3)]
-    assert _facts(_page(tmp_path, counts=_counts(*days), versions=exported)) == [
+    assert _headlines(_page(tmp_path, counts=_counts(*days), versions=exported)) == [
         # Calibration: 0.95 is nearer to 1 than 1.2 was, if not than 1.0.
-        (
-            "look",
-            "Teacher, label coverage and rows of 2024-05-03, to look at: b label coverage (worse than all 1).",
-        ),
-        ("sound", "All 3 models reached 2024-05-03."),
-        ("sound", "The last day of every model is served."),
-        ("sound", "Rows reconcile on every day (3): 330 in = 300 kept + 30 dropped."),
+        ("warning", "Check 2024-05-03: b label coverage (worst of 2 days)."),
+        ("ok", "All 3 models reached 2024-05-03."),
+        ("ok", "The last trained day of every model is published."),
+        ("ok", "Rows add up on every day (3): 330 in = 300 kept + 30 dropped."),
     ]
 
 
-def test_late_rows_and_labels_that_were_not_mature_are_told_of_each_day_where_there_are_any(tmp_path):
+def test_late_rows_and_labels_that_are_not_mature_are_shown_only_if_there_are_any(tmp_path):
     counts = _counts((1, 110, 100, "duplicate", 7), (1, 110, 100, "no_user", 3), (2, 1050, 1050, None, 0))
     assert "labels not mature" not in _page(tmp_path, counts=counts)
     late = counts.with_columns(late=pl.when(pl.col("day").dt.day() == 1).then(12).otherwise(1005))
@@ -119,44 +129,47 @@ def test_late_rows_and_labels_that_were_not_mature_are_told_of_each_day_where_th
     assert ["day", "in", "kept", "late", "dropped", "duplicate", "no user", "adds up"] in _rows(page)
     assert ["2024-05-01", "110", "100", "12", "10", "7", "3", "yes"] in _rows(page)
     assert ["total", "1,160", "1,150", "1,017", "10", "7", "3", "yes"] in _rows(page)
-    fact = "Rows reconcile on every day (2): 1,160 in = 1,150 kept (1,017 late) + 10 dropped."
-    assert ("sound", fact) in _facts(page)
+    line = "Rows add up on every day (2): 1,160 in = 1,150 kept (1,017 late) + 10 dropped."
+    assert ("ok", line) in _headlines(page)
     page = _page(tmp_path, counts=late.with_columns(masked=pl.lit(40)))
     assert ["2024-05-02", "1,050", "1,050", "1,005", "40", "0", "0", "0", "yes"] in _rows(page)
     assert "1,150 kept (1,017 late, 80 labels not mature) + 10 dropped" in page
 
 
-def test_the_last_day_may_be_no_worse_than_all_the_days_before(tmp_path):
+def test_a_last_day_that_is_not_the_worst_gives_no_warning(tmp_path):
     metrics = _metrics([("teacher", "click", "auc", {1: 0.6, 2: 0.8, 3: 0.7})])
-    text = "Teacher, label coverage and rows of 2024-05-03: none worse than on all the days before."
-    assert ("sound", text) in _facts(_page(tmp_path, metrics=metrics, baselines={}, counts=_counts()))
+    text = "On 2024-05-03 no score of the teacher, label coverage or row count is the worst of the last days."
+    assert ("ok", text) in _headlines(_page(tmp_path, metrics=metrics, baselines={}, counts=_counts()))
 
 
-def test_what_is_amiss_comes_first(tmp_path):
+def test_errors_come_first(tmp_path):
     metrics = pl.concat([METRICS_OF_TWO, _metrics([("a", "click", "auc", {2: math.nan})])])
     versions = {"teacher": "2024050301", "a": "2024050209"}
     counts = _counts((3, 90, 90, None, 0), (4, 110, 100, "duplicate", 9))
     page = _page(tmp_path, metrics=metrics, counts=counts, students=["c"], versions=versions)
-    assert _facts(page) == [
+    assert _headlines(page) == [
         (
-            "amiss",
-            "Not all models reached 2024-05-04: teacher ended on 2024-05-03; c has trained on no day; "
+            "error",
+            "Not all models reached 2024-05-04: teacher ended on 2024-05-03; c has not been trained yet; "
             "a ended on 2024-05-03; b ended on 2024-05-03.",
         ),
-        ("amiss", "Not served: the last day of a, b (not blessed, see rejected/, or not exported)."),
-        ("amiss", "Rows do not reconcile on 2024-05-04: in is not kept + dropped."),
-        ("amiss", "Values that are not finite, shown as –: 1 (a; last on 2024-05-02)."),
         (
-            "look",
-            "Teacher, label coverage and rows of 2024-05-04, to look at: click AUC (missing), "
-            "click log loss (missing), click calibration (missing), watch E(LTV) loss (missing), "
-            "b label coverage (missing).",
+            "error",
+            "Not published: the last trained day of a, b. The gate rejected it (see rejected/), or it was not "
+            "exported.",
+        ),
+        ("error", "Rows do not add up on 2024-05-04: rows in are not kept + dropped."),
+        ("error", "Metric values that are not finite (shown as –): 1, of a, the last on 2024-05-02."),
+        (
+            "warning",
+            "Check 2024-05-04: click AUC (missing), click log loss (missing), click calibration (missing), "
+            "watch E(LTV) loss (missing), b label coverage (missing).",
         ),
     ]
     assert ["2024-05-04", "110", "100", "9", "9", "no"] in _rows(page)
 
 
-def test_the_last_day_stands_beside_at_most_seven_days_before_it(tmp_path):
+def test_the_last_day_is_compared_with_at_most_seven_days_before_it(tmp_path):
     auc = {1: 0.1, **dict.fromkeys(range(2, 8), 0.7), 8: 0.77, 9: 0.8}
     counts = _counts(*((day, 90, 90, None, 0) for day in range(1, 9)), (9, 80, 80, None, 0))
     rows = _rows(
@@ -179,16 +192,16 @@ def test_the_last_day_stands_beside_at_most_seven_days_before_it(tmp_path):
     )
     # that day; mean, lowest and highest of the days before: (6 · 0.7 + 0.77) / 7 = 0.71
     assert ["click AUC", "0.8000", "0.7100", "0.7000", "0.7700", ""] in rows
-    assert ["click log loss", "0.6000", "0.5000", "0.5000", "0.5000", "worse than all 1"] in rows
+    assert ["click log loss", "0.6000", "0.5000", "0.5000", "0.5000", "worst of 2 days"] in rows
     # What is farther from 1 is worse: 1.4 than 0.7, and 0.8 than 1.15.
     assert ["click calibration", "0.700", "1.100", "0.800", "1.400", ""] in rows
     assert ["like calibration", "1.150", "0.950", "0.800", "1.100", ""] in rows
-    assert ["share calibration", "1.300", "0.950", "0.800", "1.100", "worse than all 2"] in rows
+    assert ["share calibration", "1.300", "0.950", "0.800", "1.100", "worst of 3 days"] in rows
     assert ["a label coverage", "0.0%", "–", "–", "–", ""] in rows
-    assert ["rows kept", "80", "90", "90", "90", "worse than all 7"] in rows
+    assert ["rows kept", "80", "90", "90", "90", "worst of 8 days"] in rows
 
 
-def test_every_picture_is_there_with_its_label_and_how_to_read_it(page):
+def test_every_chart_has_a_label_and_a_caption(page):
     labels = re.findall(r'<svg role="img" aria-label="([^"]*)"', page)
     assert labels == [
         "click AUC by day, one line per model",
@@ -211,32 +224,46 @@ def test_every_picture_is_there_with_its_label_and_how_to_read_it(page):
     ] * 3
 
 
-def test_a_difference_says_from_whose_loss(tmp_path):
+def test_the_loss_of_a_user_s_own_task_has_a_chart_a_difference_and_a_place_in_the_tables(tmp_path):
+    metrics = _metrics(
+        [(model, "stars", "ordinal_loss", {1: 2.0, 2: loss}) for model, loss in (("a", 2.0), ("b", 1.5))]
+        + [("teacher", "stars", "ordinal_loss", {1: 1.0, 2: 3.0})]
+    )
+    page = _page(tmp_path, metrics=metrics, counts=_counts())
+    # Of b: the mean of 2 and 1.5, and of 0 and -25 %.
+    assert ["b", "2", "1.7500", "-12.50"] in _rows(page)
+    assert ["stars ordinal loss", "3.0000", "1.0000", "1.0000", "1.0000", "worst of 2 days"] in _rows(page)
+    charts = re.findall(r'aria-label="([^"]*) by day', page)
+    assert charts == ["stars ordinal loss", "stars ordinal loss against the baseline"]
+    assert "The task's loss. Lower is better." in html.unescape(page)
+
+
+def test_a_difference_names_the_baselines(tmp_path):
     page = html.unescape(_page(tmp_path, baselines={"b": "a", "late": "late_control", "c": "a"}))
     against = "b, c against a; late against late_control"
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
-    assert captions.count(f"{against}: below the line at 0 the student does better.") == 2
+    assert captions.count(f"{against}. Below the line at 0 the student is better.") == 2
     assert f"on the days both have ({against}); negative is better." in page
 
 
 def _ticks(page: str, label: str) -> list[str]:
-    picture = page[re.search(f'aria-label="{label},? by day', page).start() :]
-    return re.findall(r">(\d[\d.%km-]*)</text>", picture[: picture.index("</svg>")])
+    chart = page[re.search(f'aria-label="{label},? by day', page).start() :]
+    return re.findall(r">(\d[\d.%km-]*)</text>", chart[: chart.index("</svg>")])
 
 
-def test_label_coverage_is_drawn_from_none_to_all(page):
+def test_label_coverage_is_drawn_from_0_to_100_percent(page):
     ticks = _ticks(page, "Soft label coverage")
     assert [tick for tick in ticks if "%" in tick] == ["0%", "20%", "40%", "60%", "80%", "100%"]
 
 
-def test_rows_are_drawn_in_whole_numbers_and_none_dropped_is_not_drawn(tmp_path):
+def test_rows_are_drawn_in_whole_numbers_and_dropped_rows_only_if_there_are_any(tmp_path):
     page = _page(tmp_path, counts=_counts((1, 2000, 1999, "duplicate", 1), (2, 900, 900, None, 0)))
     ticks = _ticks(page, "rows kept and rows dropped by reason")
     # Of the kept, then the days, then of the dropped.
     assert ticks == ["0", "1k", "2k", "05-01", "05-02", "0", "1"]
     page = _page(tmp_path, counts=_counts((1, 2000, 2000, None, 0)))
     assert _ticks(page, "rows kept") == ["05-01", "0", "500", "1k", "1.5k", "2k"]
-    assert "Every row that went in is kept; none was dropped." in page
+    assert "Every row that came in is kept, and none was dropped." in page
     assert "rows dropped" not in page
 
 
@@ -254,7 +281,7 @@ def test_a_missing_value_is_a_gap_in_the_line_and_a_dash_in_the_table(tmp_path):
     line = re.findall(r'<path d="([^"]*)"[^>]*stroke: #0072b2; stroke-width: 1.6', page)[0]
     assert line.count("M") == 2
     assert ["2024-05-03", "a", "–"] in _rows(page)
-    assert "Values that are not finite, shown as –: 1 (a; last on 2024-05-03)." in page
+    assert "Metric values that are not finite (shown as –): 1, of a, the last on 2024-05-03." in page
 
 
 @pytest.mark.parametrize(
@@ -266,17 +293,17 @@ def test_a_missing_value_is_a_gap_in_the_line_and_a_dash_in_the_table(tmp_path):
         [("a", "watch", "ltv_loss", {1: 0.0, 3: 0.0})],
         [(f"student{i}", "click", "log_loss", {1: 0.5, 9: 0.4}) for i in range(40)],
     ],
-    ids=["nothing learnt", "one day of the teacher", "only NaN", "zero and no teacher", "many students"],
+    ids=["nothing trained", "one day of the teacher", "only NaN", "zero and no teacher", "many students"],
 )
-def test_little_and_much_are_drawn(tmp_path, rows):
+def test_a_page_is_drawn_with_little_data_and_with_many_models(tmp_path, rows):
     page = _page(tmp_path, metrics=_metrics(rows), baselines={}, counts=_counts(), created="today")
     assert page.count("<figure") == page.count("</svg>") == (1 if rows else 0)
-    assert "No day was materialised." in page
+    assert "No day has been materialised." in page
     assert "made today" in page
 
 
 def _states(**memory: int) -> dict[str, list[State]]:
-    """Of each model, by its memory on the days of `METRICS_OF_TWO`, megabytes; 0: it was not recorded."""
+    """Return states by model, from its memory in megabytes on the days of `METRICS_OF_TWO`; 0: not recorded."""
     return {
         model: [
             State(day=date(2024, 5, day), step=day, examples=day, rows=1, memory=value * 10**6)
@@ -286,34 +313,34 @@ def _states(**memory: int) -> dict[str, list[State]]:
     }
 
 
-def _picture(page: str, label: str) -> str:
+def _chart(page: str, label: str) -> str:
     return page[page.index(f'aria-label="{label}') :].partition("</svg>")[0]
 
 
-def _heights(picture: str, colour: str) -> list[float]:
-    """Of the line's points, from the top of the picture."""
-    paths = re.findall(rf'<path d="([^"]*)"[^>]*stroke: {colour}; stroke-width: 1.6', picture)
+def _heights(chart: str, colour: str) -> list[float]:
+    """Return the height of each point of a line, from the top of the chart."""
+    paths = re.findall(rf'<path d="([^"]*)"[^>]*stroke: {colour}; stroke-width: 1.6', chart)
     line = next(path for path in paths if "L" in path)  # Not a marker; a legend comes later.
     return [float(y) for y in re.findall(r"[ML] \S+ (\S+)", line)]
 
 
-def test_memory_is_drawn_from_nothing_on(tmp_path):
+def test_memory_is_drawn_on_an_axis_that_begins_at_0(tmp_path):
     states = _states(teacher=[0, 0, 0], a=[400, 400, 200], b=[0, 600, 800])
     page = _page(tmp_path, states=states)
-    picture = _picture(page, "Memory by day, one line per model")
-    a, b = _heights(picture, "#0072b2"), _heights(picture, "#d55e00")
+    chart = _chart(page, "Memory by day, one line per model")
+    a, b = _heights(chart, "#0072b2"), _heights(chart, "#d55e00")
     assert a[0] == a[1]
     assert len(b) == 2
     # 200 above the axis as 200 between two lines.
     hundred = (a[2] - a[0]) / 2
     assert (a[0] - b[0], a[0] - b[1]) == pytest.approx((2 * hundred, 4 * hundred))
-    assert ">0\N{NO-BREAK SPACE}B</text>" in picture
-    assert ">800\N{NO-BREAK SPACE}MB</text>" in picture
-    assert ">teacher</text>" not in picture
+    assert ">0\N{NO-BREAK SPACE}B</text>" in chart
+    assert ">800\N{NO-BREAK SPACE}MB</text>" in chart
+    assert ">teacher</text>" not in chart
     assert "Checkpoint" not in page  # No size was recorded.
 
 
-def test_days_and_models_without_metrics_are_in_no_picture_of_memory(tmp_path):
+def test_memory_of_days_and_models_without_metrics_is_not_drawn(tmp_path):
     assert 'aria-label="Memory' not in _page(tmp_path, states=_states(b=[600], gone=[700]))
 
 
@@ -322,7 +349,7 @@ def _grown(**counts: dict[int, float]) -> pl.DataFrame:
     return rows.with_columns(slice=pl.lit("video"))
 
 
-def test_the_rows_of_a_growing_feature_are_drawn_of_the_teacher_s_map(tmp_path):
+def test_ids_of_a_growing_feature_are_drawn_from_the_teacher_s_map(tmp_path):
     counts = _grown(
         ids_with_rows={1: 40.0, 2: 60.0, 3: 60.0},
         ids_given={1: 21.0, 2: 20.0, 3: 20.0},
@@ -331,16 +358,16 @@ def test_the_rows_of_a_growing_feature_are_drawn_of_the_teacher_s_map(tmp_path):
     )
     students = counts.with_columns(model=pl.lit("a"), value=pl.lit(77.0))
     metrics = pl.concat([METRICS_OF_TWO, counts, students])
-    page = _page(tmp_path, metrics=metrics, id_rows={"video": 80, "user": 9})
-    picture = _picture(page, "video: rows of the id map by day")
-    assert "user: rows of the id map" not in page  # The teacher is without.
-    assert "rows in use, of 80<" in picture
+    page = _page(tmp_path, metrics=metrics, capacities={"video": 80, "user": 9})
+    chart = _chart(page, "video: ids in the map by day")
+    assert "user: ids in the map" not in page  # The teacher is without.
+    assert "ids in the map, of at most 80<" in chart
     # On a scale from 0 to the 80 rows and 8 % more.
-    in_use = _heights(picture, "#0072b2")
-    (high,) = re.findall(r'<path d="M \S+ (\S+) \nL \S+ \1 \n"[^>]*stroke-opacity: 0.6', picture)
+    in_use = _heights(chart, "#0072b2")
+    (high,) = re.findall(r'<path d="M \S+ (\S+) \nL \S+ \1 \n"[^>]*stroke-opacity: 0.6', chart)
     assert in_use[1] == in_use[2]
     assert (in_use[0] - float(high)) / (in_use[0] - in_use[1]) == pytest.approx(2)
-    given, evicted, full = (_heights(picture, c) for c in ("#d55e00", "#009e73", "#cc79a7"))
+    given, evicted, full = (_heights(chart, c) for c in ("#d55e00", "#009e73", "#cc79a7"))
     assert given[1] == given[2] == evicted[2]
     assert evicted[0] == full[0] == full[1]
     ten = (evicted[0] - evicted[2]) / 2
@@ -348,20 +375,20 @@ def test_the_rows_of_a_growing_feature_are_drawn_of_the_teacher_s_map(tmp_path):
     assert (evicted[0] - evicted[1], full[0] - full[2]) == pytest.approx((ten, ten / 2))
 
 
-def test_first_days_on_which_all_ids_are_new_are_left_outside_and_counted(tmp_path):
+def test_values_of_the_first_days_may_lie_outside_the_chart_and_are_counted(tmp_path):
     zero = dict.fromkeys(range(1, 7), 0.0)
     given = {1: 900.0, 2: 100.0, 3: 20.0, 4: 10.0, 5: 10.0, 6: 9.0}
     counts = _grown(ids_with_rows=given, ids_given=given, ids_evicted=zero, ids_full=zero)
-    page = _page(tmp_path, metrics=counts, baselines={}, id_rows={"video": 1000})
+    page = _page(tmp_path, metrics=counts, baselines={}, capacities={"video": 1000})
     # Of the fourth day on 10 is the most; 10.8 is the top.
-    assert "loses it. Values of models' first days outside the picture: 3." in page
+    assert "loses it. Values outside the chart, from the first days: 3." in page
 
 
 def test_a_failure_leaves_the_old_report_and_nothing_else(tmp_path):
     nothing = {"metrics": _metrics([]), "counts": _counts()}
     old = _page(tmp_path, **nothing)
-    with pytest.raises(KeyError):
-        _page(tmp_path, **nothing, throughput=[{"model": "a"}])
+    with pytest.raises(pl.exceptions.ColumnNotFoundError):
+        _page(tmp_path, **nothing, statistics=pl.DataFrame({"day": [date(2024, 5, 1)]}))
     assert [(file.name, file.read_text("utf-8")) for file in tmp_path.iterdir()] == [("index.html", old)]
     (tmp_path / "folder" / "index.html").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
@@ -369,7 +396,7 @@ def test_a_failure_leaves_the_old_report_and_nothing_else(tmp_path):
     assert [file.name for file in (tmp_path / "folder").iterdir()] == ["index.html"]
 
 
-def test_names_are_text_wherever_they_stand(tmp_path):
+def test_names_are_escaped_everywhere(tmp_path):
     evil = "<script>\"'&$x$</script>"
     page = _page(
         tmp_path,
@@ -391,7 +418,7 @@ def test_names_are_text_wherever_they_stand(tmp_path):
     assert data.count(evil) >= 6
 
 
-def test_it_opens_offline(page):
+def test_the_page_opens_offline(page):
     assert set(re.findall(r'(?:src|href)="(.)', page)) == {"#"}
     assert not re.search(r"url\((?!#)|@import|<link|<script", page)
 
@@ -402,11 +429,11 @@ def test_the_same_input_gives_the_same_bytes(page, tmp_path):
     assert len(ids) == len(set(ids))
 
 
-def test_a_study_is_linked_to_once_it_is_there(tmp_path):
+def test_the_report_links_to_a_study_that_exists(tmp_path):
     page = tmp_path / "study" / "results.html"
-    assert "what distillation gives" not in _page(tmp_path / "report", study=page)
+    assert "study of the effect of distillation" not in _page(tmp_path / "report", study=page)
     page.parent.mkdir()
     page.touch()
-    assert '<a href="../study/results.html">what distillation gives here</a>' in _page(
+    assert '<a href="../study/results.html">study of the effect of distillation</a>' in _page(
         tmp_path / "report", study=page
     )

@@ -1,4 +1,4 @@
-"""What tutelage-status says of models whose id features grow."""
+"""tutelage-status for models with growing id features."""
 
 import dataclasses
 import io
@@ -29,17 +29,17 @@ def experiment(*, smoke):
 """
 
 
-def _said(session: Session) -> list[str]:
+def _id_lines(session: Session) -> list[str]:
     console = Console(file=io.StringIO(), width=200)
     print_status(session, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return [line for line in text.splitlines() if line.startswith("Ids: ")]
 
 
-def test_status_tells_what_became_of_the_ids_of_each_model_on_its_last_day(tmp_path: Path) -> None:
+def test_status_counts_the_ids_of_each_model_on_its_last_day(tmp_path: Path) -> None:
     (tmp_path / "grows.py").write_text(CONFIG)
     session = Session.open(Settings(config=str(tmp_path / "grows.py"), workdir=str(tmp_path / "work")))
-    assert _said(session) == []
+    assert _id_lines(session) == []
     folder = session.run.checkpoints(TEACHER).folder / str(DAY)
     folder.mkdir(parents=True)
     state = dataclasses.asdict(State(day=DAY, step=10, examples=5_000, rows=5_000))
@@ -64,7 +64,7 @@ def test_status_tells_what_became_of_the_ids_of_each_model_on_its_last_day(tmp_p
         for name, value in counts.items()
     ]
     write_metrics(session.run.lake.metrics, rows, run=session.run.name, day=DAY, model=TEACHER)
-    assert _said(session) == [
-        "Ids: teacher, video_id on 2026-01-01: 12,345 known, 9,999 with one of 9,999 rows; 1,200 given one, "
-        "80 evicted, none left for 2,346; 6.2% of the examples on the default row"
+    assert _id_lines(session) == [
+        "Ids: teacher, video_id on 2026-01-01: 12,345 ids known; 9,999, of at most 9,999, have an embedding; "
+        "1,200 added, 80 evicted, no place for 2,346; 6.2% of the examples use the default embedding"
     ]

@@ -1,3 +1,5 @@
+"""The printed summary: means, differences from the baseline, who reached the last day, and that nothing is cut."""
+
 import io
 import math
 import re
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from tutelage.launch.report.summary import (
     Results,
+    Throughput,
     print_summary,
     print_table,
     results_table,
@@ -21,7 +24,7 @@ from tutelage.pipeline.schema import METRICS
 
 
 def _metrics(rows: Iterable[tuple[str, str, str, dict[int, float]]], *, run: str = "r") -> pl.DataFrame:
-    """From (model, task, metric, value by day of May 2024), with rows of other slices and bases among them."""
+    """Return metrics from (model, task, metric, value by day of May 2024), among rows of other slices and bases."""
     long = []
     for model, task, metric, values in rows:
         right, wrong = ("day_ahead", "pre_update") if task else ("pre_update", "day_ahead")
@@ -34,9 +37,9 @@ def _metrics(rows: Iterable[tuple[str, str, str, dict[int, float]]], *, run: str
 
 
 def _printed(metrics: pl.DataFrame, baselines: dict[str, str], **more: object) -> list[list[str]]:
-    """The words of each line."""
+    """Return the words of each line."""
     file = io.StringIO()
-    print_summary(metrics, baselines, file=file, **more)  # type: ignore[arg-type]
+    print_summary(Results.of(metrics, baselines, **more), file=file)  # type: ignore[arg-type]
     return [line.split() for line in file.getvalue().splitlines()]
 
 
@@ -90,7 +93,7 @@ def test_a_value_that_is_not_finite_is_missing():
     assert ["a", "3", "–"] in lines
 
 
-def test_order_is_the_callers_and_a_student_that_learnt_nothing_is_there():
+def test_models_keep_the_given_order_and_an_untrained_student_is_listed():
     metrics = _metrics([(m, t, "auc", {1: 0.7}) for t in ("like", "click") for m in ("b", "a", "teacher")])
     results = Results.of(metrics, {}, students=["new", "a"], tasks=["click"])
     assert results.models == ("teacher", "new", "a", "b")
@@ -99,7 +102,7 @@ def test_order_is_the_callers_and_a_student_that_learnt_nothing_is_there():
     assert ["new", "0", "–", "–"] in lines
 
 
-def test_who_reached_the_last_day():
+def test_it_says_which_models_reached_the_last_day():
     def rows(last: int) -> pl.DataFrame:
         return _metrics(
             [
@@ -110,11 +113,11 @@ def test_who_reached_the_last_day():
 
     assert Results.of(rows(2), {}).reached() == "All 2 models reached 2024-05-02."
     assert Results.of(rows(1), {}, students=["b"]).reached() == (
-        "Not all models reached 2024-05-02: b has trained on no day; a ended on 2024-05-01."
+        "Not all models reached 2024-05-02: b has not been trained yet; a ended on 2024-05-01."
     )
-    behind = Results.of(rows(2), {}).reached(until=date(2024, 5, 3))
+    behind = Results.of(rows(2), {}).reached(date(2024, 5, 3))
     assert behind.startswith("Not all models reached 2024-05-03: teacher ended on 2024-05-02; a ended")
-    assert Results.of(_metrics([]), {}, students=["a"]).reached() == "No model has learnt a day."
+    assert Results.of(_metrics([]), {}, students=["a"]).reached() == "No model has been trained yet."
 
 
 def test_metrics_of_two_runs_are_refused():
@@ -123,7 +126,7 @@ def test_metrics_of_two_runs_are_refused():
         Results.of(pl.concat([_metrics(one, run="a"), _metrics(one, run="b")]), {})
 
 
-def test_three_tasks_fit_in_100_columns_and_a_log_has_the_terminals_text(monkeypatch):
+def test_three_tasks_fit_in_100_columns_and_a_log_has_the_same_text_as_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -134,10 +137,11 @@ def test_three_tasks_fit_in_100_columns_and_a_log_has_the_terminals_text(monkeyp
         monkeypatch.delenv(name, raising=False)
     texts = []
     for file in (io.StringIO(), Terminal()):
-        speed = [
-            {"model": "teacher", "examples": 360000, "examples_per_second": 21333.4, "feed_wait_share": 0.031}
-        ]
-        print_summary(_metrics(THREE_TASKS), {"auxiliary_wide": "hard_only"}, throughput=speed, file=file)
+        speed = Throughput(
+            model="teacher", examples=360000, examples_per_second=21333.4, feed_wait_share=0.031
+        )
+        results = Results.of(_metrics(THREE_TASKS), {"auxiliary_wide": "hard_only"})
+        print_summary(results, speeds=[speed], file=file)
         texts.append(file.getvalue())
     log, terminal = texts
     assert "\x1b[" in terminal
@@ -146,27 +150,27 @@ def test_three_tasks_fit_in_100_columns_and_a_log_has_the_terminals_text(monkeyp
     assert ["teacher", "360,000", "21,333", "3.1%"] in [line.split() for line in log.splitlines()]
 
 
-def test_a_narrow_log_cuts_no_number(monkeypatch):
+def test_a_narrow_log_cuts_no_number_short(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     lines = _printed(_metrics(THREE_TASKS), {})
     assert ["teacher", "10", "0.7234", "0.4711", "1.012", "0.7361", "0.2611", "1.4789", "–"] in lines
 
 
-def test_a_name_is_no_markup():
+def test_a_name_is_not_read_as_markup():
     assert ["[red]a", "1", "0.7000"] in _printed(_metrics([("[red]a", "[b]t", "auc", {1: 0.7})]), {})
 
 
-def test_caption_says_which_days_and_whose_baseline_is_whose():
+def test_the_caption_names_the_days_and_the_baselines():
     baselines = {"auxiliary_wide": "hard_only", "late": "late_control"}
     table = results_table(Results.of(_metrics(THREE_TASKS), baselines), last_days=2)
-    assert "the last 2 (2024-05-09 to 2024-05-10)" in str(table.caption)
+    assert "the last 2 days (2024-05-09 to 2024-05-10)" in str(table.caption)
     assert "(auxiliary_wide against hard_only; late against late_control)" in str(table.caption)
     table = results_table(Results.of(_metrics(THREE_TASKS), {}), last_days=1)
-    assert "the last 1 (2024-05-10)" in str(table.caption)
+    assert "the last 1 day (2024-05-10)" in str(table.caption)
     assert "baseline" not in str(table.caption)
 
 
-def test_a_table_is_printed_whole_below_an_empty_line_and_its_title():
+def test_a_table_is_printed_uncut_below_an_empty_line_and_its_title():
     file = io.StringIO()
     table = simple_table("a", "b", title="Days")
     table.add_row("1", "word " * 30 + "end")
@@ -176,7 +180,7 @@ def test_a_table_is_printed_whole_below_an_empty_line_and_its_title():
     assert row.endswith("word end")
 
 
-def test_numbers_as_people_read_them():
+def test_numbers_are_formatted_for_people():
     assert show(1234567.0) == "1,234,567"
     assert show(-0.001, "log_loss_delta") == "+0.00"
     assert show(math.nan, "auc") == show(None) == "–"

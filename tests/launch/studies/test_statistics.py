@@ -1,3 +1,5 @@
+"""The figures of a study: sums by user, losses, calibrations, transfer ratios, and intervals that cover the truth."""
+
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -52,7 +54,7 @@ PREDICTIONS = pl.DataFrame(
 )
 
 
-def test_sums_of_a_user_are_of_all_its_rows_of_the_day():
+def test_sums_of_a_user_cover_all_its_rows_of_the_day():
     sums = user_sums(PREDICTIONS, LABELS, SCHEMA)
     assert sums["task"].to_list() == ["click"] * 3 + ["watch"] * 3 + ["value"] * 3
     assert sums["user"].to_list() == ["", "a", "b"] * 3  # a user that is null is the default's
@@ -70,9 +72,9 @@ def test_sums_of_a_user_are_of_all_its_rows_of_the_day():
     np.testing.assert_allclose(sums["observed"], [1, 0, 1, *seconds, *seconds], rtol=1e-6)
 
 
-def test_a_row_of_a_downsampled_table_counts_as_the_rows_that_it_stands_for():
+def test_rows_of_a_downsampled_table_are_weighted():
     schema = dataclasses.replace(SCHEMA, downsampling=Downsampling(task="click"))
-    # Example 2 stands for four rows and 3 for two; of positives none was left out.
+    # Example 2 has weight 4 and example 3 has weight 2. No positive was left out.
     rates = pl.Series("sampling_rate", [0.25, 0.25, 0.5, None], dtype=pl.Float32)
     sums = user_sums(PREDICTIONS, LABELS.with_columns(rates), schema)
     assert sums["rows"].to_list() == [1, 4, 3] * 3
@@ -104,7 +106,7 @@ def _sums(
     predicted: Mapping[str, float] | None = None,
     task: str = "click",
 ) -> pl.DataFrame:
-    """From each arm's mean losses [seeds, days, users]; `rows` [days, users]; half of the labels are 1."""
+    """Return sums from mean losses [seeds, days, users] and `rows` [days, users]; half of the labels are 1."""
     frames = []
     for arm, loss in losses.items():
         seeds, days, users = np.indices(loss.shape).reshape(3, -1)
@@ -117,7 +119,7 @@ def _sums(
 
 
 def _arms(*names: str, teacher: str | None = None) -> list[Arm]:
-    """`none` and `teacher`, and the others against `none`."""
+    """Return arms that are compared with `none`, but for `none` and the teacher."""
     return [
         Arm(study="1 s", name=name, baseline=None if name in ("none", teacher) else "none", teacher=teacher)
         for name in names
@@ -154,7 +156,7 @@ def test_a_loss_is_the_mean_over_seeds_and_days_of_a_days_mean():
     ] * 5
 
 
-def test_a_calibration_is_of_all_days_together():
+def test_a_calibration_is_taken_over_all_days_together():
     sums = _sums({"none": np.ones((1, 2, 2))}).with_columns(
         predicted=pl.Series([1.0, 2.0, 3.0, 4.0]), observed=pl.Series([0.0, 2.0, 0.0, 6.0])
     )
@@ -162,14 +164,14 @@ def test_a_calibration_is_of_all_days_together():
     assert _compare(sums, _arms("none"))["calibration"].to_list() == [1.25]
 
 
-def test_between_equal_arms_there_is_no_difference_and_its_interval_is_none():
+def test_equal_arms_have_no_difference_and_an_interval_of_width_0():
     loss = np.random.default_rng(0).random((3, 2, 50))
     found = _compare(_sums({"none": loss, "same": loss.copy()}), _arms("none", "same"))
     intervals = found.filter(arm="same").select(pl.selectors.matches("^(delta|farther)"))
     assert set(intervals.row(0)) == {0.0}
 
 
-def test_what_both_arms_have_in_common_is_not_in_the_interval():
+def test_scatter_that_both_arms_share_does_not_widen_the_interval():
     random = np.random.default_rng(0)
     # Seeds and users differ a hundred times more than the arms do.
     loss = 5 + random.standard_normal((5, 1, 1)) / 4 + random.standard_normal((1, 2, 200)) / 4
@@ -192,7 +194,7 @@ def test_ten_equal_rows_of_each_user_are_no_more_evidence_than_one():
         (0.3, 0.0, 1, 0.91, 0.985),
         (0.0, 0.01, 5, 0.91, 0.985),
         (0.0, 0.01, 2, 0.91, 0.985),
-        (0.3, 0.02, 5, 0.93, 1.0),  # where both scatter, it is wider than it need be
+        (0.3, 0.02, 5, 0.93, 1.0),  # if both scatter, the interval is wider than necessary
     ],
 )
 def test_an_interval_covers_the_truth_in_95_of_100_cases(of_users, of_seeds, seeds, low, high):
@@ -239,8 +241,8 @@ def test_only_the_judged_days_count():
     assert compare(sums, _arms("none"), days=DAYS[1:], draws=10, seed=0)["loss"].to_list() == [1.0]
 
 
-def test_days_count_alike_whichever_users_are_drawn():
-    # On one day 10 % worse, on the other 10 % better, for each user, be it of 1 row or of 100.
+def test_every_day_has_the_same_weight_whichever_users_are_drawn():
+    # On one day 10 % worse, on the other 10 % better, for each user, whether it has 1 row or 100.
     kd = np.full((1, 2, 20), 1.1)
     kd[:, 1] = 0.9
     rows = np.where(np.arange(20) < 10, 1, 100)
@@ -248,7 +250,7 @@ def test_days_count_alike_whichever_users_are_drawn():
     assert found.select("delta", "delta_low", "delta_high").row(0) == pytest.approx((0, 0, 0), abs=1e-9)
 
 
-def test_tasks_are_apart_and_what_has_no_calibration_has_none():
+def test_tasks_are_separate_and_a_task_without_predictions_has_no_calibration():
     click = _sums({name: np.full((2, 2, 5), loss) for name, loss in (("none", 1.0), ("kd", 0.9))})
     watch = _sums(
         {name: np.full((2, 2, 5), loss) for name, loss in (("none", 2.0), ("kd", 2.1))}, task="watch"
@@ -269,7 +271,7 @@ def test_a_loss_that_is_not_finite_is_null_and_the_others_are_not():
     assert found["delta_high"].to_list() == [None, pytest.approx(-10), None]
 
 
-def test_a_transfer_ratio_wants_a_teacher_that_is_surely_better():
+def test_a_transfer_ratio_needs_a_teacher_that_is_certainly_better():
     random = np.random.default_rng(0)
 
     def found(lead: float, scatter: float) -> tuple[float, ...]:
@@ -303,10 +305,10 @@ def test_an_arm_may_be_compared_with_two_others():
     )
 
 
-def test_what_cannot_be_paired_is_refused():
+def test_arms_that_cannot_be_paired_are_refused():
     sums = _sums({name: np.ones((2, 2, 5)) for name in ("none", "kd")})
     arms = _arms("none", "kd")
-    with pytest.raises(UserError, match="arm 'kd' is compared with 'none', which is no arm; have kd"):
+    with pytest.raises(UserError, match="arm 'kd' is compared with 'none', which is not an arm; expected kd"):
         _compare(sums, arms[1:])
     with pytest.raises(UserError, match="no sums of none, kd on 2024-05-02; let the study run to its end"):
         _compare(sums.filter(day=DAYS[0]), arms)
@@ -315,5 +317,5 @@ def test_what_cannot_be_paired_is_refused():
         expected = f"day 2024-05-01: arm '{arm}' with seed 1 lacks users or rows.*run to its end"
         with pytest.raises(UserError, match=expected):
             _compare(some, arms)
-    with pytest.raises(UserError, match="there twice; keep one"):
+    with pytest.raises(UserError, match="occur twice; keep one"):
         _compare(pl.concat([sums, sums.filter(arm="kd", seed=0)]), arms)

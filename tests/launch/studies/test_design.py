@@ -7,12 +7,7 @@ from typing import Any
 import pytest
 
 from tutelage.launch.config import Experiment, load
-from tutelage.launch.studies.study import (
-    STUDIES,
-    Design,
-    Trained,
-    design,
-)
+from tutelage.launch.studies.design import STUDIES, Design, StudentArm, design
 from tutelage.pipeline.errors import UserError
 
 DAYS = [date(2022, 4, 25) + timedelta(days=i) for i in range(10)]
@@ -31,7 +26,7 @@ def _arms(made: Design) -> list[tuple[str, str | None]]:
     return [(arm.name, arm.baseline) for arm in made.arms]
 
 
-def _trained(made: Design, setting: str) -> dict[str, Trained]:
+def _trained(made: Design, setting: str) -> dict[str, StudentArm]:
     (found,) = (s for s in made.settings if s.name == setting)
     return {trained.name: trained for trained in found.students}
 
@@ -51,7 +46,7 @@ def test_the_first_study_compares_all_students_and_the_towers_with_direct_distil
     assert [setting.name for setting in _design(1).settings] == ["base"]
 
 
-def test_a_teacher_is_so_many_times_the_student_in_width() -> None:
+def test_a_teacher_is_several_times_as_wide_as_the_student() -> None:
     made = _design(2)
     sizes = {s.name: s.teacher.model for s in made.settings if s.name != "base"}
     assert {name: (m.embedding_dim, m.backbone.hidden) for name, m in sizes.items()} == {
@@ -67,7 +62,7 @@ def test_a_teacher_is_so_many_times_the_student_in_width() -> None:
     assert sorted(_trained(made, "size4")) == ["auxiliary@size4", "late_auxiliary@size4"]
 
 
-def test_labels_are_as_old_as_their_plan_says() -> None:
+def test_labels_have_the_age_that_their_plan_says() -> None:
     made = _design(3)
     (base,) = made.settings
     assert base.plans["age0"] == dict(zip(DAYS[1:], DAYS, strict=False))
@@ -86,12 +81,12 @@ def test_labels_are_as_old_as_their_plan_says() -> None:
     assert [arm.x for arm in made.arms if arm.x is not None] == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_an_age_that_no_day_of_a_late_student_has_is_left_out() -> None:
+def test_a_label_age_that_no_day_of_a_late_student_can_have_is_left_out() -> None:
     made = design(_kuairand(), DAYS[:7], [3])
     assert [arm.x for arm in made.arms if arm.x is not None] == [0, 1, 2, 3, 4, 5]
 
 
-def test_only_the_arm_that_is_named_so_reads_labels_of_a_teacher_that_saw_the_day() -> None:
+def test_only_the_leaked_arm_reads_labels_of_a_teacher_that_saw_the_day() -> None:
     made = _design(4)
     (base,) = made.settings
     assert base.plans["leaked"] == dict(zip(DAYS, DAYS, strict=True))
@@ -99,7 +94,7 @@ def test_only_the_arm_that_is_named_so_reads_labels_of_a_teacher_that_saw_the_da
     assert leaked == ["late_auxiliary@leaked"]
 
 
-def test_a_biased_teacher_lacks_rows_and_nobody_else_does() -> None:
+def test_only_a_biased_teacher_lacks_rows() -> None:
     made = _design(5)
     sampling = {s.name: s.teacher.sampling for s in made.settings}
     assert (sampling["negatives"].negatives_of, sampling["negatives"].rate) == ("click", 0.5)
@@ -144,9 +139,7 @@ def test_eight_students_of_one_teacher_have_a_baseline_each() -> None:
         assert (f"late_auxiliary@student{n}", f"late_control@student{n}") in _arms(made)
 
 
-def test_in_all_studies_together_every_comparison_has_its_other_side_and_no_student_is_trained_twice() -> (
-    None
-):
+def test_every_comparison_has_both_arms_and_no_student_is_trained_twice() -> None:
     made = _design(*STUDIES)
     for name, arms in made.by_study.items():
         names = {arm.name for arm in arms}
@@ -158,7 +151,7 @@ def test_in_all_studies_together_every_comparison_has_its_other_side_and_no_stud
     assert {arm.name for arm in made.arms} <= trained
 
 
-def test_a_study_that_is_none_and_a_config_without_one_are_refused() -> None:
+def test_an_unknown_study_and_a_config_without_a_study_are_refused() -> None:
     with pytest.raises(UserError, match=r"^--studies: \[8\]; expected numbers of \[1, 2, 3, 4, 5, 6, 7\]$"):
         _design(8)
     with pytest.raises(
@@ -178,12 +171,12 @@ def test_a_study_that_is_none_and_a_config_without_one_are_refused() -> None:
         ({"biased_task": "watch"}, "study: biased_task 'watch' is log1p, expected a binary task"),
         (
             {"item": "click"},
-            "study: 'click' is no id feature; these are user_id, video_id, author_id, music_id, ",
+            "study: 'click' is not an id feature; expected one of user_id, video_id, author_id, music_id, ",
         ),
-        ({"domain": "tabs=1"}, "study: 'tabs' is no id feature; these are user_id, "),
+        ({"domain": "tabs=1"}, "study: 'tabs' is not an id feature; expected one of user_id, "),
     ],
 )
-def test_a_study_of_what_is_not_there_is_refused(fields: dict[str, Any], says: str) -> None:
+def test_a_study_of_what_the_config_does_not_have_is_refused(fields: dict[str, Any], says: str) -> None:
     experiment = _kuairand()
     assert experiment.study
     changed = dataclasses.replace(experiment, study=dataclasses.replace(experiment.study, **fields))
@@ -192,7 +185,9 @@ def test_a_study_of_what_is_not_there_is_refused(fields: dict[str, Any], says: s
     assert str(error.value).startswith(says)
 
 
-def test_intervals_by_user_need_to_know_the_user() -> None:
+def test_a_study_needs_to_know_the_user() -> None:
     schema = dataclasses.replace(_kuairand().schema, user=None)
-    with pytest.raises(UserError, match=r"^study: its intervals go by user, and the schema names no `user`$"):
+    with pytest.raises(
+        UserError, match=r"^study: its intervals resample users, and the schema names no `user`; name one$"
+    ):
         design(dataclasses.replace(_kuairand(), schema=schema), DAYS, [1])
