@@ -1,6 +1,7 @@
 """The life of a model: day after day, score it, learn it, report it, commit it."""
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -260,7 +261,7 @@ class DayLoop:
 
     def _train_day(self, day: Day) -> None:
         """Learn the day, again where its gate says so, and keep it or leave it. Raises UserError where the gate stops
-        the run, Preempted after a SIGTERM."""
+        the run, Preempted after a SIGTERM or Ctrl-C."""
         before = self.quarantine.days().get(day.day, {"attempts": []})["attempts"]
         attempts: list[Mapping[str, object]] = []
         rates: float | None = 1.0
@@ -278,14 +279,16 @@ class DayLoop:
                     self._keep(day, attempt)
                     self._record_kept(day.day, before, attempts, rates=attempt.rates, accepted=accepted)
                     self._commit(day, attempt.trained)
-                    if asked():
+                    if stop := asked():
+                        name = signal.Signals(stop).name
                         raise Preempted(
-                            f"{self.model}: stopped by SIGTERM after {day.day}; run again to go on from there"
+                            f"{self.model}: stopped by {name} after {day.day}; run again to go on from there",
+                            stop,
                         )
                     return
             rates = self._leave(day, attempt, attempts)
 
-    def _go_through(self, day: Day, rates: float, asked: Callable[[], bool]) -> _Attempt:
+    def _go_through(self, day: Day, rates: float, asked: Callable[[], int]) -> _Attempt:
         """Score the day, then learn it, from where it was put down, and judge it."""
         run, model, trainer = self.run, self.model, self.trainer
         resume_from = None
@@ -306,8 +309,9 @@ class DayLoop:
                 last = time.monotonic()
             if stop:
                 raise Preempted(
-                    f"{model}: stopped by SIGTERM after {len(trained.teacher_step):,} of the {day.size:,} rows of "
-                    f"{day.day}; run again to go on from there"
+                    f"{model}: stopped by {signal.Signals(stop).name} after {len(trained.teacher_step):,} of the "
+                    f"{day.size:,} rows of {day.day}; run again to go on from there",
+                    stop,
                 )
 
         trained = trainer.train_day(day, progress=self.progress, resume_from=resume_from, pause=pause)

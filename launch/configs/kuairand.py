@@ -3,7 +3,7 @@
 from datetime import date
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment, StudyConfig
+from tutelage.launch.experiment import Experiment, StudyConfig
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.kuairand import KuaiRand

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from tutelage.launch import steps
-from tutelage.launch.config import plain
+from tutelage.launch import locks as locking
+from tutelage.launch.experiment import plain
 from tutelage.launch.session import Session
 from tutelage.trainers import succession, takeovers
 from tutelage.trainers.takeovers import TakeOver
@@ -23,7 +23,7 @@ def take_over(session: Session) -> TakeOver | None:
     with ExitStack() as locks:
         # No student may learn from the old labels while it is decided from which day on it reads the new.
         for student in session.students:
-            locks.enter_context(steps.locked(session, student))
+            locks.enter_context(locking.on_model(session.run, student))
         judged, before = judge(session), session.run.takeovers
         if judged is None or not judged.verdict.blessed or takeovers.read(session.run.root) != before:
             return None  # One has learnt, or another process has decided it, meanwhile.

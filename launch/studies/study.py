@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from tutelage.launch.config import Experiment, StudyConfig, plain
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.experiment import Experiment, StudyConfig, plain
+from tutelage.launch.session import Session
 from tutelage.launch.studies import facts as study_facts
 from tutelage.launch.studies import pages as study_pages
 from tutelage.launch.studies import statistics as study_stats
@@ -322,11 +323,13 @@ def undone(session: Session, design: Design, seeds: int) -> list[tuple[Setting, 
     return [(setting, seed) for setting, seed in units if not _Unit.of(session, setting, seed).done]
 
 
-def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Callable[[int], None]) -> str:
+def run_unit(
+    request: Mapping[str, Any], setting: Setting, seed: int, *, progress: Callable[[int], None]
+) -> str:
     """Train a setting with a seed, keep its sums and facts, throw its models away. Returns the unit's name."""
     from tutelage.trainers.day_loop import train_student, train_teacher
 
-    session = Session.open(settings)
+    session = Session.open(**request)
     unit = _Unit.of(session, setting, seed)
     run = replace(
         session.run,
@@ -491,12 +494,14 @@ def compare(session: Session, design: Design, seeds: int) -> tuple[pl.DataFrame,
 
 def results(session: Session, design: Design, studies: Sequence[int], seeds: int) -> study_pages.StudyResults:
     """What the units that are done show, and the command that shows it again."""
-    settings = session.settings
+    request = session.request
     comparisons, facts = compare(session, design, seeds)
-    flags = [f"--config={settings.config}", f"--workdir={settings.workdir}", f"--seeds={seeds}"]
-    flags += [f"--raw_dir={settings.raw_dir}"] if settings.raw_dir else []
-    flags += ["--smoke"] if settings.smoke else []
-    flags += [f"--studies={number}" for number in studies] + [f"--set={text}" for text in settings.overrides]
+    flags = [f"--config={request['config']}", f"--workdir={request['workdir']}", f"--seeds={seeds}"]
+    flags += [f"--raw_dir={request['raw_dir']}"] if request["raw_dir"] else []
+    flags += ["--smoke"] if request["smoke"] else []
+    flags += [f"--studies={number}" for number in studies] + [
+        f"--set={text}" for text in request["overrides"]
+    ]
     return study_pages.StudyResults(
         experiment=session.experiment.name,
         comparisons=comparisons,
