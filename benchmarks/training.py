@@ -6,7 +6,7 @@ from absl import app, flags
 
 from tutelage.launch import steps
 from tutelage.launch.logging_setup import import_tensorflow, silence
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 
 _BATCH = flags.DEFINE_integer("batch_size", 4096, "Rows per update.")
 _ROWS = flags.DEFINE_integer("rows_per_day", 500_000, "Exposures of a day.")
@@ -23,9 +23,7 @@ def main(argv: list[str]) -> None:
     overrides = (f"training.batch_size={_BATCH.value}", f"source.rows_per_day={_ROWS.value}")
     with tempfile.TemporaryDirectory() as workdir:
         # The teacher's first day is a warm-up too; it labels for the students.
-        session = Session.open(
-            Settings(config="synthetic", workdir=workdir, end_day="2026-01-03", overrides=overrides)
-        )
+        session = Session.open(config="synthetic", workdir=workdir, end_day="2026-01-03", overrides=overrides)
         steps.materialize(session, session.days)
         steps.train(session, "teacher")
         for model in _MODELS.value:

@@ -1,7 +1,7 @@
 """Clicks on items from event logs of one's own: change the names to yours. `--raw_dir` is their folder."""
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.files import Files

@@ -121,7 +121,7 @@ class Experiment:
             for name, model in models:
                 if task.name in model.without:
                     raise UserError(
-                        f"student {student.name!r}: task {task.name!r} is distilled, but the model of {name} leaves "
+                        f"student {student.name!r}: task {task.name!r} is distilled, but the model of {name!r} leaves "
                         "it out; distil tasks that both models have"
                     )
             loss, losses = distillation.loss, SOFT_LOSSES[task.kind]

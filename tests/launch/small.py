@@ -11,7 +11,7 @@ import polars as pl
 
 from tutelage.export import card, golden, warmup
 from tutelage.launch import steps
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import is_teacher
 
@@ -44,15 +44,17 @@ def write_events(raw: Path, days: Sequence[date] = DAYS) -> None:
         ).write_parquet(raw / f"{day}.parquet")
 
 
-def settings(workdir: Path, *, config: Path = CONFIG, **asked: Any) -> Settings:
-    """Of a workdir whose events lie beside it."""
-    return Settings(config=str(config), workdir=str(workdir), raw_dir=str(workdir.parent / "raw"), **asked)
+def open_session(workdir: Path, *, config: Path = CONFIG, **asked: Any) -> Session:
+    """Return the session of a workdir whose events lie beside it."""
+    return Session.open(
+        config=str(config), workdir=str(workdir), raw_dir=str(workdir.parent / "raw"), **asked
+    )
 
 
 def materialize(workdir: Path, **asked: Any) -> Session:
     """The session of a workdir that has its days and their histories."""
     write_events(workdir.parent / "raw")
-    session = Session.open(settings(workdir, **asked))
+    session = open_session(workdir, **asked)
     steps.materialize(session, session.days)
     return session
 

@@ -13,7 +13,8 @@ import pytest
 from apache_beam.internal import cloudpickle_pickler
 
 from tutelage.launch import configs
-from tutelage.launch.config import Experiment, load, plain
+from tutelage.launch.config import load
+from tutelage.launch.experiment import Experiment, plain
 from tutelage.models.config import distil
 from tutelage.pipeline.days import parse_day, slices_between
 from tutelage.pipeline.errors import UserError
@@ -227,18 +228,18 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
         ),
         (
             "students.control.model.without=watch",
-            "serving: score names 'watch_log1p', and the model of 'control' is without that task; let the score "
-            "do without it, as long as there is such a student",
+            "serving: score names 'watch_log1p', and the model of 'control' leaves that task out; take it out of "
+            "the score, or give the student the task",
         ),
         (
             "students.direct.model.without=watch",
-            "student 'direct': task 'watch' is distilled, and the model of 'direct' is without it; distil what "
-            "both have",
+            "student 'direct': task 'watch' is distilled, but the model of 'direct' leaves it out; distil tasks "
+            "that both models have",
         ),
         (
             "teacher.model.without=watch",
-            "student 'direct': task 'watch' is distilled, and the model of 'teacher' is without it; distil what "
-            "both have",
+            "student 'direct': task 'watch' is distilled, but the model of 'teacher' leaves it out; distil tasks "
+            "that both models have",
         ),
         ("training.batch_size=0", "batch_size is 0, expected at least 1"),
         ("teacher.sampling.negatives_of=watch", "sampling: negatives_of 'watch' is no binary task"),
@@ -249,7 +250,7 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
         ),
         (
             "students.direct.distillation.watch.loss=listwise",
-            "task 'watch' is log1p and cannot learn by 'listwise'; expected squared_error",
+            "task 'watch' is log1p and cannot be trained with 'listwise'; expected squared_error",
         ),
         ("students.direct.producer=leaked", "which only a study may read; expected pre_update or snapshot"),
     ],
@@ -346,11 +347,11 @@ def test_a_listwise_loss_without_the_user_is_refused() -> None:
             "students.auxiliary.model.without=user_id", "students.auxiliary.distillation.click.loss=listwise"
         )
     assert str(error.value) == (
-        "student 'auxiliary': a listwise loss needs 'user_id', and the model is without"
+        "student 'auxiliary': a listwise loss needs 'user_id', and the model leaves it out"
     )
 
 
-def test_a_listwise_loss_is_refused_where_users_share_the_default_row() -> None:
+def test_a_listwise_loss_is_refused_where_new_users_share_an_embedding_index() -> None:
     experiment = load("synthetic")
     features = tuple(
         dataclasses.replace(f, grows=Growth()) if f.name == "user_id" else f
@@ -366,8 +367,8 @@ def test_a_listwise_loss_is_refused_where_users_share_the_default_row() -> None:
             students=(experiment.student("control"), listwise),
         )
     assert str(refused.value) == (
-        "student 'auxiliary': a listwise loss tells users apart by their rows, and those of 'user_id' grow: "
-        "all new users share one; expected another loss, or no `grows`"
+        "student 'auxiliary': a listwise loss tells users apart by their embedding indices, and 'user_id' "
+        "grows: all new users share one index; expected another loss, or no `grows`"
     )
 
 
@@ -381,3 +382,108 @@ def test_a_listwise_loss_needs_to_know_the_user() -> None:
         UserError, match=r"^student 'auxiliary': a listwise loss needs the schema's `user`, and"
     ):
         dataclasses.replace(experiment, schema=nameless, students=(experiment.student("control"), listwise))
+
+
+BASE = """
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Literal
+
+from tutelage.launch.configs import synthetic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossEntropy(Loss):
+    temperature: float = 1.0
+    kind: Literal["hard", "soft"] = "soft"
+    until: date | int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mine:
+    loss: Loss
+
+
+def experiment(*, smoke: bool):
+    return replace(synthetic.experiment(smoke=smoke), source=Mine(loss=CrossEntropy()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("source.loss.temperature=2", 2.0),
+        ("source.loss.kind=hard", "hard"),
+        ("source.loss.until=2026-01-02", date(2026, 1, 2)),
+        ("source.loss.until=7", 7),
+        ("source.loss.until=None", None),
+    ],
+)
+def test_a_field_of_a_users_own_class_is_set_behind_a_field_of_its_base_class(
+    tmp_path: Path, override: str, value: Any
+) -> None:
+    (tmp_path / "my.py").write_text(BASE)
+    loss = load(str(tmp_path / "my.py"), overrides=[override]).source.loss  # type: ignore[attr-defined]
+    found = getattr(loss, override.partition("=")[0].rsplit(".", 1)[1])
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_field_that_the_users_own_class_has_not_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(BASE)
+    with pytest.raises(
+        UserError, match=r"CrossEntropy has no field 'heat'; it has temperature, kind, until$"
+    ):
+        load(str(tmp_path / "my.py"), overrides=["source.loss.heat=2"])
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            "TASK = Task(name='click')",
+            "TypeError: Task.__init__() missing 1 required keyword-only argument: 'label'",
+        ),
+        (
+            "TASK = Task(name='click', label='click', lable=1)",
+            "TypeError: Task.__init__() got an unexpected keyword argument 'lable'",
+        ),
+        ("TASK = Tsk(name='click')", "NameError: name 'Tsk' is not defined"),
+        ("TASK = Task(name='click'", "SyntaxError: '(' was never closed"),
+        ("import tutelage.modles", "ModuleNotFoundError: No module named 'tutelage.modles'"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
+    path = tmp_path / "my.py"
+    path.write_text(f"from tutelage.pipeline.schema import Task\n\n{line}\n")
+    with pytest.raises(UserError) as error:
+        load(str(path))
+    assert str(error.value) == f"{path}, line 3: {says}"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"my\.py, line 3: "):
+        load("my.py")
+
+
+def test_a_mistake_in_the_function_of_a_config_file_is_one_line_too(tmp_path: Path) -> None:
+    path = tmp_path / "my.py"
+    path.write_text("def experiment(*, smoke):\n    return nothing(smoke)\n")
+    with pytest.raises(UserError, match=r"my\.py, line 2: NameError: name 'nothing' is not defined$"):
+        load(str(path))
+    path.write_text("def experiment(*, smoke):\n    return 7\n")
+    with pytest.raises(UserError, match=r"experiment\(smoke\) returned 7, expected an Experiment$"):
+        load(str(path))
+
+
+def test_an_error_in_code_that_a_config_file_calls_keeps_its_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "my.py"
+    path.write_text("import json\n\njson.loads(7)\n")
+    with pytest.raises(TypeError, match="the JSON object must be str"):
+        load(str(path))

@@ -11,11 +11,13 @@ from pathlib import Path
 TRAIN = """
 import sys
 from tutelage.launch import pool
-from tutelage.launch.session import Settings
+from types import SimpleNamespace
 from tutelage.pipeline.errors import UserError
 
 try:
-    list(pool.train(Settings(config=sys.argv[1], workdir=sys.argv[2]), ["teacher"], progress=print))
+    # The session is opened in the child only.
+    session = SimpleNamespace(request={"config": sys.argv[1], "workdir": sys.argv[2]}, verbose=False)
+    list(pool.train(session, ["teacher"], progress=print))
 except UserError as error:
     print(error)
 """

@@ -10,12 +10,14 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from tutelage.launch import actions, steps
+from tutelage.launch import steps
+from tutelage.launch.actions.materialize import materialize
+from tutelage.launch.actions.train import teach
 from tutelage.launch.lifecycle.rollback import plan
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
 from tutelage.launch.report.summary import Results
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER
@@ -24,8 +26,8 @@ DAYS = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 ATTEMPT = {"rates": 1.0, "said": "fail; click auc is 0.5, 0.6 is the bound"}
 
 
-def _settings(workdir: Path, *overrides: str) -> Settings:
-    return Settings(
+def _open(workdir: Path, *overrides: str) -> Session:
+    return Session.open(
         config="synthetic",
         workdir=str(workdir),
         overrides=(f"start_day={DAYS[0]}", f"end_day={DAYS[2]}", *overrides),
@@ -44,7 +46,7 @@ def _learn(session: Session, *days: date, model: str = TEACHER) -> None:
 @pytest.fixture
 def skipped(tmp_path: Path) -> Session:
     """The teacher has learnt the first day and skipped the second."""
-    session = Session.open(_settings(tmp_path))
+    session = _open(tmp_path)
     _learn(session, DAYS[0])
     session.run.quarantine(TEACHER).write(DAYS[1], "skipped", [ATTEMPT])
     return session
@@ -67,7 +69,7 @@ def test_a_skipped_day_that_later_ones_followed_is_not_accepted(skipped: Session
 def test_a_day_is_accepted_for_a_reason(tmp_path: Path) -> None:
     for given in ({"accept_day": "2026-01-02"}, {"reason": "a holiday"}):
         with pytest.raises(UserError, match=r"^--accept_day and --reason go together; give both$"):
-            actions.train(_settings(tmp_path), TEACHER, **given)
+            teach(_open(tmp_path), **given)
 
 
 def test_status_and_report_say_which_days_are_in_quarantine(skipped: Session, tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def _keep_out(session: Session, day: date) -> None:
 
 
 def test_a_day_of_data_in_quarantine_is_not_made_again_and_all_go_on_without(tmp_path: Path) -> None:
-    session = Session.open(_settings(tmp_path))
+    session = _open(tmp_path)
     _learn(session, DAYS[0])
     _keep_out(session, DAYS[1])
     assert steps.to_materialize(session) == [DAYS[0], DAYS[2]]
@@ -110,7 +112,7 @@ def test_a_day_of_data_in_quarantine_is_not_made_again_and_all_go_on_without(tmp
 
 
 def test_status_counts_the_days_skipped_and_says_once_who_went_without(tmp_path: Path) -> None:
-    session = Session.open(_settings(tmp_path))
+    session = _open(tmp_path)
     _learn(session, DAYS[0])
     _keep_out(session, DAYS[1])
     for model in (TEACHER, "control"):
@@ -127,13 +129,13 @@ def test_status_counts_the_days_skipped_and_says_once_who_went_without(tmp_path:
 
 def test_a_day_of_data_is_accepted_for_a_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--accept_day and --reason go together; give both$"):
-        actions.materialize(_settings(tmp_path), accept_day="2026-01-02")
+        materialize(_open(tmp_path), accept_day="2026-01-02")
     with pytest.raises(UserError, match=r"^--accept_day=2026-01-02: no such day of data is in quarantine"):
-        actions.materialize(_settings(tmp_path), accept_day="2026-01-02", reason="a holiday")
+        materialize(_open(tmp_path), accept_day="2026-01-02", reason="a holiday")
 
 
 def test_a_rollback_lets_a_student_learn_a_day_whose_data_came_later(tmp_path: Path) -> None:
-    session = Session.open(_settings(tmp_path))
+    session = _open(tmp_path)
     for model in (TEACHER, "auxiliary"):
         _learn(session, DAYS[0], DAYS[2], model=model)
         session.run.quarantine(model).write(DAYS[1], "skipped", [{"said": "its data is in quarantine"}])
@@ -154,8 +156,8 @@ def test_a_rollback_lets_a_student_learn_a_day_whose_data_came_later(tmp_path: P
 
 
 def test_quality_may_change_in_a_workdir(tmp_path: Path) -> None:
-    Session.open(_settings(tmp_path))
-    session = Session.open(_settings(tmp_path, "quality.rows_ratio=9", "quality.min_days=1"))
+    _open(tmp_path)
+    session = _open(tmp_path, "quality.rows_ratio=9", "quality.min_days=1")
     assert session.experiment.quality.rows_ratio == 9
 
 
@@ -188,12 +190,12 @@ def test_a_rollback_takes_the_verdicts_on_later_days_along(skipped: Session) -> 
 
 
 def test_a_gate_may_change_in_a_workdir(tmp_path: Path) -> None:
-    Session.open(_settings(tmp_path))
+    _open(tmp_path)
     changed = (
         "teacher.gate.on_failure=skip",
         "teacher.gate.auc_drop=0.2",
         "training.checkpoint_minutes=None",
     )
-    session = Session.open(_settings(tmp_path, *changed))
+    session = _open(tmp_path, *changed)
     assert session.run.teacher.gate.on_failure == "skip"
     assert session.run.training.checkpoint_minutes is None

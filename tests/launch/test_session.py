@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 
@@ -34,7 +34,7 @@ SET = {
 
 def _open(workdir: Path, *overrides: str, config: str = "synthetic", **asked: Any) -> Session:
     overrides = (*SET[config], *overrides)
-    return Session.open(Settings(config=config, workdir=str(workdir), overrides=overrides, **asked))
+    return Session.open(config=config, workdir=str(workdir), overrides=overrides, **asked)
 
 
 def _learn(session: Session, model: str, *days: date) -> list[State]:

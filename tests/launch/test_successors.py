@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 
 from tests.launch import small, successors
 from tests.launch.successors import AS_GOOD, NEVER, assert_as_if
-from tutelage.launch import actions
+from tutelage.launch.actions.rollback import rollback
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.session import Session
 from tutelage.models.config import ModelConfig
@@ -25,7 +25,7 @@ DAYS = [*small.DAYS, *(small.DAYS[-1].replace(day=day) for day in (6, 7))]
 GROWN = """
 from dataclasses import replace
 from datetime import date
-from tests.launch import heirs_config
+from tests.launch import successors_config
 from tutelage.pipeline.schema import Feature
 from tutelage.trainers.config import SuccessorConfig
 
@@ -101,7 +101,7 @@ def _learner(session: Session, model: str, config: ModelConfig, day: date) -> Tr
 
 
 def test_the_new_teacher_knows_the_ids_of_the_old_one_and_labels_by_them(succeeded: Path) -> None:
-    session = Session.open(successors.settings(succeeded, DAYS[4]))
+    session = successors.open_session(succeeded, DAYS[4])
     wide = _learner(session, "teacher-wide", session.run.teacher.model, DAYS[3])
     teacher = _learner(session, "teacher", session.experiment.teacher.model, DAYS[3])
     assert wide.vocabulary
@@ -151,7 +151,7 @@ def test_taken_back_to_before_the_decision_it_is_decided_and_learnt_as_if_that_h
     succeeded: Path, tmp_path: Path
 ) -> None:
     workdir = _copy(succeeded, tmp_path / "w")
-    actions.rollback(successors.settings(workdir, DAYS[4], AS_GOOD), str(DAYS[2]))
+    rollback(successors.open_session(workdir, DAYS[4], AS_GOOD), to_day=str(DAYS[2]))
     assert successors.changes(workdir) == []
     successors.run(workdir, DAYS[3], AS_GOOD)
     successors.run(workdir, DAYS[4])
@@ -180,7 +180,7 @@ def test_a_day_of_after_the_decision_that_is_made_anew_leaves_the_decision(
     for each in (workdir, expected):
         successors.mend_events(each, DAYS[4])
     successors.materialize(workdir, DAYS[4])
-    found = stale.find(Session.open(successors.settings(workdir, DAYS[4])))
+    found = stale.find(successors.open_session(workdir, DAYS[4]))
     assert found
     assert (found.invalidation.takeovers, set(found.invalidation.since.values())) == ([], {DAYS[4]})
     for each in (workdir, expected):

@@ -16,7 +16,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.launch import small
 from tutelage.export import card, golden, warmup
-from tutelage.launch import actions, steps
+from tutelage.launch import locks, steps
+from tutelage.launch.actions.forget import forget as forget_command
 from tutelage.launch.lifecycle import forget
 from tutelage.launch.session import Session
 from tutelage.pipeline.beam_job import staging_folder
@@ -57,11 +58,11 @@ def workdir(made: Path, tmp_path: Path) -> Path:
 
 
 def _open(workdir: Path) -> Session:
-    return Session.open(small.settings(workdir))
+    return small.open_session(workdir)
 
 
 def _forget(workdir: Path, user: str = str(GONE), **asked: Any) -> None:
-    actions.forget(small.settings(workdir), user, **asked)
+    forget_command(small.open_session(workdir), user_id=user, **asked)
 
 
 def _holders(workdir: Path) -> list[str]:
@@ -177,14 +178,14 @@ def test_checkpoints_and_versions_that_were_trained_with_it_are_listed(
     _forget(workdir)
     printed = capsys.readouterr().out.splitlines()
     assert printed[:4] == [
-        "10 rows of 2 days are of user_id 7",
+        "10 rows on 2 days belong to user_id 7",
         "trained with it: teacher: checkpoints 2026-01-03, 2026-01-04; versions none",
         "trained with it: control: checkpoints 2026-01-03, 2026-01-04; versions 2026010301, 2026010401",
         "trained with it: late: checkpoints 2026-01-04; versions none",
     ]
     assert printed[-2] == (
-        "A model cannot unlearn: tutelage-rollback --to_day=2026-01-02 takes the teacher back, and the students "
-        "that learnt from it; tutelage-student --reset trains a student anew."
+        "A model cannot unlearn: tutelage-rollback --to_day=2026-01-02 takes the teacher back, with the "
+        "students that were trained on its labels; tutelage-student --reset trains a student anew."
     )
     assert printed[-1] == forget.ELSEWHERE
 
@@ -213,21 +214,23 @@ def test_a_dry_run_says_the_same_and_leaves_all_files(
     assert {path: path.read_bytes() for path in workdir.rglob("*.parquet")} == before
     planned = capsys.readouterr().out.splitlines()
     _forget(workdir)
-    assert [line.replace("would go:", "goes:") for line in planned] == capsys.readouterr().out.splitlines()
-    assert "goes: 5 rows of lake/soft_labels, teacher/pre_update/2026-01-04" in (
-        line.replace("would go:", "goes:") for line in planned
+    assert [
+        line.replace("would remove:", "removing:") for line in planned
+    ] == capsys.readouterr().out.splitlines()
+    assert "removing: 5 rows of lake/soft_labels, teacher/pre_update/2026-01-04" in (
+        line.replace("would remove:", "removing:") for line in planned
     )
 
 
 def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
     _note_ids(workdir)
-    planned = forget.plan(_open(workdir), GONE).steps
+    planned = forget.plan(_open(workdir), GONE).actions
     assert len(planned) == 15
     for number, step in enumerate(planned):
         again = forget.plan(_open(workdir), GONE)
         # Old files are looked for each time.
         left = [s.what for i, s in enumerate(planned) if i >= number or s.what.startswith("old")]
-        assert [step.what for step in again.steps] == left
+        assert [step.what for step in again.actions] == left
         # The first day on which it was met is known until its last rows go.
         assert again.days[:1] == ([DAYS[2]] if number < len(planned) - 1 else [])
         step.apply()
@@ -276,8 +279,7 @@ def test_files_that_a_killed_job_left_behind_go_too(workdir: Path) -> None:
 def test_a_teacher_that_started_from_one_that_knew_the_user_is_told_with_the_students_of_its_labels(
     workdir: Path, base: date, lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = small.settings(workdir, config=small.BESIDE, end_day=str(DAYS[-1]))
-    session = Session.open(asked)
+    session = small.open_session(workdir, config=small.BESIDE, end_day=str(DAYS[-1]))
     first, later = date(2026, 1, 5), date(2026, 1, 6)
     # Days without the user.
     (state,) = small.train(session, "teacher-wide", [first])
@@ -295,7 +297,7 @@ def test_a_teacher_that_started_from_one_that_knew_the_user_is_told_with_the_stu
         decided_at="",
     )
     takeovers.write(session.run.root, [change])
-    actions.forget(asked, str(GONE), dry_run=True)
+    forget_command(session.reopened(), user_id=str(GONE), dry_run=True)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trained with it: ")]
     by_days = [
         "control: checkpoints 2026-01-03, 2026-01-04; versions 2026010301, 2026010401",
@@ -311,17 +313,17 @@ def test_rows_that_a_killed_job_staged_go_too(workdir: Path, capsys: pytest.Capt
     staged.mkdir(parents=True)
     lake.interactions.scan(day=DAYS[3]).collect().write_ipc(staged / "part.arrow")
     _forget(workdir)
-    assert "goes: what killed jobs have left" in capsys.readouterr().out
+    assert "removing: what killed jobs have left" in capsys.readouterr().out
     assert not staged.exists()
 
 
-def test_a_user_that_no_row_has_is_told_so(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_without_rows_is_reported_as_such(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = _tables(workdir)
     _forget(workdir, "-3")
     assert capsys.readouterr().out.splitlines() == [
-        "0 rows of 0 days are of user_id -3",
+        "0 rows on 0 days belong to user_id -3",
         *(
-            f"goes: old files of lake/{name}"
+            f"removing: old files of lake/{name}"
             for name in ("soft_labels", "histories", "metrics", "interactions")
         ),
         forget.ELSEWHERE,
@@ -349,7 +351,11 @@ def test_it_waits_for_nobody_who_works_on_the_workdir(workdir: Path) -> None:
 
 def test_no_job_starts_while_it_is_at_work(workdir: Path) -> None:
     session = _open(workdir)
-    with steps.all_locked(session), pytest.raises(UserError) as error, staging_folder(workdir / "lake"):
+    with (
+        locks.on_everything(session.run, session.all_models),
+        pytest.raises(UserError) as error,
+        staging_folder(workdir / "lake"),
+    ):
         pass
     assert str(error.value) == (
         f"tutelage-forget or tutelage-prune is at work in {workdir}/lake; wait for it, or stop it"

@@ -15,11 +15,12 @@ from rich.console import Console
 from tests.same import assert_same
 from tests.tiny import AUXILIARY, DAYS, MODEL, SCHEMA, commit, interactions, make_run
 from tutelage.export.config import ServingConfig
-from tutelage.launch import actions
-from tutelage.launch.config import Experiment
+from tutelage.launch import run as nightly
+from tutelage.launch.actions import console as actions_console
+from tutelage.launch.experiment import Experiment
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.report.status import print_status
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
@@ -54,8 +55,7 @@ def _session(root: Path, *, days: list[date] = DAYS) -> Session:
         start_day=str(days[0]),
         end_day=str(days[-1]),
     )
-    settings = Settings(config="tiny", workdir=str(root))
-    return Session(settings=settings, experiment=experiment, run=run, days=days)
+    return Session(experiment=experiment, run=run, days=days)
 
 
 def _mend(session: Session, day: date) -> None:
@@ -116,7 +116,6 @@ def trained(made: Session, tmp_path: Path) -> Session:
     root = shutil.copytree(made.run.root, tmp_path / "w")
     return dataclasses.replace(
         made,
-        settings=dataclasses.replace(made.settings, workdir=str(root)),
         run=dataclasses.replace(made.run, root=root),
     )
 
@@ -191,7 +190,7 @@ def test_labels_of_rows_made_anew_go_even_where_nobody_has_learnt_the_day(tmp_pa
         [("teacher", "snapshot", DAYS[1])],
     )
     assert found.describe(session) == "snapshot labels of 2026-01-02: made from other rows of 2026-01-02"
-    for step in found.steps(session):
+    for step in found.actions(session):
         step.apply()
     assert stale.find(session) is None
     assert session.run.lake.soft_labels.scan().collect().is_empty()
@@ -223,7 +222,7 @@ def test_a_skipped_day_that_was_mended_is_learnt_after_all_and_those_after_it_an
     _mend(trained, DAYS[1])
     found = stale.find(trained)
     assert found
-    steps = [step for step in found.steps(trained) if "control" in step.what]
+    steps = [step for step in found.actions(trained) if "control" in step.what]
     # The verdict last: while it is there, a killed run is told again what is to go.
     assert [step.what.rsplit("/", 1)[-1] for step in steps] == [
         "2026-01-03",
@@ -238,10 +237,10 @@ def test_a_run_killed_while_it_takes_back_goes_on_with_what_is_left(trained: Ses
     _mend(trained, DAYS[1])
     found = stale.find(trained)
     assert found
-    steps = [step.what for step in found.steps(trained)]
+    steps = [step.what for step in found.actions(trained)]
     taken = []
     while found := stale.find(trained):
-        step, *_ = found.steps(trained)  # one at a time, as if it were killed after each
+        step, *_ = found.actions(trained)  # one at a time, as if it were killed after each
         step.apply()
         taken.append(step.what)
     assert taken == steps
@@ -283,7 +282,7 @@ def test_taken_back_and_learnt_again_all_is_as_if_the_rows_had_been_there_from_t
     assert found
     assert set(found.invalidation.since) == {TEACHER, "auxiliary"}
     first = _left(one)[TEACHER], one.run.checkpoints(TEACHER).states()[0]
-    for step in found.steps(one):
+    for step in found.actions(one):
         step.apply()
     assert one.run.checkpoints(TEACHER).states() == [first[1]]
     for each in learn.values():
@@ -299,8 +298,8 @@ def test_taken_back_and_learnt_again_all_is_as_if_the_rows_had_been_there_from_t
         (DAYS, "made from other interactions of 2026-01-03; it is made again\n"),
         (
             DAYS[:2],
-            "made from other interactions of 2026-01-03; left as it is, as 2026-01-03 would have to be learnt "
-            "again, and is not asked for\n",
+            "made from other interactions of 2026-01-03; left as it is, because 2026-01-03 would have to be trained "
+            "on again and is not asked for\n",
         ),
     ],
 )
@@ -308,10 +307,10 @@ def test_a_run_says_in_one_line_what_it_takes_back(
     trained: Session, asked: list[date], ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
-    monkeypatch.setattr(actions, "_console", message)
+    monkeypatch.setattr(actions_console, "out", message)
     _mend(trained, DAYS[2])
     session = dataclasses.replace(trained, days=asked)
-    assert actions._take_back_stale(session) == (asked == DAYS)
+    assert nightly._remove_stale(session) == (asked == DAYS)
     line = message.file.getvalue()  # type: ignore[attr-defined]
     assert line.startswith("stale: teacher from 2026-01-03 on (1 days), control from ")
     assert line.endswith(ends)
