@@ -14,7 +14,7 @@ class Stale:
     """What has to be made again."""
 
     why: list[str]
-    """The inputs that have changed, as in `rows of 2026-01-02`."""
+    """The inputs that have changed, as in `interactions of 2026-01-02`."""
     invalidation: Invalidation
     unrecoverable_days: list[date]
     """Days that would have to be trained on again and cannot be: they were not asked for, they are no longer in

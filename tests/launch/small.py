@@ -1,4 +1,4 @@
-"""A workdir of the small config: its days materialised from files, what its models leave behind forged."""
+"""A workdir of the small config: its days are materialised from files, and what its models leave behind is forged."""
 
 import json
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def materialize(workdir: Path, **asked: Any) -> Session:
 
 
 def train(session: Session, model: str, days: Sequence[date]) -> list[State]:
-    """Leave what a model that learnt `days` leaves: checkpoints, and the teacher's labels."""
+    """Leave what a model that was trained on `days` leaves: checkpoints, and the teacher's labels."""
     states = []
     checkpoints = session.run.checkpoints(model)
     before = len(checkpoints.states())
@@ -86,7 +86,7 @@ def train(session: Session, model: str, days: Sequence[date]) -> list[State]:
 
 
 def publish(session: Session, model: str, state: State, *, rejected: bool = False) -> Path:
-    """A version of a model with all that lies beside one, its graph apart; returns its folder."""
+    """Publish a version of a model with every file but a real graph; return its folder."""
     versions = session.versions(model)
     folder = versions.stage(state, _write)
     if not is_teacher(model):

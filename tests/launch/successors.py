@@ -1,4 +1,4 @@
-"""`tutelage-run` with a change of teacher, its models trained in this process and no student exported."""
+"""`tutelage-run` with a change of teacher. Its models are trained in this process, and no student is exported."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -46,13 +46,13 @@ def _train(
 
 
 def mend_events(workdir: Path, day: date) -> None:
-    """The raw day lacks its first rows."""
+    """Remove the first rows of a raw day."""
     path = workdir.parent / "raw" / f"{day}.parquet"
     pl.read_parquet(path)[5:].write_parquet(path)
 
 
 def materialize(workdir: Path, day: date) -> None:
-    """The day alone, anew."""
+    """Materialise one day again."""
     materialize_days(small.open_session(workdir, config=CONFIG, start_day=str(day), end_day=str(day)))
 
 
@@ -61,7 +61,7 @@ def _started(workdir: Path) -> list[str]:
 
 
 def changes(workdir: Path) -> list[dict[str, Any]]:
-    """Those of teacher, but for when they were decided."""
+    """Return the recorded changes of teacher without the time of the decision."""
     path = workdir / "takeovers.json"
     found = json.loads(path.read_text()) if path.exists() else []
     return [{**change, "decided_at": ""} for change in found]

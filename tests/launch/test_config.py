@@ -1,4 +1,4 @@
-"""Experiments: found by name or by file, changed field by field, checked, and told apart."""
+"""Experiments are found by name or by file, overridden field by field, checked, and told apart by their identity."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ def test_a_bundled_config_is_found_by_its_name_and_smoke_is_the_same_but_smaller
     days = _days(smoke)
     assert days == _days(full)[: len(days)]
     assert len(days) < len(_days(full))
-    # Late students have days to learn and to have missed in both sizes.
+    # In both sizes late students have days to train on and days that they missed.
     for experiment in (full, smoke):
         for late in (s.first_day for s in experiment.students if s.first_day):
             assert _days(experiment)[0] < late <= _days(experiment)[-1]
@@ -158,7 +158,7 @@ def test_a_single_field_is_set_and_all_others_stay(field: str, text: str, value:
     assert changed == expected
 
 
-def test_a_set_value_has_the_fields_type() -> None:
+def test_an_override_has_the_fields_type() -> None:
     changed = _synthetic(
         "students.auxiliary.distillation.click.alpha=3", "students.auxiliary.first_day=2026-01-03"
     )
@@ -196,7 +196,7 @@ def test_of_two_values_for_one_field_the_last_holds() -> None:
         ("teacher.model.hidden.0=3", "'hidden' is a single value and has no field '0'"),
     ],
 )
-def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
+def test_an_override_that_cannot_be_applied_is_refused(override: str, says: str) -> None:
     with pytest.raises(UserError) as error:
         _synthetic(override)
     assert str(error.value).startswith(f"--set={override}: {says}")
@@ -255,7 +255,7 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
         ("students.direct.producer=leaked", "which only a study may read; expected pre_update or snapshot"),
     ],
 )
-def test_a_set_is_checked_as_the_config_itself_is(override: str, says: str) -> None:
+def test_an_override_is_checked_as_the_config_itself_is(override: str, says: str) -> None:
     with pytest.raises(UserError) as error:
         _synthetic(override)
     assert str(error.value).endswith(says)
@@ -333,7 +333,7 @@ def test_a_student_that_is_without_an_input_is_another_and_the_identity_is_not()
     assert changed.identity == _synthetic().identity
 
 
-def test_metrics_go_by_no_list() -> None:
+def test_metrics_are_not_sliced_by_a_list() -> None:
     experiment = _synthetic("schema.features.topic.length=3")
     with pytest.raises(
         UserError, match=r"^slice_by: 'topic' is no id feature; these are user_id, video_id, "

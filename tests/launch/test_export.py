@@ -1,4 +1,4 @@
-"""tutelage-export: which version is served, decided from a command line."""
+"""tutelage-export decides from the command line which version is served."""
 
 import json
 import re
@@ -24,7 +24,7 @@ Export = Callable[..., list[str]]
 
 @pytest.fixture
 def versions(tmp_path: Path) -> Versions:
-    """Of a student that has learnt three days, each published."""
+    """Return the versions of a student that was trained on three days, each published."""
     versions = Versions(tmp_path / "export" / "control")
     for step, day in enumerate(DAYS, 1):
         state = State(day=day, step=step, examples=step, rows=1)
@@ -42,7 +42,7 @@ def _write(path: str) -> None:
 
 @pytest.fixture
 def export(versions: Versions, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Export:
-    """Runs the command; the lines that it prints."""
+    """Run the command; return the lines that it prints."""
 
     def run(model: str = "control", **asked: Any) -> list[str]:
         export_command(Session.open(config="synthetic", workdir=str(tmp_path)), model=model, **asked)
@@ -51,14 +51,14 @@ def export(versions: Versions, tmp_path: Path, capsys: pytest.CaptureFixture[str
     return run
 
 
-def test_with_nothing_to_do_it_tells_what_is_served(export: Export, versions: Versions) -> None:
+def test_with_nothing_to_do_it_prints_what_is_served(export: Export, versions: Versions) -> None:
     assert export() == [
         "Nothing to do: every day that control is trained on is published.",
         f"control serves {versions.folder / str(THIRD)}",
     ]
 
 
-def test_a_rollback_tells_what_was_retired_and_what_is_served_and_is_not_undone_by_an_export(
+def test_a_rollback_prints_what_was_retired_and_what_is_served_and_is_not_undone_by_an_export(
     export: Export, versions: Versions
 ) -> None:
     serves = f"control serves {versions.folder / str(SECOND)}"

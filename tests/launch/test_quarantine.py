@@ -1,4 +1,4 @@
-"""Days that did not pass a gate: what comes next, who is told, what goes with a rollback."""
+"""Days that did not pass a gate: which day comes next, what is reported, and what a rollback removes."""
 
 import dataclasses
 import io
@@ -34,8 +34,8 @@ def _open(workdir: Path, *overrides: str) -> Session:
     )
 
 
-def _learn(session: Session, *days: date, model: str = TEACHER) -> None:
-    """Leave the states of finished days of a model, as a trainer does; their variables apart."""
+def _train(session: Session, *days: date, model: str = TEACHER) -> None:
+    """Leave the states of finished days of a model as a trainer does, without variables."""
     for n, day in enumerate(days, 1):
         folder = session.run.checkpoints(model).folder / str(day)
         folder.mkdir(parents=True)
@@ -45,23 +45,23 @@ def _learn(session: Session, *days: date, model: str = TEACHER) -> None:
 
 @pytest.fixture
 def skipped(tmp_path: Path) -> Session:
-    """The teacher has learnt the first day and skipped the second."""
+    """Return a session whose teacher was trained on the first day and skipped the second."""
     session = _open(tmp_path)
-    _learn(session, DAYS[0])
+    _train(session, DAYS[0])
     session.run.quarantine(TEACHER).write(DAYS[1], "skipped", [ATTEMPT])
     return session
 
 
-def test_after_a_skipped_day_the_next_one_comes(skipped: Session) -> None:
+def test_the_day_after_a_skipped_day_comes_next(skipped: Session) -> None:
     assert skipped.days_to_train(TEACHER) == DAYS[2:]
     assert skipped.days_to_train(TEACHER, accept=DAYS[1]) == DAYS[1:]
-    # A day that stopped the teacher is still to be learnt.
+    # A day that stopped the teacher is still to be trained on.
     skipped.run.quarantine(TEACHER).write(DAYS[1], "stopped", [ATTEMPT])
     assert skipped.days_to_train(TEACHER) == DAYS[1:]
 
 
 def test_a_skipped_day_that_later_ones_followed_is_not_accepted(skipped: Session) -> None:
-    _learn(skipped, DAYS[2])
+    _train(skipped, DAYS[2])
     with pytest.raises(UserError, match="so 2026-01-04 comes next, not 2026-01-02"):
         skipped.days_to_train(TEACHER, accept=DAYS[1])
 
@@ -72,14 +72,14 @@ def test_a_day_is_accepted_for_a_reason(tmp_path: Path) -> None:
             teach(_open(tmp_path), **given)
 
 
-def test_status_and_report_say_which_days_are_in_quarantine(skipped: Session, tmp_path: Path) -> None:
+def test_status_and_report_name_the_days_in_quarantine(skipped: Session, tmp_path: Path) -> None:
     line = "teacher: 2026-01-02 skipped (fail; click auc is 0.5, 0.6 is the bound)"
     console = Console(file=io.StringIO(), width=200)
     print_status(skipped, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"Quarantine: {line}\n" in text
     (teacher,) = (row for row in text.splitlines() if row.startswith("teacher "))
-    assert teacher.split()[-1] == "1"  # The third day is to be learnt.
+    assert teacher.split()[-1] == "1"  # The third day is to be trained on.
     page = tmp_path / "index.html"
     write_report(
         page,
@@ -94,27 +94,29 @@ def test_status_and_report_say_which_days_are_in_quarantine(skipped: Session, tm
     assert steps.quarantined(skipped) == []
 
 
-def _keep_out(session: Session, day: date) -> None:
-    """Put a day of data into quarantine, as the data plane does; its rows apart."""
+def _quarantine(session: Session, day: date) -> None:
+    """Put a day of data into quarantine as the data plane does, without its rows."""
     session.run.lake.quarantine.write(day, "skipped", [{"said": "fail; rows is 1, 9 is the bound"}])
 
 
-def test_a_day_of_data_in_quarantine_is_not_made_again_and_all_go_on_without(tmp_path: Path) -> None:
+def test_a_quarantined_day_of_data_is_not_materialised_again_and_all_models_go_on_without_it(
+    tmp_path: Path,
+) -> None:
     session = _open(tmp_path)
-    _learn(session, DAYS[0])
-    _keep_out(session, DAYS[1])
+    _train(session, DAYS[0])
+    _quarantine(session, DAYS[1])
     assert steps.to_materialize(session) == [DAYS[0], DAYS[2]]
     assert session.days_to_train(TEACHER) == DAYS[2:]
-    # A day further on that is kept out does not hide those that come next.
+    # A later quarantined day does not hide the days that come next.
     session.run.lake.quarantine.remove(DAYS[1])
-    _keep_out(session, DAYS[2])
+    _quarantine(session, DAYS[2])
     assert session.days_to_train(TEACHER) == DAYS[1:2]
 
 
-def test_status_counts_the_days_skipped_and_says_once_who_went_without(tmp_path: Path) -> None:
+def test_status_counts_skipped_days_and_names_once_the_models_that_skipped_them(tmp_path: Path) -> None:
     session = _open(tmp_path)
-    _learn(session, DAYS[0])
-    _keep_out(session, DAYS[1])
+    _train(session, DAYS[0])
+    _quarantine(session, DAYS[1])
     for model in (TEACHER, "control"):
         session.run.quarantine(model).write(DAYS[1], "skipped", [{"said": "its data is in quarantine"}])
     console = Console(file=io.StringIO(), width=200)
@@ -123,7 +125,7 @@ def test_status_counts_the_days_skipped_and_says_once_who_went_without(tmp_path:
     assert "Quarantine: data: 2026-01-02 skipped (fail; rows is 1, 9 is the bound)\n" in text
     assert "Quarantine: teacher, control: 2026-01-02 skipped (its data is in quarantine)\n" in text
     (teacher,) = (row for row in text.splitlines() if row.startswith("teacher "))
-    assert teacher.split()[-2:] == ["1", "1"]  # skipped, to learn
+    assert teacher.split()[-2:] == ["1", "1"]  # skipped, to train
     assert text.endswith("To materialise: 2026-01-01, 2026-01-03\n")
 
 
@@ -134,10 +136,10 @@ def test_a_day_of_data_is_accepted_for_a_reason(tmp_path: Path) -> None:
         materialize(_open(tmp_path), accept_day="2026-01-02", reason="a holiday")
 
 
-def test_a_rollback_lets_a_student_learn_a_day_whose_data_came_later(tmp_path: Path) -> None:
+def test_after_a_rollback_a_student_is_trained_on_a_day_whose_data_came_later(tmp_path: Path) -> None:
     session = _open(tmp_path)
     for model in (TEACHER, "auxiliary"):
-        _learn(session, DAYS[0], DAYS[2], model=model)
+        _train(session, DAYS[0], DAYS[2], model=model)
         session.run.quarantine(model).write(DAYS[1], "skipped", [{"said": "its data is in quarantine"}])
     labels = pl.DataFrame(
         {
@@ -161,7 +163,7 @@ def test_quality_may_change_in_a_workdir(tmp_path: Path) -> None:
     assert session.experiment.quality.rows_ratio == 9
 
 
-def test_a_day_of_which_there_is_only_a_verdict_was_not_learnt() -> None:
+def test_a_day_with_nothing_but_a_verdict_was_not_trained_on() -> None:
     row = {
         "run": "r",
         "task": "",
@@ -179,7 +181,7 @@ def test_a_day_of_which_there_is_only_a_verdict_was_not_learnt() -> None:
     assert Results.of(pl.DataFrame(rows), {}).trained == {TEACHER: DAYS[:1]}
 
 
-def test_a_rollback_takes_the_verdicts_on_later_days_along(skipped: Session) -> None:
+def test_a_rollback_removes_the_verdicts_on_later_days(skipped: Session) -> None:
     quarantine = skipped.run.quarantine(TEACHER)
     quarantine.write(DAYS[0], "accepted", [ATTEMPT], reason="a holiday")
     (step,) = plan(skipped, DAYS[0])

@@ -1,4 +1,4 @@
-"""Days that are not released: nobody learns them, and everyone is told until when they wait."""
+"""Days that are not released: no model is trained on them, and the commands print how long they wait."""
 
 import io
 from datetime import UTC, date, datetime
@@ -52,13 +52,13 @@ def test_days_asked_for_are_those_that_are_released(
     assert session.asked == "2026-01-01 to 2026-01-03"
 
 
-def test_days_are_told_by_the_moment_of_the_command(tmp_path: Path) -> None:
+def test_days_are_resolved_at_the_moment_of_the_command(tmp_path: Path) -> None:
     overrides = ("start_day=today-2", "end_day=yesterday", "schema.late_days=1")
     session = _open(tmp_path, _at(4, 23), *overrides)
     assert (session.days, list(session.waiting)) == ([date(2026, 1, 2)], [date(2026, 1, 3)])
 
 
-def test_status_says_what_waits_and_until_when(tmp_path: Path) -> None:
+def test_status_prints_what_waits_and_until_when(tmp_path: Path) -> None:
     def says(now: datetime) -> str:
         console = Console(file=io.StringIO(), width=200)
         print_status(_open(tmp_path, now, WATCH), console)
@@ -70,7 +70,7 @@ def test_status_says_what_waits_and_until_when(tmp_path: Path) -> None:
     assert "To materialise: 2026-01-01, 2026-01-02\n" in says(_at(6))
 
 
-def test_a_run_before_any_day_is_released_does_nothing_and_says_why(
+def test_a_run_before_any_day_is_released_does_nothing_and_prints_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
@@ -82,7 +82,7 @@ def test_a_run_before_any_day_is_released_does_nothing_and_says_why(
     )
 
 
-def test_a_day_is_not_made_before_it_is_released(tmp_path: Path) -> None:
+def test_a_day_is_not_materialised_before_it_is_released(tmp_path: Path) -> None:
     for do in (materialize, label):
         with pytest.raises(UserError) as error:
             do(_open(tmp_path, _at(3), WATCH))
@@ -93,7 +93,7 @@ def test_a_day_is_not_made_before_it_is_released(tmp_path: Path) -> None:
     assert not (tmp_path / "lake/interactions/day=2026-01-01").exists()
 
 
-def test_a_study_wants_all_labels(tmp_path: Path) -> None:
+def test_a_study_needs_mature_labels(tmp_path: Path) -> None:
     session = _open(tmp_path, _at(20), WATCH, "schema.release_after=1d")
     with pytest.raises(UserError, match="days are released before watch is mature; leave out the schema's"):
         study.judged_days(session)

@@ -1,4 +1,4 @@
-"""A workdir belongs to the experiment that made it; a student may begin anew, all else stays."""
+"""A workdir belongs to the experiment that its data and models were made with; a student may be reset."""
 
 import dataclasses
 import json
@@ -135,7 +135,7 @@ def test_another_experiment_is_refused_with_what_was_and_what_is(
 
 
 def _make_old(path: Path) -> None:
-    """As a version recorded it that had none of the fields which are at their defaults."""
+    """Rewrite a record as a version would have that had none of the fields which are at their defaults."""
     kinds = (Schema, Feature, Task, Synthetic, TrainingConfig, TeacherConfig, StudentConfig)
     kinds += (ModelConfig, Distillation, Sampling)  # type: ignore[assignment]
     defaults = {kind.__name__: {f.name: plain(f.default) for f in dataclasses.fields(kind)} for kind in kinds}
@@ -195,7 +195,7 @@ def test_the_schema_of_a_workdir_of_an_older_version_may_grow(tmp_path: Path) ->
     assert json.loads((tmp_path / "config.json").read_text()) == grown.identity
 
 
-def test_a_field_without_a_default_that_is_not_recorded_is_told(tmp_path: Path) -> None:
+def test_a_field_without_a_default_that_is_not_recorded_is_named(tmp_path: Path) -> None:
     _open_trained(tmp_path, _synthetic())
     path = tmp_path / "config.json"
     made = json.loads(path.read_text())
@@ -205,7 +205,7 @@ def test_a_field_without_a_default_that_is_not_recorded_is_told(tmp_path: Path) 
         open_workdir(str(tmp_path), _synthetic())
 
 
-def test_a_feature_less_is_told_by_its_name_and_one_more_besides_does_not_help(tmp_path: Path) -> None:
+def test_a_missing_feature_is_named_and_a_new_one_besides_does_not_help(tmp_path: Path) -> None:
     experiment = _synthetic()
     _open_trained(tmp_path, experiment)
     features = [f for f in experiment.schema.features if f.name != "hour"]
@@ -230,7 +230,7 @@ def test_tasks_in_another_order_are_another_schema(tmp_path: Path) -> None:
     assert f"config: the order of schema.tasks was {old} and is {new}; give" in str(error.value)
 
 
-def test_of_many_changes_three_are_told(tmp_path: Path) -> None:
+def test_of_many_changes_three_are_named(tmp_path: Path) -> None:
     _open_trained(tmp_path, _synthetic())
     with pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), dataclasses.replace(_synthetic(), source=KuaiRand()))
@@ -276,7 +276,7 @@ def test_a_student_is_claimed_as_it_is_and_refused_when_changed(tmp_path: Path) 
     )
 
 
-def test_a_reset_student_forgets_its_days_and_metrics_and_nothing_else_goes(tmp_path: Path) -> None:
+def test_a_reset_removes_a_students_days_and_metrics_and_nothing_else(tmp_path: Path) -> None:
     experiment = _synthetic()
     run = open_workdir(str(tmp_path), experiment)
     models = ["teacher", "control", "late_control"]
@@ -299,7 +299,7 @@ def test_a_reset_student_forgets_its_days_and_metrics_and_nothing_else_goes(tmp_
     assert run.lake.metrics.partitions()["model"].to_list() == ["late_control", "teacher"]
 
 
-def test_a_reset_student_may_be_another_one(tmp_path: Path) -> None:
+def test_a_reset_student_may_have_another_config(tmp_path: Path) -> None:
     run = open_workdir(str(tmp_path), _synthetic())
     claim_student(run, _synthetic().student("auxiliary"))
     changed = _synthetic("students.auxiliary.distillation.click.alpha=3").student("auxiliary")
@@ -365,7 +365,7 @@ def test_a_workdir_with_a_model_belongs_to_its_experiment(tmp_path: Path, left: 
         open_workdir(str(tmp_path), _synthetic("teacher.model.hidden=16"))
 
 
-def test_to_read_a_workdir_writes_nothing(tmp_path: Path) -> None:
+def test_reading_a_workdir_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(NothingHereYet) as error:
         open_workdir(str(tmp_path / "w"), _synthetic(), read_only=True)
     assert str(error.value) == (f"{tmp_path}/w: nothing here yet; tutelage-run begins an experiment there")
@@ -378,7 +378,7 @@ def test_to_read_a_workdir_writes_nothing(tmp_path: Path) -> None:
     assert _contents(tmp_path) == before
 
 
-def test_to_read_a_workdir_leaves_out_what_is_new_in_the_schema(tmp_path: Path) -> None:
+def test_reading_a_workdir_leaves_out_what_is_new_in_the_schema(tmp_path: Path) -> None:
     experiment = _synthetic()
     _open_trained(tmp_path, experiment)
     before = _contents(tmp_path)

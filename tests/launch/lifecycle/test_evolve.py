@@ -1,4 +1,4 @@
-"""A schema grows in a workdir: the tables get the columns, the models that have learnt stay as they are."""
+"""A schema grows in a workdir: the tables get the columns, and trained models stay as they are."""
 
 import dataclasses
 import json
@@ -114,7 +114,7 @@ def test_a_teacher_that_is_not_trained_yet_may_take_what_is_new(tmp_path: Path) 
 
 
 def _forge(session: Session, model: str) -> None:
-    """Leave a checkpoint of the first day, and how a student was made."""
+    """Leave a checkpoint of the first day, and a student's config."""
     if not is_teacher(model):
         claim_student(session.run, session.experiment.student(model))
     folder = session.run.checkpoints(model).folder / str(DAYS[0])
@@ -125,7 +125,7 @@ def _forge(session: Session, model: str) -> None:
 def test_a_student_that_is_trained_stays_without_what_is_new_or_is_reset(tmp_path: Path) -> None:
     session = small.open_session(tmp_path / "w")
     _forge(session, "control")
-    claim_student(session.run, session.experiment.student("late"))  # It has learnt nothing yet.
+    claim_student(session.run, session.experiment.student("late"))  # It is not trained yet.
     session = _grown(tmp_path / "w")
     claim_student(session.run, session.experiment.student("control"))
     greedy = _experiment(small.CONFIG).student("control")
@@ -140,7 +140,7 @@ def test_a_student_that_is_trained_stays_without_what_is_new_or_is_reset(tmp_pat
     claim_student(session.run, session.experiment.student("keen"))
 
 
-def _heirs(config: Path, teacher: str, successor: str = "", **fields: object) -> Experiment:
+def _successors(config: Path, teacher: str, successor: str = "", **fields: object) -> Experiment:
     """The config's experiment with teachers of these names; in `fields`, their `without`."""
     base = _experiment(config)
 
@@ -161,7 +161,7 @@ def _beside(root: Path, experiment: Experiment) -> Session:
 
 
 def _take_over(root: Path, experiment: Experiment) -> None:
-    """Both have learnt the first day, and the successor labels from the second on."""
+    """Train both on the first day; the successor labels from the second on."""
     session = _beside(root, experiment)
     assert session.successor
     for model in session.teachers:
@@ -180,31 +180,34 @@ def _take_over(root: Path, experiment: Experiment) -> None:
     takeovers.write(root, [*session.run.takeovers, change])
 
 
-def test_after_changes_of_teacher_the_schema_grows_and_the_teachers_before_may_be_given_back(
+def test_after_changes_of_teacher_the_schema_grows_and_the_teachers_before_may_be_restored(
     tmp_path: Path,
 ) -> None:
-    _take_over(tmp_path, _heirs(small.CONFIG, "teacher", "wide"))
-    _take_over(tmp_path, _heirs(small.CONFIG, "wide", "wider"))
+    _take_over(tmp_path, _successors(small.CONFIG, "teacher", "wide"))
+    _take_over(tmp_path, _successors(small.CONFIG, "wide", "wider"))
     with pytest.raises(
         UserError, match=r"^age: new in the schema, and the teacher was trained without: put it"
     ):
-        open_workdir(str(tmp_path), _heirs(small.GROWN, "wider", wider=("tags", "like", "clicked")))
-    run = open_workdir(str(tmp_path), _heirs(small.GROWN, "wider"))
+        open_workdir(str(tmp_path), _successors(small.GROWN, "wider", wider=("tags", "like", "clicked")))
+    run = open_workdir(str(tmp_path), _successors(small.GROWN, "wider"))
     assert (run.teacher_model, run.teacher.model.without) == ("teacher-wider", NEW)
     assert run.takeovers == takeovers.read(tmp_path)
     assert [change.teacher["model"]["without"] for change in run.takeovers] == [list(NEW)] * 2
     assert "age" in pl.read_delta(str(tmp_path / "lake/interactions")).columns
     # A rollback takes one change back, and then the other.
     for left, teachers in ((1, ("wide", "wider")), (0, ("teacher", "wide"))):
-        experiment = _heirs(small.GROWN, *teachers)
+        experiment = _successors(small.GROWN, *teachers)
         assert open_workdir(str(tmp_path), experiment).teacher.name == teachers[1]
         takeovers.write(tmp_path, takeovers.read(tmp_path)[:left])
         assert _beside(tmp_path, experiment).run.teacher.name == teachers[0]
 
 
 def test_a_successor_may_take_what_is_new_as_long_as_it_is_not_trained_yet(tmp_path: Path) -> None:
-    beside = _heirs(small.CONFIG, "teacher", "wide")
-    greedy, modest = _heirs(small.GROWN, "teacher", "wide", wide=()), _heirs(small.GROWN, "teacher", "wide")
+    beside = _successors(small.CONFIG, "teacher", "wide")
+    greedy, modest = (
+        _successors(small.GROWN, "teacher", "wide", wide=()),
+        _successors(small.GROWN, "teacher", "wide"),
+    )
     _forge(_beside(tmp_path / "one", beside), "teacher")
     assert _beside(tmp_path / "one", greedy).model("teacher-wide").without == ()
 
@@ -238,7 +241,7 @@ def test_killed_anywhere_it_ends_the_same_when_it_is_run_again(
             with pytest.raises(KeyboardInterrupt):
                 open_workdir(str(workdir), _experiment())
             monkeypatch.undo()
-            # With the schema as it was, it is still the workdir that it was.
+            # The old schema still opens the workdir.
             open_workdir(str(workdir), _experiment(small.CONFIG))
         open_workdir(str(workdir), _experiment())
         tables = [
@@ -267,7 +270,7 @@ def test_no_column_is_added_while_a_job_writes_with_the_schema_as_it_was(
     assert "age" not in [field.name for field in DeltaTable(tmp_path / "lake/interactions").schema().fields]
 
 
-def test_what_is_renamed_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_renamed_feature_is_refused_with_the_remedy(tmp_path: Path) -> None:
     _forge(small.open_session(tmp_path), "control")
     *others, last = small_config.SCHEMA.features
     renamed = dataclasses.replace(
@@ -284,7 +287,7 @@ def test_what_is_renamed_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_models_that_have_learnt_go_on_and_new_students_take_what_is_new(tmp_path: Path) -> None:
+def test_trained_models_go_on_and_new_students_take_what_is_new(tmp_path: Path) -> None:
     session = small.materialize(tmp_path / "w", end_day=OLD)
     for model in ("teacher", "auxiliary"):
         steps.train(session, model)

@@ -1,4 +1,4 @@
-"""A forgotten user is in no Parquet file of the workdir, all other rows stay, and who learnt from it is told."""
+"""A forgotten user is in no Parquet file of the workdir, other rows stay, and models trained on it are listed."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ LATER, GONE = DAYS[2:], 7
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four days; the teacher and the control learnt all, the distilled student two, the late one the last."""
+    """Train four days: the teacher and the control on all, the distilled student on two, the late one on the last."""
     workdir = tmp_path_factory.mktemp("made") / "w"
     session = small.materialize(workdir, end_day=str(DAYS[-1]))
     small.train(session, "teacher", DAYS)
@@ -205,7 +205,7 @@ def test_a_student_met_a_user_by_the_labels_of_a_teacher_that_had(
     )
 
 
-def test_a_dry_run_says_the_same_and_leaves_all_files(
+def test_a_dry_run_prints_the_same_and_leaves_all_files(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _open(workdir)
@@ -222,7 +222,7 @@ def test_a_dry_run_says_the_same_and_leaves_all_files(
     )
 
 
-def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
+def test_killed_before_any_action_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
     _note_ids(workdir)
     planned = forget.plan(_open(workdir), GONE).actions
     assert len(planned) == 15
@@ -255,7 +255,7 @@ def test_killed_between_the_card_and_the_golden_rows_a_version_is_taken_up_again
     assert json.loads((folder / "assets.extra/model_card.json").read_text())["sha256"] == card.sha256(folder)
 
 
-def test_files_that_a_killed_job_left_behind_go_too(workdir: Path) -> None:
+def test_files_that_a_killed_job_left_are_removed_too(workdir: Path) -> None:
     lake = _open(workdir).run.lake
     rows = lake.interactions.scan(day=DAYS[3]).collect()
     orphan = lake.interactions.write_file(rows, {"day": DAYS[3]}, name="part")
@@ -276,7 +276,7 @@ def test_files_that_a_killed_job_left_behind_go_too(workdir: Path) -> None:
         (DAYS[1], []),
     ],
 )
-def test_a_teacher_that_started_from_one_that_knew_the_user_is_told_with_the_students_of_its_labels(
+def test_a_teacher_that_started_from_one_trained_on_the_user_is_listed_with_the_students_of_its_labels(
     workdir: Path, base: date, lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = small.open_session(workdir, config=small.BESIDE, end_day=str(DAYS[-1]))
@@ -298,16 +298,18 @@ def test_a_teacher_that_started_from_one_that_knew_the_user_is_told_with_the_stu
     )
     takeovers.write(session.run.root, [change])
     forget_command(session.reopened(), user_id=str(GONE), dry_run=True)
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trained with it: ")]
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trained with it: ")]
     by_days = [
         "control: checkpoints 2026-01-03, 2026-01-04; versions 2026010301, 2026010401",
         "late: checkpoints 2026-01-04; versions none",
         "teacher: checkpoints 2026-01-03, 2026-01-04; versions none",
     ]
-    assert sorted(told) == sorted(f"trained with it: {line}" for line in [*by_days, *lines])
+    assert sorted(listed) == sorted(f"trained with it: {line}" for line in [*by_days, *lines])
 
 
-def test_rows_that_a_killed_job_staged_go_too(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_a_killed_job_staged_are_removed_too(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lake = _open(workdir).run.lake
     staged = lake.interactions.path.parent / ".staging/17"
     staged.mkdir(parents=True)
@@ -339,7 +341,7 @@ def test_a_value_that_no_user_can_have_is_refused(workdir: Path, text: str) -> N
     assert str(error.value) == f"--user_id={text}: user_id is an int64; give a whole number"
 
 
-def test_it_waits_for_nobody_who_works_on_the_workdir(workdir: Path) -> None:
+def test_it_is_refused_while_another_process_works_on_the_workdir(workdir: Path) -> None:
     root = workdir.resolve()
     with FileLock(root / "students/late/.lock"), pytest.raises(UserError) as error:
         _forget(workdir)
@@ -367,7 +369,7 @@ def test_no_job_starts_while_it_is_at_work(workdir: Path) -> None:
         pass
 
 
-def test_only_the_files_that_have_such_rows_are_written_anew(workdir: Path) -> None:
+def test_only_files_with_rows_of_the_user_are_rewritten(workdir: Path) -> None:
     table: Table = _open(workdir).run.lake.interactions
     one = table.files(day=DAYS[0])
     version = DeltaTable(table.path).version()

@@ -1,4 +1,4 @@
-"""Old days go, with what no live model needs of them; what stays says for whom."""
+"""Old days are removed, unless a live model needs them; the reason is printed for each day that stays."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ DAYS = small.DAYS
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five days, learnt by all; the control's third was rejected, its first retired."""
+    """Train all models on five days; the control's third version was rejected, its first retired."""
     workdir = tmp_path_factory.mktemp("made") / "w"
     session = small.materialize(workdir)
     for state in small.train(session, "teacher", DAYS):
@@ -62,7 +62,7 @@ def _variables(workdir: Path, model: str) -> list[str]:
     return sorted(path.parent.name for path in _open(workdir).run.folder(model).rglob("variables.index"))
 
 
-def test_days_before_the_last_ones_go_from_all_tables_and_their_files_too(
+def test_old_days_are_removed_from_all_tables_with_their_files(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _prune(workdir)
@@ -106,7 +106,7 @@ def test_the_newest_version_of_a_model_stays_though_it_was_rejected(workdir: Pat
     assert [path.name for path in session.versions("late").rejected.glob("2*")] == ["2026010501"]
 
 
-def test_a_second_prune_finds_nothing_and_a_pruned_day_is_neither_made_nor_learnt_nor_exported_again(
+def test_a_second_prune_finds_nothing_and_a_pruned_day_is_neither_materialised_nor_trained_on_nor_exported_again(
     workdir: Path,
 ) -> None:
     _prune(workdir)
@@ -135,7 +135,7 @@ def test_rows_in_are_kept_and_dropped_ones_in_what_is_left_and_status_names_the_
     assert printed.endswith("To materialise: nothing\n")
 
 
-def test_what_a_model_has_still_to_learn_stays_with_all_that_it_is_made_of(
+def test_days_that_a_model_is_to_be_trained_on_stay_with_all_that_they_are_built_from(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = _open(workdir)
@@ -151,7 +151,7 @@ def test_what_a_model_has_still_to_learn_stays_with_all_that_it_is_made_of(
     assert _open(workdir).days_to_train("auxiliary") == DAYS[3:]
 
 
-def test_a_model_that_has_learnt_nothing_needs_all_days_from_its_first_one(
+def test_an_untrained_model_needs_all_days_from_its_first_one(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = _open(workdir)
@@ -176,7 +176,7 @@ def test_days_that_the_next_days_histories_look_back_to_stay(
     assert _days(workdir, "interactions") == DAYS[3:]
 
 
-def test_a_student_that_begins_after_a_prune_is_told_which_days_it_lacks(
+def test_the_days_that_a_student_lacks_after_a_prune_are_printed(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _prune(workdir)
@@ -192,7 +192,7 @@ def test_a_student_that_begins_after_a_prune_is_told_which_days_it_lacks(
     ]
 
 
-def test_pruned_days_are_made_anew_only_when_they_alone_are_asked_for(
+def test_pruned_days_are_materialised_again_only_when_they_alone_are_asked_for(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small.write_events(workdir.parent / "raw")
@@ -208,7 +208,7 @@ def test_pruned_days_are_made_anew_only_when_they_alone_are_asked_for(
     assert _open(workdir).pruned == frozenset()
 
 
-def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
+def test_killed_before_any_action_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
     planned = prune.plan(_open(workdir), 2).actions
     assert len(planned) == 27
     for number, step in enumerate(planned):
@@ -224,7 +224,7 @@ def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(wo
         assert _days(workdir, table) == DAYS[3:]
 
 
-def test_what_a_successor_starts_from_stays_with_the_days_that_it_has_still_to_learn(
+def test_what_a_successor_starts_from_stays_with_the_days_that_it_is_to_be_trained_on(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = small.open_session(workdir, config=small.BESIDE)
@@ -250,7 +250,7 @@ def test_an_empty_workdir_has_nothing_to_prune(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == ""
 
 
-def test_the_teacher_is_not_taken_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
+def test_the_teacher_is_not_rolled_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
     _prune(workdir)
     with pytest.raises(UserError) as error:
         rollback.plan(_open(workdir), DAYS[1])
@@ -260,9 +260,9 @@ def test_the_teacher_is_not_taken_back_to_a_day_whose_checkpoint_was_pruned(work
     assert rollback.plan(_open(workdir), DAYS[2])
 
 
-def test_no_student_is_taken_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
+def test_no_student_is_rolled_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
     session = _open(workdir)
-    # It never learnt the fourth day, so a rollback to that day leaves it at the third.
+    # It was never trained on the fourth day, so a rollback to that day leaves it at the third.
     shutil.rmtree(session.run.checkpoints("auxiliary").folder / "2026-01-04")
     _prune(workdir, 2)
     with pytest.raises(UserError) as error:

@@ -1,4 +1,4 @@
-"""Days whose rows or labels were made anew: what was built on them is found, falls, and is built again."""
+"""Days whose rows or labels were made again: what was built on them is found, removed, and built again."""
 
 import dataclasses
 import io
@@ -58,12 +58,12 @@ def _session(root: Path, *, days: list[date] = DAYS) -> Session:
     return Session(experiment=experiment, run=run, days=days)
 
 
-def _mend(session: Session, day: date) -> None:
-    """Make a day anew without its first row."""
+def _correct(session: Session, day: date) -> None:
+    """Make a day again without its first row."""
     commit(session.run.lake, day, interactions(day)[1:], attempt=2)
 
 
-def _learn(session: Session, model: str, *days: date, labels: str = "") -> None:
+def _train(session: Session, model: str, *days: date, labels: str = "") -> None:
     """Leave the states of finished days, as a trainer does; their variables apart."""
     read = {"teacher": TEACHER, "producer": labels} if labels else None
     for n, (day, input_versions) in enumerate(
@@ -97,17 +97,17 @@ def _label(session: Session, producer: str, day: date, *, snapshot: date | None,
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """All models have learnt their days, and all labels are there."""
+    """Return a session whose models are trained on their days and whose labels are all there."""
     session = _session(tmp_path_factory.mktemp("made"))
-    _learn(session, TEACHER, *DAYS)
+    _train(session, TEACHER, *DAYS)
     for day, before in zip(DAYS, [None, *DAYS], strict=False):
         _label(session, "pre_update", day, snapshot=before)
         if before:
             _label(session, "snapshot", day, snapshot=before)
-    _learn(session, "control", *DAYS)
-    _learn(session, "auxiliary", *DAYS, labels="pre_update")
-    _learn(session, "snapshot", *DAYS, labels="snapshot")
-    _learn(session, "late", DAYS[2])
+    _train(session, "control", *DAYS)
+    _train(session, "auxiliary", *DAYS, labels="pre_update")
+    _train(session, "snapshot", *DAYS, labels="snapshot")
+    _train(session, "late", DAYS[2])
     return session
 
 
@@ -120,7 +120,7 @@ def trained(made: Session, tmp_path: Path) -> Session:
     )
 
 
-def _falls(session: Session) -> dict[str, list[date]]:
+def _invalidated(session: Session) -> dict[str, list[date]]:
     """The days that each model loses."""
     found = stale.find(session)
     assert found
@@ -143,16 +143,16 @@ def test_what_was_made_from_what_is_there_is_not_stale(trained: Session) -> None
     assert stale.find(trained) is None
 
 
-def test_a_day_made_anew_takes_later_days_labels_and_their_readers_along(trained: Session) -> None:
-    _mend(trained, DAYS[1])
+def test_a_corrected_day_invalidates_later_days_labels_and_their_readers(trained: Session) -> None:
+    _correct(trained, DAYS[1])
     found = stale.find(trained)
     assert found
     since = dict.fromkeys((TEACHER, "control", "auxiliary", "snapshot"), DAYS[1:])
-    assert _falls(trained) == since  # the late student has learnt the third day only
+    assert _invalidated(trained) == since  # the late student is trained on the third day only
     assert found.invalidation.labels == [
         ("teacher", "pre_update", DAYS[1]),
         ("teacher", "pre_update", DAYS[2]),
-        ("teacher", "snapshot", DAYS[1]),  # of rows that are others; the snapshot of the first day stays
+        ("teacher", "snapshot", DAYS[1]),  # its rows have changed; the snapshot of the first day stays
         ("teacher", "snapshot", DAYS[2]),  # by the snapshot of the second day
     ]
     assert found.unrecoverable_days == []
@@ -163,29 +163,31 @@ def test_a_day_made_anew_takes_later_days_labels_and_their_readers_along(trained
     )
 
 
-def test_labels_made_anew_take_only_their_readers_along(trained: Session) -> None:
+def test_corrected_labels_invalidate_only_their_readers(trained: Session) -> None:
     _label(trained, "snapshot", DAYS[2], snapshot=DAYS[0], score=0.6)
     found = stale.find(trained)
     assert found
     assert found.why == ["soft_labels of 2026-01-03"]
-    assert _falls(trained) == {"snapshot": DAYS[2:]}
+    assert _invalidated(trained) == {"snapshot": DAYS[2:]}
     assert found.invalidation.labels == []
 
 
-def test_labels_that_came_after_a_student_had_learnt_without_them_make_nothing_stale(tmp_path: Path) -> None:
+def test_labels_that_came_after_a_student_was_trained_without_them_make_nothing_stale(tmp_path: Path) -> None:
     session = _session(tmp_path)
-    _learn(session, "auxiliary", DAYS[0], labels="pre_update")
+    _train(session, "auxiliary", DAYS[0], labels="pre_update")
     _label(session, "pre_update", DAYS[0], snapshot=None)
     assert stale.find(session) is None
 
 
-def test_labels_of_rows_made_anew_go_even_where_nobody_has_learnt_the_day(tmp_path: Path) -> None:
+def test_labels_of_corrected_rows_are_removed_even_where_no_model_was_trained_on_the_day(
+    tmp_path: Path,
+) -> None:
     session = _session(tmp_path)
     _label(session, "snapshot", DAYS[1], snapshot=DAYS[0])
-    _mend(session, DAYS[1])
+    _correct(session, DAYS[1])
     found = stale.find(session)
     assert found
-    assert (_falls(session), found.invalidation.labels) == (
+    assert (_invalidated(session), found.invalidation.labels) == (
         {"snapshot": []},
         [("teacher", "snapshot", DAYS[1])],
     )
@@ -196,20 +198,24 @@ def test_labels_of_rows_made_anew_go_even_where_nobody_has_learnt_the_day(tmp_pa
     assert session.run.lake.soft_labels.scan().collect().is_empty()
 
 
-def test_a_day_learnt_before_versions_were_recorded_or_no_longer_there_is_not_stale(trained: Session) -> None:
+def test_a_day_trained_on_before_versions_were_recorded_or_no_longer_there_is_not_stale(
+    trained: Session,
+) -> None:
     for path in trained.run.root.rglob("state.json"):
         state = json.loads(path.read_text())
         del state["made_of"]
         path.write_text(json.dumps(state))
-    _mend(trained, DAYS[0])
+    _correct(trained, DAYS[0])
     assert stale.find(trained) is None
-    _learn(trained, "fresh", DAYS[2])
+    _train(trained, "fresh", DAYS[2])
     empty = interactions(DAYS[2])[:0]
     trained.run.lake.interactions.replace(empty, {"day": DAYS[2]})
     assert stale.find(trained) is None
 
 
-def test_a_skipped_day_that_was_mended_is_learnt_after_all_and_those_after_it_anew(trained: Session) -> None:
+def test_a_skipped_day_that_was_corrected_is_trained_on_after_all_and_those_after_it_again(
+    trained: Session,
+) -> None:
     run = trained.run
     (folder,) = run.checkpoints("control").folder.glob("2026-01-02")
     for path in folder.iterdir():
@@ -219,11 +225,11 @@ def test_a_skipped_day_that_was_mended_is_learnt_after_all_and_those_after_it_an
     run.quarantine("control").write(DAYS[1], "skipped", [], input_versions=input_versions)
     assert trained.days_to_train("control") == []
     assert stale.find(trained) is None
-    _mend(trained, DAYS[1])
+    _correct(trained, DAYS[1])
     found = stale.find(trained)
     assert found
     steps = [step for step in found.actions(trained) if "control" in step.what]
-    # The verdict last: while it is there, a killed run is told again what is to go.
+    # The verdict goes last: while it is there, a killed run finds again what has to go.
     assert [step.what.rsplit("/", 1)[-1] for step in steps] == [
         "2026-01-03",
         "quarantine of control, 2026-01-02",
@@ -233,8 +239,8 @@ def test_a_skipped_day_that_was_mended_is_learnt_after_all_and_those_after_it_an
     assert trained.days_to_train("control") == DAYS[1:]
 
 
-def test_a_run_killed_while_it_takes_back_goes_on_with_what_is_left(trained: Session) -> None:
-    _mend(trained, DAYS[1])
+def test_a_run_killed_during_the_removal_goes_on_with_the_rest(trained: Session) -> None:
+    _correct(trained, DAYS[1])
     found = stale.find(trained)
     assert found
     steps = [step.what for step in found.actions(trained)]
@@ -249,35 +255,37 @@ def test_a_run_killed_while_it_takes_back_goes_on_with_what_is_left(trained: Ses
 
 
 @pytest.mark.parametrize("asked", [DAYS[:2], DAYS[2:]])
-def test_what_is_not_asked_for_whole_is_left_as_it_is(trained: Session, asked: list[date]) -> None:
-    _mend(trained, DAYS[1])
+def test_stale_days_that_are_not_all_asked_for_are_left_as_they_are(
+    trained: Session, asked: list[date]
+) -> None:
+    _correct(trained, DAYS[1])
     session = dataclasses.replace(trained, days=asked)
     found = stale.find(session)
     assert found
     assert found.unrecoverable_days == [day for day in DAYS[1:] if day not in asked]
 
 
-def test_status_says_what_is_stale(trained: Session) -> None:
+def test_status_prints_what_is_stale(trained: Session) -> None:
     console = Console(file=io.StringIO(), width=400)
     print_status(trained, console)
     assert "Stale" not in console.file.getvalue()  # type: ignore[attr-defined]
-    _mend(trained, DAYS[2])
+    _correct(trained, DAYS[2])
     print_status(trained, console)
     assert "\nStale: teacher from 2026-01-03 on (1 days), " in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_taken_back_and_learnt_again_all_is_as_if_the_rows_had_been_there_from_the_start(
+def test_after_it_is_removed_and_made_again_all_is_as_if_the_rows_had_been_there_from_the_start(
     tmp_path: Path,
 ) -> None:
     one, other = _session(tmp_path / "one"), _session(tmp_path / "other")
-    learn: Mapping[str, Callable[[Session], object]] = {
+    train: Mapping[str, Callable[[Session], object]] = {
         TEACHER: lambda session: train_teacher(session.run, DAYS),
         "auxiliary": lambda session: train_student(session.run, AUXILIARY, DAYS),
     }
-    for each in learn.values():
+    for each in train.values():
         each(one)
-    _mend(one, DAYS[1])
-    _mend(other, DAYS[1])
+    _correct(one, DAYS[1])
+    _correct(other, DAYS[1])
     found = stale.find(one)
     assert found
     assert set(found.invalidation.since) == {TEACHER, "auxiliary"}
@@ -285,7 +293,7 @@ def test_taken_back_and_learnt_again_all_is_as_if_the_rows_had_been_there_from_t
     for step in found.actions(one):
         step.apply()
     assert one.run.checkpoints(TEACHER).states() == [first[1]]
-    for each in learn.values():
+    for each in train.values():
         each(one)
         each(other)
     assert stale.find(one) is None
@@ -303,12 +311,12 @@ def test_taken_back_and_learnt_again_all_is_as_if_the_rows_had_been_there_from_t
         ),
     ],
 )
-def test_a_run_says_in_one_line_what_it_takes_back(
+def test_a_run_prints_in_one_line_what_it_removes(
     trained: Session, asked: list[date], ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
     monkeypatch.setattr(actions_console, "out", message)
-    _mend(trained, DAYS[2])
+    _correct(trained, DAYS[2])
     session = dataclasses.replace(trained, days=asked)
     assert nightly._remove_stale(session) == (asked == DAYS)
     line = message.file.getvalue()  # type: ignore[attr-defined]
