@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -73,10 +74,9 @@ def each(
     workers = min(cores, len(jobs))
     context = multiprocessing.get_context("spawn")
     # The signal that asks to stop. Not an event: one would wait for a child that was killed while waiting for it.
-    queue, stop = context.SimpleQueue(), context.RawValue("b", 0)
-    listener = threading.Thread(target=_listen, args=(queue, progress), daemon=True)
-    listener.start()
+    stop = context.RawValue("b", 0)
     with (
+        _listening(context.SimpleQueue(), progress) as queue,
         noted(partial(setattr, stop, "value")) as asked,
         ProcessPoolExecutor(
             workers,
@@ -117,17 +117,25 @@ def each(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
             unfinished.remove(futures[future])
-    queue.put(None)
-    listener.join()
     if by := asked():
         raise Stopped(str(failures[0]) if failures else stopped(by), by)
     if failures:
         raise failures[0]
 
 
-def _listen(queue: Any, progress: Callable[[str, int], None]) -> None:
-    while (message := queue.get()) is not None:
-        progress(*message)
+@contextmanager
+def _listening(queue: Any, progress: Callable[[str, int], None]) -> Iterator[Any]:
+    """Call `progress` with what children put into the queue; at the end, wait for the last message."""
+
+    def listen() -> None:
+        while (message := queue.get()) is not None:
+            progress(*message)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    yield queue
+    queue.put(None)
+    listener.join()
 
 
 def _start(queue: Any, stop: Any, parent: int) -> None:

@@ -1,9 +1,9 @@
 """MovieLens through TensorFlow Datasets, in slices of 30 days.
 
-`--raw_dir` is a folder that holds the archive `ml-latest-small.zip`; without it TFDS downloads it.
-`--set=source.config=20m-ratings` takes another one; its days are to be said too, within 1997-09-20 to 1998-04-22
-(100k), 2000-04-25 to 2003-02-28 (1m), 1995-01-09 to 2015-03-31 (20m) or 2019-11-21 (25m).
-`--set=schema.slice_days=1` cuts them in days.
+`--raw_dir` is a folder that holds the archive `ml-latest-small.zip`; without the flag TFDS downloads it.
+`--set=source.config=20m-ratings` selects another data set. Give its days too, within 1997-09-20 to 1998-04-22 (100k),
+2000-04-25 to 2003-02-28 (1m), 1995-01-09 to 2015-03-31 (20m) or 2019-11-21 (25m).
+`--set=schema.slice_days=1` makes slices of one day.
 """
 
 from datetime import date
@@ -38,7 +38,7 @@ STUDENT = ModelConfig(embedding_dim=8, hidden=(32, 16))
 
 
 def experiment(*, smoke: bool) -> Experiment:
-    """2016-01 to 2018-09; smoke: the first half of 2016."""
+    """Return 2016-01 to 2018-09; smoke: the first half of 2016."""
     late = date(2016, 3, 1) if smoke else date(2017, 5, 1)
 
     def student(name: str, **fields: object) -> StudentConfig:
@@ -63,7 +63,7 @@ def experiment(*, smoke: bool) -> Experiment:
             ),
         ),
         serving=ServingConfig(score=(("click", 1.0), ("rating_log1p", 0.5))),
-        # A slice is the ratings of some five users.
+        # A slice holds the ratings of about five users.
         quality=QualityConfig(rows_ratio=10.0, number_drift=2.0),
         start_day="2016-01-01",
         end_day="2016-06-30" if smoke else "2018-09-24",

@@ -1,4 +1,4 @@
-"""The embedded default: a world that needs no download, and whose true probabilities are known."""
+"""The bundled default: a simulated world that needs no download and whose true probabilities are known."""
 
 from datetime import date, timedelta
 
@@ -33,7 +33,7 @@ SCHEMA = Schema(
 
 FIRST_DAY = date(2026, 1, 1)
 TASKS = [task.name for task in SCHEMA.tasks]
-# Rates chosen on a world of another seed.
+# The learning rates were chosen on a world with another seed.
 TEACHER = ModelConfig(
     embedding_dim=32, cross_layers=2, hidden=(256, 128), embedding_rate=0.1, dense_rate=5e-4
 )
@@ -41,7 +41,7 @@ STUDENT = ModelConfig(embedding_dim=8, hidden=(64, 32), embedding_rate=0.1, dens
 
 
 def experiment(*, smoke: bool) -> Experiment:
-    """Eight days of 100,000 exposures; smoke: three days of 5,000."""
+    """Return eight days of 100,000 exposures; smoke: three days of 5,000."""
     days = 3 if smoke else 8
     late = FIRST_DAY + timedelta(days=days // 2)
 
