@@ -10,14 +10,14 @@ import os
 import signal
 import tempfile
 import time
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags
 
 from tutelage.launch import steps
 from tutelage.launch.logging_setup import import_tensorflow, silence
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.run import TEACHER
 
@@ -29,13 +29,13 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     with tempfile.TemporaryDirectory() as workdir:
-        settings = Settings(
-            config="synthetic",
-            workdir=workdir,
-            end_day="2026-01-02",
-            overrides=(f"training.batch_size={_BATCH.value}", f"source.rows_per_day={_ROWS.value}"),
-        )
-        before = multiprocessing.get_context("spawn").Process(target=_stop_within, args=(settings,))
+        request = {
+            "config": "synthetic",
+            "workdir": workdir,
+            "end_day": "2026-01-02",
+            "overrides": (f"training.batch_size={_BATCH.value}", f"source.rows_per_day={_ROWS.value}"),
+        }
+        before = multiprocessing.get_context("spawn").Process(target=_stop_within, args=(request,))
         before.start()
         before.join()
         silence(verbose=False)
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         from tutelage.trainers import day_loop, trainer  # noqa: F401  Their import counts, too.
 
         imported = time.monotonic()
-        session = Session.open(settings)
+        session = Session.open(**request)
         updates: list[float] = []
         state = steps.train(session, TEACHER, progress=lambda rows: updates.append(time.monotonic()))[-1]
         print(f"a day of {state.rows:,} rows, trained in {state.seconds:.1f} s, batch {_BATCH.value:,}")
@@ -53,11 +53,11 @@ def main(argv: list[str]) -> None:
         _checkpoints(session)
 
 
-def _stop_within(settings: Settings) -> None:
+def _stop_within(request: dict[str, Any]) -> None:
     """Train on the first day and on half of the second."""
     silence(verbose=False)
     import_tensorflow(verbose=False)
-    session = Session.open(settings)
+    session = Session.open(**request)
     steps.materialize(session, session.days)
     trained, half = 0, 1.5 * _rows(session)
 
@@ -102,7 +102,7 @@ def _checkpoints(session: Session) -> None:
         seconds=state.seconds,
         waited=0.0,
     )
-    again = Checkpoints(Path(session.settings.workdir) / "again")
+    again = Checkpoints(session.run.root / "again")
     started = time.monotonic()
     save_partial(trainer, again, day, Attempt(ahead=ahead, trained=trained, rates=1.0))
     partial_day = time.monotonic() - started

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from tutelage.launch.config import Experiment, load
+from tutelage.launch.config import load
+from tutelage.launch.experiment import Experiment
 from tutelage.launch.logging_setup import import_tensorflow, quiet_stderr, silence
 from tutelage.launch.report.summary import print_table, simple_table
 from tutelage.pipeline.schema import Schema

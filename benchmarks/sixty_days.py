@@ -16,9 +16,9 @@ import numpy as np
 from absl import app
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
 from tutelage.launch.configs.synthetic import SCHEMA, STUDENT, TASKS, TEACHER
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.experiment import Experiment
+from tutelage.launch.session import Session
 from tutelage.models.config import distil
 from tutelage.models.metrics import auc, log_loss
 from tutelage.pipeline.quality import QualityConfig
@@ -68,7 +68,7 @@ def experiment(*, smoke: bool) -> Experiment:
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("expected the workdir of the run, and nothing else")
-    session = Session.open(Settings(config=__file__, workdir=argv[1]))
+    session = Session.open(config=__file__, workdir=argv[1])
     metrics = session.run.lake.metrics.scan().collect().sort("day")
     days = metrics["day"].unique().sort().to_list()
     truth = [_truth(session, day) for day in days]

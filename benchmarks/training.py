@@ -7,7 +7,7 @@ from absl import app, flags
 from tutelage.launch import steps
 from tutelage.launch.logging_setup import import_tensorflow, silence
 from tutelage.launch.report.summary import throughput
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 
 _BATCH = flags.DEFINE_integer("batch_size", 4096, "Examples per update.")
 _ROWS = flags.DEFINE_integer("rows_per_day", 500_000, "Exposures per day.")
@@ -24,9 +24,7 @@ def main(argv: list[str]) -> None:
     overrides = (f"training.batch_size={_BATCH.value}", f"source.rows_per_day={_ROWS.value}")
     with tempfile.TemporaryDirectory() as workdir:
         # The teacher's first day is its warm-up, and makes the labels of the students.
-        session = Session.open(
-            Settings(config="synthetic", workdir=workdir, end_day="2026-01-03", overrides=overrides)
-        )
+        session = Session.open(config="synthetic", workdir=workdir, end_day="2026-01-03", overrides=overrides)
         steps.materialize(session, session.days)
         steps.train(session, "teacher")
         for model in _MODELS.value:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from tutelage.launch.config import Experiment
 from tutelage.launch.configs import synthetic
+from tutelage.launch.experiment import Experiment
 from tutelage.models.config import distil
 from tutelage.pipeline import LabelPartition, LabelRequest, SoftLabelStore, labels_before_update
 from tutelage.trainers.config import StudentConfig, TeacherConfig

@@ -1,7 +1,7 @@
 """Clicks on items from event logs of one's own: change the names to yours. `--raw_dir` is their folder."""
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.backbones.dcn import DCNv2
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil

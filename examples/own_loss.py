@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import tensorflow as tf
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
 from tutelage.launch.configs import synthetic
+from tutelage.launch.experiment import Experiment
 from tutelage.models.config import Distillation
 from tutelage.models.losses import CrossEntropy, Rows, SoftLoss
 from tutelage.models.task_kinds import TaskKind

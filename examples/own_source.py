@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models import MLP, ModelConfig, distil
 from tutelage.pipeline import Feature, RawFile, Schema, Task, Unit, UserError
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig

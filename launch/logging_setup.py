@@ -1,4 +1,4 @@
-"""Keep the start-up noise of TensorFlow and Beam out of what a command prints."""
+"""Keep the start-up messages of TensorFlow and Beam out of what a command prints."""
 
 import contextlib
 import logging
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 
 import absl.logging
 
-import tutelage.models  # noqa: F401  It says which Keras TensorFlow takes up, before that is imported.
+import tutelage.models  # noqa: F401  It selects Keras 2, which has to happen before TensorFlow is imported.
 from tutelage.pipeline.errors import UserError
 
 
 def silence(*, verbose: bool) -> None:
-    """Before anything heavy is imported: only what this package prints is to be seen, unless `verbose`."""
+    """Show only what this package prints, unless `verbose`. Call it before anything heavy is imported."""
     if verbose:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # A level of Python's absl would set back with every flag that a library defines.
+    # A level set through Python's logging would be reset with every flag that a library defines.
     absl.logging.set_verbosity(absl.logging.ERROR)
-    # Beam logs a worker's traceback before it raises it: a user's mistake would be told twice.
+    # Beam logs a worker's traceback before it raises it: a user's mistake would be shown twice.
     for name in ("apache_beam", "tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger().setLevel(logging.ERROR)
@@ -29,7 +29,7 @@ def silence(*, verbose: bool) -> None:
 
 @contextlib.contextmanager
 def quiet_stderr(*, verbose: bool) -> Iterator[None]:
-    """Hold back what is written to file descriptor 2 (by C++ too); shown after all where the code fails."""
+    """Hold back what is written to file descriptor 2, by C++ too; write it out where the code inside fails."""
     if verbose:
         yield
         return
@@ -37,30 +37,30 @@ def quiet_stderr(*, verbose: bool) -> Iterator[None]:
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
-        # What is worth a warning is told all the same.
-        tell = logging.StreamHandler(os.fdopen(os.dup(kept), "w"))
+        # This package's own warnings are shown at once.
+        shown = logging.StreamHandler(os.fdopen(os.dup(kept), "w"))
         log = logging.getLogger("tutelage")
-        log.addHandler(tell)
+        log.addHandler(shown)
         try:
             yield
         except UserError:
-            raise  # One line tells all of it.
+            raise  # Its one line says everything.
         except BaseException:
             held.seek(0)
             os.write(kept, held.read())
             raise
         finally:
-            log.removeHandler(tell)
-            tell.stream.close()
+            log.removeHandler(shown)
+            shown.stream.close()
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
 
 
 def import_tensorflow(*, verbose: bool, threads: int | None = None) -> None:
-    """TensorFlow logs a few lines at import, and at its first operation, whatever its log level.
+    """Import TensorFlow and run an operation, which logs a few lines at whatever log level, without these lines.
 
-    `threads` bounds what one operation uses; None: all cores.
+    `threads` bounds the threads of one operation; None: all cores.
     """
     with quiet_stderr(verbose=verbose):
         import tensorflow as tf

@@ -1,11 +1,13 @@
-"""What a command was asked for, resolved: the experiment, the workdir, the days."""
+"""A command's request, resolved: the experiment, its workdir, and the days that were asked for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from typing import Any
 
 from tutelage.export.versions import Versions
-from tutelage.launch.config import Experiment, load
+from tutelage.launch.config import load
+from tutelage.launch.experiment import Experiment
 from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.workspace import open_workdir
 from tutelage.models.config import ModelConfig
@@ -16,56 +18,71 @@ from tutelage.trainers.run import TEACHER, Run, successor_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The common flags, as they were given. It travels to the processes that train."""
-
-    config: str
-    workdir: str
-    raw_dir: str = ""
-    start_day: str = ""
-    end_day: str = ""
-    smoke: bool = False
-    overrides: Sequence[str] = ()
-    beam_flags: Sequence[str] = ()
-    verbose: bool = False
-    now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """The moment of the command, the same for all its processes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """An experiment in its workdir, and the days that were asked for."""
+    """An experiment in its workdir, and the days that were asked for. `Session.open` makes one."""
 
-    settings: Settings
     experiment: Experiment
     run: Run
     days: list[date]
-    """Those that are released."""
+    """The days asked for that are released."""
     waiting: Mapping[date, datetime] = field(default_factory=dict)
-    """Those that are not, and when they will be."""
+    """The days asked for that are not, and when they will be."""
     pruned: frozenset[date] = frozenset()
-    """Of `days`, those that were removed from the tables and are to stay so."""
+    """The days asked for that were pruned, and stay so until they are materialised again."""
+    raw_dir: str = ""
+    beam_flags: Sequence[str] = ()
+    verbose: bool = False
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """The moment of the command, which is the same in all its processes."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments of `open`. They are sent to the processes that train, which open the session again."""
 
     @classmethod
-    def open(cls, settings: Settings) -> "Session":
-        """Raises UserError for a config, a day or a workdir that will not do."""
-        with quiet_stderr(verbose=settings.verbose):  # a config of the user's own may import TensorFlow
-            experiment = load(settings.config, smoke=settings.smoke, overrides=settings.overrides)
-        zone, length = experiment.schema.time_zone, experiment.schema.slice_days
-        now = settings.now.astimezone
-        start = parse_day(settings.start_day or experiment.start_day, time_zone=zone, now=now)
-        end = parse_day(settings.end_day or experiment.end_day, time_zone=zone, now=now)
-        asked = slices_between(start, end, slice_days=length)
-        until = {day: experiment.schema.waits_until(day, now=settings.now) for day in asked}
-        run = open_workdir(settings.workdir, experiment)
+    def open(
+        cls,
+        *,
+        config: str,
+        workdir: str,
+        overrides: Sequence[str] = (),
+        smoke: bool = False,
+        start_day: str = "",
+        end_day: str = "",
+        now: datetime | None = None,
+        read_only: bool = False,
+        **kept: Any,
+    ) -> "Session":
+        """Return the session that a command's flags ask for; `kept` are raw_dir, beam_flags and verbose.
+
+        `read_only` creates no workdir and changes none. Raises UserError for a config, a day or a workdir that
+        cannot be used, and NothingHereYet where a workdir that is to be read is not there.
+        """
+        with quiet_stderr(
+            verbose=kept.get("verbose", False)
+        ):  # a config of the user's own may import TensorFlow
+            experiment = load(config, smoke=smoke, overrides=overrides)
+        schema, now = experiment.schema, now or datetime.now(UTC)
+        start, end = (
+            parse_day(day, time_zone=schema.time_zone, now=now.astimezone)
+            for day in (start_day or experiment.start_day, end_day or experiment.end_day)
+        )
+        asked = slices_between(start, end, slice_days=schema.slice_days)
+        until = {day: schema.waits_until(day, now=now) for day in asked}
+        run = open_workdir(workdir, experiment, read_only=read_only)
+        request = {"config": config, "workdir": workdir, "overrides": overrides, "smoke": smoke, **kept}
         return cls(
-            settings=settings,
             experiment=experiment,
             run=run,
             days=[day for day, at in until.items() if at is None],
             waiting={day: at for day, at in until.items() if at is not None},
             pruned=run.lake.pruned(asked),
+            now=now,
+            request={**request, "start_day": start_day, "end_day": end_day, "now": now},
+            **kept,
         )
+
+    def reopened(self) -> "Session":
+        """Return the session as a change of teacher or a rollback has left it."""
+        return Session.open(**self.request)
 
     @property
     def asked(self) -> str:
@@ -74,7 +91,7 @@ class Session:
         return f"{days[0]} to {days[-1]}"
 
     def waits(self) -> str:
-        """In one line, which of the days asked for are not released, and until when; empty: all are."""
+        """Return one line on the days that are not released and until when; empty where all are."""
         if not self.waiting:
             return ""
         day, at = min(self.waiting.items())
@@ -96,41 +113,41 @@ class Session:
 
     @property
     def successor(self) -> SuccessorConfig | None:
-        """The config's, as long as it has not taken over."""
+        """The config's successor, until it has taken over."""
         successor = self.experiment.successor
         return successor if successor and successor.teacher.name != self.run.teacher.name else None
 
     def run_of(self, model: str) -> Run:
-        """As one of the `teachers` sees it: with itself as the teacher."""
+        """Return the run as one of the `teachers` sees it, with itself as the teacher."""
         if self.successor and model == self.teachers[-1]:
             return self.run.of_successor(self.successor.teacher)
         return self.run
 
     @property
     def all_models(self) -> list[str]:
-        """Those, and the students and teachers that are in the workdir and no longer in the config."""
+        """`models`, then the students and teachers that are in the workdir and no longer in the config."""
         root = self.run.root
         paths = [*root.glob(f"{TEACHER}-*"), root / TEACHER, *(root / "students").glob("*")]
         found = sorted(path.name for path in paths if path.is_dir())
         return list(dict.fromkeys([*self.models, *found]))
 
     def model(self, name: str) -> ModelConfig:
-        """Raises UserError for a name that is neither a teacher's nor a student's."""
+        """Return a model's config. Raises UserError for a name that no teacher and no student has."""
         if name in self.teachers:
             return self.run_of(name).teacher.model
         return self.experiment.student(name).model
 
     def days_of(self, model: str) -> list[date]:
-        """Those of the days asked for that are the model's: they begin with its first day. None is pruned."""
+        """Return the days asked for from the model's first day on, without the pruned ones."""
         return [day for day in self._own_days(model) if day not in self.pruned]
 
     def left_out(self, model: str) -> list[date]:
-        """Days that a model which has learnt nothing yet would have begun with, and that were pruned."""
+        """Return the pruned days that an untrained model would have begun with."""
         trained = self.run.checkpoints(model).states()
         return [] if trained else [day for day in self._own_days(model) if day in self.pruned]
 
     def first_day(self, model: str) -> date | None:
-        """The first that a model is to learn, as its config says."""
+        """Return the first day that the config gives a model; None: any."""
         if model == self.run.teacher_model:
             return self.run.takeovers[-1].first_day if self.run.takeovers else None
         if self.successor and model in self.teachers:
@@ -142,9 +159,9 @@ class Session:
         return [day for day in self.days if first is None or day >= first]
 
     def days_to_train(self, model: str, *, accept: date | None = None) -> list[date]:
-        """`accept`: a skipped day that is to be learnt after all.
+        """Return the days asked for that a model is still to be trained on; `accept` is a skipped one to take up.
 
-        Raises UserError where they do not follow what the model has learnt.
+        Raises UserError where they do not follow the days that it was trained on.
         """
         return pending(
             self.days_of(model),
@@ -155,7 +172,7 @@ class Session:
         )
 
     def to_export(self, model: str) -> list[State]:
-        """Finished days whose checkpoint was not published."""
+        """Return the finished days whose checkpoint was not published."""
         return self.versions(model).unpublished(self.run.checkpoints(model).states())
 
     def versions(self, model: str) -> Versions:

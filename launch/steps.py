@@ -1,17 +1,15 @@
-"""The steps of the pipeline, as the commands run them. Each can be run alone, again, or elsewhere."""
+"""The steps of the pipeline. Each can be run alone, again, or elsewhere."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tutelage.launch.config import plain
+from tutelage.launch import locks
+from tutelage.launch.experiment import plain
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor
-from tutelage.pipeline.io import locks
 from tutelage.pipeline.io.atomic import atomic_write
-from tutelage.pipeline.lake import LOCK
 from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.trainers import handover
 from tutelage.trainers.checkpoints import State
@@ -34,23 +32,22 @@ def materialize(
     """Replace `days` of `interactions` by what the raw data holds of them."""
     from tutelage.pipeline import materialize as job
 
-    settings = session.settings
     return job.materialize(
         session.experiment.source,
         session.experiment.schema,
         session.run.lake,
-        raw_dir=settings.raw_dir,
+        raw_dir=session.raw_dir,
         workdir=str(session.run.root),
         days=days,
         quality=session.experiment.quality,
-        now=settings.now,
-        beam_flags=settings.beam_flags,
+        now=session.now,
+        beam_flags=session.beam_flags,
         progress=progress,
     )
 
 
 def accept(session: Session, day: date, reason: str) -> tuple[int, list[str]]:
-    """Commit a day of data that is in quarantine; returns its rows, and the models that have gone past it."""
+    """Commit a day of data that is in quarantine; return its rows and the models that have gone past it."""
     from tutelage.pipeline import commit_day
 
     rows = commit_day.accept(session.run.lake, day, reason)
@@ -59,13 +56,13 @@ def accept(session: Session, day: date, reason: str) -> tuple[int, list[str]]:
 
 
 def build_histories(session: Session) -> None:
-    """Make what a job that was killed before it came to them has left of the histories to be made."""
+    """Build the histories that a killed job left to be built."""
     lake = session.run.lake
     stale = lake.stale_histories(lake.interactions.partitions()["day"].to_list())
     if stale:
         from tutelage.pipeline import histories as job
 
-        job.build(session.experiment.schema, lake, days=stale, beam_flags=session.settings.beam_flags)
+        job.build(session.experiment.schema, lake, days=stale, beam_flags=session.beam_flags)
 
 
 def train(
@@ -75,10 +72,10 @@ def train(
     accept: "Accept | None" = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[State]:
-    """Train a model on those of the days asked for that it was not trained on yet; return their states."""
+    """Train a teacher or a student on the days asked for that it lacks; return the state after each of them."""
     from tutelage.trainers.day_loop import train_student, train_successor, train_teacher
 
-    with locked(session, model):
+    with locks.on_model(session.run, model):
         days = session.days_of(model)
         if model == session.run.teacher_model:
             return train_teacher(session.run, days, accept=accept, progress=progress)
@@ -99,7 +96,7 @@ def take_over(session: Session) -> TakeOver | None:
         successor,
         session.experiment.students,
         teacher=plain(successor.teacher),
-        locked=partial(locked, session),
+        locked=partial(locks.on_model, session.run),
     )
 
 
@@ -116,12 +113,12 @@ def export(
     new_signature: bool = False,
     progress: Callable[[int], None] = lambda n: None,
 ) -> list["Exported"]:
-    """Judge the finished days (of `days`; None: all) that were not, and serve the blessed."""
+    """Judge the finished days that were not judged (of `days`; None: of all), and serve the blessed versions."""
     if not session.to_export(model) and days is None:
         return []
     from tutelage.export.publish import export_student, export_teacher
 
-    with locked(session, model):
+    with locks.on_model(session.run, model):
         if model in session.teachers:
             return export_teacher(session.run_of(model), days=days, progress=progress)
         exported = export_student(
@@ -137,14 +134,14 @@ def export(
 
 
 def rejected(model: str, exported: Sequence["Exported"]) -> list[str]:
-    """A line for each version that was not blessed: which, and why."""
+    """Return a line for each version that was not blessed, with the reason."""
     return [
         f"{model} {e.version.number}: {e.verdict}" for e in exported if e.verdict and not e.verdict.blessed
     ]
 
 
 def overrule(session: Session, model: str, number: int, reason: str) -> None:
-    """Record that a version which was not blessed is served all the same: in `metrics` and its card."""
+    """Record in `metrics` and in its card that a version is served although it was not blessed."""
     from tutelage.export import card, gate
 
     (version,) = (v for v in session.versions(model).published() if v.number == number)
@@ -153,7 +150,7 @@ def overrule(session: Session, model: str, number: int, reason: str) -> None:
 
 
 def snapshots(session: Session, model: str) -> list["Snapshot"]:
-    """A teacher's published snapshots, the newest version of each day."""
+    """Return a teacher's published snapshots: the newest version of each day."""
     from tutelage.pipeline.label import Snapshot
 
     newest = {version.day: version for version in session.versions(model).published()}
@@ -163,7 +160,7 @@ def snapshots(session: Session, model: str) -> list["Snapshot"]:
 def label(
     session: Session, days: Mapping[date, "Snapshot"], *, progress: UnitsDone | None = None
 ) -> dict[date, int]:
-    """Replace the `snapshot` labels of `days`, each by those of its snapshot; returns rows by day."""
+    """Replace the snapshot labels of each of `days` by those of its snapshot; return the rows by day."""
     from tutelage.pipeline import label as job
 
     rows: dict[date, int] = {}
@@ -173,23 +170,23 @@ def label(
             session.run.lake,
             teacher=teacher,
             days={day: s for day, s in days.items() if session.run.labeller(day).name == teacher},
-            beam_flags=session.settings.beam_flags,
+            beam_flags=session.beam_flags,
             progress=progress,
         )
     return rows
 
 
 def to_materialize(session: Session) -> list[date]:
-    """Days asked for that are not in `interactions`, but for those in quarantine and those that were pruned."""
+    """Return the days asked for that are not in `interactions`, without quarantined and pruned ones."""
     lake = session.run.lake
     have = {*lake.interactions.partitions()["day"], *lake.quarantined_days(), *session.pruned}
     return [day for day in session.days if day not in have]
 
 
 def to_label(session: Session) -> dict[date, "Snapshot"]:
-    """Days that a student reads `snapshot` labels of and that have none, each with the snapshot for it.
+    """Return the days whose snapshot labels a student reads and that have none, each with the snapshot for it.
 
-    The first day of all has no earlier snapshot: its labels are missing, and students mask them.
+    The very first day has no earlier snapshot: its labels are missing, and students mask them.
     """
     from tutelage.pipeline.label import choose
 
@@ -210,31 +207,9 @@ def to_label(session: Session) -> dict[date, "Snapshot"]:
 
 
 def _write_models_config(session: Session) -> None:
-    """What TensorFlow Serving is told to serve: every student that has a version."""
+    """Write the configuration of TensorFlow Serving: every student that has a version."""
     from tutelage.export.card import models_config
 
     names = [name for name in session.models if not is_teacher(name) and session.versions(name).published()]
     with atomic_write(session.run.root / "export" / "models.config") as partial:
         partial.write_text(models_config("/models", names))
-
-
-@contextlib.contextmanager
-def all_locked(session: Session) -> Iterator[None]:
-    """No trainer, no export and no job at work in the workdir: what none of them refers to may go."""
-    with contextlib.ExitStack() as held:
-        for model in session.all_models:
-            held.enter_context(locked(session, model))
-        root = session.run.lake.interactions.path.parent
-        busy = f"a job is writing tables in {root}; wait for it, or stop it"
-        held.enter_context(locks.locked(root / LOCK, busy))
-        yield
-
-
-@contextlib.contextmanager
-def locked(session: Session, model: str) -> Iterator[None]:
-    """One process at a time on a model. The system takes the lock back from a killed one."""
-    folder = session.run.folder(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    busy = f"another process is working on {model} in {session.run.root}; wait for it, or stop it"
-    with locks.locked(folder / ".lock", busy):
-        yield

@@ -1,4 +1,4 @@
-"""A workdir: made with one experiment, and refused to another."""
+"""A workdir: it belongs to the experiment that its data and models were made with, and refuses another."""
 
 import json
 import logging
@@ -10,19 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tutelage.launch.config import Experiment, completed, plain
+from tutelage.launch import locks
+from tutelage.launch.experiment import Experiment, plain
 from tutelage.launch.lifecycle import evolve
+from tutelage.launch.recorded import completed
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.json import read_json
-from tutelage.pipeline.io.locks import locked
-from tutelage.pipeline.lake import LOCK
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
-from tutelage.trainers.handover import read_takeovers
+from tutelage.trainers.handover import TakeOver, read_takeovers
 from tutelage.trainers.run import TEACHER, Run, successor_model
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 10
-"""Seconds that a schema which grows waits for jobs to end."""
+"""Seconds that a growing schema waits for jobs to end."""
 _STAY = ("schema.features.", "schema.tasks.", "schema.histories.")
 _NEW_NAME = (
     "what the tables have stays as it is: keep it, and add what is renamed or changed under a new name "
@@ -32,11 +32,18 @@ _NEW_NAME = (
 _ENCODED = re.compile(r'[^!-~]|["#%<>?^`{}]')
 
 
-def open_workdir(workdir: str, experiment: Experiment) -> Run:
-    """The run that lives in `workdir`, made where there is none.
+class NothingHereYet(UserError):
+    """A command that only reads was given a folder in which no experiment has begun."""
 
-    Features and histories that the experiment has and the workdir has not are added (`evolve`).
-    Raises UserError where its path will not do, it cannot be written to, or was made with another experiment.
+
+def open_workdir(workdir: str, experiment: Experiment, *, read_only: bool = False) -> Run:
+    """Return the run that lives in `workdir`; create it where there is none, unless `read_only`.
+
+    A workdir that holds days of data keeps its source and schema; one that holds a trained model keeps its
+    name, training and teacher too. Features, tasks and histories that the experiment has and the workdir does not
+    are added to the tables (`evolve`); `read_only` leaves them out of the run's schema instead.
+    Raises UserError where the path cannot be used or written to, or another experiment was at work in it, and
+    NothingHereYet where it is to be read and there is nothing in it.
     """
     root = Path(workdir).resolve()
     if odd := _ENCODED.search(str(root)):
@@ -44,11 +51,38 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
             f"--workdir={workdir}: the path {root} holds {odd[0]!r}, and Delta tables below it could not be read; "
             "give one of ASCII letters, digits, -, _ and ."
         )
-    changes = read_takeovers(root)
+    path = root / "config.json"
+    if read_only and not path.exists():
+        raise NothingHereYet(f"{workdir}: nothing here yet; tutelage-run begins an experiment there")
+    run = _run(root, experiment)
+    if not read_only:
+        _check_writable(root, workdir)
+    recorded, identity = _recorded(path, experiment.fixed), experiment.identity
+    made_with = _made_with(run)
+    before = {name: value for name, value in (recorded or {}).items() if name in made_with}
+    new = evolve.added(before, identity) if "schema" in before else []
+    _check_experiment(run, experiment, before, new, workdir)
+    if read_only:
+        return replace(run, schema=evolve.schema_without(run.schema, new))
+    if recorded and "schema" not in before and recorded["schema"] != identity["schema"]:
+        _remove_empty_tables(run)
+    run.lake.create()
+    if new:
+        _grow(run, experiment, identity, before, new)
+        run = replace(run, takeovers=read_takeovers(root))
+    elif before.keys() != identity.keys() and recorded != identity:
+        evolve.write(path, identity)
     successor = experiment.successor
-    # That of the config's until the config says that it is the teacher.
+    if successor and _in_charge(run, successor):
+        claim_successor(run, successor)
+    return run
+
+
+def _run(root: Path, experiment: Experiment) -> Run:
+    changes, successor = read_takeovers(root), experiment.successor
+    # The successor's own config is in force until the config names it as the teacher.
     in_charge = bool(changes and successor and successor.teacher.name == changes[-1].name)
-    run = Run(
+    return Run(
         name=experiment.name,
         schema=experiment.schema,
         training=experiment.training,
@@ -58,6 +92,14 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
         root=root,
         slice_by=experiment.slice_by,
     )
+
+
+def _in_charge(run: Run, successor: SuccessorConfig) -> bool:
+    """Return whether the config's successor has taken the teacher's place."""
+    return bool(run.takeovers) and successor.teacher.name == run.takeovers[-1].name
+
+
+def _check_writable(root: Path, workdir: str) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / f".write-test-{os.getpid()}"
@@ -67,85 +109,124 @@ def open_workdir(workdir: str, experiment: Experiment) -> Run:
         raise UserError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); give a folder that can"
         ) from None
+
+
+def _made_with(run: Run) -> set[str]:
+    """Return the parts of an experiment's identity that the contents of the workdir depend on.
+
+    A run that fails before it has made anything must not tie the workdir to its config.
+    """
+    folders = [*run.root.glob(f"{TEACHER}*"), *(run.root / "students").glob("*")]
+    if run.takeovers or any(is_trained(run, folder.name) for folder in folders):
+        return {"name", "source", "schema", "training", "teacher"}
+    tables = (run.lake.interactions.path / "_delta_log").exists()
+    if run.lake.quarantine.days() or (tables and run.lake.interactions.partitions().height):
+        return {"source", "schema"}
+    return set()
+
+
+def is_trained(run: Run, model: str) -> bool:
+    """Return whether a model has been trained on a day, or on a part of one."""
+    checkpoints = run.checkpoints(model)
+    return bool(checkpoints.states()) or any(checkpoints.folder.glob("within-*"))
+
+
+def _check_experiment(
+    run: Run, experiment: Experiment, before: dict[str, Any], new: list[str], workdir: str
+) -> None:
+    """Raise UserError where the experiment differs from `before`, apart from `new` names."""
+    changes, successor = run.takeovers, experiment.successor
+    in_charge = bool(successor and _in_charge(run, successor))
     how = "give another --workdir"
     if changes:
         how = f"{changes[-1].name!r} is the teacher since {changes[-1].from_day}: make it the config's, or {how}"
-    path, identity = root / "config.json", experiment.identity
-    before = _recorded(path, experiment.fixed)
-    new = [] if before is None else evolve.added(before, identity)
-    # Of the teachers of this workdir, the config has the last, or the last as the successor of the one before.
-    others = changes[:-1] if in_charge else changes
-    compared = before
+    now = evolve.without(experiment.identity, new)
+    # The config's teacher is the workdir's last one, or the one before where the last is still the successor.
+    others = _others(run, in_charge)
     if before and others:
-        last = evolve.without({**identity, "teacher": others[-1].teacher}, new)["teacher"]
-        compared = {**before, "teacher": completed(last, experiment.teacher)}
-    _check(path, compared, evolve.without(identity, new), f"--workdir={workdir}", how)
-    run.lake.create()
-    if new:
-        # The one whose place was taken too, as long as the config has it: a rollback may give it back.
-        teachers = {changes[-1].before.model if in_charge else run.teacher_model: experiment.teacher}
-        if successor:
-            teachers[successor_model(successor.teacher.name)] = successor.teacher
-        busy = (
-            f"{', '.join(new)}: new in the schema, and a job is writing tables in {root / 'lake'}; "
-            "wait for it, or stop it"
-        )
-        # A job that writes with the schema as it was would take the columns away again.
-        with locked(run.lake.interactions.path.parent / LOCK, busy, wait=_PATIENCE):
-            evolve.evolve(run, new, teachers)
-            # The first teacher's config stays: a rollback may give it its place back.
-            if before and others:
-                identity["teacher"] = evolve.without_too(before["teacher"], new)
-            evolve.write(path, identity)
-        run = replace(run, takeovers=read_takeovers(root))
-        _log.warning("%s: added to the tables, null for the days that are there", ", ".join(new))
-    if successor and in_charge:
-        claim_successor(run, successor)
-    return run
+        last = evolve.without({**experiment.identity, "teacher": others[-1].teacher}, new)["teacher"]
+        before = {**before, "teacher": completed(last, experiment.teacher)}
+    now = {name: value for name, value in now.items() if name in before}
+    _refuse_changes(before, now, f"--workdir={workdir}", how)
+
+
+def _others(run: Run, in_charge: bool) -> tuple[TakeOver, ...]:
+    """Return the changes of teacher that made the config's teacher what it is."""
+    return run.takeovers[:-1] if in_charge else run.takeovers
+
+
+def _grow(
+    run: Run, experiment: Experiment, identity: dict[str, Any], before: dict[str, Any], new: list[str]
+) -> None:
+    successor = experiment.successor
+    in_charge = bool(successor and _in_charge(run, successor))
+    # A teacher whose place was taken stays in force while the config has it, because a rollback may restore it.
+    model = run.takeovers[-1].before.model if in_charge else run.teacher_model
+    teachers = {model: experiment.teacher}
+    if successor:
+        teachers[successor_model(successor.teacher.name)] = successor.teacher
+    # A job that writes with the old schema would drop the new columns.
+    with locks.on_tables(run, patience=_PATIENCE, why=f"{', '.join(new)}: new in the schema, and "):
+        evolve.evolve(run, new, teachers)
+        # The first teacher's config stays recorded, because a rollback may restore that teacher.
+        if "teacher" in before and _others(run, in_charge):
+            identity["teacher"] = evolve.without_too(before["teacher"], new)
+        evolve.write(run.root / "config.json", identity)
+    _log.warning("%s: added to the tables, null for the days that are there", ", ".join(new))
+
+
+def _remove_empty_tables(run: Run) -> None:
+    """Remove the tables of a failed run, which hold no day and have the columns of another schema."""
+    with locks.on_tables(run, patience=_PATIENCE, why="the schema has changed, and "):
+        if _made_with(run):
+            raise UserError(f"another process has just made days in {run.root}; run again")
+        for log in run.lake.interactions.path.parent.glob("*/_delta_log"):
+            shutil.rmtree(log.parent)
 
 
 def claim_successor(run: Run, successor: SuccessorConfig) -> None:
-    """Record what a successor is made with. Raises UserError where it was made differently before."""
+    """Record a successor's config. Raises UserError where it was trained with another one."""
     name = successor.teacher.name
-    folder = run.folder(successor_model(name))
     earlier = [change.before.name for change in run.takeovers]
     if name in earlier:
         raise UserError(f"successor {name!r}: that was a teacher of {run.root} before; give it a new name")
-    folder.mkdir(parents=True, exist_ok=True)
-    path, how = folder / "config.json", "give the changed one a new name"
-    _check(path, _recorded(path, successor), plain(successor), f"successor {name!r}", how)
+    how = "give the changed one a new name"
+    _claim(run, successor_model(name), successor, f"successor {name!r}", how)
 
 
 def claim_student(run: Run, student: StudentConfig) -> None:
-    """Record what a student is made with. Raises UserError where it was made differently before."""
-    folder = run.folder(student.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Record a student's config. Raises UserError where it was trained with another one."""
     how = f"pass --reset to train {student.name} anew, or give the changed one a new name"
-    path = folder / "config.json"
-    _check(path, _recorded(path, student), plain(student), f"student {student.name!r}", how)
+    _claim(run, student.name, student, f"student {student.name!r}", how)
 
 
 def reset_student(run: Run, student: StudentConfig) -> None:
-    """Forget what a student has learnt and reported; its exported versions stay."""
+    """Remove a student's checkpoints and metrics; its exported versions stay."""
     shutil.rmtree(run.folder(student.name), ignore_errors=True)
     run.lake.metrics.replace(run.lake.metrics.scan().limit(0).collect(), {"model": student.name})
 
 
+def _claim(run: Run, model: str, config: StudentConfig | SuccessorConfig, what: str, how: str) -> None:
+    path, now = run.folder(model) / "config.json", plain(config)
+    recorded = _recorded(path, config)
+    if recorded is not None and is_trained(run, model):
+        _refuse_changes(recorded, now, what, how)
+    elif recorded != now:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        evolve.write(path, now)
+
+
 def _recorded(path: Path, now: Any) -> dict[str, Any] | None:
-    """What `_check` has recorded of what is `now` such; None: nothing."""
+    """Return the config recorded at `path`, brought up to the classes of `now`; None where there is none."""
     return completed(read_json(path), now) if path.exists() else None
 
 
-def _check(path: Path, before: dict[str, Any] | None, now: dict[str, Any], what: str, how: str) -> None:
-    """Compare with what is recorded at `path`, `before`; record it where nothing is."""
-    if before is not None:
-        changes = list(_differences(before, now, ""))
-        if changes:
-            if changes[0].startswith(_STAY):
-                how = f"{_NEW_NAME}, or {how}"
-            raise UserError(f"{what} was made with another config: {'; '.join(changes[:3])}; {how}")
-        return
-    evolve.write(path, now)
+def _refuse_changes(before: dict[str, Any], now: dict[str, Any], what: str, how: str) -> None:
+    changes = list(_differences(before, now, ""))
+    if changes:
+        if changes[0].startswith(_STAY):
+            how = f"{_NEW_NAME}, or {how}"
+        raise UserError(f"{what} was made with another config: {'; '.join(changes[:3])}; {how}")
 
 
 def _differences(before: Any, now: Any, where: str) -> Iterable[str]:
@@ -162,7 +243,7 @@ def _differences(before: Any, now: Any, where: str) -> Iterable[str]:
 
 
 def _by_name(value: Any) -> dict[str, Any] | None:
-    """Features, tasks, distillations: a list of what has a name or a task; None for anything else."""
+    """Return a list of items with a name or a task (features, tasks, distillations) by it; None for anything else."""
     for key in ("name", "task"):
         if isinstance(value, list) and all(isinstance(item, dict) and key in item for item in value):
             return {item[key]: item for item in value}

@@ -6,6 +6,7 @@ them beside their examples, and `trainer.py` takes the step in which the ranker'
 """
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def train(
     """Train a model on those of its days that it was not trained on before; return the states of these days.
 
     Raises UserError where the days do not follow the last one, where `accept` names a day that is not next, or
-    where a day does not pass its gate and the config says to stop. Raises Preempted after a SIGTERM.
+    where a day does not pass its gate and the config says to stop. Raises Preempted after a SIGTERM or Ctrl-C.
     """
     return DayLoop(role, accept=accept, progress=progress).run()
 
@@ -166,7 +167,7 @@ class DayLoop:
     def _train_day(self, day: Day) -> None:
         """Train on the day, a second time where its gate says so, and keep it or not.
 
-        Raises UserError where the gate stops the run, Preempted after a SIGTERM.
+        Raises UserError where the gate stops the run, Preempted after a SIGTERM or Ctrl-C.
         """
         before = self.quarantine.days().get(day.day, {"attempts": []})["attempts"]
         attempts: list[Mapping[str, object]] = []
@@ -182,9 +183,11 @@ class DayLoop:
                     self._publish(day, judged)
                     self._record_kept(day, before, attempts, judged)
                     self._commit(day, judged.attempt.trained)
-                    if asked():
+                    if stop := asked():
+                        name = signal.Signals(stop).name
                         raise Preempted(
-                            f"{self.model}: stopped by SIGTERM after {day.day}; run again to go on from there"
+                            f"{self.model}: stopped by {name} after {day.day}; run again to go on from there",
+                            stop,
                         )
                     return
             rates = self._reject(day, judged, attempts)
@@ -193,7 +196,7 @@ class DayLoop:
         """Whether a person wants the day kept. One that is not finite never is."""
         return self.accept is not None and self.accept.day == day.day and bool(judged.rows)
 
-    def _attempt(self, day: Day, rates: float, asked: Callable[[], bool]) -> Attempt:
+    def _attempt(self, day: Day, rates: float, asked: Callable[[], int]) -> Attempt:
         """Score the day and train on it, or go on from its partial checkpoint. Raises Preempted."""
         trainer = self.trainer
         resumed = resume_partial(trainer, self.checkpoints, day)
@@ -214,8 +217,9 @@ class DayLoop:
                 saved = time.monotonic()
             if stop:
                 raise Preempted(
-                    f"{self.model}: stopped by SIGTERM after {under_way.examples:,} of the {day.size:,} rows of "
-                    f"{day.day}; run again to go on from there"
+                    f"{self.model}: stopped by {signal.Signals(stop).name} after {under_way.examples:,} of the "
+                    f"{day.size:,} rows of {day.day}; run again to go on from there",
+                    stop,
                 )
         return Attempt(ahead=ahead, trained=under_way.result(), rates=rates)
 

@@ -35,7 +35,11 @@ def is_teacher(model: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One experiment in one workdir."""
+    """What trainers and exports see of an experiment and its workdir.
+
+    It is not part of `launch.Session`, because `trainers/` and `export/` must not import `launch/`. It knows no
+    students, no config file and no flags, and a study replaces its root, teacher and training.
+    """
 
     name: str
     schema: Schema

@@ -1,9 +1,9 @@
-"""KuaiRand-Pure: exposures of short videos. `--raw_dir` is the folder of the archive, which contains `data/`."""
+"""KuaiRand-Pure: exposures of short videos. `--raw_dir` is the archive's folder, which contains `data/`."""
 
 from datetime import date
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment, StudyConfig
+from tutelage.launch.experiment import Experiment, StudyConfig
 from tutelage.models.backbones.dcn import DCNv2
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
@@ -12,12 +12,12 @@ from tutelage.pipeline.sources.kuairand import KuaiRand
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
 
 
-def _id(name: str, rows: int, **fields: object) -> Feature:
-    return Feature(name=name, dtype="int64", capacity=rows, **fields)  # type: ignore[arg-type]
+def _id(name: str, capacity: int, **fields: object) -> Feature:
+    return Feature(name=name, dtype="int64", capacity=capacity, **fields)  # type: ignore[arg-type]
 
 
-def _text(name: str, rows: int, **fields: object) -> Feature:
-    return Feature(name=name, dtype="string", capacity=rows, **fields)  # type: ignore[arg-type]
+def _text(name: str, capacity: int, **fields: object) -> Feature:
+    return Feature(name=name, dtype="string", capacity=capacity, **fields)  # type: ignore[arg-type]
 
 
 SCHEMA = Schema(
@@ -31,7 +31,7 @@ SCHEMA = Schema(
         _text("user_active_degree", 64, scope="user"),
         _text("follow_user_num_range", 64, scope="user"),
         _text("register_days_range", 64, scope="user"),
-        # Anonymous attributes of the user; 3 and 8 have hundreds of values, the others up to 118.
+        # Anonymous attributes of the user; 3 and 8 have hundreds of values each, the others at most 118.
         *(
             _id(f"onehot_feat{i}", 2_048 if i in (3, 8) else 256, scope="user")
             for i in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)
@@ -57,7 +57,7 @@ LATE = date(2022, 4, 30)
 
 
 def experiment(*, smoke: bool) -> Experiment:
-    """Return ten days from 2022-04-25; smoke: the first three, with the late students from the second on."""
+    """Return ten days from 2022-04-25; smoke: the first three, with late students from the second day on."""
     late = date(2022, 4, 26) if smoke else LATE
 
     def student(name: str, **fields: object) -> StudentConfig:

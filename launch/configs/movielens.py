@@ -1,15 +1,15 @@
 """MovieLens through TensorFlow Datasets, in slices of 30 days.
 
-`--raw_dir` is a folder with the archive `ml-latest-small.zip`; without it TFDS downloads the archive.
-`--set=source.config=20m-ratings` selects another dataset. Its days must then be given as well, within 1997-09-20 to
-1998-04-22 (100k), 2000-04-25 to 2003-02-28 (1m), 1995-01-09 to 2015-03-31 (20m) or 2019-11-21 (25m).
-`--set=schema.slice_days=1` cuts the data into days.
+`--raw_dir` is a folder that holds the archive `ml-latest-small.zip`; without the flag TFDS downloads it.
+`--set=source.config=20m-ratings` selects another data set. Give its days too, within 1997-09-20 to 1998-04-22 (100k),
+2000-04-25 to 2003-02-28 (1m), 1995-01-09 to 2015-03-31 (20m) or 2019-11-21 (25m).
+`--set=schema.slice_days=1` makes slices of one day.
 """
 
 from datetime import date
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.backbones.dcn import DCNv2
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
@@ -65,7 +65,7 @@ def experiment(*, smoke: bool) -> Experiment:
             ),
         ),
         serving=ServingConfig(score=(("click", 1.0), ("rating_log1p", 0.5))),
-        # A slice has the ratings of about five users.
+        # A slice holds the ratings of about five users.
         quality=QualityConfig(rows_ratio=10.0, number_drift=2.0),
         start_day="2016-01-01",
         end_day="2016-06-30" if smoke else "2018-09-24",

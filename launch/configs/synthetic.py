@@ -1,9 +1,9 @@
-"""The built-in default: a simulated world that needs no download, and whose true probabilities are known."""
+"""The bundled default: a simulated world that needs no download and whose true probabilities are known."""
 
 from datetime import date, timedelta
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment, StudyConfig
+from tutelage.launch.experiment import Experiment, StudyConfig
 from tutelage.models.backbones.dcn import DCNv2
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
@@ -35,7 +35,7 @@ SCHEMA = Schema(
 
 FIRST_DAY = date(2026, 1, 1)
 TASKS = [task.name for task in SCHEMA.tasks]
-# The rates were chosen on a world with another seed.
+# The learning rates were chosen on a world with another seed.
 TEACHER = ModelConfig(
     embedding_dim=32, backbone=DCNv2(hidden=(256, 128), cross_layers=2), embedding_rate=0.1, dense_rate=5e-4
 )

@@ -1,1 +1,1 @@
-"""What becomes of a workdir: stale days, rollback, deletion, pruning, growth of the schema."""
+"""What becomes of a workdir over time: stale days, rollback, deletion of users, pruning, growth of the schema."""

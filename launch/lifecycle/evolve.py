@@ -1,6 +1,6 @@
-"""A schema that grows in a workdir: what is new becomes a column, of which the days that are there have none."""
+"""A schema that grows in a workdir: a new name becomes a column, which is null for the days that are there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -8,16 +8,17 @@ from typing import Any
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.json import read_json, write_json
+from tutelage.pipeline.schema import Schema
 from tutelage.trainers.config import TeacherConfig
 from tutelage.trainers.handover import write_takeovers
 from tutelage.trainers.run import TEACHER, Run
 
 KINDS = ("features", "tasks", "histories")
-"""Of a schema: what may be added to in a workdir."""
+"""The parts of a schema that may grow in a workdir."""
 
 
 def added(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Names that the schema of an experiment's identity has now and had not before."""
+    """Return the names that the schema of an identity has `now` and did not have `before`."""
     return [
         item["name"]
         for kind in KINDS
@@ -26,8 +27,16 @@ def added(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
+def schema_without(schema: Schema, names: Collection[str]) -> Schema:
+    """Return the schema as it was before it had `names`."""
+    parts: dict[str, Any] = {
+        kind: tuple(item for item in getattr(schema, kind) if item.name not in names) for kind in KINDS
+    }
+    return replace(schema, **parts) if names else schema
+
+
 def without(identity: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The identity of the same experiment whose schema never had `names`."""
+    """Return the identity of the same experiment with a schema that never had `names`."""
     names = list(names)
     tasks = identity["schema"]["tasks"]
     labels = {task["label"] for task in tasks if task["name"] in names}
@@ -40,7 +49,7 @@ def without(identity: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
             return [item for item in node if item["name"] not in names]
         if key == "without":
             return [name for name in node if name not in names]
-        if key == "renamed":  # Pairs of a column and its raw name, a source's.
+        if key == "renamed":  # A source's pairs of a column and its raw name.
             return [pair for pair in node if pair[0] not in columns]
         return node
 
@@ -49,18 +58,17 @@ def without(identity: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def evolve(run: Run, names: list[str], teachers: Mapping[str, TeacherConfig]) -> None:
-    """Give the tables the columns of `names`, null for the days that are there, and let the models that have
-    learnt days stay without them. Killed anywhere and done again it ends the same.
+    """Add columns for `names` to the tables, and let the models that were trained before stay without them.
 
-    `teachers`: the config's, by their models. Raises UserError where one of them has learnt days and its model
-    takes one of the names.
+    A killed call that is repeated ends the same. `teachers` are the config's, by model.
+    Raises UserError where one of them was trained before and its model takes one of the names.
     """
     for model, teacher in teachers.items():
         taken = [name for name in names if name not in teacher.model.without]
         if taken and run.checkpoints(model).states():
             whose = "the teacher" if model == run.teacher_model else model
             raise UserError(
-                f"{', '.join(taken)}: new in the schema, and {whose} has learnt days without: put "
+                f"{', '.join(taken)}: new in the schema, and {whose} was trained without: put "
                 f"{'it' if len(taken) == 1 else 'them'} into its model's `without` (new students may take what is "
                 "new), or give another --workdir"
             )
@@ -84,10 +92,13 @@ def evolve(run: Run, names: list[str], teachers: Mapping[str, TeacherConfig]) ->
 def without_too(
     made: Mapping[str, Any], names: Iterable[str], own: Mapping[str, list[str]] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """A model's config with these names too in its `without`; in the order of the config's `own`, by name."""
+    """Return a model's recorded config with `names` added to its `without`.
+
+    `own` gives the `without` of the models that the config has, in its order, by the model's name.
+    """
     old = made["model"].get("without", [])
-    without = own.get(made["name"], [*old, *(name for name in names if name not in old)])
-    return {**made, "model": {**made["model"], "without": without}}
+    left_out = own.get(made["name"], [*old, *(name for name in names if name not in old)])
+    return {**made, "model": {**made["model"], "without": left_out}}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Delete a user from a workdir: from its tables, from the files beside them and beside the exported models."""
+"""Delete a user from a workdir: from its tables, and from the files beside them and beside exported models."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from tutelage.export.versions import versions_in
-from tutelage.launch.lifecycle.rollback import Action, teacher_at, teachers
+from tutelage.launch.lifecycle.invalidation import Action, teachers
+from tutelage.launch.lifecycle.rollback import teacher_at
 from tutelage.launch.session import Session
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.errors import UserError
@@ -21,26 +22,26 @@ from tutelage.trainers.partial import find_partial
 from tutelage.trainers.run import is_teacher
 
 ELSEWHERE = (
-    "Raw data, mirrors and copies elsewhere are not looked at: a day that is made anew from raw data "
-    "which has the user has it again."
+    "Raw data, mirrors and copies elsewhere are not searched: a day that is materialised again from raw data "
+    "with the user holds the user again."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What goes, in its order, and what stays though it was made of that."""
+    """What to remove, in order, and the models that stay although they were trained on it."""
 
     rows: int
-    """Of `interactions`."""
+    """How many rows of `interactions` belong to the user."""
     days: list[date]
-    """Of those."""
-    steps: list[Action]
+    """The days of these rows."""
+    actions: list[Action]
     trained: list[str]
-    """A line for each model that learnt from the user."""
+    """A line for each model that was trained on the user's rows, or on labels that depend on them."""
 
 
 def parse_user(schema: Schema, text: str) -> int | str:
-    """The value of the schema's user that `text` stands for. Raises UserError where it is none."""
+    """Return `text` as a value of the schema's user. Raises UserError where it cannot be one."""
     if schema.user is None:
         raise UserError(
             f"--user_id={text}: the schema names no `user`; say in the config which feature it is"
@@ -58,10 +59,10 @@ def parse_user(schema: Schema, text: str) -> int | str:
 
 
 def plan(session: Session, user: int | str) -> Plan:
-    """What is to be done so that no Parquet file of the workdir holds the user, whatever was done before.
+    """Return what to remove so that no Parquet file of the workdir holds the user, whatever was removed before.
 
-    What is found by the user's rows goes before these, the newest day first: after a kill the same command
-    finds what is left, and the first day on which a model met the user.
+    What is found through the user's rows goes before these rows, the newest day first: a command that was killed
+    still finds the rest, and the first day on which a model was trained on the user.
     """
     run = session.run
     assert run.schema.user
@@ -74,11 +75,11 @@ def plan(session: Session, user: int | str) -> Plan:
     columns = {table.path: set(table.schema.names) for table in tables}
     by_id = [t for t in tables if "example_id" in columns[t.path] and run.schema.user not in columns[t.path]]
     by_user = [t for t in tables if run.schema.user in columns[t.path] and t.path != interactions]
-    steps = list(_files(session, [table.path for table in tables], user, its_rows))
-    steps += _partial(session, days)
+    actions = list(_files(session, [table.path for table in tables], user, its_rows))
+    actions += _partial(session, days)
     lake_root = interactions.parent
     if beam_job.left_over(lake_root):
-        steps.append(Action(what="what killed jobs have left", apply=partial(beam_job.sweep, lake_root)))
+        actions.append(Action(what="what killed jobs have left", apply=partial(beam_job.sweep, lake_root)))
     slice_of = pl.col("slice") == f"{run.schema.user}={user}"
     order = (
         (by_id, its_rows),
@@ -88,33 +89,33 @@ def plan(session: Session, user: int | str) -> Plan:
     )
     for found, gone in order:
         for table in found:
-            steps += _rows(run.root, table, gone)
-            # Also where no row is left: a run that was killed may have left the files.
+            actions += _rows(run.root, table, gone)
+            # Also where no row is left: a command that was killed may have left the files.
             what = f"old files of {table.path.relative_to(run.root)}"
-            steps.append(Action(what=what, apply=table.vacuum))
-    return Plan(rows=rows.height, days=days, steps=steps, trained=_trained(session, days))
+            actions.append(Action(what=what, apply=table.vacuum))
+    return Plan(rows=rows.height, days=days, actions=actions, trained=_trained(session, days))
 
 
 def _rows(root: Path, table: Table, gone: pl.Expr) -> list[Action]:
-    """A table's rows for which `gone` holds, the newest day first."""
+    """Return the removal of a table's rows for which `gone` holds, the newest day first."""
     found = table.scan().filter(gone).group_by(table.partition_by).len().collect()
     counts = table.counts()
-    steps = []
+    actions = []
     for row in found.sort(table.partition_by, descending=True).iter_rows(named=True):
         number = row.pop("len")
         key = "/".join(map(str, row.values()))
         metadata = add_dropped(counts[key], number, FORGOTTEN) if key in counts else None
-        steps.append(
+        actions.append(
             Action(
                 what=f"{number:,} rows of {table.path.relative_to(root)}, {key}",
                 apply=partial(table.delete_rows, row, gone, metadata=metadata),
             )
         )
-    return steps
+    return actions
 
 
 def _files(session: Session, tables: Sequence[Path], user: int | str, its_rows: pl.Expr) -> Iterator[Action]:
-    """Parquet files that are no table's: golden batches, predictions, a study's sums."""
+    """Yield the removal from Parquet files outside of tables: golden batches, predictions, a study's sums."""
     root, schema = session.run.root, session.run.schema
     dtype = pl.Schema(interaction_columns(schema))[schema.user or ""]
     for path in sorted(root.rglob("*.parquet")):
@@ -145,7 +146,7 @@ def _file(path: Path, gone: pl.Expr) -> None:
 
 
 def _partial(session: Session, days: Sequence[date]) -> Iterator[Action]:
-    """Days that were put down half learnt: they would not be gone on with, as their rows are others now."""
+    """Yield the removal of partial checkpoints within `days`: they could not be resumed, as the day's rows change."""
     for model in session.all_models:
         checkpoints = session.run.checkpoints(model)
         if (found := find_partial(checkpoints)) and found[0].day in days:
@@ -155,7 +156,10 @@ def _partial(session: Session, days: Sequence[date]) -> Iterator[Action]:
 
 
 def _trained(session: Session, days: Sequence[date]) -> list[str]:
-    """What each model learnt from the user, its own days' rows or a teacher's labels, and all after that."""
+    """Return a line for each model that was trained on the user: the checkpoints and versions since then.
+
+    A model is affected by the user's rows on its own days, or by labels of a teacher that was affected before.
+    """
     students = {student.name: student for student in session.experiment.students}
     taught = _taught(session, days)
     lines = []
@@ -184,7 +188,7 @@ def _trained(session: Session, days: Sequence[date]) -> list[str]:
 
 
 def _taught(session: Session, days: Sequence[date]) -> dict[str, date]:
-    """The first day of each teacher that learnt from the user, or started from another one that had."""
+    """Return the first affected day of each teacher that was trained on the user, or started from such a teacher."""
     run, models = session.run, {name: model for model, name in teachers(session).items()}
     first: dict[str, date] = {}
     for model in dict.fromkeys([*models.values(), *filter(is_teacher, session.all_models)]):
@@ -200,15 +204,18 @@ def _taught(session: Session, days: Sequence[date]) -> dict[str, date]:
 
 
 def unlearn(session: Session, days: Sequence[date]) -> str:
-    """What to do about the models that learnt from the user on `days`."""
+    """Return what to do about the models that were trained on the user on `days`."""
     teacher = teacher_at(session.run, min(days, default=date.max) - timedelta(days=1))
     trained = [state.day for state in session.run.checkpoints(teacher).states()]
     met = [day for day in trained if day in days]
     before = [day for day in trained if met and day < met[0]]
     if before:
-        how = f"tutelage-rollback --to_day={before[-1]} takes the teacher back, and the students that learnt from it; "
+        how = (
+            f"tutelage-rollback --to_day={before[-1]} takes the teacher back, with the students that were trained on "
+            "its labels; "
+        )
     elif met:
-        how = "the teacher met it on its first day: train all anew in another workdir; "
+        how = "the teacher was trained on it on its first day: train everything anew in another workdir; "
     else:
         how = ""
     return f"A model cannot unlearn: {how}tutelage-student --reset trains a student anew."

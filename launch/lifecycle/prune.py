@@ -1,4 +1,4 @@
-"""Remove old days from a workdir, and the checkpoints and versions of them, as far as no live model needs them."""
+"""Remove old days from a workdir, with their checkpoints and versions, unless a live model needs them."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from tutelage.export.versions import versions_in
-from tutelage.launch.lifecycle.rollback import Action
+from tutelage.launch.lifecycle.invalidation import Action
 from tutelage.launch.session import Session
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.days import spans
@@ -21,48 +21,48 @@ from tutelage.trainers.run import is_teacher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What goes, in its order, and a line for each old day, or days in a row, that stay."""
+    """What to remove, in order, and what stays although it is old."""
 
-    steps: list[Action]
+    actions: list[Action]
     kept: list[str]
+    """A line for each old day, or days in a row, with the reason."""
 
 
 def plan(session: Session, keep_days: int) -> Plan:
-    """What goes so that the workdir holds the last `keep_days` days, counted back from the newest one it has,
-    and what live models need besides.
+    """Return what to remove so that the workdir holds its newest `keep_days` days, and what live models need besides.
 
-    A checkpoint's variables go before the versions that were made of it, else it would be exported anew.
-    Metrics stay, and where each model stood after each day.
+    A checkpoint's variables go before the versions that were made of it, or it would be exported again.
+    Metrics stay, and so does each model's state after each day.
     """
     lake = session.run.lake
     days = lake.interactions.partitions()["day"].to_list()
     if not days:
-        return Plan(steps=[], kept=[])
+        return Plan(actions=[], kept=[])
     before = max(days) - timedelta(days=keep_days - 1)
     todo = {model: _days_to_train(session, model, days) for model in session.models}
     needed = _needed(session, days, todo)
-    steps = []
+    actions = []
     for model in session.all_models:
-        steps += _model(session, model, before, needed, _readers_days(session, todo))
+        actions += _model(session, model, before, needed, _readers_days(session, todo))
     for table in lake.by_day:
-        steps += _days(session.run.root, table, before, needed)
+        actions += _days(session.run.root, table, before, needed)
         what = f"old files of {table.path.relative_to(session.run.root)}"
-        steps.append(Action(what=what, apply=table.vacuum))
+        actions.append(Action(what=what, apply=table.vacuum))
     for day in lake.quarantine.days():
         if day < before:
-            steps += [
+            actions += [
                 Action(what=f"rows of {day} in quarantine", apply=partial(commit_day.forget, lake, day)),
                 Action(what=f"quarantine of {day}", apply=partial(lake.quarantine.remove, day)),
             ]
-    kept = _say([(day, needed[day]) for day in days if day < before and day in needed], session)
+    kept = _reasons([(day, needed[day]) for day in days if day < before and day in needed], session)
     teacher = session.run.teacher_model
     if (base := _base(session, teacher)) in session.run.checkpoints(teacher).to_prune(before):
         kept.append(f"checkpoint of {teacher}, {base}: {session.teachers[-1]} starts from it")
-    return Plan(steps=steps, kept=kept)
+    return Plan(actions=actions, kept=kept)
 
 
 def _days_to_train(session: Session, model: str, days: Sequence[date]) -> list[date]:
-    """Days of the table that the model is still to learn, or may be told to, as the next."""
+    """Return the days of the table that the model is still to be trained on, or may be asked to be, next."""
     trained = session.run.checkpoints(model).states()
     if trained:
         return [day for day in days if day > trained[-1].day]
@@ -71,24 +71,24 @@ def _days_to_train(session: Session, model: str, days: Sequence[date]) -> list[d
 
 
 def _needed(session: Session, days: Sequence[date], todo: dict[str, list[date]]) -> dict[date, str]:
-    """Days that must stay, each with a reason."""
+    """Return the days that must stay, each with a reason."""
     needed: dict[date, str] = {}
     for model, left in todo.items():
         for day in left:
-            needed.setdefault(day, f"{model} has still to learn it")
+            needed.setdefault(day, f"{model} is still to be trained on it")
     coming = max(days) + timedelta(days=session.run.schema.slice_days)
     if session.run.schema.histories:
         for day in sorted({*needed, coming}):
             for source in session.run.lake.history_days(day):
-                needed.setdefault(source, f"the histories of {day} are made of it")
+                needed.setdefault(source, f"the histories of {day} are built from it")
     for model in todo:
         for state in session.run.checkpoints(model).states()[-1:]:
-            needed.setdefault(state.day, f"it is the last that {model} has learnt")
+            needed.setdefault(state.day, f"{model} was trained on it last")
     return needed
 
 
 def _readers_days(session: Session, todo: dict[str, list[date]]) -> list[date]:
-    """Days that are still to be labelled by a snapshot of a teacher."""
+    """Return the days that a snapshot of a teacher is still to label."""
     readers = [s.name for s in session.experiment.students if s.producer == SNAPSHOT and s.distillation]
     return sorted({day for name in readers for day in todo[name]})
 
@@ -96,14 +96,14 @@ def _readers_days(session: Session, todo: dict[str, list[date]]) -> list[date]:
 def _model(
     session: Session, model: str, before: date, needed: Iterable[date], to_label: Sequence[date]
 ) -> list[Action]:
-    """A model's variables, versions that no server has, and records, of days before that one."""
+    """Return the removal of a model's variables, records, and versions that no server has, of days before `before`."""
     checkpoints, quarantine = session.run.checkpoints(model), session.run.quarantine(model)
-    steps = [
+    actions = [
         Action(what=f"checkpoint of {model}, {day}", apply=partial(checkpoints.prune, day))
         for day in checkpoints.to_prune(before)
         if day != _base(session, model)
     ]
-    steps += [
+    actions += [
         Action(what=f"damaged checkpoint of {model}, {path.name[-10:]}", apply=partial(shutil.rmtree, path))
         for path in sorted(checkpoints.folder.glob(".damaged-*"))
         if path.name[-10:] < str(before)
@@ -112,7 +112,7 @@ def _model(
     idle = [*versions_in(versions.rejected), *versions_in(versions.retired)]
     served = versions.published()
     stay = {max((version.number for version in [*idle, *served]), default=0), *versions.pinned()}
-    if is_teacher(model):  # No server has it: the labeler takes the newest that is older than a day.
+    if is_teacher(model):  # No server has it: the labeler takes the newest version from before a day.
         stay |= {max((v.number for v in served if v.day < day), default=0) for day in to_label}
         idle += served
     alive = {state.id for state in checkpoints.states()[-1:]}
@@ -121,17 +121,17 @@ def _model(
     )
     if numbers:
         what = f"versions {', '.join(map(str, numbers))} of {model}"
-        steps.append(Action(what=what, apply=partial(versions.remove, numbers)))
-    steps += [
+        actions.append(Action(what=what, apply=partial(versions.remove, numbers)))
+    actions += [
         Action(what=f"quarantine of {model}, {day}", apply=partial(quarantine.remove, day))
         for day in quarantine.days()
         if day < before and day not in needed
     ]
-    return steps
+    return actions
 
 
 def _base(session: Session, model: str) -> date | None:
-    """The day after which the teacher is what a successor that has learnt nothing yet is to start from."""
+    """Return the day of the teacher's checkpoint that an untrained successor will start from."""
     successor = session.successor
     if model != session.run.teacher_model or not successor or not successor.first_day:
         return None
@@ -142,23 +142,24 @@ def _base(session: Session, model: str) -> date | None:
 
 
 def _days(root: Path, table: Table, before: date, needed: Iterable[date]) -> list[Action]:
+    """Return the removal of a table's partitions from before `before` that are not needed."""
     old = table.partitions().filter(pl.col("day") < before, ~pl.col("day").is_in(list(needed)))
     counts = table.counts()
-    steps = []
+    actions = []
     for row in old.sort("day").iter_rows(named=True):
         rows = row.pop("rows")
         key = "/".join(map(str, row.values()))
         metadata = add_dropped(counts.get(key, {}), rows, PRUNED)
-        steps.append(
+        actions.append(
             Action(
                 what=f"{rows:,} rows of {table.path.relative_to(root)}, {key}",
                 apply=partial(table.delete_rows, row, None, metadata=metadata),
             )
         )
-    return steps
+    return actions
 
 
-def _say(kept: Sequence[tuple[date, str]], session: Session) -> list[str]:
+def _reasons(kept: Sequence[tuple[date, str]], session: Session) -> list[str]:
     reasons = dict.fromkeys(reason for _, reason in kept)
     length = session.run.schema.slice_days
     return [

@@ -1,10 +1,10 @@
-"""What was built on rows or labels that have been made anew since, and what falls with it."""
+"""What was built on rows or labels that have been made again since, and what goes with it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from tutelage.launch.lifecycle.rollback import Action, Invalidation, teachers
+from tutelage.launch.lifecycle.invalidation import Action, Invalidation, teachers
 from tutelage.launch.session import Session
 from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition
 from tutelage.trainers.run import is_teacher
@@ -12,17 +12,17 @@ from tutelage.trainers.run import is_teacher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stale:
-    """What is to be made again."""
+    """What has to be made again."""
 
     why: list[str]
-    """What is another one than it was learnt from, as in `interactions of 2026-01-02`."""
+    """The inputs that have changed, as in `interactions of 2026-01-02`."""
     invalidation: Invalidation
     unrecoverable_days: list[date]
-    """Days that would have to be learnt again, and are not asked for, no longer in `interactions`, or the last before
-    that with a checkpoint that was pruned."""
+    """Days that would have to be trained on again and cannot be: they were not asked for, they are no longer in
+    `interactions`, or the checkpoint before them was pruned."""
 
     def describe(self, session: Session) -> str:
-        """In one line, what is stale and why."""
+        """Return one line on what is stale and why."""
         parts = []
         for model, since in self.invalidation.since.items():
             if days := self.invalidation.days(session, model):
@@ -38,16 +38,17 @@ class Stale:
         others = f"{', '.join(self.why[:3])}{f' and {len(self.why) - 3} more' if self.why[3:] else ''}"
         return f"{', '.join(parts)}: made from other {others}"
 
-    def steps(self, session: Session) -> list[Action]:
-        return self.invalidation.steps(session, reason=f"made from other {self.why[0]}")
+    def actions(self, session: Session) -> list[Action]:
+        return self.invalidation.actions(session, reason=f"made from other {self.why[0]}")
 
 
 def find(session: Session) -> Stale | None:
-    """None: whatever is there was made from what is there.
+    """Return what is stale; None where everything was made from what is there.
 
-    A day that is no longer there, or was learnt before its versions were recorded, makes nothing stale.
+    A day that is no longer there, or whose inputs were trained on before their versions were recorded, makes
+    nothing stale.
     """
-    # After its place was taken, a teacher may have learnt days of which nothing was made.
+    # A teacher whose place was taken may have been trained on later days, of which nothing was made.
     until = {change.before.model: change.from_day for change in session.run.takeovers}
     recorded = {
         model: {
@@ -55,6 +56,25 @@ def find(session: Session) -> Stale | None:
         }
         for model in [*teachers(session), *session.students]
     }
+    since, why = _changed(session, recorded)
+    labels = _stale_labels(session)
+    if not since and not labels:
+        return None
+    why |= {(day, "rows") for _, _, day in labels if all(day != other for other, _ in why)}
+    invalidation = Invalidation.of(session, since, labels)
+    again = {day for model in invalidation.since for day in invalidation.days(session, model)}
+    there = set(session.days) & set(session.run.lake.interactions.partitions()["day"])
+    return Stale(
+        why=[f"{name} of {day}" for day, name in sorted(why)],
+        invalidation=invalidation,
+        unrecoverable_days=sorted((again - there) | set(invalidation.cut_off(session).values())),
+    )
+
+
+def _changed(
+    session: Session, recorded: Mapping[str, Mapping[date, Mapping[str, int]]]
+) -> tuple[dict[str, date], set[tuple[date, str]]]:
+    """Return each model's first day whose inputs have changed, and all changed inputs as (day, name)."""
     days = sorted({day for input_versions in recorded.values() for day in input_versions})
     now: dict[str | None, dict[date, dict[str, int]]] = {}
     since: dict[str, date] = {}
@@ -62,40 +82,28 @@ def find(session: Session) -> Stale | None:
     for model, input_versions in recorded.items():
         producer = None if is_teacher(model) else session.experiment.student(model).producer
         if producer not in now:
-            now[producer] = _now(session, days, producer)
-        others = {
+            now[producer] = _versions_now(session, days, producer)
+        changed = {
             (day, name)
             for day, versions in input_versions.items()
             for name, version in versions.items()
             if now[producer][day].get(name, version) != version
         }
-        if others:
-            since[model] = min(others)[0]
-            why |= others
-    labels = _labels(session)
-    if not since and not labels:
-        return None
-    why |= {(day, "rows") for _, _, day in labels if all(day != other for other, _ in why)}
-    invalidation = Invalidation.of(session, since, labels)
-    again = {day for model in invalidation.since for day in invalidation.days(session, model)}
-    there = set(session.days) & set(session.run.lake.interactions.partitions()["day"])
-    unrecoverable_days = (again - there) | set(invalidation.cut_off(session).values())
-    return Stale(
-        why=[f"{name} of {day}" for day, name in sorted(why)],
-        invalidation=invalidation,
-        unrecoverable_days=sorted(unrecoverable_days),
-    )
+        if changed:
+            since[model] = min(changed)[0]
+            why |= changed
+    return since, why
 
 
 def _recorded(session: Session, model: str) -> dict[date, Mapping[str, int]]:
-    """What each day was learnt from, be it kept or skipped."""
+    """Return the versions of the inputs that each day was trained on, kept or skipped."""
     verdicts = session.run.quarantine(model).days().items()
     skipped = {day: record.get("made_of", {}) for day, record in verdicts if record["outcome"] == "skipped"}
     return skipped | {state.day: state.input_versions for state in session.run.checkpoints(model).states()}
 
 
-def _now(session: Session, days: Sequence[date], producer: str | None) -> dict[date, dict[str, int]]:
-    """What each day is made of by now; with the labels that a student reads of it, where there is a `producer`."""
+def _versions_now(session: Session, days: Sequence[date], producer: str | None) -> dict[date, dict[str, int]]:
+    """Return the versions of each day's inputs by now, including the labels of a `producer` that a student reads."""
     lake = session.run.lake
     if producer is None:
         return lake.input_versions(days, histories=True)
@@ -107,8 +115,8 @@ def _now(session: Session, days: Sequence[date], producer: str | None) -> dict[d
     return found
 
 
-def _labels(session: Session) -> list[LabelPartition]:
-    """Those of the labels of rows, or histories, that are others now."""
+def _stale_labels(session: Session) -> list[LabelPartition]:
+    """Return the labels of rows, or histories, that have changed since."""
     lake = session.run.lake
     known = set(teachers(session).values())
     recorded = {labels: n for labels, n in lake.soft_labels.sources().items() if labels.teacher in known}

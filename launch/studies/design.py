@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import NamedTuple
 
-from tutelage.launch.config import Experiment, StudyConfig
+from tutelage.launch.experiment import Experiment, StudyConfig
 from tutelage.launch.studies.labels import LEAKED
 from tutelage.launch.studies.statistics import Arm
 from tutelage.models.config import ModelConfig

@@ -6,7 +6,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.metrics import Weight, mean, sigmoid
 from tutelage.pipeline.schema import Task
 from tutelage.trainers.checkpoints import State

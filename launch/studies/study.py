@@ -45,11 +45,13 @@ def results(session: Session, design: Design, studies: Sequence[int], seeds: int
 
 def _command(session: Session, studies: Sequence[int], seeds: int) -> str:
     """Return the command that gives the same results again."""
-    settings = session.settings
-    flags = [f"--config={settings.config}", f"--workdir={settings.workdir}", f"--seeds={seeds}"]
-    flags += [f"--raw_dir={settings.raw_dir}"] if settings.raw_dir else []
-    flags += ["--smoke"] if settings.smoke else []
-    flags += [f"--studies={number}" for number in studies] + [f"--set={text}" for text in settings.overrides]
+    request = session.request
+    flags = [f"--config={request['config']}", f"--workdir={request['workdir']}", f"--seeds={seeds}"]
+    flags += [f"--raw_dir={request['raw_dir']}"] if request["raw_dir"] else []
+    flags += ["--smoke"] if request["smoke"] else []
+    flags += [f"--studies={number}" for number in studies] + [
+        f"--set={text}" for text in request["overrides"]
+    ]
     return " ".join(["tutelage-study", *flags])
 
 

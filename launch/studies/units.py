@@ -6,16 +6,16 @@ A unit's scores of the judged days are kept as sums; its models are thrown away.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from tutelage.launch.config import plain
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.experiment import plain
+from tutelage.launch.session import Session
 from tutelage.launch.studies.design import Design, Setting
 from tutelage.launch.studies.facts import context, facts_of_arm
 from tutelage.launch.studies.labels import StudyRun
@@ -123,11 +123,13 @@ def judged_days(session: Session) -> list[date]:
     return judged
 
 
-def run_unit(settings: Settings, setting: Setting, seed: int, *, progress: Callable[[int], None]) -> str:
+def run_unit(
+    request: Mapping[str, Any], setting: Setting, seed: int, *, progress: Callable[[int], None]
+) -> str:
     """Train a setting with a seed, keep its result and remove its models. Return the unit's name."""
     from tutelage.trainers.day_loop import train_student, train_teacher
 
-    session = Session.open(settings)
+    session = Session.open(**request)
     unit = Unit.of(session, setting, seed)
     run = replace(
         StudyRun.of(session.run),

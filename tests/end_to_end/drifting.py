@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task

@@ -21,7 +21,7 @@ BIN = Path(sys.executable).parent
 DAYS = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 CONFIG = """
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Schema, Task
@@ -128,7 +128,7 @@ def test_a_day_made_anew_is_learnt_again_with_all_after_it_as_if_it_had_been_so_
             time.sleep(0.001)
         os.killpg(process.pid, signal.SIGKILL)
     printed = _run("run", one)
-    assert "teacher: learnt 2026-01-02 to 2026-01-03, " in printed
+    assert "teacher: trained on 2026-01-02 to 2026-01-03, " in printed
     assert (one / "work/teacher/checkpoints/2026-01-01/state.json").read_bytes() == first
     assert "Stale" not in _run("status", one)
     assert "Nothing to do" in _run("run", one)

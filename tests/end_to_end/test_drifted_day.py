@@ -65,4 +65,4 @@ def test_a_drifted_day_is_kept_out_shown_and_accepted(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = _run("run", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "learnt 2026-01-05 to 2026-01-07" in done.stdout
+    assert "trained on 2026-01-05 to 2026-01-07" in done.stdout

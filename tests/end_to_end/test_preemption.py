@@ -1,4 +1,4 @@
-"""The real commands get SIGTERM within a day."""
+"""The real commands get SIGTERM, or Ctrl-C, within a day."""
 
 import os
 import shutil
@@ -14,13 +14,13 @@ from tests.same import assert_same
 
 pytestmark = pytest.mark.end_to_end
 BIN = Path(sys.executable).parent
-# A row an update, so that the one day takes seconds; it is put down every 0.2 s or so.
+# A row an update, so that the one day takes seconds; a partial checkpoint is saved every 0.2 s or so.
 FLAGS = ["--config=synthetic", "--smoke", "--end_day=2026-01-01", "--set=training.batch_size=1"]
 OFTEN = "--set=training.checkpoint_minutes=0.003"
 
 
-def _stopped(command: str, workdir: Path) -> str:
-    """What the command wrote to stderr after all its processes got SIGTERM while the teacher learnt."""
+def _stopped(command: str, workdir: Path, by: signal.Signals) -> str:
+    """Return what the command wrote to stderr after all its processes got a signal during training."""
     checkpoints = workdir / "teacher/checkpoints"
     with subprocess.Popen(
         [BIN / f"tutelage-{command}", *FLAGS, OFTEN, f"--workdir={workdir}"],
@@ -33,10 +33,10 @@ def _stopped(command: str, workdir: Path) -> str:
             assert process.poll() is None
             time.sleep(0.01)
         started = time.monotonic()
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, by)
         _, err = process.communicate(timeout=60)
         assert time.monotonic() - started < 10
-        assert process.returncode == (1 if command == "run" else 128 + signal.SIGTERM)
+        assert process.returncode == (1 if (command, by) == ("run", signal.SIGTERM) else 128 + by)
     assert list(checkpoints.glob("within-*"))
     return err
 
@@ -48,15 +48,16 @@ def materialized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("command", ["teach", "run"])
-def test_sigterm_puts_the_day_down_and_the_next_command_ends_it_the_same(
-    materialized: Path, tmp_path: Path, command: str
+def test_a_signal_leaves_a_partial_checkpoint_and_the_next_command_ends_the_day_the_same(
+    materialized: Path, tmp_path: Path, command: str, by: signal.Signals
 ) -> None:
     undisturbed, other = tmp_path / "undisturbed", tmp_path / "other"
     for root in (undisturbed, other):
         shutil.copytree(materialized, root)
-    err = _stopped(command, other)
-    assert err.startswith(f"tutelage-{command}: teacher: stopped by SIGTERM after ")
+    err = _stopped(command, other, by)
+    assert err.startswith(f"tutelage-{command}: teacher: stopped by {by.name} after ")
     assert err.endswith(" of the 5,000 rows of 2026-01-01; run again to go on from there\n")
     assert err.count("\n") == 1
     for root in (undisturbed, other):
@@ -65,3 +66,20 @@ def test_sigterm_puts_the_day_down_and_the_next_command_ends_it_the_same(
         )
         assert done.returncode == 0, done.stderr
     assert_same(undisturbed, other)
+
+
+def test_ctrl_c_before_any_training_ends_in_one_line(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [BIN / "tutelage-materialize", *FLAGS, "--set=source.rows_per_day=3000000", f"--workdir={tmp_path}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while not (tmp_path / "config.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert err == "tutelage-materialize: stopped by SIGINT; run again to go on from there\n"

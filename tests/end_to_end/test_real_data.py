@@ -14,7 +14,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tutelage.launch.config import load
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.models.id_map import fingerprint
 from tutelage.trainers.feed import Feed
 from tutelage.trainers.trainer import Trainer
@@ -80,7 +80,7 @@ def _scored_by_trainer(session: Session) -> tuple[pl.DataFrame, dict[str, np.nda
 
 
 def test_a_served_student_scores_every_row_as_its_trainer_does(workdir: Path, tmp_path: Path) -> None:
-    session = Session.open(Settings(config=CONFIG, workdir=str(workdir)))
+    session = Session.open(config=CONFIG, workdir=str(workdir))
     frame, expected = _scored_by_trainer(session)
     frame.write_parquet(tmp_path / "rows.parquet")
     (version,) = session.versions("control").published()
@@ -95,7 +95,7 @@ def test_a_served_student_scores_every_row_as_its_trainer_does(workdir: Path, tm
 
 
 def test_saved_model_cli_scores_a_thousand_rows_as_the_trainer_does(workdir: Path, tmp_path: Path) -> None:
-    session = Session.open(Settings(config=CONFIG, workdir=str(workdir)))
+    session = Session.open(config=CONFIG, workdir=str(workdir))
     frame, expected = _scored_by_trainer(session)
     columns = {name: frame[name].head(1000).to_numpy() for name in frame.columns}
     text = {name: values.astype("U") for name, values in columns.items() if values.dtype == object}
@@ -111,7 +111,7 @@ def test_saved_model_cli_scores_a_thousand_rows_as_the_trainer_does(workdir: Pat
 
 
 def test_litert_scores_a_thousand_rows_as_the_trainer_does(workdir: Path, tmp_path: Path) -> None:
-    session = Session.open(Settings(config=CONFIG, workdir=str(workdir)))
+    session = Session.open(config=CONFIG, workdir=str(workdir))
     frame, expected = _scored_by_trainer(session)
     (version,) = session.versions("control").published()
     converter = tf.lite.TFLiteConverter.from_saved_model(str(version.path), signature_keys=["serve_ids"])

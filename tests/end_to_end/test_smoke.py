@@ -155,7 +155,7 @@ def test_after_a_rollback_that_was_killed_a_run_ends_as_if_the_days_had_never_be
         os.killpg(process.pid, signal.SIGKILL)
     done = _run("rollback", *flags)
     assert done.returncode == 0, done.stderr
-    planned, taken = (out.stdout.replace("would go:", "goes:").splitlines() for out in (plan, done))
+    planned, taken = (out.stdout.replace("would remove:", "removing:").splitlines() for out in (plan, done))
     # What the killed one had taken back is not in the second one's plan; the rest is, in its order.
     assert 0 < len(taken) < len(planned)
     assert taken == planned[-len(taken) :]
@@ -169,7 +169,7 @@ def test_after_a_rollback_that_was_killed_a_run_ends_as_if_the_days_had_never_be
         "2026-01-03",
     ]
     again = _run("rollback", *flags)
-    assert again.stdout == "Nothing to do: the teacher has learnt no day after 2026-01-01.\n"
+    assert again.stdout == "Nothing to do: the teacher is trained on no day after 2026-01-01.\n"
     done = _run("run", *_common(tmp_path))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "export/auxiliary/2026010302/saved_model.pb").is_file()

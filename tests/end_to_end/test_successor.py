@@ -129,7 +129,7 @@ def test_made_the_teacher_of_the_config_it_goes_on_and_a_second_run_does_nothing
     assert _run("run", beside, tmp_path / "w", "--end_day=2026-01-04").startswith("Nothing to do")
     assert _run("run", moved, tmp_path / "w", "--end_day=2026-01-04").startswith("Nothing to do")
     printed = _run("run", moved, tmp_path / "w", "--end_day=2026-01-05")
-    assert "teacher-wide: learnt 2026-01-05, 1,000 examples" in printed
+    assert "teacher-wide: trained on 2026-01-05, 1,000 examples" in printed
     assert "All 2 models reached 2026-01-05." in printed
     assert not (tmp_path / "w/teacher/checkpoints/2026-01-05").exists()
     assert (tmp_path / "w/export/masked/2026010501").is_dir()

@@ -29,8 +29,8 @@ from tutelage.export.skew import (
     read_requests,
 )
 from tutelage.export.versions import Version
-from tutelage.launch.actions import skew
-from tutelage.launch.session import Settings
+from tutelage.launch.actions.skew import skew
+from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Downsampling
 from tutelage.trainers.config import StudentConfig
@@ -402,7 +402,7 @@ from datetime import date
 
 from tests.tiny import BATCH, MODEL, SCHEMA
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
 
@@ -431,11 +431,11 @@ def experiment(*, smoke: bool) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def settings(run: Run, version: Version, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def session(run: Run, version: Version, tmp_path_factory: pytest.TempPathFactory) -> Session:
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(CONFIG)
     shutil.copytree(run.folder("control"), run.folder("unpublished"))
-    return Settings(config=str(path), workdir=str(run.root))
+    return Session.open(config=str(path), workdir=str(run.root), read_only=True)
 
 
 def _printed(text: str, name: str) -> list[str]:
@@ -445,13 +445,13 @@ def _printed(text: str, name: str) -> list[str]:
 
 
 def test_a_command_prints_a_line_for_each_feature_and_output_against_the_newest_learnt_day(
-    settings: Settings,
+    session: Session,
     version: Version,
     logged: pl.DataFrame,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    skew(settings, "control", str(_write(tmp_path / "log.jsonl", logged)))
+    skew(session, student="control", requests=str(_write(tmp_path / "log.jsonl", logged)))
     text = capsys.readouterr().out
     assert text.startswith(
         f"1,500 requests against 2026-01-02 of interactions and the scores of control {version.number}\n"
@@ -466,11 +466,11 @@ def test_a_command_prints_a_line_for_each_feature_and_output_against_the_newest_
 
 
 def test_a_command_marks_what_is_past_and_ends_with_it(
-    settings: Settings, logged: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    session: Session, logged: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = _write(tmp_path / "log.jsonl", logged.with_columns(user=pl.lit("u1"), age=pl.lit("old")))
     with pytest.raises(UserError) as error:
-        skew(settings, "control", str(path))
+        skew(session, student="control", requests=str(path))
     assert str(error.value) == (
         f"{path} is past the thresholds in user (dtype); age (dtype); compare how the server makes these "
         "with how the training day was made"
@@ -480,17 +480,19 @@ def test_a_command_marks_what_is_past_and_ends_with_it(
     assert _printed(text, "click") == ["click", "–", "–"]
 
 
-def test_another_day_may_be_given(settings: Settings, logged: pl.DataFrame, tmp_path: Path) -> None:
+def test_another_day_may_be_given(session: Session, logged: pl.DataFrame, tmp_path: Path) -> None:
     # Of its 60 rows 8 have no topic and others an empty one; ids and numbers are made in other ways.
     with pytest.raises(UserError, match=r"past the thresholds in .*topic \(missing"):
-        skew(settings, "control", str(_write(tmp_path / "log.jsonl", logged)), day="2026-01-01")
+        skew(
+            session, student="control", requests=str(_write(tmp_path / "log.jsonl", logged)), day="2026-01-01"
+        )
 
 
 @pytest.mark.parametrize(
     ("student", "day", "says"),
     [
         ("nobody", None, "unknown student 'nobody'; this config has control, new, unpublished"),
-        ("new", None, "new has learnt no day in {workdir}; train it first"),
+        ("new", None, "new is trained on no day in {workdir}; train it first"),
         (
             "unpublished",
             None,
@@ -505,22 +507,22 @@ def test_another_day_may_be_given(settings: Settings, logged: pl.DataFrame, tmp_
     ],
 )
 def test_a_command_that_has_nothing_to_compare_says_why(
-    settings: Settings, student: str, day: str | None, says: str
+    session: Session, student: str, day: str | None, says: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        skew(settings, student, "gone.jsonl", day=day)
-    assert str(error.value) == says.format(workdir=settings.workdir)
+        skew(session, student=student, requests="gone.jsonl", day=day)
+    assert str(error.value) == says.format(workdir=session.run.root)
 
 
 @pytest.mark.end_to_end
 def test_a_process_ends_well_and_says_nothing_more_or_fails_in_one_line(
-    settings: Settings, logged: pl.DataFrame, tmp_path: Path
+    session: Session, logged: pl.DataFrame, tmp_path: Path
 ) -> None:
     good = _write(tmp_path / "good.tfrecord", logged)
     junk = tmp_path / "junk.tfrecord"
     junk.write_text("no records are here")
     code = "from tutelage.launch.commands import skew; skew()"
-    common = ["--student=control", f"--config={settings.config}", f"--workdir={settings.workdir}"]
+    common = ["--student=control", f"--config={session.request['config']}", f"--workdir={session.run.root}"]
     for path, says in ((good, ""), (junk, f"{junk}: is no TFRecord of tf.Example")):
         done = subprocess.run(
             [sys.executable, "-c", code, f"--requests={path}", *common],

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.lake import Lake
@@ -105,7 +105,11 @@ def counts(workdir: Path) -> dict[str, Any]:
 # Children are forked from a process that has imported everything and run nothing, so they start at once.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["tutelage.launch.actions", "tutelage.pipeline.materialize", "tutelage.pipeline.sources.files"]
+    [
+        "tutelage.launch.actions.materialize",
+        "tutelage.pipeline.materialize",
+        "tutelage.pipeline.sources.files",
+    ]
 )
 
 
@@ -178,8 +182,8 @@ def _materialize(
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
-    from tutelage.launch import actions
-    from tutelage.launch.session import Settings
+    from tutelage.launch.actions.materialize import materialize
+    from tutelage.launch.session import Session
     from tutelage.pipeline import beam_job
     from tutelage.pipeline.errors import UserError
 
@@ -203,9 +207,7 @@ def _materialize(
     marks.send("ready")
     marks.recv()
     try:
-        actions.materialize(
-            Settings(config=__file__, workdir=workdir, raw_dir=raw_dir, beam_flags=beam_flags)
-        )
+        materialize(Session.open(config=__file__, workdir=workdir, raw_dir=raw_dir, beam_flags=beam_flags))
     except UserError as error:
         sys.stdout.flush()
         os.write(1, f"\n{error}\n".encode())

@@ -3,7 +3,7 @@
 from datetime import date, timedelta
 
 from tutelage.export.config import ServingConfig
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.quality import QualityConfig

@@ -31,8 +31,8 @@ _context = multiprocessing.get_context("forkserver")
 # What the commands import. Importing TensorFlow takes many times as long as a fork.
 _context.set_forkserver_preload(
     [
-        "tutelage.launch.actions",
-        "tutelage.launch.report.page",
+        "tutelage.launch.run",
+        "tutelage.launch.actions.export",
         "tutelage.pipeline.materialize",
         "tutelage.pipeline.label",
         "tutelage.trainers.day_loop",
@@ -140,7 +140,7 @@ def _tell_commits(marks: Connection) -> None:
 def run_the_clock_backwards() -> None:
     """Make each reading of the time of day in this process an hour earlier than the last one."""
     from tutelage.export import versions
-    from tutelage.launch import actions
+    from tutelage.launch.actions import report
 
     now, looks = time.time(), itertools.count(1)
 
@@ -153,4 +153,4 @@ def run_the_clock_backwards() -> None:
             return datetime.datetime.fromtimestamp(seconds(), tz)
 
     time.time, time.time_ns = seconds, lambda: int(seconds() * 1e9)
-    versions.datetime = actions.datetime = Backwards  # type: ignore[attr-defined]
+    versions.datetime = report.datetime = Backwards  # type: ignore[attr-defined]

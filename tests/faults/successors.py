@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from tests.faults.five_days import FIRST_DAY, WIDE
 from tests.faults.five_days import experiment as five_days
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig

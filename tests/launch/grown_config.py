@@ -4,7 +4,7 @@ import dataclasses
 from datetime import date
 
 from tests.launch import small_config as small
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.models.config import distil
 from tutelage.pipeline.schema import Feature, History, Task
 from tutelage.pipeline.sources.files import Files

@@ -1,4 +1,4 @@
-"""A workdir of the small config: its days materialised from files, what its models leave behind forged."""
+"""A workdir of the small config: its days are materialised from files, and what its models leave behind is forged."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import polars as pl
 
 from tutelage.export import card, golden, warmup
 from tutelage.launch import steps
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import is_teacher
@@ -45,21 +45,23 @@ def write_events(raw: Path, days: Sequence[date] = DAYS) -> None:
         ).write_parquet(raw / f"{day}.parquet")
 
 
-def settings(workdir: Path, *, config: Path = CONFIG, **asked: Any) -> Settings:
-    """Of a workdir whose events lie beside it."""
-    return Settings(config=str(config), workdir=str(workdir), raw_dir=str(workdir.parent / "raw"), **asked)
+def open_session(workdir: Path, *, config: Path = CONFIG, **asked: Any) -> Session:
+    """Return the session of a workdir whose events lie beside it."""
+    return Session.open(
+        config=str(config), workdir=str(workdir), raw_dir=str(workdir.parent / "raw"), **asked
+    )
 
 
 def materialize(workdir: Path, **asked: Any) -> Session:
     """The session of a workdir that has its days and their histories."""
     write_events(workdir.parent / "raw")
-    session = Session.open(settings(workdir, **asked))
+    session = open_session(workdir, **asked)
     steps.materialize(session, session.days)
     return session
 
 
 def train(session: Session, model: str, days: Sequence[date]) -> list[State]:
-    """Leave what a model that learnt `days` leaves: checkpoints, and the teacher's labels."""
+    """Leave what a model that was trained on `days` leaves: checkpoints, and the teacher's labels."""
     states = []
     checkpoints = session.run.checkpoints(model)
     before = len(checkpoints.states())
@@ -84,7 +86,7 @@ def train(session: Session, model: str, days: Sequence[date]) -> list[State]:
 
 
 def publish(session: Session, model: str, state: State, *, rejected: bool = False) -> Path:
-    """A version of a model with all that lies beside one, its graph apart; returns its folder."""
+    """Publish a version of a model with every file but a real graph; return its folder."""
     versions = session.versions(model)
     folder = versions.stage(state, _write)
     if not is_teacher(model):

@@ -1,4 +1,4 @@
-"""`tutelage-run` with a change of teacher, its models trained in this process and no student exported."""
+"""`tutelage-run` with a change of teacher. Its models are trained in this process, and no student is exported."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -11,47 +11,49 @@ import pytest
 
 from tests.launch import small
 from tests.same import assert_same
-from tutelage.launch import actions, pool, steps
-from tutelage.launch.session import Session, Settings
+from tutelage.launch import pool, steps
+from tutelage.launch.actions.materialize import materialize as materialize_days
+from tutelage.launch.run import run as run_nightly
+from tutelage.launch.session import Session
 from tutelage.trainers.run import is_teacher
 
-CONFIG = Path(__file__).with_name("heirs_config.py")
+CONFIG = Path(__file__).with_name("successors_config.py")
 AS_GOOD, NEVER = "successor.margin=99", "successor.margin=-0.9"
 
 
-def settings(workdir: Path, day: date, *overrides: str, config: Path = CONFIG) -> Settings:
-    """Of the days up to that one."""
-    return small.settings(workdir, config=config, end_day=str(day), overrides=overrides)
+def open_session(workdir: Path, day: date, *overrides: str, config: Path = CONFIG) -> Session:
+    """Return the session that asks for the days up to `day`."""
+    return small.open_session(workdir, config=config, end_day=str(day), overrides=overrides)
 
 
 def run(workdir: Path, day: date, *overrides: str, config: Path = CONFIG) -> Session:
-    """Returns the session as it is afterwards."""
-    asked = settings(workdir, day, *overrides, config=config)
+    """Return the session as it is afterwards."""
+    session = open_session(workdir, day, *overrides, config=config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "train", _train)
-        actions.run(asked)
-    return Session.open(asked)
+        run_nightly(session)
+    return session.reopened()
 
 
 def _train(
-    settings: Settings, models: Sequence[str], *, progress: Callable[[str, int], None]
+    session: Session, models: Sequence[str], *, progress: Callable[[str, int], None]
 ) -> Iterator[pool.Outcome]:
     for model in models:
-        session = Session.open(settings)
+        session = session.reopened()
         trained = steps.train(session, model)
         exported = steps.export(session, model) if is_teacher(model) else []
         yield pool.Outcome(model=model, trained=trained, exported=len(exported), rejected=[])
 
 
 def mend_events(workdir: Path, day: date) -> None:
-    """The raw day lacks its first rows."""
+    """Remove the first rows of a raw day."""
     path = workdir.parent / "raw" / f"{day}.parquet"
     pl.read_parquet(path)[5:].write_parquet(path)
 
 
 def materialize(workdir: Path, day: date) -> None:
-    """The day alone, anew."""
-    actions.materialize(small.settings(workdir, config=CONFIG, start_day=str(day), end_day=str(day)))
+    """Materialise one day again."""
+    materialize_days(small.open_session(workdir, config=CONFIG, start_day=str(day), end_day=str(day)))
 
 
 def _started(workdir: Path) -> list[str]:
@@ -59,7 +61,7 @@ def _started(workdir: Path) -> list[str]:
 
 
 def changes(workdir: Path) -> list[dict[str, Any]]:
-    """Those of teacher, but for when they were decided."""
+    """Return the recorded changes of teacher without the time of the decision."""
     path = workdir / "takeovers.json"
     found = json.loads(path.read_text()) if path.exists() else []
     return [{**change, "decided_at": ""} for change in found]

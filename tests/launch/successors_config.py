@@ -4,7 +4,7 @@ import dataclasses
 
 from tests.launch import beside_config as beside
 from tests.launch import small_config as small
-from tutelage.launch.config import Experiment
+from tutelage.launch.experiment import Experiment
 from tutelage.pipeline.schema import Growth
 from tutelage.pipeline.sources.files import Files
 

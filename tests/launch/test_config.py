@@ -1,4 +1,4 @@
-"""Experiments: found by name or by file, changed field by field, checked, and told apart."""
+"""Experiments are found by name or by file, overridden field by field, checked, and told apart by their identity."""
 
 import dataclasses
 import json
@@ -13,7 +13,9 @@ import pytest
 from apache_beam.internal import cloudpickle_pickler
 
 from tutelage.launch import configs
-from tutelage.launch.config import Experiment, completed, load, plain
+from tutelage.launch.config import load
+from tutelage.launch.experiment import Experiment, plain
+from tutelage.launch.recorded import completed
 from tutelage.models.config import Distillation, distil
 from tutelage.models.losses import CrossEntropy, Listwise, SoftLoss, ZilnKL
 from tutelage.pipeline.days import parse_day, slices_between
@@ -45,7 +47,7 @@ def test_a_bundled_config_is_found_by_its_name_and_smoke_is_the_same_but_smaller
     days = _days(smoke)
     assert days == _days(full)[: len(days)]
     assert len(days) < len(_days(full))
-    # Late students have days to learn and to have missed in both sizes.
+    # In both sizes late students have days to train on and days that they missed.
     for experiment in (full, smoke):
         for late in (s.first_day for s in experiment.students if s.first_day):
             assert _days(experiment)[0] < late <= _days(experiment)[-1]
@@ -159,7 +161,7 @@ def test_a_single_field_is_set_and_all_others_stay(field: str, text: str, value:
     assert changed == expected
 
 
-def test_a_set_value_has_the_fields_type() -> None:
+def test_an_override_has_the_fields_type() -> None:
     changed = _synthetic(
         "students.auxiliary.distillation.click.alpha=3", "students.auxiliary.first_day=2026-01-03"
     )
@@ -197,7 +199,7 @@ def test_of_two_values_for_one_field_the_last_holds() -> None:
         ("teacher.model.backbone.hidden.0=3", "'hidden' is a single value and has no field '0'"),
     ],
 )
-def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
+def test_an_override_that_cannot_be_applied_is_refused(override: str, says: str) -> None:
     with pytest.raises(UserError) as error:
         _synthetic(override)
     assert str(error.value).startswith(f"--set={override}: {says}")
@@ -229,18 +231,18 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
         ),
         (
             "students.control.model.without=watch",
-            "serving: score names 'watch_log1p', and the model of 'control' is without that task; let the score "
-            "do without it, as long as there is such a student",
+            "serving: score names 'watch_log1p', and the model of 'control' leaves that task out; take it out of "
+            "the score, or give the student the task",
         ),
         (
             "students.direct.model.without=watch",
-            "student 'direct': task 'watch' is distilled, and the model of 'direct' is without it; distil what "
-            "both have",
+            "student 'direct': task 'watch' is distilled, but the model of 'direct' leaves it out; distil tasks "
+            "that both models have",
         ),
         (
             "teacher.model.without=watch",
-            "student 'direct': task 'watch' is distilled, and the model of 'teacher' is without it; distil what "
-            "both have",
+            "student 'direct': task 'watch' is distilled, but the model of 'teacher' leaves it out; distil tasks "
+            "that both models have",
         ),
         ("training.batch_size=0", "batch_size is 0, expected at least 1"),
         ("teacher.sampling.negatives_of=watch", "sampling: negatives_of 'watch' is no binary task"),
@@ -268,7 +270,7 @@ def test_a_set_that_will_not_do_is_refused(override: str, says: str) -> None:
         ("students.direct.producer=leaked", "producer is 'leaked', expected pre_update or snapshot"),
     ],
 )
-def test_a_set_is_checked_as_the_config_itself_is(override: str, says: str) -> None:
+def test_an_override_is_checked_as_the_config_itself_is(override: str, says: str) -> None:
     with pytest.raises(UserError) as error:
         _synthetic(override)
     assert str(error.value).endswith(says)
@@ -346,7 +348,7 @@ def test_a_student_that_is_without_an_input_is_another_and_the_identity_is_not()
     assert changed.identity == _synthetic().identity
 
 
-def test_metrics_go_by_no_list() -> None:
+def test_metrics_are_not_sliced_by_a_list() -> None:
     experiment = _synthetic("schema.features.topic.length=3")
     with pytest.raises(
         UserError, match=r"^slice_by: 'topic' is no id feature; these are user_id, video_id, "
@@ -364,7 +366,7 @@ def test_a_listwise_loss_without_the_user_is_refused() -> None:
     )
 
 
-def test_a_listwise_loss_is_refused_where_users_share_the_default_row() -> None:
+def test_a_listwise_loss_is_refused_where_new_users_share_an_embedding_index() -> None:
     experiment = load("synthetic")
     features = tuple(
         dataclasses.replace(f, grows=Growth()) if f.name == "user_id" else f
@@ -550,3 +552,108 @@ def test_a_network_that_an_older_version_recorded_is_the_equal_backbone(
     model = {name: value for name, value in recorded["model"].items() if name != "backbone"}
     old = {**recorded, "model": {**model, "hidden": [8, 4], **network}}
     assert completed(old, now) == {**recorded, "model": {**model, "backbone": backbone}}
+
+
+BASE = """
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Literal
+
+from tutelage.launch.configs import synthetic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossEntropy(Loss):
+    temperature: float = 1.0
+    kind: Literal["hard", "soft"] = "soft"
+    until: date | int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mine:
+    loss: Loss
+
+
+def experiment(*, smoke: bool):
+    return replace(synthetic.experiment(smoke=smoke), source=Mine(loss=CrossEntropy()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("source.loss.temperature=2", 2.0),
+        ("source.loss.kind=hard", "hard"),
+        ("source.loss.until=2026-01-02", date(2026, 1, 2)),
+        ("source.loss.until=7", 7),
+        ("source.loss.until=None", None),
+    ],
+)
+def test_a_field_of_a_users_own_class_is_set_behind_a_field_of_its_base_class(
+    tmp_path: Path, override: str, value: Any
+) -> None:
+    (tmp_path / "my.py").write_text(BASE)
+    loss = load(str(tmp_path / "my.py"), overrides=[override]).source.loss  # type: ignore[attr-defined]
+    found = getattr(loss, override.partition("=")[0].rsplit(".", 1)[1])
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_field_that_the_users_own_class_has_not_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(BASE)
+    with pytest.raises(
+        UserError, match=r"CrossEntropy has no field 'heat'; it has temperature, kind, until$"
+    ):
+        load(str(tmp_path / "my.py"), overrides=["source.loss.heat=2"])
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            "TASK = Task(name='click')",
+            "TypeError: Task.__init__() missing 1 required keyword-only argument: 'label'",
+        ),
+        (
+            "TASK = Task(name='click', label='click', lable=1)",
+            "TypeError: Task.__init__() got an unexpected keyword argument 'lable'",
+        ),
+        ("TASK = Tsk(name='click')", "NameError: name 'Tsk' is not defined"),
+        ("TASK = Task(name='click'", "SyntaxError: '(' was never closed"),
+        ("import tutelage.modles", "ModuleNotFoundError: No module named 'tutelage.modles'"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
+    path = tmp_path / "my.py"
+    path.write_text(f"from tutelage.pipeline.schema import Task\n\n{line}\n")
+    with pytest.raises(UserError) as error:
+        load(str(path))
+    assert str(error.value) == f"{path}, line 3: {says}"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"my\.py, line 3: "):
+        load("my.py")
+
+
+def test_a_mistake_in_the_function_of_a_config_file_is_one_line_too(tmp_path: Path) -> None:
+    path = tmp_path / "my.py"
+    path.write_text("def experiment(*, smoke):\n    return nothing(smoke)\n")
+    with pytest.raises(UserError, match=r"my\.py, line 2: NameError: name 'nothing' is not defined$"):
+        load(str(path))
+    path.write_text("def experiment(*, smoke):\n    return 7\n")
+    with pytest.raises(UserError, match=r"experiment\(smoke\) returned 7, expected an Experiment$"):
+        load(str(path))
+
+
+def test_an_error_in_code_that_a_config_file_calls_keeps_its_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "my.py"
+    path.write_text("import json\n\njson.loads(7)\n")
+    with pytest.raises(TypeError, match="the JSON object must be str"):
+        load(str(path))

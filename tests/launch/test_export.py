@@ -1,4 +1,4 @@
-"""tutelage-export: which version is served, decided from a command line."""
+"""tutelage-export decides from the command line which version is served."""
 
 import json
 import re
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tutelage.export.versions import Versions
-from tutelage.launch import actions
-from tutelage.launch.session import Settings
+from tutelage.launch.actions.export import export as export_command
+from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 
@@ -24,7 +24,7 @@ Export = Callable[..., list[str]]
 
 @pytest.fixture
 def versions(tmp_path: Path) -> Versions:
-    """Of a student that has learnt three days, each published."""
+    """Return the versions of a student that was trained on three days, each published."""
     versions = Versions(tmp_path / "export" / "control")
     for step, day in enumerate(DAYS, 1):
         state = State(day=day, step=step, examples=step, rows=1)
@@ -42,28 +42,28 @@ def _write(path: str) -> None:
 
 @pytest.fixture
 def export(versions: Versions, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Export:
-    """Runs the command; the lines that it prints."""
+    """Run the command; return the lines that it prints."""
 
     def run(model: str = "control", **asked: Any) -> list[str]:
-        actions.export(Settings(config="synthetic", workdir=str(tmp_path)), model, **asked)
+        export_command(Session.open(config="synthetic", workdir=str(tmp_path)), model=model, **asked)
         return capsys.readouterr().out.splitlines()
 
     return run
 
 
-def test_with_nothing_to_do_it_tells_what_is_served(export: Export, versions: Versions) -> None:
+def test_with_nothing_to_do_it_prints_what_is_served(export: Export, versions: Versions) -> None:
     assert export() == [
-        "Nothing to do: every day that control has learnt is published.",
+        "Nothing to do: every day that control is trained on is published.",
         f"control serves {versions.folder / str(THIRD)}",
     ]
 
 
-def test_a_rollback_tells_what_was_retired_and_what_is_served_and_is_not_undone_by_an_export(
+def test_a_rollback_prints_what_was_retired_and_what_is_served_and_is_not_undone_by_an_export(
     export: Export, versions: Versions
 ) -> None:
     serves = f"control serves {versions.folder / str(SECOND)}"
     assert export(rollback=True) == [f"retired: {versions.retired / str(THIRD)}", serves]
-    assert export() == ["Nothing to do: every day that control has learnt is published.", serves]
+    assert export() == ["Nothing to do: every day that control is trained on is published.", serves]
 
 
 def test_a_promotion_tells_all_that_was_retired(export: Export, versions: Versions) -> None:
@@ -104,7 +104,7 @@ def test_a_mirror_shows_what_is_served_after_the_decision(
         ),
         (
             {"reason": "why not"},
-            "--reason is of --promote, --rollback, --pin or --unpin; give one of them with it",
+            "--reason belongs to --promote, --rollback, --pin or --unpin; give one of them with it",
         ),
         ({"unpin": FIRST}, "control 2026010101 is not pinned; pinned is nothing"),
     ],
@@ -121,7 +121,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_done(
 def test_an_unknown_model_is_refused(export: Export) -> None:
     with pytest.raises(UserError, match=r"^unknown student 'nobody'; "):
         export("nobody", rollback=True)
-    with pytest.raises(UserError, match=r"^teacher has learnt no day in .*; train it first$"):
+    with pytest.raises(UserError, match=r"^teacher is trained on no day in .*; train it first$"):
         export("teacher")
 
 

@@ -22,7 +22,7 @@ def _noisy(*, verbose: bool, then: str = "pass") -> subprocess.CompletedProcess[
         "    os.write(2, b'from C\\n')\n"
         "    print('from Python', file=sys.stderr)\n"
         "    os.system('echo from a child >&2')\n"
-        "    print('told')\n"
+        "    print('shown')\n"
         f"    {then}\n"
         "print('after', file=sys.stderr)\n"
     )
@@ -32,7 +32,7 @@ def test_what_is_written_to_the_file_descriptor_is_hidden_on_success() -> None:
     done = _noisy(verbose=False)
     assert done.returncode == 0
     assert done.stderr == "after\n"
-    assert done.stdout == "told\n"
+    assert done.stdout == "shown\n"
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_what_was_hidden_is_shown_before_the_failure(then: str, status: int, end
     assert "after" not in done.stderr
 
 
-def test_a_warning_of_this_package_is_told_at_once() -> None:
+def test_a_warning_of_this_package_is_shown_at_once() -> None:
     code = "import logging; logging.getLogger('tutelage.pipeline.io.retry').warning('tried again')"
     assert _noisy(verbose=False, then=code).stderr == "tried again\nafter\n"
 
 
-def test_a_users_mistake_is_told_without_what_was_hidden() -> None:
+def test_a_users_mistake_is_shown_without_what_was_hidden() -> None:
     done = _noisy(verbose=False, then="from tutelage.pipeline.errors import UserError; raise UserError('x')")
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")

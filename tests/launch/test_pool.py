@@ -1,4 +1,4 @@
-"""Processes that train, and what is told of one that ends badly."""
+"""Processes that train, and the message about one that ends badly."""
 
 import os
 import signal
@@ -11,11 +11,13 @@ from pathlib import Path
 TRAIN = """
 import sys
 from tutelage.launch import pool
-from tutelage.launch.session import Settings
+from types import SimpleNamespace
 from tutelage.pipeline.errors import UserError
 
 try:
-    list(pool.train(Settings(config=sys.argv[1], workdir=sys.argv[2]), ["teacher"], progress=print))
+    # The session is opened in the child only.
+    session = SimpleNamespace(request={"config": sys.argv[1], "workdir": sys.argv[2]}, verbose=False)
+    list(pool.train(session, ["teacher"], progress=print))
 except UserError as error:
     print(error)
 """
@@ -27,7 +29,7 @@ def _train(tmp_path: Path, config: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_process_is_told_in_one_line_with_its_model(tmp_path: Path) -> None:
+def test_a_killed_process_is_reported_in_one_line_with_its_model(tmp_path: Path) -> None:
     with _train(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n") as process:
         out, err = process.communicate(timeout=60)
     assert out == (
@@ -37,7 +39,7 @@ def test_a_killed_process_is_told_in_one_line_with_its_model(tmp_path: Path) -> 
     assert err == ""
 
 
-def test_a_users_mistake_comes_out_of_a_process_as_it_was(tmp_path: Path) -> None:
+def test_a_users_mistake_reaches_the_parent_as_it_was(tmp_path: Path) -> None:
     with _train(tmp_path, "x = 1\n") as process:
         out, err = process.communicate(timeout=60)
     assert (
@@ -47,15 +49,15 @@ def test_a_users_mistake_comes_out_of_a_process_as_it_was(tmp_path: Path) -> Non
 
 
 def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
-    told = tmp_path / "pid"
+    reported = tmp_path / "pid"
     config = (
         "import os, pathlib, time\n"
-        f"pathlib.Path({str(told)!r} + '.partial').write_text(str(os.getpid()))\n"
-        f"os.rename({str(told)!r} + '.partial', {str(told)!r})\n"
+        f"pathlib.Path({str(reported)!r} + '.partial').write_text(str(os.getpid()))\n"
+        f"os.rename({str(reported)!r} + '.partial', {str(reported)!r})\n"
         "time.sleep(60)\n"
     )
     with _train(tmp_path, config) as process:
-        while not told.exists():
+        while not reported.exists():
             assert process.poll() is None
             time.sleep(0.05)
         process.kill()
@@ -63,5 +65,5 @@ def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
             # The other end of these pipes is open for as long as one of its processes lives.
             process.communicate(timeout=20)
         except subprocess.TimeoutExpired:
-            os.kill(int(told.read_text()), signal.SIGKILL)
+            os.kill(int(reported.read_text()), signal.SIGKILL)
             raise

@@ -1,4 +1,4 @@
-"""Days that did not pass a gate: what comes next, who is told, what goes with a rollback."""
+"""Days that did not pass a gate: which day comes next, what is reported, and what a rollback removes."""
 
 import dataclasses
 import io
@@ -10,13 +10,15 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from tutelage.launch import actions, steps
+from tutelage.launch import steps
+from tutelage.launch.actions.materialize import materialize
+from tutelage.launch.actions.train import teach
 from tutelage.launch.lifecycle.rollback import plan
 from tutelage.launch.report.data import gather, quarantined
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
 from tutelage.launch.report.summary import Results
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers.checkpoints import State
@@ -26,16 +28,16 @@ DAYS = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 ATTEMPT = {"rates": 1.0, "said": "fail; click auc is 0.5, 0.6 is the bound"}
 
 
-def _settings(workdir: Path, *overrides: str) -> Settings:
-    return Settings(
+def _open(workdir: Path, *overrides: str) -> Session:
+    return Session.open(
         config="synthetic",
         workdir=str(workdir),
         overrides=(f"start_day={DAYS[0]}", f"end_day={DAYS[2]}", *overrides),
     )
 
 
-def _learn(session: Session, *days: date, model: str = TEACHER) -> None:
-    """Leave the states of finished days of a model, as a trainer does; their variables apart."""
+def _train(session: Session, *days: date, model: str = TEACHER) -> None:
+    """Leave the states of finished days of a model as a trainer does, without variables."""
     for n, day in enumerate(days, 1):
         folder = session.run.checkpoints(model).folder / str(day)
         folder.mkdir(parents=True)
@@ -45,23 +47,23 @@ def _learn(session: Session, *days: date, model: str = TEACHER) -> None:
 
 @pytest.fixture
 def skipped(tmp_path: Path) -> Session:
-    """The teacher has learnt the first day and skipped the second."""
-    session = Session.open(_settings(tmp_path))
-    _learn(session, DAYS[0])
+    """Return a session whose teacher was trained on the first day and skipped the second."""
+    session = _open(tmp_path)
+    _train(session, DAYS[0])
     session.run.quarantine(TEACHER).write(DAYS[1], "skipped", [ATTEMPT])
     return session
 
 
-def test_after_a_skipped_day_the_next_one_comes(skipped: Session) -> None:
+def test_the_day_after_a_skipped_day_comes_next(skipped: Session) -> None:
     assert skipped.days_to_train(TEACHER) == DAYS[2:]
     assert skipped.days_to_train(TEACHER, accept=DAYS[1]) == DAYS[1:]
-    # A day that stopped the teacher is still to be learnt.
+    # A day that stopped the teacher is still to be trained on.
     skipped.run.quarantine(TEACHER).write(DAYS[1], "stopped", [ATTEMPT])
     assert skipped.days_to_train(TEACHER) == DAYS[1:]
 
 
 def test_a_skipped_day_that_later_ones_followed_is_not_accepted(skipped: Session) -> None:
-    _learn(skipped, DAYS[2])
+    _train(skipped, DAYS[2])
     with pytest.raises(UserError, match="so 2026-01-04 comes next, not 2026-01-02"):
         skipped.days_to_train(TEACHER, accept=DAYS[1])
 
@@ -69,17 +71,17 @@ def test_a_skipped_day_that_later_ones_followed_is_not_accepted(skipped: Session
 def test_a_day_is_accepted_for_a_reason(tmp_path: Path) -> None:
     for given in ({"accept_day": "2026-01-02"}, {"reason": "a holiday"}):
         with pytest.raises(UserError, match=r"^--accept_day and --reason go together; give both$"):
-            actions.train(_settings(tmp_path), TEACHER, **given)
+            teach(_open(tmp_path), **given)
 
 
-def test_status_and_report_say_which_days_are_in_quarantine(skipped: Session, tmp_path: Path) -> None:
+def test_status_and_report_name_the_days_in_quarantine(skipped: Session, tmp_path: Path) -> None:
     line = "teacher: 2026-01-02 skipped (fail; click auc is 0.5, 0.6 is the bound)"
     console = Console(file=io.StringIO(), width=200)
     print_status(skipped, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"Quarantine: {line}\n" in text
     (teacher,) = (row for row in text.splitlines() if row.startswith("teacher "))
-    assert teacher.split()[-1] == "1"  # The third day is to be learnt.
+    assert teacher.split()[-1] == "1"  # The third day is to be trained on.
     page = tmp_path / "index.html"
     write_report(page, gather(skipped))
     assert f'<li class="error">Quarantine: {line}.</li>' in page.read_text().replace("\n", "")
@@ -87,27 +89,29 @@ def test_status_and_report_say_which_days_are_in_quarantine(skipped: Session, tm
     assert quarantined(skipped) == []
 
 
-def _keep_out(session: Session, day: date) -> None:
-    """Put a day of data into quarantine, as the data plane does; its rows apart."""
+def _quarantine(session: Session, day: date) -> None:
+    """Put a day of data into quarantine as the data plane does, without its rows."""
     session.run.lake.quarantine.write(day, "skipped", [{"said": "fail; rows is 1, 9 is the bound"}])
 
 
-def test_a_day_of_data_in_quarantine_is_not_made_again_and_all_go_on_without(tmp_path: Path) -> None:
-    session = Session.open(_settings(tmp_path))
-    _learn(session, DAYS[0])
-    _keep_out(session, DAYS[1])
+def test_a_quarantined_day_of_data_is_not_materialised_again_and_all_models_go_on_without_it(
+    tmp_path: Path,
+) -> None:
+    session = _open(tmp_path)
+    _train(session, DAYS[0])
+    _quarantine(session, DAYS[1])
     assert steps.to_materialize(session) == [DAYS[0], DAYS[2]]
     assert session.days_to_train(TEACHER) == DAYS[2:]
-    # A day further on that is kept out does not hide those that come next.
+    # A later quarantined day does not hide the days that come next.
     session.run.lake.quarantine.remove(DAYS[1])
-    _keep_out(session, DAYS[2])
+    _quarantine(session, DAYS[2])
     assert session.days_to_train(TEACHER) == DAYS[1:2]
 
 
-def test_status_counts_the_days_skipped_and_says_once_who_went_without(tmp_path: Path) -> None:
-    session = Session.open(_settings(tmp_path))
-    _learn(session, DAYS[0])
-    _keep_out(session, DAYS[1])
+def test_status_counts_skipped_days_and_names_once_the_models_that_skipped_them(tmp_path: Path) -> None:
+    session = _open(tmp_path)
+    _train(session, DAYS[0])
+    _quarantine(session, DAYS[1])
     for model in (TEACHER, "control"):
         session.run.quarantine(model).write(DAYS[1], "skipped", [{"said": "its data is in quarantine"}])
     console = Console(file=io.StringIO(), width=200)
@@ -116,21 +120,21 @@ def test_status_counts_the_days_skipped_and_says_once_who_went_without(tmp_path:
     assert "Quarantine: data: 2026-01-02 skipped (fail; rows is 1, 9 is the bound)\n" in text
     assert "Quarantine: teacher, control: 2026-01-02 skipped (its data is in quarantine)\n" in text
     (teacher,) = (row for row in text.splitlines() if row.startswith("teacher "))
-    assert teacher.split()[-2:] == ["1", "1"]  # skipped, to learn
+    assert teacher.split()[-2:] == ["1", "1"]  # skipped, to train
     assert "\nTo materialise: 2026-01-01, 2026-01-03\n" in text
 
 
 def test_a_day_of_data_is_accepted_for_a_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--accept_day and --reason go together; give both$"):
-        actions.materialize(_settings(tmp_path), accept_day="2026-01-02")
+        materialize(_open(tmp_path), accept_day="2026-01-02")
     with pytest.raises(UserError, match=r"^--accept_day=2026-01-02: no such day of data is in quarantine"):
-        actions.materialize(_settings(tmp_path), accept_day="2026-01-02", reason="a holiday")
+        materialize(_open(tmp_path), accept_day="2026-01-02", reason="a holiday")
 
 
-def test_a_rollback_lets_a_student_learn_a_day_whose_data_came_later(tmp_path: Path) -> None:
-    session = Session.open(_settings(tmp_path))
+def test_after_a_rollback_a_student_is_trained_on_a_day_whose_data_came_later(tmp_path: Path) -> None:
+    session = _open(tmp_path)
     for model in (TEACHER, "auxiliary"):
-        _learn(session, DAYS[0], DAYS[2], model=model)
+        _train(session, DAYS[0], DAYS[2], model=model)
         session.run.quarantine(model).write(DAYS[1], "skipped", [{"said": "its data is in quarantine"}])
     labels = pl.DataFrame(
         {
@@ -149,12 +153,12 @@ def test_a_rollback_lets_a_student_learn_a_day_whose_data_came_later(tmp_path: P
 
 
 def test_quality_may_change_in_a_workdir(tmp_path: Path) -> None:
-    Session.open(_settings(tmp_path))
-    session = Session.open(_settings(tmp_path, "quality.rows_ratio=9", "quality.min_days=1"))
+    _open(tmp_path)
+    session = _open(tmp_path, "quality.rows_ratio=9", "quality.min_days=1")
     assert session.experiment.quality.rows_ratio == 9
 
 
-def test_a_day_of_which_there_is_only_a_verdict_was_not_learnt() -> None:
+def test_a_day_with_nothing_but_a_verdict_was_not_trained_on() -> None:
     row = {
         "run": "r",
         "task": "",
@@ -172,7 +176,7 @@ def test_a_day_of_which_there_is_only_a_verdict_was_not_learnt() -> None:
     assert Results.of(pl.DataFrame(rows), {}).trained == {TEACHER: DAYS[:1]}
 
 
-def test_a_rollback_takes_the_verdicts_on_later_days_along(skipped: Session) -> None:
+def test_a_rollback_removes_the_verdicts_on_later_days(skipped: Session) -> None:
     quarantine = skipped.run.quarantine(TEACHER)
     quarantine.write(DAYS[0], "accepted", [ATTEMPT], reason="a holiday")
     (step,) = plan(skipped, DAYS[0])
@@ -183,12 +187,12 @@ def test_a_rollback_takes_the_verdicts_on_later_days_along(skipped: Session) -> 
 
 
 def test_a_gate_may_change_in_a_workdir(tmp_path: Path) -> None:
-    Session.open(_settings(tmp_path))
+    _open(tmp_path)
     changed = (
         "teacher.gate.on_failure=skip",
         "teacher.gate.auc_drop=0.2",
         "training.checkpoint_minutes=None",
     )
-    session = Session.open(_settings(tmp_path, *changed))
+    session = _open(tmp_path, *changed)
     assert session.run.teacher.gate.on_failure == "skip"
     assert session.run.training.checkpoint_minutes is None

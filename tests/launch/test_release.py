@@ -1,4 +1,4 @@
-"""Days that are not released: nobody learns them, and everyone is told until when they wait."""
+"""Days that are not released: no model is trained on them, and the commands print how long they wait."""
 
 import io
 from datetime import UTC, date, datetime
@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tutelage.launch import actions, steps
+from tutelage.launch import steps
+from tutelage.launch.actions import console as actions_console
+from tutelage.launch.actions.label import label
+from tutelage.launch.actions.materialize import materialize
 from tutelage.launch.report.status import print_status
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.run import run
+from tutelage.launch.session import Session
 from tutelage.launch.studies import study
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.run import TEACHER
@@ -18,9 +22,9 @@ DAYS = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 WATCH = "schema.tasks.watch.matures_after=3d"
 
 
-def _settings(workdir: Path, now: datetime, *overrides: str) -> Settings:
+def _open(workdir: Path, now: datetime, *overrides: str) -> Session:
     overrides = (f"start_day={DAYS[0]}", f"end_day={DAYS[2]}", *overrides)
-    return Settings(config="synthetic", workdir=str(workdir), smoke=True, overrides=overrides, now=now)
+    return Session.open(config="synthetic", workdir=str(workdir), smoke=True, overrides=overrides, now=now)
 
 
 def _at(day: int, hour: int = 0) -> datetime:
@@ -41,23 +45,23 @@ def _at(day: int, hour: int = 0) -> datetime:
 def test_days_asked_for_are_those_that_are_released(
     tmp_path: Path, overrides: tuple[str, ...], now: datetime, released: int
 ) -> None:
-    session = Session.open(_settings(tmp_path, now, *overrides))
+    session = _open(tmp_path, now, *overrides)
     assert session.days == DAYS[:released]
     assert list(session.waiting) == DAYS[released:]
     assert steps.to_materialize(session) == session.days_to_train(TEACHER) == DAYS[:released]
     assert session.asked == "2026-01-01 to 2026-01-03"
 
 
-def test_days_are_told_by_the_moment_of_the_command(tmp_path: Path) -> None:
+def test_days_are_resolved_at_the_moment_of_the_command(tmp_path: Path) -> None:
     overrides = ("start_day=today-2", "end_day=yesterday", "schema.late_days=1")
-    session = Session.open(_settings(tmp_path, _at(4, 23), *overrides))
+    session = _open(tmp_path, _at(4, 23), *overrides)
     assert (session.days, list(session.waiting)) == ([date(2026, 1, 2)], [date(2026, 1, 3)])
 
 
-def test_status_says_what_waits_and_until_when(tmp_path: Path) -> None:
+def test_status_prints_what_waits_and_until_when(tmp_path: Path) -> None:
     def says(now: datetime) -> str:
         console = Console(file=io.StringIO(), width=200)
-        print_status(Session.open(_settings(tmp_path, now, WATCH)), console)
+        print_status(_open(tmp_path, now, WATCH), console)
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     assert "\nWaits: 2026-01-01 until 2026-01-05 00:00 UTC, and 2 later days\n" in says(_at(3))
@@ -66,22 +70,22 @@ def test_status_says_what_waits_and_until_when(tmp_path: Path) -> None:
     assert "To materialise: 2026-01-01, 2026-01-02\n" in says(_at(6))
 
 
-def test_a_run_before_any_day_is_released_does_nothing_and_says_why(
+def test_a_run_before_any_day_is_released_does_nothing_and_prints_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
-    monkeypatch.setattr(actions, "_console", message)
-    actions.run(_settings(tmp_path, _at(3), WATCH))
+    monkeypatch.setattr(actions_console, "out", message)
+    run(_open(tmp_path, _at(3), WATCH))
     assert message.file.getvalue() == (  # type: ignore[attr-defined]
         "waits: 2026-01-01 until 2026-01-05 00:00 UTC, and 2 later days\n"
-        "Nothing to do: the released days are learnt by all models, labelled and exported.\n"
+        "Nothing to do: the released days are trained on by all models, labelled and exported.\n"
     )
 
 
-def test_a_day_is_not_made_before_it_is_released(tmp_path: Path) -> None:
-    for do in (actions.materialize, actions.label):
+def test_a_day_is_not_materialised_before_it_is_released(tmp_path: Path) -> None:
+    for do in (materialize, label):
         with pytest.raises(UserError) as error:
-            do(_settings(tmp_path, _at(3), WATCH))
+            do(_open(tmp_path, _at(3), WATCH))
         assert str(error.value) == (
             "no day asked for is released: 2026-01-01 until 2026-01-05 00:00 UTC, and 2 later days; "
             "ask for earlier days"
@@ -89,7 +93,7 @@ def test_a_day_is_not_made_before_it_is_released(tmp_path: Path) -> None:
     assert not (tmp_path / "lake/interactions/day=2026-01-01").exists()
 
 
-def test_a_study_wants_all_labels(tmp_path: Path) -> None:
-    session = Session.open(_settings(tmp_path, _at(20), WATCH, "schema.release_after=1d"))
+def test_a_study_needs_mature_labels(tmp_path: Path) -> None:
+    session = _open(tmp_path, _at(20), WATCH, "schema.release_after=1d")
     with pytest.raises(UserError, match="days are released before watch is mature; leave out the schema's"):
         study.judged_days(session)

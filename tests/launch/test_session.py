@@ -1,4 +1,4 @@
-"""What is asked for, resolved: the days, the models, and what each of them is still to do."""
+"""A command's request, resolved: the days, the models, and what is still to be done for each of them."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 
@@ -34,11 +34,11 @@ SET = {
 
 def _open(workdir: Path, *overrides: str, config: str = "synthetic", **asked: Any) -> Session:
     overrides = (*SET[config], *overrides)
-    return Session.open(Settings(config=config, workdir=str(workdir), overrides=overrides, **asked))
+    return Session.open(config=config, workdir=str(workdir), overrides=overrides, **asked)
 
 
-def _learn(session: Session, model: str, *days: date) -> list[State]:
-    """Leave the states of finished days, as a trainer does; their variables apart."""
+def _train(session: Session, model: str, *days: date) -> list[State]:
+    """Leave the states of finished days as a trainer does, without variables."""
     states = [State(day=day, step=10 * n, examples=5_000 * n, rows=5_000) for n, day in enumerate(days, 1)]
     for state in states:
         folder = session.run.checkpoints(model).folder / str(state.day)
@@ -53,7 +53,7 @@ def _publish(session: Session, model: str, version: str, state: State) -> None:
     card.write_text(json.dumps({"day": str(state.day), "step": state.step, "checkpoint": state.id}))
 
 
-def test_days_are_the_configs_unless_others_are_asked_for(tmp_path: Path) -> None:
+def test_days_are_those_of_the_config_unless_others_are_asked_for(tmp_path: Path) -> None:
     assert _open(tmp_path).days == DAYS
     assert _open(tmp_path, start_day="2026-01-02").days == DAYS[1:]
     assert _open(tmp_path, end_day="2026-01-02").days == DAYS[:2]
@@ -91,7 +91,7 @@ def test_relative_days_are_those_of_the_configs_time_zone(tmp_path: Path, zone: 
         ),
     ],
 )
-def test_days_that_will_not_do_are_refused_before_a_workdir_is_made(
+def test_days_that_cannot_be_used_are_refused_before_a_workdir_is_created(
     tmp_path: Path, asked: dict[str, str], says: str
 ) -> None:
     with pytest.raises(UserError) as error:
@@ -130,13 +130,13 @@ def test_days_are_slices_and_a_late_student_begins_with_the_first_whole_one(tmp_
     assert session.days_of("late_control") == SLICES[2:]  # from 2016-03-01
 
 
-def test_what_is_to_be_learnt_follows_what_a_model_has_learnt(tmp_path: Path) -> None:
+def test_the_days_to_train_on_follow_those_that_a_model_was_trained_on(tmp_path: Path) -> None:
     session = _open(tmp_path)
     assert session.days_to_train("teacher") == DAYS
     assert session.days_to_train("late_control") == DAYS[1:]
-    _learn(session, "teacher", *DAYS[:2])
-    _learn(session, "late_control", DAYS[1])
-    _learn(session, "control", *DAYS)
+    _train(session, "teacher", *DAYS[:2])
+    _train(session, "late_control", DAYS[1])
+    _train(session, "control", *DAYS)
     assert session.days_to_train("teacher") == session.days_to_train("late_control") == DAYS[2:]
     assert session.days_to_train("control") == []
     assert session.days_to_train("direct") == DAYS
@@ -153,7 +153,7 @@ def test_what_is_to_be_learnt_follows_what_a_model_has_learnt(tmp_path: Path) ->
 )
 def test_days_that_do_not_follow_are_refused(tmp_path: Path, start: str, end: str, first: str) -> None:
     session = _open(tmp_path, start_day=start, end_day=end)
-    _learn(session, "control", *DAYS[:2])
+    _train(session, "control", *DAYS[:2])
     with pytest.raises(UserError) as error:
         session.days_to_train("control")
     assert str(error.value) == (
@@ -165,7 +165,7 @@ def test_days_that_do_not_follow_are_refused(tmp_path: Path, start: str, end: st
 
 def test_after_a_slice_the_next_slice_comes_next(tmp_path: Path) -> None:
     session = _open(tmp_path, config="movielens")
-    _learn(session, "teacher", SLICES[0])
+    _train(session, "teacher", SLICES[0])
     assert session.days_to_train("teacher") == SLICES[1:]
     late = _open(tmp_path, config="movielens", start_day="2016-03-01")
     with pytest.raises(UserError, match="so 2016-02-29 comes next, not 2016-03-30"):
@@ -175,7 +175,7 @@ def test_after_a_slice_the_next_slice_comes_next(tmp_path: Path) -> None:
 def test_finished_days_are_exported_once_whatever_days_are_asked_for(tmp_path: Path) -> None:
     session = _open(tmp_path, start_day="2026-01-03")
     assert session.to_export("control") == []
-    first, second = _learn(session, "control", *DAYS[:2])
+    first, second = _train(session, "control", *DAYS[:2])
     assert session.to_export("control") == [first, second]
     _publish(session, "control", "2026010101", first)
     assert session.to_export("control") == [second]
@@ -183,8 +183,8 @@ def test_finished_days_are_exported_once_whatever_days_are_asked_for(tmp_path: P
     assert session.to_export("control") == []
 
 
-def test_a_day_learnt_anew_is_exported_anew(tmp_path: Path) -> None:
+def test_a_day_that_was_trained_on_again_is_exported_again(tmp_path: Path) -> None:
     session = _open(tmp_path)
-    (anew,) = _learn(session, "control", DAYS[0])
-    _publish(session, "control", "2026010101", dataclasses.replace(anew, id="of an earlier attempt"))
-    assert session.to_export("control") == [anew]
+    (again,) = _train(session, "control", DAYS[0])
+    _publish(session, "control", "2026010101", dataclasses.replace(again, id="of an earlier attempt"))
+    assert session.to_export("control") == [again]

@@ -1,4 +1,4 @@
-"""A workdir whose teacher changes, and whose ids grow: days made anew or taken back end as if they had been so."""
+"""A workdir whose teacher changes and whose ids grow ends, after a correction or a rollback, as an undisturbed one."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 
 from tests.launch import small, successors
 from tests.launch.successors import AS_GOOD, NEVER, assert_as_if
-from tutelage.launch import actions
+from tutelage.launch.actions.rollback import rollback
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.session import Session
 from tutelage.models.config import ModelConfig
@@ -25,7 +25,7 @@ DAYS = [*small.DAYS, *(small.DAYS[-1].replace(day=day) for day in (6, 7))]
 GROWN = """
 from dataclasses import replace
 from datetime import date
-from tests.launch import heirs_config
+from tests.launch import successors_config
 from tutelage.pipeline.schema import Feature
 from tutelage.trainers.config import SuccessorConfig
 
@@ -63,7 +63,7 @@ def _copy(workdir: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def decided(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four days; after the fourth `wide` takes over, before any student has learnt."""
+    """Train four days; `wide` takes over after the fourth, before any student is trained."""
     workdir = _fresh(tmp_path_factory.mktemp("decided"))
     successors.run(workdir, DAYS[3], AS_GOOD)
     (change,) = successors.changes(workdir)
@@ -73,7 +73,7 @@ def decided(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def succeeded(decided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """And a fifth day, which only the new teacher has learnt."""
+    """Add a fifth day, on which only the new teacher is trained."""
     workdir = _copy(decided, tmp_path_factory.mktemp("succeeded") / "copy")
     successors.run(workdir, DAYS[4])
     return workdir
@@ -86,7 +86,7 @@ def _labelled(workdir: Path, producer: str) -> dict[str, str]:
 
 
 def _used(workdir: Path, day: int) -> dict[str, float]:
-    """Labels that each student learnt the day from."""
+    """Return the labels that each student was trained on for a day."""
     used = pl.read_delta(str(workdir / "lake/metrics")).filter(
         pl.col("day").dt.day() == day, metric="labels_used"
     )
@@ -101,7 +101,7 @@ def _learner(session: Session, model: str, config: ModelConfig, day: date) -> Tr
 
 
 def test_the_new_teacher_knows_the_ids_of_the_old_one_and_labels_by_them(succeeded: Path) -> None:
-    session = Session.open(successors.settings(succeeded, DAYS[4]))
+    session = successors.open_session(succeeded, DAYS[4])
     wide = _learner(session, "teacher-wide", session.run.teacher.model, DAYS[3])
     teacher = _learner(session, "teacher", session.experiment.teacher.model, DAYS[3])
     assert wide.vocabulary
@@ -141,18 +141,18 @@ def test_the_schema_grows_after_a_change_and_the_next_successor_takes_what_is_ne
     assert _used(workdir, 7) == {"auxiliary": 40, "keen": 40, "snapshot": 40}
 
 
-def test_taken_back_to_before_the_decision_it_is_decided_and_learnt_as_if_that_had_never_been(
+def test_after_a_rollback_to_before_the_decision_everything_is_as_if_it_had_never_been_made(
     succeeded: Path, tmp_path: Path
 ) -> None:
     workdir = _copy(succeeded, tmp_path / "w")
-    actions.rollback(successors.settings(workdir, DAYS[4], AS_GOOD), str(DAYS[2]))
+    rollback(successors.open_session(workdir, DAYS[4], AS_GOOD), to_day=str(DAYS[2]))
     assert successors.changes(workdir) == []
     successors.run(workdir, DAYS[3], AS_GOOD)
     successors.run(workdir, DAYS[4])
     assert_as_if(succeeded, workdir)
 
 
-def test_a_day_of_before_the_decision_that_is_made_anew_is_decided_by_anew(
+def test_a_corrected_day_before_the_decision_has_the_decision_made_again(
     succeeded: Path, tmp_path: Path
 ) -> None:
     workdir, expected = _copy(succeeded, tmp_path / "one"), _fresh(tmp_path / "other")
@@ -161,20 +161,20 @@ def test_a_day_of_before_the_decision_that_is_made_anew_is_decided_by_anew(
     successors.materialize(workdir, DAYS[3])
     before = successors.changes(workdir)
     successors.run(workdir, DAYS[4], AS_GOOD)
-    # The old teacher, taken back, learns the fifth day too, as in one run over all five.
+    # The old teacher, rolled back, is trained on the fifth day too, as in one run over all five.
     successors.run(expected, DAYS[4], AS_GOOD)
     assert successors.changes(workdir) != before
     assert_as_if(expected, workdir)
 
 
-def test_a_day_of_after_the_decision_that_is_made_anew_leaves_the_decision(
+def test_a_corrected_day_after_the_decision_leaves_the_decision(
     decided: Path, succeeded: Path, tmp_path: Path
 ) -> None:
     workdir, expected = _copy(succeeded, tmp_path / "one"), _copy(decided, tmp_path / "other")
     for each in (workdir, expected):
         successors.mend_events(each, DAYS[4])
     successors.materialize(workdir, DAYS[4])
-    found = stale.find(Session.open(successors.settings(workdir, DAYS[4])))
+    found = stale.find(successors.open_session(workdir, DAYS[4]))
     assert found
     assert (found.invalidation.takeovers, set(found.invalidation.since.values())) == ([], {DAYS[4]})
     for each in (workdir, expected):
@@ -182,7 +182,7 @@ def test_a_day_of_after_the_decision_that_is_made_anew_leaves_the_decision(
     assert_as_if(expected, workdir)
 
 
-def test_a_successor_beside_the_teacher_starts_again_from_a_day_that_was_made_anew(tmp_path: Path) -> None:
+def test_a_successor_starts_again_from_a_corrected_day(tmp_path: Path) -> None:
     workdir, expected = _fresh(tmp_path / "one"), _fresh(tmp_path / "other")
     successors.run(workdir, DAYS[3], NEVER)
     started = (workdir / "teacher-wide/checkpoints/2026-01-03/variables.data-00000-of-00001").read_bytes()

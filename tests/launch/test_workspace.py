@@ -1,7 +1,8 @@
-"""A workdir belongs to the experiment that made it; a student may begin anew, all else stays."""
+"""A workdir belongs to the experiment that its data and models were made with; a student may be reset."""
 
 import dataclasses
 import json
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tutelage.launch.config import Experiment, load, plain
-from tutelage.launch.workspace import claim_student, open_workdir, reset_student
+from tutelage.launch.config import load
+from tutelage.launch.experiment import Experiment, plain
+from tutelage.launch.workspace import NothingHereYet, claim_student, open_workdir, reset_student
 from tutelage.models.config import Distillation, ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import METRICS, Downsampling, Feature, Schema, Task
@@ -50,8 +52,8 @@ def _report(run: Run, model: str, value: float) -> None:
     run.lake.metrics.replace(frame, {"model": model}, day=str(DAY))
 
 
-def _learn(run: Run, model: str) -> None:
-    """Leave what a model that has learnt and published one day leaves, its variables apart."""
+def _train(run: Run, model: str) -> None:
+    """Leave what a model that was trained and published for one day leaves, without its variables."""
     checkpoint = run.checkpoints(model).folder / str(DAY)
     checkpoint.mkdir(parents=True)
     state = {"day": str(DAY), "step": 10, "examples": 5_000, "rows": 5_000, "id": model}
@@ -59,6 +61,13 @@ def _learn(run: Run, model: str) -> None:
     version = run.root / "export" / model / "2026010101"
     version.mkdir(parents=True)
     (version / "saved_model.pb").write_text(model)
+
+
+def _open_trained(workdir: Path, experiment: Experiment) -> Run:
+    """Return the run of a workdir whose teacher is trained on a day, so that it belongs to the experiment."""
+    run = open_workdir(str(workdir), experiment)
+    _train(run, "teacher")
+    return run
 
 
 def test_a_new_workdir_has_the_three_tables_and_the_experiments_identity(tmp_path: Path) -> None:
@@ -89,7 +98,7 @@ def test_the_same_experiment_opens_it_again_and_changes_nothing(tmp_path: Path) 
 
 def test_days_and_students_may_change(tmp_path: Path) -> None:
     experiment = _synthetic()
-    open_workdir(str(tmp_path), experiment)
+    _open_trained(tmp_path, experiment)
     new = dataclasses.replace(experiment.students[0], name="new")
     open_workdir(str(tmp_path), dataclasses.replace(experiment, students=(*experiment.students, new)))
     open_workdir(str(tmp_path), dataclasses.replace(experiment, students=()))
@@ -114,7 +123,7 @@ def test_days_and_students_may_change(tmp_path: Path) -> None:
 def test_another_experiment_is_refused_with_what_was_and_what_is(
     tmp_path: Path, override: str, says: str
 ) -> None:
-    open_workdir(str(tmp_path), _synthetic())
+    _open_trained(tmp_path, _synthetic())
     before = _contents(tmp_path)
     with pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), _synthetic(override))
@@ -126,7 +135,7 @@ def test_another_experiment_is_refused_with_what_was_and_what_is(
 
 
 def _make_old(path: Path) -> None:
-    """As a version recorded it that had none of the fields which are at their defaults."""
+    """Rewrite a record as a version would have that had none of the fields which are at their defaults."""
     kinds = (Schema, Feature, Task, Synthetic, TrainingConfig, TeacherConfig, StudentConfig)
     kinds += (ModelConfig, Distillation, Sampling)  # type: ignore[assignment]
     defaults = {kind.__name__: {f.name: plain(f.default) for f in dataclasses.fields(kind)} for kind in kinds}
@@ -146,8 +155,9 @@ def _make_old(path: Path) -> None:
 
 def test_fields_that_an_older_version_did_not_record_are_their_defaults(tmp_path: Path) -> None:
     experiment = _synthetic()
-    run = open_workdir(str(tmp_path), experiment)
+    run = _open_trained(tmp_path, experiment)
     claim_student(run, experiment.student("auxiliary"))
+    _train(run, "auxiliary")
     _make_old(tmp_path / "config.json")
     _make_old(tmp_path / "students/auxiliary/config.json")
     before = _contents(tmp_path)
@@ -177,7 +187,8 @@ def test_fields_that_an_older_version_did_not_record_are_their_defaults(tmp_path
 
 def test_the_schema_of_a_workdir_of_an_older_version_may_grow(tmp_path: Path) -> None:
     experiment = _synthetic()
-    open_workdir(str(tmp_path), experiment)
+    run = open_workdir(str(tmp_path), experiment)
+    _train(run, "control")
     _make_old(tmp_path / "config.json")
     features = (*experiment.schema.features, Feature(name="age", dtype="float32"))
     grown = dataclasses.replace(experiment, schema=dataclasses.replace(experiment.schema, features=features))
@@ -185,8 +196,8 @@ def test_the_schema_of_a_workdir_of_an_older_version_may_grow(tmp_path: Path) ->
     assert json.loads((tmp_path / "config.json").read_text()) == grown.identity
 
 
-def test_a_field_without_a_default_that_is_not_recorded_is_told(tmp_path: Path) -> None:
-    open_workdir(str(tmp_path), _synthetic())
+def test_a_field_without_a_default_that_is_not_recorded_is_named(tmp_path: Path) -> None:
+    _open_trained(tmp_path, _synthetic())
     path = tmp_path / "config.json"
     made = json.loads(path.read_text())
     del made["source"]["seed"]
@@ -195,9 +206,9 @@ def test_a_field_without_a_default_that_is_not_recorded_is_told(tmp_path: Path) 
         open_workdir(str(tmp_path), _synthetic())
 
 
-def test_a_feature_less_is_told_by_its_name_and_one_more_besides_does_not_help(tmp_path: Path) -> None:
+def test_a_missing_feature_is_named_and_a_new_one_besides_does_not_help(tmp_path: Path) -> None:
     experiment = _synthetic()
-    open_workdir(str(tmp_path), experiment)
+    _open_trained(tmp_path, experiment)
     features = [f for f in experiment.schema.features if f.name != "hour"]
     new = dataclasses.replace(experiment.schema, features=(Feature(name="age", dtype="float32"), *features))
     with pytest.raises(UserError) as error:
@@ -213,15 +224,15 @@ def test_a_feature_less_is_told_by_its_name_and_one_more_besides_does_not_help(t
 def test_tasks_in_another_order_are_another_schema(tmp_path: Path) -> None:
     tasks = _synthetic().schema.tasks
     schema = dataclasses.replace(_synthetic().schema, tasks=tasks[::-1])
-    open_workdir(str(tmp_path), _synthetic())
+    _open_trained(tmp_path, _synthetic())
     with pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), dataclasses.replace(_synthetic(), schema=schema))
     old, new = '["click", "long_view", "watch"]', '["watch", "long_view", "click"]'
     assert f"config: the order of schema.tasks was {old} and is {new}; give" in str(error.value)
 
 
-def test_of_many_changes_three_are_told(tmp_path: Path) -> None:
-    open_workdir(str(tmp_path), _synthetic())
+def test_of_many_changes_three_are_named(tmp_path: Path) -> None:
+    _open_trained(tmp_path, _synthetic())
     with pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), dataclasses.replace(_synthetic(), source=KuaiRand()))
     assert str(error.value).endswith(
@@ -252,6 +263,7 @@ def test_a_workdir_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
 def test_a_student_is_claimed_as_it_is_and_refused_when_changed(tmp_path: Path) -> None:
     run = open_workdir(str(tmp_path), _synthetic())
     claim_student(run, _synthetic().student("auxiliary"))
+    _train(run, "auxiliary")
     claim_student(run, _synthetic().student("auxiliary"))
     changed = _synthetic(
         "students.auxiliary.distillation.click.alpha=3", "students.auxiliary.model.backbone.hidden=8,4"
@@ -265,12 +277,12 @@ def test_a_student_is_claimed_as_it_is_and_refused_when_changed(tmp_path: Path) 
     )
 
 
-def test_a_reset_student_forgets_its_days_and_metrics_and_nothing_else_goes(tmp_path: Path) -> None:
+def test_a_reset_removes_a_students_days_and_metrics_and_nothing_else(tmp_path: Path) -> None:
     experiment = _synthetic()
     run = open_workdir(str(tmp_path), experiment)
     models = ["teacher", "control", "late_control"]
     for model in models:
-        _learn(run, model)
+        _train(run, model)
         _report(run, model, 0.7)
     for name in models[1:]:
         claim_student(run, experiment.student(name))
@@ -288,17 +300,95 @@ def test_a_reset_student_forgets_its_days_and_metrics_and_nothing_else_goes(tmp_
     assert run.lake.metrics.partitions()["model"].to_list() == ["late_control", "teacher"]
 
 
-def test_a_reset_student_may_be_another_one(tmp_path: Path) -> None:
+def test_a_reset_student_may_have_another_config(tmp_path: Path) -> None:
     run = open_workdir(str(tmp_path), _synthetic())
     claim_student(run, _synthetic().student("auxiliary"))
     changed = _synthetic("students.auxiliary.distillation.click.alpha=3").student("auxiliary")
+    _train(run, "auxiliary")
     reset_student(run, changed)
     claim_student(run, changed)
+    shutil.rmtree(run.root / "export")
+    _train(run, "auxiliary")
     with pytest.raises(UserError, match=r"alpha was 3\.0 and is 1\.0"):
         claim_student(run, _synthetic().student("auxiliary"))
 
 
-def test_a_student_that_has_learnt_nothing_may_be_reset(tmp_path: Path) -> None:
+def test_a_student_that_is_not_trained_may_be_reset(tmp_path: Path) -> None:
     run = open_workdir(str(tmp_path), _synthetic())
     reset_student(run, _synthetic().student("control"))
     assert run.lake.metrics.scan().collect().height == 0
+
+
+def _commit_a_day(run: Run) -> None:
+    row = pl.DataFrame({"example_id": [1]}, schema={"example_id": pl.Int64})
+    names = [name for name in run.lake.interactions.schema.names if name not in ("day", "example_id")]
+    run.lake.interactions.replace(row.with_columns(pl.lit(None).alias(name) for name in names), {"day": DAY})
+
+
+def test_a_workdir_without_data_and_models_takes_any_experiment(tmp_path: Path) -> None:
+    run = open_workdir(str(tmp_path), _synthetic())
+    claim_student(run, _synthetic().student("auxiliary"))
+    schema = dataclasses.replace(
+        _synthetic().schema, features=(*_synthetic().schema.features, Feature(name="age", dtype="float32"))
+    )
+    other = dataclasses.replace(
+        _synthetic("source.seed=2", "teacher.model.hidden=16", "name=other"), schema=schema
+    )
+    run = open_workdir(str(tmp_path), other)
+    assert json.loads((tmp_path / "config.json").read_text()) == other.identity
+    assert "age" in pl.read_delta(str(tmp_path / "lake/interactions")).columns
+    changed = _synthetic("students.auxiliary.distillation.click.alpha=3").student("auxiliary")
+    claim_student(run, changed)
+    assert json.loads((tmp_path / "students/auxiliary/config.json").read_text()) == plain(changed)
+
+
+def test_a_workdir_with_data_and_no_model_keeps_its_source_and_schema(tmp_path: Path) -> None:
+    _commit_a_day(open_workdir(str(tmp_path), _synthetic()))
+    changed = _synthetic("teacher.model.hidden=16", "training.batch_size=64", "name=other")
+    open_workdir(str(tmp_path), changed)
+    assert json.loads((tmp_path / "config.json").read_text()) == changed.identity
+    for override, says in (
+        ("source.seed=2", "source.seed was 1 and is 2; give another --workdir"),
+        ("schema.time_zone=Asia/Shanghai", 'schema.time_zone was "UTC" and is "Asia/Shanghai"; give'),
+    ):
+        with pytest.raises(UserError, match=says):
+            open_workdir(str(tmp_path), _synthetic(override))
+
+
+@pytest.mark.parametrize("left", ["days", "partial checkpoint"])
+def test_a_workdir_with_a_model_belongs_to_its_experiment(tmp_path: Path, left: str) -> None:
+    run = open_workdir(str(tmp_path), _synthetic())
+    if left == "days":
+        _train(run, "control")
+    else:
+        (run.checkpoints("control").folder / "within-000001").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"teacher\.model\.hidden was \[16, 8\] and is \[16\]"):
+        open_workdir(str(tmp_path), _synthetic("teacher.model.hidden=16"))
+
+
+def test_reading_a_workdir_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NothingHereYet) as error:
+        open_workdir(str(tmp_path / "w"), _synthetic(), read_only=True)
+    assert str(error.value) == (f"{tmp_path}/w: nothing here yet; tutelage-run begins an experiment there")
+    assert list(tmp_path.iterdir()) == []
+    run = _open_trained(tmp_path / "w", _synthetic())
+    before = _contents(tmp_path)
+    assert open_workdir(str(tmp_path / "w"), _synthetic(), read_only=True) == run
+    with pytest.raises(UserError, match=r"source\.seed was 1 and is 2"):
+        open_workdir(str(tmp_path / "w"), _synthetic("source.seed=2"), read_only=True)
+    assert _contents(tmp_path) == before
+
+
+def test_reading_a_workdir_leaves_out_what_is_new_in_the_schema(tmp_path: Path) -> None:
+    experiment = _synthetic()
+    _open_trained(tmp_path, experiment)
+    before = _contents(tmp_path)
+    features = (*experiment.schema.features, Feature(name="age", dtype="float32"))
+    model = dataclasses.replace(experiment.teacher.model, without=("age",))
+    grown = dataclasses.replace(
+        experiment,
+        schema=dataclasses.replace(experiment.schema, features=features),
+        teacher=dataclasses.replace(experiment.teacher, model=model),
+    )
+    assert open_workdir(str(tmp_path), grown, read_only=True).schema == experiment.schema
+    assert _contents(tmp_path) == before

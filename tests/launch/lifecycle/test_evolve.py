@@ -1,4 +1,4 @@
-"""A schema grows in a workdir: the tables get the columns, the models that have learnt stay as they are."""
+"""A schema grows in a workdir: the tables get the columns, and trained models stay as they are."""
 
 import dataclasses
 import json
@@ -12,8 +12,10 @@ from deltalake import DeltaTable
 from tests.launch import small, small_config
 from tests.launch.grown_config import NEW
 from tests.launch.grown_config import SCHEMA as GROWN
-from tutelage.launch import actions, steps
-from tutelage.launch.config import Experiment, load, plain
+from tutelage.launch import steps
+from tutelage.launch.actions.report import report
+from tutelage.launch.config import load
+from tutelage.launch.experiment import Experiment, plain
 from tutelage.launch.lifecycle import evolve
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor, open_workdir
@@ -29,7 +31,7 @@ TABLES = ("interactions", "soft_labels", "histories")
 
 
 def _grown(workdir: Path, **asked: str) -> Session:
-    return Session.open(small.settings(workdir, config=small.GROWN, **asked))
+    return small.open_session(workdir, config=small.GROWN, **asked)
 
 
 def _experiment(config: Path = small.GROWN, **fields: object) -> Experiment:
@@ -65,8 +67,8 @@ def test_old_days_have_a_null_and_new_days_what_the_raw_data_has_without_a_repla
     assert made.filter(day=DAYS[2])["clicked"].null_count() == 0
 
 
-def test_it_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    open_workdir(str(tmp_path), _experiment(small.CONFIG))
+def test_a_grown_schema_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _forge(small.open_session(tmp_path), "control")
     with caplog.at_level(logging.WARNING):
         open_workdir(str(tmp_path), _experiment())
         open_workdir(str(tmp_path), _experiment())
@@ -85,9 +87,9 @@ def test_a_first_history_makes_the_table_of_histories(tmp_path: Path) -> None:
     assert pl.read_delta(str(run.root / "lake/histories")).columns == ["user_id", "seen", "day"]
 
 
-def test_a_teacher_that_has_learnt_must_stay_without_what_is_new(tmp_path: Path) -> None:
+def test_a_teacher_that_is_trained_must_stay_without_what_is_new(tmp_path: Path) -> None:
     workdir = tmp_path / "w"
-    session = Session.open(small.settings(workdir))
+    session = small.open_session(workdir)
     before = _contents(workdir)
     model = dataclasses.replace(small_config.MODEL, without=("tags",))
     greedy = _experiment(teacher=dataclasses.replace(_experiment().teacher, model=model))
@@ -95,15 +97,15 @@ def test_a_teacher_that_has_learnt_must_stay_without_what_is_new(tmp_path: Path)
     with pytest.raises(UserError) as error:
         open_workdir(str(workdir), greedy)
     assert str(error.value) == (
-        "age, like, clicked: new in the schema, and the teacher has learnt days without: put them into its model's "
+        "age, like, clicked: new in the schema, and the teacher was trained without: put them into its model's "
         "`without` (new students may take what is new), or give another --workdir"
     )
     assert {name: _contents(workdir)[name] for name in before} == before
     open_workdir(str(workdir), _experiment())
 
 
-def test_a_teacher_that_has_learnt_nothing_may_take_what_is_new(tmp_path: Path) -> None:
-    open_workdir(str(tmp_path), _experiment(small.CONFIG))
+def test_a_teacher_that_is_not_trained_yet_may_take_what_is_new(tmp_path: Path) -> None:
+    _forge(small.open_session(tmp_path), "control")
     greedy = _experiment(teacher=_experiment(small.CONFIG).teacher)
     open_workdir(str(tmp_path), greedy)
     with pytest.raises(UserError, match=r"teacher.model.without was \[\] and is \["):
@@ -111,7 +113,7 @@ def test_a_teacher_that_has_learnt_nothing_may_take_what_is_new(tmp_path: Path) 
 
 
 def _forge(session: Session, model: str) -> None:
-    """Leave a checkpoint of the first day, and how a student was made."""
+    """Leave a checkpoint of the first day, and a student's config."""
     if not is_teacher(model):
         claim_student(session.run, session.experiment.student(model))
     folder = session.run.checkpoints(model).folder / str(DAYS[0])
@@ -119,10 +121,10 @@ def _forge(session: Session, model: str) -> None:
     (folder / "state.json").write_text('{"day": "2026-01-01", "step": 1, "examples": 1, "rows": 1}')
 
 
-def test_a_student_that_has_learnt_stays_without_what_is_new_or_is_reset(tmp_path: Path) -> None:
-    session = Session.open(small.settings(tmp_path / "w"))
+def test_a_student_that_is_trained_stays_without_what_is_new_or_is_reset(tmp_path: Path) -> None:
+    session = small.open_session(tmp_path / "w")
     _forge(session, "control")
-    claim_student(session.run, session.experiment.student("late"))  # It has learnt nothing yet.
+    claim_student(session.run, session.experiment.student("late"))  # It is not trained yet.
     session = _grown(tmp_path / "w")
     claim_student(session.run, session.experiment.student("control"))
     greedy = _experiment(small.CONFIG).student("control")
@@ -137,7 +139,7 @@ def test_a_student_that_has_learnt_stays_without_what_is_new_or_is_reset(tmp_pat
     claim_student(session.run, session.experiment.student("keen"))
 
 
-def _heirs(config: Path, teacher: str, successor: str = "", **fields: object) -> Experiment:
+def _successors(config: Path, teacher: str, successor: str = "", **fields: object) -> Experiment:
     """The config's experiment with teachers of these names; in `fields`, their `without`."""
     base = _experiment(config)
 
@@ -151,14 +153,14 @@ def _heirs(config: Path, teacher: str, successor: str = "", **fields: object) ->
 
 def _beside(root: Path, experiment: Experiment) -> Session:
     run = open_workdir(str(root), experiment)
-    session = Session(settings=small.settings(root), experiment=experiment, run=run, days=DAYS)
+    session = Session(experiment=experiment, run=run, days=DAYS)
     assert session.successor
     claim_successor(run, session.successor)
     return session
 
 
 def _take_over(root: Path, experiment: Experiment) -> None:
-    """Both have learnt the first day, and the successor labels from the second on."""
+    """Train both on the first day; the successor labels from the second on."""
     session = _beside(root, experiment)
     assert session.successor
     for model in session.teachers:
@@ -177,38 +179,39 @@ def _take_over(root: Path, experiment: Experiment) -> None:
     write_takeovers(root, [*session.run.takeovers, change])
 
 
-def test_after_changes_of_teacher_the_schema_grows_and_the_teachers_before_may_be_given_back(
+def test_after_changes_of_teacher_the_schema_grows_and_the_teachers_before_may_be_restored(
     tmp_path: Path,
 ) -> None:
-    _take_over(tmp_path, _heirs(small.CONFIG, "teacher", "wide"))
-    _take_over(tmp_path, _heirs(small.CONFIG, "wide", "wider"))
+    _take_over(tmp_path, _successors(small.CONFIG, "teacher", "wide"))
+    _take_over(tmp_path, _successors(small.CONFIG, "wide", "wider"))
     with pytest.raises(
-        UserError, match=r"^age: new in the schema, and the teacher has learnt days without: put it"
+        UserError, match=r"^age: new in the schema, and the teacher was trained without: put it"
     ):
-        open_workdir(str(tmp_path), _heirs(small.GROWN, "wider", wider=("tags", "like", "clicked")))
-    run = open_workdir(str(tmp_path), _heirs(small.GROWN, "wider"))
+        open_workdir(str(tmp_path), _successors(small.GROWN, "wider", wider=("tags", "like", "clicked")))
+    run = open_workdir(str(tmp_path), _successors(small.GROWN, "wider"))
     assert (run.teacher_model, run.teacher.model.without) == ("teacher-wider", NEW)
     assert run.takeovers == read_takeovers(tmp_path)
     assert [change.teacher["model"]["without"] for change in run.takeovers] == [list(NEW)] * 2
     assert "age" in pl.read_delta(str(tmp_path / "lake/interactions")).columns
     # A rollback takes one change back, and then the other.
     for left, teachers in ((1, ("wide", "wider")), (0, ("teacher", "wide"))):
-        experiment = _heirs(small.GROWN, *teachers)
+        experiment = _successors(small.GROWN, *teachers)
         assert open_workdir(str(tmp_path), experiment).teacher.name == teachers[1]
         write_takeovers(tmp_path, read_takeovers(tmp_path)[:left])
         assert _beside(tmp_path, experiment).run.teacher.name == teachers[0]
 
 
-def test_a_successor_may_take_what_is_new_as_long_as_it_has_learnt_nothing(tmp_path: Path) -> None:
-    beside = _heirs(small.CONFIG, "teacher", "wide")
-    greedy, modest = _heirs(small.GROWN, "teacher", "wide", wide=()), _heirs(small.GROWN, "teacher", "wide")
+def test_a_successor_may_take_what_is_new_as_long_as_it_is_not_trained_yet(tmp_path: Path) -> None:
+    beside = _successors(small.CONFIG, "teacher", "wide")
+    greedy, modest = (
+        _successors(small.GROWN, "teacher", "wide", wide=()),
+        _successors(small.GROWN, "teacher", "wide"),
+    )
     _forge(_beside(tmp_path / "one", beside), "teacher")
     assert _beside(tmp_path / "one", greedy).model("teacher-wide").without == ()
 
     _forge(_beside(tmp_path / "other", beside), "teacher-wide")
-    with pytest.raises(
-        UserError, match="new in the schema, and teacher-wide has learnt days without: put them"
-    ):
+    with pytest.raises(UserError, match="new in the schema, and teacher-wide was trained without: put them"):
         open_workdir(str(tmp_path / "other"), greedy)
     assert _beside(tmp_path / "other", modest).model("teacher-wide").without == NEW
 
@@ -231,13 +234,13 @@ def test_killed_anywhere_it_ends_the_same_when_it_is_run_again(
         ("tutelage.launch.lifecycle.evolve.write", write_no_workdirs),
     ):
         workdir = tmp_path / str(len(results))
-        _forge(Session.open(small.settings(workdir)), "control")
+        _forge(small.open_session(workdir), "control")
         if place:
             monkeypatch.setattr(place, killed)
             with pytest.raises(KeyboardInterrupt):
                 open_workdir(str(workdir), _experiment())
             monkeypatch.undo()
-            # With the schema as it was, it is still the workdir that it was.
+            # The old schema still opens the workdir.
             open_workdir(str(workdir), _experiment(small.CONFIG))
         open_workdir(str(workdir), _experiment())
         tables = [
@@ -255,7 +258,7 @@ def _killed(*_: object) -> None:
 def test_no_column_is_added_while_a_job_writes_with_the_schema_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_workdir(str(tmp_path), _experiment(small.CONFIG))
+    _forge(small.open_session(tmp_path), "control")
     monkeypatch.setattr("tutelage.launch.workspace._PATIENCE", 0)
     with locked(tmp_path / "lake/.lock", ""), pytest.raises(UserError) as error:
         open_workdir(str(tmp_path), _experiment())
@@ -266,8 +269,8 @@ def test_no_column_is_added_while_a_job_writes_with_the_schema_as_it_was(
     assert "age" not in [field.name for field in DeltaTable(tmp_path / "lake/interactions").schema().fields]
 
 
-def test_what_is_renamed_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    open_workdir(str(tmp_path), _experiment(small.CONFIG))
+def test_a_renamed_feature_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    _forge(small.open_session(tmp_path), "control")
     *others, last = small_config.SCHEMA.features
     renamed = dataclasses.replace(
         small_config.SCHEMA, features=(*others, dataclasses.replace(last, name="length"))
@@ -283,7 +286,7 @@ def test_what_is_renamed_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_models_that_have_learnt_go_on_and_new_students_take_what_is_new(tmp_path: Path) -> None:
+def test_trained_models_go_on_and_new_students_take_what_is_new(tmp_path: Path) -> None:
     session = small.materialize(tmp_path / "w", end_day=OLD)
     for model in ("teacher", "auxiliary"):
         steps.train(session, model)
@@ -316,4 +319,4 @@ def test_models_that_have_learnt_go_on_and_new_students_take_what_is_new(tmp_pat
         columns = set(pl.read_parquet(last.version.path / "assets.extra/golden.parquet").columns)
         assert {name for name in columns if name.startswith("expected_")} == expected
         assert {"age", "tags", "clicked"} < columns
-    actions.report(small.settings(tmp_path / "w", config=small.GROWN, end_day="2026-01-03"))
+    report(small.open_session(tmp_path / "w", config=small.GROWN, end_day="2026-01-03"))

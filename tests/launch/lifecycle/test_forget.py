@@ -1,4 +1,4 @@
-"""A forgotten user is in no Parquet file of the workdir, all other rows stay, and who learnt from it is told."""
+"""A forgotten user is in no Parquet file of the workdir, other rows stay, and models trained on it are listed."""
 
 import json
 import shutil
@@ -15,7 +15,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.launch import small
 from tutelage.export import card, golden, warmup
-from tutelage.launch import actions, steps
+from tutelage.launch import locks, steps
+from tutelage.launch.actions.forget import forget as forget_command
 from tutelage.launch.lifecycle import forget
 from tutelage.launch.report.data import day_counts
 from tutelage.launch.session import Session
@@ -33,7 +34,7 @@ LATER, GONE = DAYS[2:], 7
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four days; the teacher and the control learnt all, the distilled student two, the late one the last."""
+    """Train four days: the teacher and the control on all, the distilled student on two, the late one on the last."""
     workdir = tmp_path_factory.mktemp("made") / "w"
     session = small.materialize(workdir, end_day=str(DAYS[-1]))
     small.train(session, "teacher", DAYS)
@@ -57,11 +58,11 @@ def workdir(made: Path, tmp_path: Path) -> Path:
 
 
 def _open(workdir: Path) -> Session:
-    return Session.open(small.settings(workdir))
+    return small.open_session(workdir)
 
 
 def _forget(workdir: Path, user: str = str(GONE), **asked: Any) -> None:
-    actions.forget(small.settings(workdir), user, **asked)
+    forget_command(small.open_session(workdir), user_id=user, **asked)
 
 
 def _holders(workdir: Path) -> list[str]:
@@ -177,14 +178,14 @@ def test_checkpoints_and_versions_that_were_trained_with_it_are_listed(
     _forget(workdir)
     printed = capsys.readouterr().out.splitlines()
     assert printed[:4] == [
-        "10 rows of 2 days are of user_id 7",
+        "10 rows on 2 days belong to user_id 7",
         "trained with it: teacher: checkpoints 2026-01-03, 2026-01-04; versions none",
         "trained with it: control: checkpoints 2026-01-03, 2026-01-04; versions 2026010301, 2026010401",
         "trained with it: late: checkpoints 2026-01-04; versions none",
     ]
     assert printed[-2] == (
-        "A model cannot unlearn: tutelage-rollback --to_day=2026-01-02 takes the teacher back, and the students "
-        "that learnt from it; tutelage-student --reset trains a student anew."
+        "A model cannot unlearn: tutelage-rollback --to_day=2026-01-02 takes the teacher back, with the "
+        "students that were trained on its labels; tutelage-student --reset trains a student anew."
     )
     assert printed[-1] == forget.ELSEWHERE
 
@@ -204,7 +205,7 @@ def test_a_student_met_a_user_by_the_labels_of_a_teacher_that_had(
     )
 
 
-def test_a_dry_run_says_the_same_and_leaves_all_files(
+def test_a_dry_run_prints_the_same_and_leaves_all_files(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _open(workdir)
@@ -213,21 +214,23 @@ def test_a_dry_run_says_the_same_and_leaves_all_files(
     assert {path: path.read_bytes() for path in workdir.rglob("*.parquet")} == before
     planned = capsys.readouterr().out.splitlines()
     _forget(workdir)
-    assert [line.replace("would go:", "goes:") for line in planned] == capsys.readouterr().out.splitlines()
-    assert "goes: 5 rows of lake/soft_labels, teacher/pre_update/2026-01-04" in (
-        line.replace("would go:", "goes:") for line in planned
+    assert [
+        line.replace("would remove:", "removing:") for line in planned
+    ] == capsys.readouterr().out.splitlines()
+    assert "removing: 5 rows of lake/soft_labels, teacher/pre_update/2026-01-04" in (
+        line.replace("would remove:", "removing:") for line in planned
     )
 
 
-def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
+def test_killed_before_any_action_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
     _note_ids(workdir)
-    planned = forget.plan(_open(workdir), GONE).steps
+    planned = forget.plan(_open(workdir), GONE).actions
     assert len(planned) == 15
     for number, step in enumerate(planned):
         again = forget.plan(_open(workdir), GONE)
         # Old files are looked for each time.
         left = [s.what for i, s in enumerate(planned) if i >= number or s.what.startswith("old")]
-        assert [step.what for step in again.steps] == left
+        assert [step.what for step in again.actions] == left
         # The first day on which it was met is known until its last rows go.
         assert again.days[:1] == ([DAYS[2]] if number < len(planned) - 1 else [])
         step.apply()
@@ -252,7 +255,7 @@ def test_killed_between_the_card_and_the_golden_rows_a_version_is_taken_up_again
     assert json.loads((folder / "assets.extra/model_card.json").read_text())["sha256"] == card.sha256(folder)
 
 
-def test_files_that_a_killed_job_left_behind_go_too(workdir: Path) -> None:
+def test_files_that_a_killed_job_left_are_removed_too(workdir: Path) -> None:
     lake = _open(workdir).run.lake
     rows = lake.interactions.scan(day=DAYS[3]).collect()
     orphan = lake.interactions.write_file(rows, {"day": DAYS[3]}, name="part")
@@ -273,11 +276,10 @@ def test_files_that_a_killed_job_left_behind_go_too(workdir: Path) -> None:
         (DAYS[1], []),
     ],
 )
-def test_a_teacher_that_started_from_one_that_knew_the_user_is_told_with_the_students_of_its_labels(
+def test_a_teacher_that_started_from_one_trained_on_the_user_is_listed_with_the_students_of_its_labels(
     workdir: Path, base: date, lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = small.settings(workdir, config=small.BESIDE, end_day=str(DAYS[-1]))
-    session = Session.open(asked)
+    session = small.open_session(workdir, config=small.BESIDE, end_day=str(DAYS[-1]))
     first, later = date(2026, 1, 5), date(2026, 1, 6)
     # Days without the user.
     (state,) = small.train(session, "teacher-wide", [first])
@@ -295,33 +297,35 @@ def test_a_teacher_that_started_from_one_that_knew_the_user_is_told_with_the_stu
         decided_at="",
     )
     write_takeovers(session.run.root, [change])
-    actions.forget(asked, str(GONE), dry_run=True)
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trained with it: ")]
+    forget_command(session.reopened(), user_id=str(GONE), dry_run=True)
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trained with it: ")]
     by_days = [
         "control: checkpoints 2026-01-03, 2026-01-04; versions 2026010301, 2026010401",
         "late: checkpoints 2026-01-04; versions none",
         "teacher: checkpoints 2026-01-03, 2026-01-04; versions none",
     ]
-    assert sorted(told) == sorted(f"trained with it: {line}" for line in [*by_days, *lines])
+    assert sorted(listed) == sorted(f"trained with it: {line}" for line in [*by_days, *lines])
 
 
-def test_rows_that_a_killed_job_staged_go_too(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_a_killed_job_staged_are_removed_too(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lake = _open(workdir).run.lake
     staged = lake.interactions.path.parent / ".staging/17"
     staged.mkdir(parents=True)
     lake.interactions.scan(day=DAYS[3]).collect().write_ipc(staged / "part.arrow")
     _forget(workdir)
-    assert "goes: what killed jobs have left" in capsys.readouterr().out
+    assert "removing: what killed jobs have left" in capsys.readouterr().out
     assert not staged.exists()
 
 
-def test_a_user_that_no_row_has_is_told_so(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_without_rows_is_reported_as_such(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = _tables(workdir)
     _forget(workdir, "-3")
     assert capsys.readouterr().out.splitlines() == [
-        "0 rows of 0 days are of user_id -3",
+        "0 rows on 0 days belong to user_id -3",
         *(
-            f"goes: old files of lake/{name}"
+            f"removing: old files of lake/{name}"
             for name in ("soft_labels", "histories", "metrics", "interactions")
         ),
         forget.ELSEWHERE,
@@ -337,7 +341,7 @@ def test_a_value_that_no_user_can_have_is_refused(workdir: Path, text: str) -> N
     assert str(error.value) == f"--user_id={text}: user_id is an int64; give a whole number"
 
 
-def test_it_waits_for_nobody_who_works_on_the_workdir(workdir: Path) -> None:
+def test_it_is_refused_while_another_process_works_on_the_workdir(workdir: Path) -> None:
     root = workdir.resolve()
     with locked(root / "students/late/.lock", ""), pytest.raises(UserError) as error:
         _forget(workdir)
@@ -349,7 +353,11 @@ def test_it_waits_for_nobody_who_works_on_the_workdir(workdir: Path) -> None:
 
 def test_no_job_starts_while_it_is_at_work(workdir: Path) -> None:
     session = _open(workdir)
-    with steps.all_locked(session), pytest.raises(UserError) as error, staging_folder(workdir / "lake"):
+    with (
+        locks.on_everything(session.run, session.all_models),
+        pytest.raises(UserError) as error,
+        staging_folder(workdir / "lake"),
+    ):
         pass
     assert str(error.value) == (
         f"tutelage-forget or tutelage-prune is running in {workdir}/lake; wait until it ends, or stop it"
@@ -361,7 +369,7 @@ def test_no_job_starts_while_it_is_at_work(workdir: Path) -> None:
         pass
 
 
-def test_only_the_files_that_have_such_rows_are_written_anew(workdir: Path) -> None:
+def test_only_files_with_rows_of_the_user_are_rewritten(workdir: Path) -> None:
     table: Table = _open(workdir).run.lake.interactions
     one = table.files(day=DAYS[0])
     version = DeltaTable(table.path).version()

@@ -3,7 +3,8 @@
 import dataclasses
 import io
 import json
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -11,13 +12,17 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from tutelage.launch import actions, pool, steps
-from tutelage.launch.config import Experiment, load
-from tutelage.launch.lifecycle.rollback import Invalidation, plan
+from tutelage.launch import locks, pool, steps
+from tutelage.launch import run as nightly
+from tutelage.launch.actions import train as train_actions
+from tutelage.launch.config import load
+from tutelage.launch.experiment import Experiment
+from tutelage.launch.lifecycle.invalidation import Invalidation
+from tutelage.launch.lifecycle.rollback import plan
 from tutelage.launch.report.data import gather
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_successor, open_workdir
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
@@ -49,8 +54,7 @@ BESIDE = _experiment(OLD, WIDE)
 
 def _session(root: Path, experiment: Experiment = BESIDE) -> Session:
     run = open_workdir(str(root), experiment)
-    settings = Settings(config="synthetic", workdir=str(root))
-    return Session(settings=settings, experiment=experiment, run=run, days=DAYS)
+    return Session(experiment=experiment, run=run, days=DAYS)
 
 
 def _record(session: Session, model: str, *days: date, loss: float = 0.5) -> None:
@@ -129,7 +133,7 @@ def test_days_that_students_were_trained_on_with_the_old_labels_are_not_decided_
 def test_no_student_is_trained_while_it_is_decided_from_which_day_on_it_reads_other_labels(
     ready: Session,
 ) -> None:
-    with steps.locked(ready, "auxiliary"), pytest.raises(UserError, match="is working on auxiliary"):
+    with locks.on_model(ready.run, "auxiliary"), pytest.raises(UserError, match="is working on auxiliary"):
         steps.take_over(ready)
     assert read_takeovers(ready.run.root) == ()
 
@@ -238,6 +242,7 @@ def test_a_successor_may_be_added_and_its_margin_changed_but_not_its_model(tmp_p
     session = _session(tmp_path)
     assert session.successor
     claim_successor(session.run, session.successor)
+    _learn(session, "teacher-wide", DAYS[0])
     looser = _experiment(OLD, WIDE, margin=0.1).successor
     claim_successor(session.run, looser)  # type: ignore[arg-type]
     for changed, says in (
@@ -282,17 +287,15 @@ def test_snapshot_labels_of_a_day_are_made_by_the_teacher_of_its_time(succeeded:
 
 
 def test_a_successor_that_has_taken_over_is_trained_as_the_teacher(
-    succeeded: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    succeeded: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Session, "open", lambda settings: succeeded)
-    actions.train(succeeded.settings, "teacher", successor=True)
+    train_actions.teach(succeeded, successor=True)
     assert capsys.readouterr().out == (
-        "Nothing to do: wide is the teacher by now; without --successor it goes on.\n"
+        "Nothing to do: wide is the teacher by now; tutelage-teach without --successor trains it.\n"
     )
     moved = _session(succeeded.run.root, _experiment(WIDE))
-    monkeypatch.setattr(Session, "open", lambda settings: moved)
     with pytest.raises(UserError, match=r"^--successor: the config has none; leave the flag out$"):
-        actions.train(moved.settings, "teacher", successor=True)
+        train_actions.teach(moved, successor=True)
 
 
 def test_a_rollback_before_the_decision_takes_it_back_after_the_students_and_before_the_labels(
@@ -327,8 +330,8 @@ def test_a_rollback_before_the_decision_takes_it_back_after_the_students_and_bef
     with pytest.raises(UserError) as error:
         plan(moved, DAYS[2])
     assert str(error.value) == (
-        "--to_day=2026-01-03: 'teacher' was the teacher then; give 'wide' back its place as the config's successor "
-        "and 'teacher' that as its teacher"
+        "--to_day=2026-01-03: 'teacher' was the teacher then; make 'wide' the config's successor and 'teacher' "
+        "its teacher again"
     )
     for step in plan(succeeded, DAYS[2]):
         step.apply()
@@ -371,32 +374,34 @@ def experiment(*, smoke):
 """
 
 
-@pytest.mark.parametrize("failure", [UserError("wide fell over"), pool.Stopped("stopped by SIGTERM")])
+@pytest.mark.parametrize(
+    "failure", [UserError("wide fell over"), pool.Stopped("stopped by SIGTERM", signal.SIGTERM)]
+)
 def test_a_successor_that_fails_does_not_hold_up_students_and_is_reported_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: UserError
 ) -> None:
     (tmp_path / "my.py").write_text(CONFIG)
     asked = f"{DAYS[0]}"
-    settings = Settings(
+    session = Session.open(
         config=str(tmp_path / "my.py"), workdir=str(tmp_path / "w"), start_day=asked, end_day=asked
     )
-    table = Session.open(settings).run.lake.interactions
+    table = session.run.lake.interactions
     row = pl.DataFrame({"example_id": [1]}, schema={"example_id": pl.Int64})
     columns = [name for name in table.schema.names if name not in ("day", "example_id")]
     table.replace(row.with_columns(pl.lit(None).alias(name) for name in columns), {"day": DAYS[0]})
     trained: list[str] = []
 
-    def train(session: Session, models: Sequence[str]) -> Iterator[pool.Outcome]:
-        for model in models:
-            if model == "teacher-wide":
-                raise failure
-            trained.append(model)
-            yield pool.Outcome(model=model, trained=[], exported=0, rejected=[])
+    def train(session: Session, models: Sequence[str]) -> list[pool.Outcome]:
+        if "teacher-wide" in models:
+            raise failure
+        trained.extend(models)
+        return [pool.Outcome(model=model, trained=[], exported=0, rejected=[]) for model in models]
 
     # Processes that train are slow, and end_to_end/test_successor.py has them.
-    monkeypatch.setattr(actions, "_train", train)
+    for module in (nightly, train_actions):
+        monkeypatch.setattr(module, "train_and_export", train)
     with pytest.raises(UserError) as error:
-        actions.run(settings)
+        nightly.run(session)
     assert error.value is failure
     students = [] if isinstance(failure, pool.Stopped) else [student.name for student in BASE.students]
     assert trained == ["teacher", *students]

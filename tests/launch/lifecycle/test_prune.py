@@ -1,4 +1,4 @@
-"""Old days go, with what no live model needs of them; what stays says for whom."""
+"""Old days are removed, unless a live model needs them; the reason is printed for each day that stays."""
 
 import json
 import shutil
@@ -11,7 +11,11 @@ import pytest
 import tensorflow as tf
 
 from tests.launch import small
-from tutelage.launch import actions, steps
+from tutelage.launch import steps
+from tutelage.launch.actions.console import print_left_out
+from tutelage.launch.actions.materialize import materialize
+from tutelage.launch.actions.prune import prune as prune_command
+from tutelage.launch.actions.status import status
 from tutelage.launch.lifecycle import prune, rollback
 from tutelage.launch.report.data import day_counts
 from tutelage.launch.session import Session
@@ -24,7 +28,7 @@ DAYS = small.DAYS
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five days, learnt by all; the control's third was rejected, its first retired."""
+    """Train all models on five days; the control's third version was rejected, its first retired."""
     workdir = tmp_path_factory.mktemp("made") / "w"
     session = small.materialize(workdir)
     for state in small.train(session, "teacher", DAYS):
@@ -44,11 +48,11 @@ def workdir(made: Path, tmp_path: Path) -> Path:
 
 
 def _open(workdir: Path) -> Session:
-    return Session.open(small.settings(workdir))
+    return small.open_session(workdir)
 
 
 def _prune(workdir: Path, keep_days: int = 3) -> None:
-    actions.prune(small.settings(workdir), keep_days)
+    prune_command(small.open_session(workdir), keep_days=keep_days)
 
 
 def _days(workdir: Path, table: str) -> list[date]:
@@ -59,7 +63,7 @@ def _variables(workdir: Path, model: str) -> list[str]:
     return sorted(path.parent.name for path in _open(workdir).run.folder(model).rglob("variables.index"))
 
 
-def test_days_before_the_last_ones_go_from_all_tables_and_their_files_too(
+def test_old_days_are_removed_from_all_tables_with_their_files(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _prune(workdir)
@@ -68,8 +72,8 @@ def test_days_before_the_last_ones_go_from_all_tables_and_their_files_too(
         found = {path.parent.name for path in (workdir / "lake" / table).rglob("day=*/*.parquet")}
         assert found == {f"day={day}" for day in DAYS[2:]}
     printed = capsys.readouterr().out.splitlines()
-    assert [line for line in printed if not line.startswith("goes: ")] == []
-    assert "goes: 40 rows of lake/soft_labels, teacher/pre_update/2026-01-02" in printed
+    assert [line for line in printed if not line.startswith("removing: ")] == []
+    assert "removing: 40 rows of lake/soft_labels, teacher/pre_update/2026-01-02" in printed
 
 
 def test_of_old_days_a_model_keeps_where_it_stood_and_its_newest_variables(workdir: Path) -> None:
@@ -103,7 +107,7 @@ def test_the_newest_version_of_a_model_stays_though_it_was_rejected(workdir: Pat
     assert [path.name for path in session.versions("late").rejected.glob("2*")] == ["2026010501"]
 
 
-def test_a_second_prune_finds_nothing_and_a_pruned_day_is_neither_made_nor_learnt_nor_exported_again(
+def test_a_second_prune_finds_nothing_and_a_pruned_day_is_neither_materialised_nor_trained_on_nor_exported_again(
     workdir: Path,
 ) -> None:
     _prune(workdir)
@@ -112,7 +116,7 @@ def test_a_second_prune_finds_nothing_and_a_pruned_day_is_neither_made_nor_learn
     assert steps.to_materialize(session) == []
     assert not any(session.days_to_train(model) for model in session.models)
     assert not any(session.to_export(model) for model in ("teacher", "control"))
-    again = [step.what for step in prune.plan(session, 3).steps]
+    again = [step.what for step in prune.plan(session, 3).actions]
     tables = ("soft_labels", "histories", "statistics", "interactions")
     assert again == [f"old files of lake/{table}" for table in tables]
 
@@ -126,13 +130,13 @@ def test_rows_in_are_kept_and_dropped_ones_in_what_is_left_and_status_names_the_
     of = _open(workdir).run.lake.interactions.counts()["2026-01-01"]
     assert (of["rows_in"], of["kept"], of["dropped"]) == (40, 0, {"pruned": 40})
     capsys.readouterr()
-    actions.status(small.settings(workdir))
+    status(small.open_session(workdir))
     printed = capsys.readouterr().out
     assert "\nPruned: 2026-01-01 to 2026-01-02\n" in printed
     assert "\nTo materialise: nothing\n" in printed
 
 
-def test_what_a_model_has_still_to_learn_stays_with_all_that_it_is_made_of(
+def test_days_that_a_model_is_to_be_trained_on_stay_with_all_that_they_are_built_from(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = _open(workdir)
@@ -140,23 +144,23 @@ def test_what_a_model_has_still_to_learn_stays_with_all_that_it_is_made_of(
     shutil.rmtree(session.run.checkpoints("auxiliary").folder / "2026-01-04")
     _prune(workdir, 1)
     assert capsys.readouterr().out.splitlines()[:2] == [
-        "kept: 2026-01-02 to 2026-01-03: the histories of 2026-01-04 are made of it",
-        "kept: 2026-01-04: auxiliary has still to learn it",
+        "kept: 2026-01-02 to 2026-01-03: the histories of 2026-01-04 are built from it",
+        "kept: 2026-01-04: auxiliary is still to be trained on it",
     ]
     for table in ("interactions", "histories", "soft_labels"):
         assert _days(workdir, table) == DAYS[1:]
     assert _open(workdir).days_to_train("auxiliary") == DAYS[3:]
 
 
-def test_a_model_that_has_learnt_nothing_needs_all_days_from_its_first_one(
+def test_an_untrained_model_needs_all_days_from_its_first_one(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = _open(workdir)
     reset_student(session.run, session.experiment.student("late"))
     _prune(workdir, 1)
     assert capsys.readouterr().out.splitlines()[:2] == [
-        "kept: 2026-01-02 to 2026-01-03: the histories of 2026-01-04 are made of it",
-        "kept: 2026-01-04: late has still to learn it",
+        "kept: 2026-01-02 to 2026-01-03: the histories of 2026-01-04 are built from it",
+        "kept: 2026-01-04: late is still to be trained on it",
     ]
     reset_student(session.run, session.experiment.student("control"))
     _prune(workdir, 1)
@@ -168,12 +172,12 @@ def test_days_that_the_next_days_histories_look_back_to_stay(
 ) -> None:
     _prune(workdir, 1)
     assert capsys.readouterr().out.splitlines()[0] == (
-        "kept: 2026-01-04: the histories of 2026-01-06 are made of it"
+        "kept: 2026-01-04: the histories of 2026-01-06 are built from it"
     )
     assert _days(workdir, "interactions") == DAYS[3:]
 
 
-def test_a_student_that_begins_after_a_prune_is_told_which_days_it_lacks(
+def test_the_days_that_a_student_lacks_after_a_prune_are_printed(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _prune(workdir)
@@ -181,36 +185,36 @@ def test_a_student_that_begins_after_a_prune_is_told_which_days_it_lacks(
     reset_student(session.run, session.experiment.student("control"))
     assert session.days_to_train("control") == DAYS[2:]
     capsys.readouterr()
-    actions._tell_left_out(session, "control")
-    actions._tell_left_out(session, "late")
+    print_left_out(session, "control")
+    print_left_out(session, "late")
     assert capsys.readouterr().out.splitlines() == [
-        "control: 2026-01-01 to 2026-01-02 were pruned, so it begins without them; "
-        "tutelage-materialize for these days alone makes them anew"
+        "control: 2026-01-01 to 2026-01-02 were pruned, so it starts without them; "
+        "tutelage-materialize for these days alone makes them again"
     ]
 
 
-def test_pruned_days_are_made_anew_only_when_they_alone_are_asked_for(
+def test_pruned_days_are_materialised_again_only_when_they_alone_are_asked_for(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small.write_events(workdir.parent / "raw")
     _prune(workdir)
     capsys.readouterr()
-    actions.materialize(small.settings(workdir, start_day="2026-01-02", end_day="2026-01-03"))
+    materialize(small.open_session(workdir, start_day="2026-01-02", end_day="2026-01-03"))
     assert capsys.readouterr().out.splitlines()[0] == (
-        "2026-01-02 were pruned and are left out; tutelage-materialize for these days alone makes them anew"
+        "2026-01-02 were pruned and are left out; tutelage-materialize for these days alone makes them again"
     )
     assert _days(workdir, "interactions") == DAYS[2:]
-    actions.materialize(small.settings(workdir, end_day="2026-01-02"))
+    materialize(small.open_session(workdir, end_day="2026-01-02"))
     assert _days(workdir, "interactions") == DAYS
     assert _open(workdir).pruned == frozenset()
 
 
-def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
-    planned = prune.plan(_open(workdir), 2).steps
+def test_killed_before_any_action_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
+    planned = prune.plan(_open(workdir), 2).actions
     assert len(planned) == 27
     for number, step in enumerate(planned):
         session = _open(workdir)
-        left = [step.what for step in prune.plan(session, 2).steps]
+        left = [step.what for step in prune.plan(session, 2).actions]
         # Old files are looked for each time.
         assert left == [s.what for i, s in enumerate(planned) if i >= number or s.what.startswith("old")]
         # Nothing that went half is taken for something to do.
@@ -221,23 +225,23 @@ def test_killed_before_any_step_it_goes_on_with_that_one_when_it_is_run_again(wo
         assert _days(workdir, table) == DAYS[3:]
 
 
-def test_what_a_successor_starts_from_stays_with_the_days_that_it_has_still_to_learn(
+def test_what_a_successor_starts_from_stays_with_the_days_that_it_is_to_be_trained_on(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = small.settings(workdir, config=small.BESIDE)
-    actions.prune(asked, 1)
+    asked = small.open_session(workdir, config=small.BESIDE)
+    prune_command(asked, keep_days=1)
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("kept: ")] == [
-        "kept: 2026-01-01 to 2026-01-02: the histories of 2026-01-03 are made of it",
-        "kept: 2026-01-03 to 2026-01-04: teacher-wide has still to learn it",
+        "kept: 2026-01-01 to 2026-01-02: the histories of 2026-01-03 are built from it",
+        "kept: 2026-01-03 to 2026-01-04: teacher-wide is still to be trained on it",
         "kept: checkpoint of teacher, 2026-01-02: teacher-wide starts from it",
     ]
-    session = Session.open(asked)
+    session = asked.reopened()
     assert session.days_to_train("teacher-wide") == DAYS[2:]
     assert _variables(workdir, "teacher") == ["2026-01-02", "2026-01-05"]
     small.train(session, "teacher-wide", DAYS[2:])
-    actions.prune(asked, 1)
+    prune_command(asked.reopened(), keep_days=1)
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("kept: ")] == [
-        "kept: 2026-01-04: the histories of 2026-01-06 are made of it"
+        "kept: 2026-01-04: the histories of 2026-01-06 are built from it"
     ]
     assert _variables(workdir, "teacher") == _variables(workdir, "teacher-wide") == ["2026-01-05"]
 
@@ -247,7 +251,7 @@ def test_an_empty_workdir_has_nothing_to_prune(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == ""
 
 
-def test_the_teacher_is_not_taken_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
+def test_the_teacher_is_not_rolled_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
     _prune(workdir)
     with pytest.raises(UserError) as error:
         rollback.plan(_open(workdir), DAYS[1])
@@ -257,15 +261,15 @@ def test_the_teacher_is_not_taken_back_to_a_day_whose_checkpoint_was_pruned(work
     assert rollback.plan(_open(workdir), DAYS[2])
 
 
-def test_no_student_is_taken_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
+def test_no_student_is_rolled_back_to_a_day_whose_checkpoint_was_pruned(workdir: Path) -> None:
     session = _open(workdir)
-    # It never learnt the fourth day, so a rollback to that day leaves it at the third.
+    # It was never trained on the fourth day, so a rollback to that day leaves it at the third.
     shutil.rmtree(session.run.checkpoints("auxiliary").folder / "2026-01-04")
     _prune(workdir, 2)
     with pytest.raises(UserError) as error:
         rollback.plan(_open(workdir), DAYS[3])
     assert str(error.value) == (
-        "--to_day=2026-01-04: auxiliary would stand at 2026-01-03, and its checkpoint of that day was pruned; "
+        "--to_day=2026-01-04: auxiliary would go back to 2026-01-03, and its checkpoint of that day was pruned; "
         "give a later day, or train it anew with tutelage-student --student=auxiliary --reset"
     )
 

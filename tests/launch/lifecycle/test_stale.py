@@ -1,4 +1,4 @@
-"""Days whose rows or labels were made anew: what was built on them is found, falls, and is built again."""
+"""Days whose rows or labels were made again: what was built on them is found, removed, and built again."""
 
 import dataclasses
 import io
@@ -15,11 +15,12 @@ from rich.console import Console
 from tests.same import assert_same
 from tests.tiny import AUXILIARY, DAYS, MODEL, SCHEMA, commit, interactions, make_run
 from tutelage.export.config import ServingConfig
-from tutelage.launch import actions
-from tutelage.launch.config import Experiment
+from tutelage.launch import run as nightly
+from tutelage.launch.actions import console as actions_console
+from tutelage.launch.experiment import Experiment
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.report.status import print_status
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.checkpoints import State
@@ -55,16 +56,15 @@ def _session(root: Path, *, days: list[date] = DAYS) -> Session:
         start_day=str(days[0]),
         end_day=str(days[-1]),
     )
-    settings = Settings(config="tiny", workdir=str(root))
-    return Session(settings=settings, experiment=experiment, run=run, days=days)
+    return Session(experiment=experiment, run=run, days=days)
 
 
-def _mend(session: Session, day: date) -> None:
-    """Make a day anew without its first row."""
+def _correct(session: Session, day: date) -> None:
+    """Make a day again without its first row."""
     commit(session.run.lake, day, interactions(day)[1:], attempt=2)
 
 
-def _learn(session: Session, model: str, *days: date, labels: str = "") -> None:
+def _train(session: Session, model: str, *days: date, labels: str = "") -> None:
     """Leave the states of finished days, as a trainer does; their variables apart."""
     read = (TEACHER, labels) if labels else None
     for n, (day, input_versions) in enumerate(
@@ -98,17 +98,17 @@ def _label(session: Session, producer: str, day: date, *, snapshot: date | None,
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """All models have learnt their days, and all labels are there."""
+    """Return a session whose models are trained on their days and whose labels are all there."""
     session = _session(tmp_path_factory.mktemp("made"))
-    _learn(session, TEACHER, *DAYS)
+    _train(session, TEACHER, *DAYS)
     for day, before in zip(DAYS, [None, *DAYS], strict=False):
         _label(session, "pre_update", day, snapshot=before)
         if before:
             _label(session, "snapshot", day, snapshot=before)
-    _learn(session, "control", *DAYS)
-    _learn(session, "auxiliary", *DAYS, labels="pre_update")
-    _learn(session, "snapshot", *DAYS, labels="snapshot")
-    _learn(session, "late", DAYS[2])
+    _train(session, "control", *DAYS)
+    _train(session, "auxiliary", *DAYS, labels="pre_update")
+    _train(session, "snapshot", *DAYS, labels="snapshot")
+    _train(session, "late", DAYS[2])
     return session
 
 
@@ -117,12 +117,11 @@ def trained(made: Session, tmp_path: Path) -> Session:
     root = shutil.copytree(made.run.root, tmp_path / "w")
     return dataclasses.replace(
         made,
-        settings=dataclasses.replace(made.settings, workdir=str(root)),
         run=dataclasses.replace(made.run, root=root),
     )
 
 
-def _falls(session: Session) -> dict[str, list[date]]:
+def _invalidated(session: Session) -> dict[str, list[date]]:
     """The days that each model loses."""
     found = stale.find(session)
     assert found
@@ -145,16 +144,16 @@ def test_what_was_made_from_what_is_there_is_not_stale(trained: Session) -> None
     assert stale.find(trained) is None
 
 
-def test_a_day_made_anew_takes_later_days_labels_and_their_readers_along(trained: Session) -> None:
-    _mend(trained, DAYS[1])
+def test_a_corrected_day_invalidates_later_days_labels_and_their_readers(trained: Session) -> None:
+    _correct(trained, DAYS[1])
     found = stale.find(trained)
     assert found
     since = dict.fromkeys((TEACHER, "control", "auxiliary", "snapshot"), DAYS[1:])
-    assert _falls(trained) == since  # the late student has learnt the third day only
+    assert _invalidated(trained) == since  # the late student is trained on the third day only
     assert found.invalidation.labels == [
         ("teacher", "pre_update", DAYS[1]),
         ("teacher", "pre_update", DAYS[2]),
-        ("teacher", "snapshot", DAYS[1]),  # of rows that are others; the snapshot of the first day stays
+        ("teacher", "snapshot", DAYS[1]),  # its rows have changed; the snapshot of the first day stays
         ("teacher", "snapshot", DAYS[2]),  # by the snapshot of the second day
     ]
     assert found.unrecoverable_days == []
@@ -165,53 +164,59 @@ def test_a_day_made_anew_takes_later_days_labels_and_their_readers_along(trained
     )
 
 
-def test_labels_made_anew_take_only_their_readers_along(trained: Session) -> None:
+def test_corrected_labels_invalidate_only_their_readers(trained: Session) -> None:
     _label(trained, "snapshot", DAYS[2], snapshot=DAYS[0], score=0.6)
     found = stale.find(trained)
     assert found
     assert found.why == ["soft_labels of 2026-01-03"]
-    assert _falls(trained) == {"snapshot": DAYS[2:]}
+    assert _invalidated(trained) == {"snapshot": DAYS[2:]}
     assert found.invalidation.labels == []
 
 
-def test_labels_that_came_after_a_student_had_learnt_without_them_make_nothing_stale(tmp_path: Path) -> None:
+def test_labels_that_came_after_a_student_was_trained_without_them_make_nothing_stale(tmp_path: Path) -> None:
     session = _session(tmp_path)
-    _learn(session, "auxiliary", DAYS[0], labels="pre_update")
+    _train(session, "auxiliary", DAYS[0], labels="pre_update")
     _label(session, "pre_update", DAYS[0], snapshot=None)
     assert stale.find(session) is None
 
 
-def test_labels_of_rows_made_anew_go_even_where_nobody_has_learnt_the_day(tmp_path: Path) -> None:
+def test_labels_of_corrected_rows_are_removed_even_where_no_model_was_trained_on_the_day(
+    tmp_path: Path,
+) -> None:
     session = _session(tmp_path)
     _label(session, "snapshot", DAYS[1], snapshot=DAYS[0])
-    _mend(session, DAYS[1])
+    _correct(session, DAYS[1])
     found = stale.find(session)
     assert found
-    assert (_falls(session), found.invalidation.labels) == (
+    assert (_invalidated(session), found.invalidation.labels) == (
         {"snapshot": []},
         [("teacher", "snapshot", DAYS[1])],
     )
     assert found.describe(session) == "snapshot labels of 2026-01-02: made from other rows of 2026-01-02"
-    for step in found.steps(session):
+    for step in found.actions(session):
         step.apply()
     assert stale.find(session) is None
     assert session.run.lake.soft_labels.scan().collect().is_empty()
 
 
-def test_a_day_learnt_before_versions_were_recorded_or_no_longer_there_is_not_stale(trained: Session) -> None:
+def test_a_day_trained_on_before_versions_were_recorded_or_no_longer_there_is_not_stale(
+    trained: Session,
+) -> None:
     for path in trained.run.root.rglob("state.json"):
         state = json.loads(path.read_text())
         del state["made_of"]
         path.write_text(json.dumps(state))
-    _mend(trained, DAYS[0])
+    _correct(trained, DAYS[0])
     assert stale.find(trained) is None
-    _learn(trained, "fresh", DAYS[2])
+    _train(trained, "fresh", DAYS[2])
     empty = interactions(DAYS[2])[:0]
     trained.run.lake.interactions.replace(empty, {"day": DAYS[2]})
     assert stale.find(trained) is None
 
 
-def test_a_skipped_day_that_was_mended_is_learnt_after_all_and_those_after_it_anew(trained: Session) -> None:
+def test_a_skipped_day_that_was_corrected_is_trained_on_after_all_and_those_after_it_again(
+    trained: Session,
+) -> None:
     run = trained.run
     (folder,) = run.checkpoints("control").folder.glob("2026-01-02")
     for path in folder.iterdir():
@@ -221,11 +226,11 @@ def test_a_skipped_day_that_was_mended_is_learnt_after_all_and_those_after_it_an
     run.quarantine("control").write(DAYS[1], "skipped", [], input_versions=input_versions)
     assert trained.days_to_train("control") == []
     assert stale.find(trained) is None
-    _mend(trained, DAYS[1])
+    _correct(trained, DAYS[1])
     found = stale.find(trained)
     assert found
-    steps = [step for step in found.steps(trained) if "control" in step.what]
-    # The verdict last: while it is there, a killed run is told again what is to go.
+    steps = [step for step in found.actions(trained) if "control" in step.what]
+    # The verdict goes last: while it is there, a killed run finds again what has to go.
     assert [step.what.rsplit("/", 1)[-1] for step in steps] == [
         "2026-01-03",
         "quarantine of control, 2026-01-02",
@@ -235,14 +240,14 @@ def test_a_skipped_day_that_was_mended_is_learnt_after_all_and_those_after_it_an
     assert trained.days_to_train("control") == DAYS[1:]
 
 
-def test_a_run_killed_while_it_takes_back_goes_on_with_what_is_left(trained: Session) -> None:
-    _mend(trained, DAYS[1])
+def test_a_run_killed_during_the_removal_goes_on_with_the_rest(trained: Session) -> None:
+    _correct(trained, DAYS[1])
     found = stale.find(trained)
     assert found
-    steps = [step.what for step in found.steps(trained)]
+    steps = [step.what for step in found.actions(trained)]
     taken = []
     while found := stale.find(trained):
-        step, *_ = found.steps(trained)  # one at a time, as if it were killed after each
+        step, *_ = found.actions(trained)  # one at a time, as if it were killed after each
         step.apply()
         taken.append(step.what)
     assert taken == steps
@@ -251,43 +256,45 @@ def test_a_run_killed_while_it_takes_back_goes_on_with_what_is_left(trained: Ses
 
 
 @pytest.mark.parametrize("asked", [DAYS[:2], DAYS[2:]])
-def test_what_is_not_asked_for_whole_is_left_as_it_is(trained: Session, asked: list[date]) -> None:
-    _mend(trained, DAYS[1])
+def test_stale_days_that_are_not_all_asked_for_are_left_as_they_are(
+    trained: Session, asked: list[date]
+) -> None:
+    _correct(trained, DAYS[1])
     session = dataclasses.replace(trained, days=asked)
     found = stale.find(session)
     assert found
     assert found.unrecoverable_days == [day for day in DAYS[1:] if day not in asked]
 
 
-def test_status_says_what_is_stale(trained: Session) -> None:
+def test_status_prints_what_is_stale(trained: Session) -> None:
     console = Console(file=io.StringIO(), width=400)
     print_status(trained, console)
     assert "Stale" not in console.file.getvalue()  # type: ignore[attr-defined]
-    _mend(trained, DAYS[2])
+    _correct(trained, DAYS[2])
     print_status(trained, console)
     assert "\nStale: teacher from 2026-01-03 on (1 days), " in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_taken_back_and_learnt_again_all_is_as_if_the_rows_had_been_there_from_the_start(
+def test_after_it_is_removed_and_made_again_all_is_as_if_the_rows_had_been_there_from_the_start(
     tmp_path: Path,
 ) -> None:
     one, other = _session(tmp_path / "one"), _session(tmp_path / "other")
-    learn: Mapping[str, Callable[[Session], object]] = {
+    train: Mapping[str, Callable[[Session], object]] = {
         TEACHER: lambda session: train_teacher(session.run, DAYS),
         "auxiliary": lambda session: train_student(session.run, AUXILIARY, DAYS),
     }
-    for each in learn.values():
+    for each in train.values():
         each(one)
-    _mend(one, DAYS[1])
-    _mend(other, DAYS[1])
+    _correct(one, DAYS[1])
+    _correct(other, DAYS[1])
     found = stale.find(one)
     assert found
     assert set(found.invalidation.since) == {TEACHER, "auxiliary"}
     first = _left(one)[TEACHER], one.run.checkpoints(TEACHER).states()[0]
-    for step in found.steps(one):
+    for step in found.actions(one):
         step.apply()
     assert one.run.checkpoints(TEACHER).states() == [first[1]]
-    for each in learn.values():
+    for each in train.values():
         each(one)
         each(other)
     assert stale.find(one) is None
@@ -300,19 +307,19 @@ def test_taken_back_and_learnt_again_all_is_as_if_the_rows_had_been_there_from_t
         (DAYS, "made from other interactions of 2026-01-03; it is made again\n"),
         (
             DAYS[:2],
-            "made from other interactions of 2026-01-03; left as it is, as 2026-01-03 would have to be learnt "
-            "again, and is not asked for\n",
+            "made from other interactions of 2026-01-03; left as it is, because 2026-01-03 would have to be trained "
+            "on again and is not asked for\n",
         ),
     ],
 )
-def test_a_run_says_in_one_line_what_it_takes_back(
+def test_a_run_prints_in_one_line_what_it_removes(
     trained: Session, asked: list[date], ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
-    monkeypatch.setattr(actions, "_console", message)
-    _mend(trained, DAYS[2])
+    monkeypatch.setattr(actions_console, "out", message)
+    _correct(trained, DAYS[2])
     session = dataclasses.replace(trained, days=asked)
-    assert actions._take_back_stale(session) == (asked == DAYS)
+    assert nightly._remove_stale(session) == (asked == DAYS)
     line = message.file.getvalue()  # type: ignore[attr-defined]
     assert line.startswith("stale: teacher from 2026-01-03 on (1 days), control from ")
     assert line.endswith(ends)

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tutelage.launch.report.status import print_status
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.metrics import write_metrics
 from tutelage.trainers.run import TEACHER
@@ -38,7 +38,7 @@ def _id_lines(session: Session) -> list[str]:
 
 def test_status_counts_the_ids_of_each_model_on_its_last_day(tmp_path: Path) -> None:
     (tmp_path / "grows.py").write_text(CONFIG)
-    session = Session.open(Settings(config=str(tmp_path / "grows.py"), workdir=str(tmp_path / "work")))
+    session = Session.open(config=str(tmp_path / "grows.py"), workdir=str(tmp_path / "work"))
     assert _id_lines(session) == []
     folder = session.run.checkpoints(TEACHER).folder / str(DAY)
     folder.mkdir(parents=True)

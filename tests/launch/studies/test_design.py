@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tutelage.launch.config import Experiment, load
+from tutelage.launch.config import load
+from tutelage.launch.experiment import Experiment
 from tutelage.launch.studies.design import STUDIES, Design, StudentArm, design
 from tutelage.pipeline.errors import UserError
 

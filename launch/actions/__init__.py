@@ -1,0 +1,1 @@
+"""What each command does and prints: a file per verb. `launch/commands.py` has the table that names them."""

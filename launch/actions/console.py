@@ -1,0 +1,109 @@
+"""What the actions share: printing, progress bars, and the errors of days and versions that are not fit for use."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tutelage.launch.lifecycle.invalidation import Action
+from tutelage.launch.session import Session
+from tutelage.pipeline.days import parse_day, spans
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.run import TEACHER
+
+# Soft wrap: a log has no width, and a line that is cut in two cannot be searched for.
+out = Console(soft_wrap=True, highlight=False)
+ANEW = "tutelage-materialize for these days alone makes them again"
+
+
+def echo(text: str = "", *, style: str | None = None) -> None:
+    """Print a line as it is: square brackets are no markup."""
+    out.print(text, style=style, markup=False)
+
+
+def print_waits(session: Session, *, needed: bool = False) -> None:
+    """Print which days are not released. Raises UserError where released days are `needed` and there is none."""
+    if needed and not session.days:
+        raise UserError(f"no day asked for is released: {session.waits()}; ask for earlier days")
+    if waits := session.waits():
+        echo(f"waits: {waits}")
+
+
+def print_left_out(session: Session, model: str) -> None:
+    """Print which days an untrained model starts without."""
+    if left := session.left_out(model):
+        echo(f"{model}: {pruned(session, left)}, so it starts without them; {ANEW}")
+
+
+def pruned(session: Session, days: Iterable[date]) -> str:
+    return f"{spans(sorted(days), slice_days=session.run.schema.slice_days)} were pruned"
+
+
+def apply_all(actions: Sequence[Action], *, dry_run: bool) -> None:
+    """Print and do each action, or only print it."""
+    for action in actions:
+        echo(f"{'would remove' if dry_run else 'removing'}: {action.what}")
+        if not dry_run:
+            action.apply()
+
+
+def day_of(session: Session, day: str) -> date:
+    """Return the day that a flag names, in the schema's time zone. Raises UserError where it names none."""
+    return parse_day(day, time_zone=session.experiment.schema.time_zone)
+
+
+def accepted_day(session: Session, accept_day: str | None, reason: str) -> date | None:
+    """Return the day that is to be kept against its gate. Raises UserError where only one of the flags is given."""
+    if bool(accept_day) != bool(reason):
+        raise UserError("--accept_day and --reason go together; give both")
+    return day_of(session, accept_day) if accept_day else None
+
+
+def model_of(session: Session, name: str) -> str:
+    """Return a model's name in folders and tables: `teacher` is whichever teacher labels now."""
+    return session.run.teacher_model if name == TEACHER else name
+
+
+def raise_unfit(session: Session, rejected: Sequence[str], days: Sequence[date] = ()) -> None:
+    """Raise UserError for days of data in quarantine and for versions that were not blessed.
+
+    The nightly job must not look sound when a day or a model is not fit for use.
+    """
+    message = []
+    if days:
+        message.append(
+            f"in quarantine, so everything goes on without: {', '.join(map(str, days))}; look into "
+            f"{session.run.lake.quarantine.folder}, then correct the day and run tutelage-materialize for it, change "
+            "the config's quality, or keep it as it is with tutelage-materialize --accept_day=DAY --reason=..."
+        )
+    if rejected:
+        message.append(
+            f"not blessed, so the version before stays served: {' | '.join(rejected)}; look into "
+            f"{session.run.root / 'rejected'}, or serve one all the same with tutelage-export --promote"
+        )
+    if message:
+        raise UserError(". ".join(message))
+
+
+def progress_bars() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # In a log every redraw would be a line.
+    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+
+
+@contextmanager
+def bar(name: str, total: int) -> Iterator[Callable[..., None]]:
+    """Show a bar; yields a function that advances it by a number of items."""
+    with progress_bars() as bars:
+        task = bars.add_task(name, total=total)
+        yield lambda more: bars.advance(task, more)
+
+
+@contextmanager
+def units(name: str) -> Iterator[Callable[..., None]]:
+    """Show a bar whose total is not known yet; yields a function of the items done and their total."""
+    with progress_bars() as bars:
+        task = bars.add_task(name, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

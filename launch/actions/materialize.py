@@ -1,0 +1,68 @@
+"""tutelage-materialize: raw events become days of `interactions`."""
+
+from collections.abc import Sequence
+from datetime import date
+
+from tutelage.launch import steps
+from tutelage.launch.actions.console import (
+    ANEW,
+    accepted_day,
+    echo,
+    print_waits,
+    pruned,
+    raise_unfit,
+    units,
+)
+from tutelage.launch.logging_setup import quiet_stderr
+from tutelage.launch.report.summary import noted
+from tutelage.launch.session import Session
+from tutelage.pipeline.errors import disk_full_as_user_error
+
+
+def materialize(session: Session, *, accept_day: str | None = None, reason: str = "") -> None:
+    """Replace the days asked for, or commit the quarantined `accept_day` as it is.
+
+    Raises UserError where a day does not pass the quality gate.
+    """
+    if day := accepted_day(session, accept_day, reason):
+        rows, past = steps.accept(session, day, reason)
+        echo(f"{day}: {rows:,} rows are in interactions now, accepted: {reason}")
+        if past:
+            echo(
+                f"{', '.join(past)} went past it and will not be trained on it, unless tutelage-rollback takes the "
+                "teacher back to the day before (and tutelage-student --reset a student without distillation)"
+            )
+        return
+    print_waits(session, needed=True)
+    days = [day for day in session.days if day not in session.pruned]
+    if days and session.pruned:
+        echo(f"{pruned(session, session.pruned)} and are left out; {ANEW}")
+    raise_unfit(session, [], materialize_days(session, days or session.days))
+
+
+def materialize_days(session: Session, days: Sequence[date]) -> list[date]:
+    """Replace `days` and print the counts; return the days that did not pass the quality gate."""
+    # TensorFlow Datasets, which a source may use, imports TensorFlow.
+    with (
+        quiet_stderr(verbose=session.verbose),
+        disk_full_as_user_error(session.run.root),
+        units("materialize") as progress,
+    ):
+        done = steps.materialize(session, days, progress=progress)
+    counts = done.days.values()
+    dropped: dict[str, int] = dict(done.elsewhere)
+    for day_counts in counts:
+        for reason, rows in day_counts.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + rows
+    reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(dropped.items())) or "none"
+    notes = noted(
+        {"late": sum(c.late for c in counts), "masked": sum(sum(c.masked.values()) for c in counts)}
+    )
+    echo(
+        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {sum(c.kept for c in counts):,} kept{notes} + "
+        f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "
+        f"{done.rows_in / done.seconds:,.0f} rows/s"
+    )
+    for day, message in done.quarantined.items():
+        echo(f"quarantine: {day} {message}")
+    return list(done.quarantined)

@@ -1,0 +1,199 @@
+"""An experiment: the frozen dataclasses that a config file returns, and the checks across them."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from typing import Any
+
+from tutelage.export.config import ServingConfig
+from tutelage.models.backbones.base import Backbone, described
+from tutelage.models.task_kinds import kind_of
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
+from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.sources.base import Source
+from tutelage.trainers.config import (
+    Sampling,
+    StudentConfig,
+    SuccessorConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    """What `tutelage-study` varies, and the students it varies. Its first study takes all students."""
+
+    full: str
+    """A distilled student that trains on the full history and has a baseline."""
+    late: str
+    """A distilled student that starts late and has a baseline. Students with the same baseline join it."""
+    judged_days: int = 3
+    """All arms are compared by their scores of this many last days."""
+    teacher_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    """Multiples of the late student's embedding dimension and hidden units."""
+    label_ages: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    """Days by which a label's snapshot is older than the day before."""
+    refresh_days: int = 7
+    """Days between two snapshots of the weekly teacher."""
+    biased_task: str
+    """The binary task whose negatives are withheld from the biased teacher."""
+    negatives_rate: float = 0.5
+    """The share of these negatives that the biased teacher trains on."""
+    domain: str
+    """`feature=value`: the teacher of another domain trains on these examples only."""
+    item: str
+    """The id feature that identifies the recommended item."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One teacher and its students on one source. A config file's `experiment(smoke)` returns one.
+
+    Raises UserError where the parts contradict one another, with both values and the remedy.
+    """
+
+    name: str
+    """The `run` column of its entries in `metrics`."""
+    source: Source
+    schema: Schema
+    training: TrainingConfig
+    teacher: TeacherConfig
+    students: tuple[StudentConfig, ...]
+    serving: ServingConfig
+    start_day: str
+    """As `--start_day`: YYYY-MM-DD, today, yesterday or today-N."""
+    end_day: str
+    """As `--end_day`."""
+    slice_by: tuple[str, ...] = ()
+    """Metrics are also computed per value of these id features, for values with at least 1,000 examples a day."""
+    quality: QualityConfig = DEFAULT_QUALITY
+    study: StudyConfig | None = None
+    successor: SuccessorConfig | None = None
+    """A teacher that trains beside the present one until it is as good, then takes its place."""
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        self._check_kinds()
+        models: list[TeacherConfig | StudentConfig] = [self.teacher, *self.students]
+        if self.successor:
+            models.append(self.successor.teacher)
+        for model in models:
+            self.schema.inputs(model.model.without)
+            self.schema.for_model(model.model.without)
+        for student in self.students:
+            self._check_distillation(student)
+        ids = [feature.name for feature in self.schema.single_ids]
+        for name in self.slice_by:
+            if name not in ids:
+                raise UserError(f"slice_by: {name!r} is no id feature; these are {', '.join(ids)}")
+        for model in models:
+            self._check_sampling(model.sampling, ids)
+        self._check_serving()
+
+    def _check_names(self) -> None:
+        names = [student.name for student in self.students]
+        for student in self.students:
+            if names.count(student.name) > 1:
+                raise UserError(f"student {student.name!r} is named twice; give every student its own name")
+            if student.baseline is not None and student.baseline not in names:
+                raise UserError(
+                    f"student {student.name!r}: baseline {student.baseline!r} is no student; "
+                    f"the students are {', '.join(names)}"
+                )
+        if self.successor and self.successor.teacher.name == self.teacher.name:
+            raise UserError(
+                f"successor {self.teacher.name!r}: that is the teacher's name; give the successor another"
+            )
+
+    def _check_distillation(self, student: StudentConfig) -> None:
+        for distillation in student.distillation:
+            (task,) = self.schema.select_tasks([distillation.task])
+            models = [(student.name, student.model), ("teacher", self.teacher.model)]
+            if self.successor:
+                models.append((self.successor.teacher.name, self.successor.teacher.model))
+            for name, model in models:
+                if task.name in model.without:
+                    raise UserError(
+                        f"student {student.name!r}: task {task.name!r} is distilled, but the model of {name!r} leaves "
+                        "it out; distil tasks that both models have"
+                    )
+            try:
+                distillation.loss_for(task).check_inputs(self.schema, student.model.without)
+            except UserError as error:
+                raise UserError(f"student {student.name!r}: {error}") from None
+
+    def _check_kinds(self) -> None:
+        for task in self.schema.tasks:
+            for quality in kind_of(task).qualities:
+                if not (hasattr(self.serving, quality.margin) and hasattr(self.teacher.gate, quality.margin)):
+                    raise UserError(
+                        f"task {task.name!r}: the margin of {quality.metric!r} is {quality.margin!r}, expected a field "
+                        "of GateConfig and ServingConfig, as in squared_error_rise"
+                    )
+
+    def _check_sampling(self, sampling: Sampling, ids: Sequence[str]) -> None:
+        if sampling.negatives_of and not self.schema.select_tasks([sampling.negatives_of])[0].is_binary:
+            raise UserError(f"sampling: negatives_of {sampling.negatives_of!r} is no binary task")
+        name = sampling.only.partition("=")[0]
+        if name and name not in ids:
+            raise UserError(
+                f"sampling: only names {name!r}, which is no id feature; these are {', '.join(ids)}"
+            )
+
+    def _check_serving(self) -> None:
+        self.serving.check(self.schema)
+        for student in self.students:
+            served = [task.score for task in self.schema.for_model(student.model.without).tasks]
+            for name, _ in self.serving.score:
+                if name not in served:
+                    raise UserError(
+                        f"serving: score names {name!r}, and the model of {student.name!r} leaves that task out; "
+                        "take it out of the score, or give the student the task"
+                    )
+
+    def student(self, name: str) -> StudentConfig:
+        """Return the student of this name. Raises UserError where there is none."""
+        for student in self.students:
+            if student.name == name:
+                return student
+        have = ", ".join(student.name for student in self.students) or "none"
+        raise UserError(f"unknown student {name!r}; this config has {have}")
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The parts that cannot change in a workdir: all but students, successor, serving, quality and days."""
+        return {name: getattr(self, name) for name in ("name", "source", "schema", "training", "teacher")}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """`fixed`, in the form in which `config.json` records it."""
+        return typing.cast(dict[str, Any], plain(self.fixed))
+
+
+CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days")
+"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved and how
+a change of teacher goes, not what a model trains on."""
+
+
+def plain(value: Any) -> Any:
+    """Return a config as JSON takes it. A dataclass carries its class name, which identifies a source."""
+    if isinstance(value, Backbone | partial) or inspect.isroutine(value):
+        return described(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name not in CHANGEABLE
+        }
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, date) else value

@@ -1,0 +1,100 @@
+"""The table of commands: what is installed, what each one takes, and what they all do with flags."""
+
+import inspect
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tutelage.launch.commands import COMMANDS, SESSION_FLAGS
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"tensorflow", "apache_beam", "polars", "pyarrow", "numpy"}
+
+
+def _run(name: str, *flags: str, after: str = "") -> subprocess.CompletedProcess[str]:
+    code = (
+        f"import sys; sys.argv = ['tutelage-{name}', *{list(flags)!r}]\n"
+        f"from tutelage.launch.commands import {name}\n{name}()\n{after}"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_every_command_of_the_table_is_installed_under_its_name() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {f"tutelage-{name}": f"tutelage.launch.commands:{name}" for name in COMMANDS}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_function_of_a_command_takes_its_flags_by_their_names(name: str) -> None:
+    module, _, function = COMMANDS[name].function.partition(":")
+    session, *own = inspect.signature(
+        getattr(import_module(f"tutelage.launch.{module}"), function)
+    ).parameters.values()
+    assert session.name == "session"
+    taken = {parameter.name for parameter in own}
+    given = {flag.args[0] for flag in COMMANDS[name].flags}
+    assert given <= taken
+    assert all(p.default is not p.empty for p in own if p.name not in given)
+
+
+def test_no_flag_of_a_command_has_the_name_of_a_common_one() -> None:
+    common = {flag.args[0] for flag in SESSION_FLAGS}
+    assert not any(common & {flag.args[0] for flag in command.flags} for command in COMMANDS.values())
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_says_what_a_command_does_and_takes_and_imports_nothing_heavy(flag: str) -> None:
+    done = _run("skew", flag, after=f"print(*sys.modules.keys() & {HEAVY})")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *lines, last = done.stdout.splitlines()
+    assert first == f"tutelage-skew: {COMMANDS['skew'].does}"
+    assert last == ""
+    named = {
+        line.split(":")[0].removeprefix("  --").removeprefix("[no]") for line in lines if line[:4] == "  --"
+    }
+    assert named == {flag.args[0] for flag in (*SESSION_FLAGS, *COMMANDS["skew"].flags)}
+
+
+def test_the_version_is_the_package_s() -> None:
+    done = _run("run", "--version")
+    assert (done.returncode, done.stdout) == (0, f"tutelage-run {version('tutelage')}\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--colour=red"], "Unknown command line flag 'colour'; --help lists the flags"),
+        (
+            ["--smoke"],
+            "flag --config=None: Flag --config must have a value other than None.; --help lists the",
+        ),
+        (["--config=x", "--workdir=w", "red"], "'red' is no flag; flags are written --name=value"),
+    ],
+)
+def test_flags_that_cannot_be_used_are_refused_in_one_line(flags: list[str], says: str) -> None:
+    done = _run("status", *flags)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"tutelage-status: {says}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["status", "report"])
+def test_a_command_that_reads_a_new_folder_says_so_and_writes_nothing(tmp_path: Path, name: str) -> None:
+    done = _run(name, "--config=synthetic", f"--workdir={tmp_path}/w")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path}/w: nothing here yet; tutelage-run begins an experiment there\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_with_nothing_is_a_mistake(tmp_path: Path) -> None:
+    flags = ["--config=synthetic", f"--workdir={tmp_path}/w", "--student=direct", "--requests=log.jsonl"]
+    done = _run("skew", *flags)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"tutelage-skew: {tmp_path}/w: nothing here yet; tutelage-run begins an experiment there\n"
+    )
