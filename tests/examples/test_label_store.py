@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from tutelage.launch import steps
-from tutelage.launch.session import Session, Settings
+from tutelage.launch.session import Session
 from tutelage.pipeline import LabelPartition, SoftLabelStore
 
 EXAMPLE = Path(__file__).parents[2] / "examples/label_store.py"
@@ -30,9 +30,7 @@ def example() -> ModuleType:
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     workdir = tmp_path_factory.mktemp("W")
-    session = Session.open(
-        Settings(config=str(EXAMPLE), workdir=str(workdir), smoke=True, end_day=str(DAYS[-1]))
-    )
+    session = Session.open(config=str(EXAMPLE), workdir=str(workdir), smoke=True, end_day=str(DAYS[-1]))
     steps.materialize(session, session.days)
     return session
 

@@ -13,8 +13,10 @@ from tutelage.models.backbones.base import InputSpec
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import Checkpoints
-from tutelage.trainers.feed import load_day
-from tutelage.trainers.trainer import Trainer, TrainResult
+from tutelage.trainers.day_pass import Attempt
+from tutelage.trainers.feed import Feed
+from tutelage.trainers.partial import resume_partial, save_partial
+from tutelage.trainers.trainer import Trainer
 
 
 def network(spec: InputSpec, *, units: int) -> tf.keras.Model:
@@ -29,28 +31,23 @@ def _trainer(units: int = 3) -> Trainer:
     return Trainer(SCHEMA, model, batch_size=BATCH, seed=1)
 
 
-class Stopped(Exception):
-    pass
-
-
 def test_a_function_s_network_resumes_within_a_day_and_after_it_bit_for_bit(tmp_path: Path) -> None:
     lake, whole, resumed = make_run(tmp_path).lake, _trainer(), _trainer()
-    one, two = (load_day(lake, day, SCHEMA, transform=whole.transform) for day in DAYS[:2])
+    one, two = (Feed(lake, whole.transform).read(day) for day in DAYS[:2])
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     first = whole.train_day(one)
 
-    def pause(snapshot: object) -> None:
-        done: TrainResult = snapshot()  # type: ignore[operator]
-        if len(done.losses) == 2:
-            resumed.save_partial(one, done, {}, checkpoints, rates=1.0)
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        resumed.train_day(one, pause=pause)
+    interrupted = resumed.begin_day(one)
+    interrupted.update()
+    interrupted.update()
+    save_partial(resumed, checkpoints, one, Attempt(ahead={}, trained=interrupted.result(), rates=1.0))
     resumed = _trainer()
-    found = resumed.resume_partial(one, checkpoints)
+    found = resume_partial(resumed, checkpoints, one)
     assert found is not None
-    second = resumed.train_day(one, resume_from=found[0])
+    rest = resumed.begin_day(one, found.trained)
+    while not rest.finished:
+        rest.update()
+    second = rest.result()
     np.testing.assert_array_equal(first.losses, second.losses)
     resumed.finish(DAYS[0], second, checkpoints)
     again = _trainer()

@@ -242,7 +242,7 @@ def test_a_successor_may_be_added_and_its_margin_changed_but_not_its_model(tmp_p
     session = _session(tmp_path)
     assert session.successor
     claim_successor(session.run, session.successor)
-    _learn(session, "teacher-wide", DAYS[0])
+    _record(session, "teacher-wide", DAYS[0])
     looser = _experiment(OLD, WIDE, margin=0.1).successor
     claim_successor(session.run, looser)  # type: ignore[arg-type]
     for changed, says in (

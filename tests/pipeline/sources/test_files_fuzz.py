@@ -12,11 +12,12 @@ from tests.pipeline.sources.mutants import FORMATS, SCHEMA, US, Nursery, Row
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import materialize
+from tutelage.pipeline.schema import interaction_columns
 from tutelage.pipeline.sources.files import Files
 
 FILES = 10_000  # Of all formats together, in the slow test.
 DAY = date(2026, 1, 1)
-EMPTY = pl.DataFrame(SCHEMA.interactions.empty_table()).select(
+EMPTY = pl.DataFrame(interaction_columns(SCHEMA).empty_table()).select(
     pl.exclude("example_id"), content=pl.lit(None, pl.UInt64), dropped=pl.lit(None, pl.String)
 )
 MIDNIGHT, DAY_US = US - 123_000, 86_400_000_000
