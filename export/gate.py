@@ -1,4 +1,4 @@
-"""The gate: what a version must show before it is served, and what it was found to be."""
+"""The gate: the checks that a version must pass before it is served, and the record of its verdict."""
 
 import math
 import statistics
@@ -23,11 +23,11 @@ from tutelage.trainers.gate import MARGINS, QUALITIES, quality
 from tutelage.trainers.run import Run
 
 PARITY = 1e-5
-"""Largest relative difference between a served score and the trainer's own: float32 has no more to give."""
+"""Largest relative difference between a served score and the trainer's own: the precision of float32."""
 _CALLS, _ROWS = 20, 100
 
 Metrics = Mapping[tuple[str, str, str], float]
-"""(task, metric, slice) → value."""
+"""Values by (task, metric, slice)."""
 
 
 def judge(
@@ -41,13 +41,15 @@ def judge(
     serving: ServingConfig,
     new_signature: bool = False,
 ) -> Verdict:
-    """Judge a student's staged version of `size` bytes in `folder`, with the metrics of its day `now`.
+    """Judge a student's staged version of `size` bytes in `folder`.
 
-    It is compared with `last`, the version that is served, and with the metrics of that one's day
-    `before`. What goes wrong in here is a verdict too: no version is served because its judge fell over.
+    `now` holds the metrics of the version's day. It is compared with `last`, the version that is served, whose
+    day has the metrics `before`. With `new_signature` it may have other inputs or outputs than `last`.
+
+    An exception in a check gives the verdict "error", so no version is served because its judge failed.
     """
     try:
-        # Loaded as a server loads it; the variables live as long as this does.
+        # Loaded as a server does. The variables live as long as `loaded`.
         loaded = tf.saved_model.load(str(folder))
         signature = loaded.signatures["serving_default"]
         checks = [
@@ -66,8 +68,11 @@ def judge(
 
 
 def record(run: Run, model: str, state: State, verdict: Verdict) -> None:
-    """Write the verdict into `metrics`: its values under the basis `gate`, the last blessed version's
-    under `gate_reference`, and `blessed`, 1 or 0."""
+    """Write the verdict into `metrics`.
+
+    The values of the checks have the basis `gate`, as does `blessed`, 1 or 0; those of the last blessed version
+    have the basis `gate_reference`.
+    """
     values = {c.name: c.value for c in verdict.checks if c.value is not None}
     references = {c.name: c.reference for c in verdict.checks if c.reference is not None}
     found = {"gate": {"blessed": float(verdict.blessed), **values}, "gate_reference": references}
@@ -76,7 +81,7 @@ def record(run: Run, model: str, state: State, verdict: Verdict) -> None:
 
 
 def record_override(run: Run, model: str, day: date) -> None:
-    """Write into `metrics` that the day's version is served whatever the verdict was; its card says why."""
+    """Write into `metrics` that the day's version is served despite its verdict. Its card says why."""
     _replace(run, model, day, "gate", {"override": 1.0}, rows=0, replaces={"metric": "override"})
 
 
@@ -103,7 +108,7 @@ def _replace(
 
 
 def day_ahead(run: Run, model: str, day: date) -> dict[tuple[str, str, str], float]:
-    """What a model's scores of a day were worth before any of it was learnt, by (task, metric, slice)."""
+    """Return the metrics of a model's scores of a day before training on it, by (task, metric, slice)."""
     rows = run.lake.metrics.scan(model=model, run=run.name, day=day, basis="day_ahead").collect()
     return {
         (task, metric, part): value
@@ -119,11 +124,10 @@ def compare(
     *,
     masked: Collection[str] = (),
 ) -> list[Check]:
-    """A check for each quality of each task, of all rows and of the slices that both days have.
+    """Return a check per task and quality metric, for all rows and for each slice that both days have.
 
-    A value that is missing or no number fails, but for the `masked` tasks: a day may be released without their
-    labels. Calibration is Σ predicted / Σ observed; what counts is
-    how far from 1 it is.
+    A value that is missing or not finite fails, except for the `masked` tasks: a day may be released without
+    their labels. Calibration is Σ predicted / Σ observed, and its distance from 1 is compared.
     """
     checks = []
     parts = sorted({part for _, _, part in now} & {part for _, _, part in before or {}} | {""})
@@ -143,23 +147,23 @@ def compare(
 
 
 def adversarial(schema: Schema) -> dict[str, np.ndarray]:
-    """Raw rows such as a client gone wrong sends, an array [rows] for each input, of a list [rows, length]."""
+    """Return raw rows such as a broken client sends: an array [rows] per input, [rows, length] for a list."""
     values: dict[str, list[Any]] = {
         "int64": [0, -1, 1, 2**53 + 1, 2**63 - 1, -(2**63), -1],
         "string": ["", " ", "\0", "é" * 1000, "a" * 65_536, "-1", "nan"],
         "float32": [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45, 0.0],
     }
     kinds = {"int64": np.int64, "string": object, "float32": np.float32}
-    # Turned by one for each feature and for each item, so that no row is bad in one way alone.
-    turned = {
+    # Rotated by one for each feature and each item, so that every row is bad in several ways.
+    rotated = {
         f.name: [np.roll(np.array(values[f.dtype], kinds[f.dtype]), -i - k) for k in range(f.fields)]
         for i, f in enumerate(schema.inputs())
     }
-    return {f.name: np.stack(turned[f.name], axis=1).reshape([7, *f.shape]) for f in schema.inputs()}
+    return {f.name: np.stack(rotated[f.name], axis=1).reshape([7, *f.shape]) for f in schema.inputs()}
 
 
 def _behaviour(schema: Schema, folder: Path, signature: Any, serving: ServingConfig) -> list[Check]:
-    """What the artefact itself holds and does."""
+    """Return the checks of the artefact itself: contents, parity, absurd requests and latency."""
     batch = golden.read_golden(folder / golden.PATH)
     rows = {
         name: tf.constant(np.resize(values, [_ROWS, *values.shape[1:]]))
@@ -186,21 +190,23 @@ def _contents(folder: Path) -> Check:
         inspect.check(folder)
     except UserError as error:
         return Check(name="contents", value=None, detail=str(error), passed=False)
-    return Check(name="contents", value=None, detail="as they may be", passed=True)
+    return Check(name="contents", value=None, detail="nothing that must not be served", passed=True)
 
 
 def _compatibility(signature: Any, last: Version, *, new_signature: bool) -> list[Check]:
-    """The last blessed version's golden requests, sent to the new one."""
+    """Return the checks that the last blessed version's golden requests fit the new version."""
     batch = golden.read_golden(last.path / golden.PATH)
     takes = {name: _kind(spec) for name, spec in signature.structured_input_signature[1].items()}
     sent = {name: _kind(tf.constant(values[:0])) for name, values in batch.features.items()}
     changes = [
-        f"{name} was {sent.get(name, 'not there')} and is {takes.get(name, 'not there')}"
+        f"{name} was {sent.get(name, 'absent')} and is {takes.get(name, 'absent')}"
         for name in sorted({*takes, *sent})
         if takes.get(name) != sent.get(name)
     ]
     gives = set(signature.structured_outputs)
-    changes += [f"output {name} is only in one of them" for name in sorted(gives ^ {*batch.expected})]
+    changes += [
+        f"output {name} is in only one of the two versions" for name in sorted(gives ^ {*batch.expected})
+    ]
     if changes:
         detail = ", ".join(changes)
         return [Check(name="signature", value=None, detail=detail, passed=new_signature)]
@@ -210,7 +216,7 @@ def _compatibility(signature: Any, last: Version, *, new_signature: bool) -> lis
 
 
 def _kind(tensor: Any) -> str:
-    """Its dtype, as in int64, and of a list its length, as in int64[20]."""
+    """Return the dtype, such as int64, with the length of a list, such as int64[20]."""
     return tensor.dtype.name + "".join(f"[{length}]" for length in tensor.shape[1:])
 
 

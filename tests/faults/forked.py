@@ -139,7 +139,7 @@ def _tell_commits(marks: Connection) -> None:
 
 def run_the_clock_backwards() -> None:
     """In this process, each look at the time of day is an hour before the last one."""
-    from tutelage.export import versions
+    from tutelage.export.versions import decisions
     from tutelage.launch import actions
 
     now, looks = time.time(), itertools.count(1)
@@ -153,4 +153,4 @@ def run_the_clock_backwards() -> None:
             return datetime.datetime.fromtimestamp(seconds(), tz)
 
     time.time, time.time_ns = seconds, lambda: int(seconds() * 1e9)
-    versions.datetime = actions.datetime = Backwards  # type: ignore[attr-defined]
+    decisions.datetime = actions.datetime = Backwards  # type: ignore[attr-defined]
