@@ -1,4 +1,4 @@
-"""Run pytest on the files before `--collect`, and collect the tests of those after it: the main of a folder's py_test."""
+"""Run pytest on the files before `--collect` and only collect those after it: the main of a py_test of a folder."""
 
 import sys
 
