@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import tensorflow as tf
 
 from tutelage.export import golden, inspect
 from tutelage.export.config import ServingConfig
-from tutelage.export.versions import Version
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, Task
 from tutelage.pipeline.verdict import Check, Verdict
@@ -30,33 +30,43 @@ Metrics = Mapping[tuple[str, str, str], float]
 """Values by (task, metric, slice)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A version and the metrics of its day."""
+
+    folder: Path
+    metrics: Metrics
+
+
 def judge(
     schema: Schema,
-    folder: Path,
+    candidate: Candidate,
+    last: Candidate | None,
     *,
     size: int,
-    now: Metrics,
-    before: Metrics | None,
-    last: Version | None,
     serving: ServingConfig,
     new_signature: bool = False,
 ) -> Verdict:
-    """Judge a student's staged version of `size` bytes in `folder`.
+    """Judge a student's staged version of `size` bytes against `last`, the version that is served.
 
-    `now` holds the metrics of the version's day. It is compared with `last`, the version that is served, whose
-    day has the metrics `before`. With `new_signature` it may have other inputs or outputs than `last`.
-
-    An exception in a check gives the verdict "error", so no version is served because its judge failed.
+    With `new_signature` it may have other inputs or outputs than `last`. An exception in a check gives the verdict
+    "error", so no version is served because its judge failed.
     """
     try:
         # Loaded as a server does. The variables live as long as `loaded`.
-        loaded = tf.saved_model.load(str(folder))
+        loaded = tf.saved_model.load(str(candidate.folder))
         signature = loaded.signatures["serving_default"]
         checks = [
-            *compare(schema.tasks, now, before, serving, masked=schema.masked),
-            *_behaviour(schema, folder, signature, serving),
+            *compare(
+                schema.tasks,
+                candidate.metrics,
+                None if last is None else last.metrics,
+                serving,
+                masked=schema.masked,
+            ),
+            *_behaviour(schema, candidate.folder, signature, serving),
             _at_most("bytes", size, serving.max_bytes),
-            *([] if last is None else _compatibility(signature, last, new_signature=new_signature)),
+            *([] if last is None else _compatibility(signature, last.folder, new_signature=new_signature)),
         ]
     except Exception as error:
         return Verdict(
@@ -76,27 +86,26 @@ def record(run: Run, model: str, state: State, verdict: Verdict) -> None:
     values = {c.name: c.value for c in verdict.checks if c.value is not None}
     references = {c.name: c.reference for c in verdict.checks if c.reference is not None}
     found = {"gate": {"blessed": float(verdict.blessed), **values}, "gate_reference": references}
-    for basis, metrics in found.items():
-        _replace(run, model, state.day, basis, metrics, rows=state.rows, replaces={"basis": basis})
+    for basis, values in found.items():
+        run.lake.metrics.replace(
+            _frame(run, state.day, basis, values, rows=state.rows),
+            {"model": model},
+            day=state.day,
+            run=run.name,
+            basis=basis,
+        )
 
 
 def record_override(run: Run, model: str, day: date) -> None:
     """Write into `metrics` that the day's version is served despite its verdict. Its card says why."""
-    _replace(run, model, day, "gate", {"override": 1.0}, rows=0, replaces={"metric": "override"})
+    frame = _frame(run, day, "gate", {"override": 1.0}, rows=0)
+    run.lake.metrics.replace(frame, {"model": model}, day=day, run=run.name, metric="override")
 
 
-def _replace(
-    run: Run,
-    model: str,
-    day: date,
-    basis: str,
-    metrics: Mapping[str, float],
-    *,
-    rows: int,
-    replaces: Mapping[str, str],
-) -> None:
+def _frame(run: Run, day: date, basis: str, metrics: Mapping[str, float], *, rows: int) -> pl.DataFrame:
+    """Return rows of `metrics` by the schema of that table, without the model."""
     columns = {"metric": list(metrics), "value": list(metrics.values())}
-    frame = pl.DataFrame(columns, schema={"metric": pl.String, "value": pl.Float64}).with_columns(
+    return pl.DataFrame(columns, schema={"metric": pl.String, "value": pl.Float64}).with_columns(
         run=pl.lit(run.name),
         day=pl.lit(day),
         task=pl.lit(""),
@@ -104,7 +113,6 @@ def _replace(
         basis=pl.lit(basis),
         rows=pl.lit(rows, pl.Int64),
     )
-    run.lake.metrics.replace(frame, {"model": model}, day=day, run=run.name, **replaces)
 
 
 def day_ahead(run: Run, model: str, day: date) -> dict[tuple[str, str, str], float]:
@@ -193,9 +201,9 @@ def _contents(folder: Path) -> Check:
     return Check(name="contents", value=None, detail="nothing that must not be served", passed=True)
 
 
-def _compatibility(signature: Any, last: Version, *, new_signature: bool) -> list[Check]:
+def _compatibility(signature: Any, last: Path, *, new_signature: bool) -> list[Check]:
     """Return the checks that the last blessed version's golden requests fit the new version."""
-    batch = golden.read_golden(last.path / golden.PATH)
+    batch = golden.read_golden(last / golden.PATH)
     takes = {name: _kind(spec) for name, spec in signature.structured_input_signature[1].items()}
     sent = {name: _kind(tf.constant(values[:0])) for name, values in batch.features.items()}
     changes = [

@@ -120,23 +120,23 @@ class _Publication:
         run, name = self._run, self._student.name
         last = max(self._versions.published(), key=lambda version: version.number, default=None)
         contents = inspect.describe(folder)
-        now = gate.day_ahead(run, name, state.day)
-        before = None if last is None else gate.day_ahead(run, name, last.day)
+        candidate = gate.Candidate(folder=folder, metrics=gate.day_ahead(run, name, state.day))
+        blessed = None
+        if last is not None:
+            blessed = gate.Candidate(folder=last.path, metrics=gate.day_ahead(run, name, last.day))
         verdict = gate.judge(
             self._ranker.schema,
-            folder,
+            candidate,
+            blessed,
             size=contents.bytes,
-            now=now,
-            before=before,
-            last=last,
             serving=self._serving,
             new_signature=new_signature,
         )
         gate.record(run, name, state, verdict)
         facts = card.Facts(
             **_training_facts(run, self._student, state),
-            metrics=_by_task(now),
-            blessed=None if before is None else _by_task(before),
+            metrics=_by_task(candidate.metrics),
+            blessed=None if blessed is None else _by_task(blessed.metrics),
             verdict=str(verdict),
             checks=[asdict(check) for check in verdict.checks],
             parameters=sum(int(np.prod(shape)) for _, shape in contents.variables),
