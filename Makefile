@@ -1,30 +1,31 @@
-# Any Python 3.11 will do; the first of these that is one makes .venv.
-PYTHON := $(shell for p in python3.11 python3; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Python 3.11, 3.12 or 3.13: the first of these that is one makes .venv.
+PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 RUN := .venv/bin/python -m
-# What `make setup` leaves when it has come to its end.
+# `make setup` makes this file last.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary structure lint format types test-bazel clean
+.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary structure wheel lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## install the project and its tools into .venv, at the versions of constraints.txt
 
-# A finished .venv is updated in place; one that was interrupted is made anew.
+# A finished .venv is updated in place; one whose setup was interrupted is made again.
 $(READY): pyproject.toml setup.py constraints.txt
-	@test -n "$(PYTHON)" || { echo 'tutelage needs Python 3.11: install it, or name it with PYTHON=...' >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'tutelage needs Python 3.11, 3.12 or 3.13: install one, or name it with PYTHON=...' >&2; exit 1; }
 	@echo 'Installing into .venv; the first time takes minutes and 3.5 GB.'
 	@test -e $@ || $(PYTHON) -m venv --clear .venv
 	@rm -f $@
 	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 # For mypy, see pyproject.toml.
 	@mkdir -p .venv/types && ln -sfn ../.. .venv/types/tutelage
-# For Bazel, a Python that sees what is installed in .venv but for the project: Python does not look for
-# .pth files, here the editable install, in a folder that it knows from one.
+# For Bazel, a Python that sees all that is installed in .venv except the project. The project is installed by a .pth
+# file, and Python ignores .pth files in a folder that it only knows from another .pth file.
 	@$(RUN) venv --without-pip .venv/bazel
-	@.venv/bin/python -c 'import site; print(site.getsitepackages()[0])' > .venv/bazel/lib/python3.11/site-packages/libraries.pth
+	@.venv/bin/python -c 'import site; print(site.getsitepackages()[0])' > libraries.pth
+	@mv libraries.pth "$$(.venv/bazel/bin/python -c 'import site; print(site.getsitepackages()[0])')"
 	@touch $@
 
 demo: $(READY) ## run the synthetic experiment end to end into demo/
@@ -36,7 +37,7 @@ test: $(READY) lint types ## lint, types and every test that is not slow
 test-faults: $(READY) ## the slow tests: kills at 400 instants, full disks, 10,000 requests, 10,000 odd files
 	$(RUN) pytest -q -m slow
 
-golden: $(READY) ## write tests/golden_losses.csv anew; git diff shows what changed
+golden: $(READY) ## rewrite tests/golden_losses.csv; git diff shows what changed
 	rm -rf build/golden
 	.venv/bin/tutelage-run --config=synthetic --smoke --workdir=build/golden
 	$(RUN) tests.golden build/golden
@@ -63,21 +64,24 @@ bench-vocabulary: $(READY) ## log loss and steps/s of a growing vocabulary besid
 structure: $(READY) ## lines, long functions and imports per room; AGAINST=REV prints another revision beside them
 	$(RUN) benchmarks.structure $(if $(AGAINST),--against $(AGAINST))
 
+wheel: $(READY) ## build dist/*.whl, install it in a fresh environment (minutes, 3.5 GB) and run the examples there
+	$(RUN) tests.wheel
+
 lint: $(READY) ## ruff: rules and format
 	$(RUN) ruff check --quiet
 	$(RUN) ruff format --quiet --check
 
-format: $(READY) ## rewrite the code as ruff likes it
+format: $(READY) ## let ruff rewrite the code
 	$(RUN) ruff check --quiet --fix
 	$(RUN) ruff format --quiet
 
 types: $(READY) ## mypy
 	$(RUN) mypy
 
-test-bazel: $(READY) ## the same tests under Bazel, which sees only what each BUILD file declares
+test-bazel: $(READY) ## the fast tests under Bazel, which sees only what each BUILD file declares
 	@command -v bazel >/dev/null || { echo 'bazel is not installed: apt-get install bazel-bootstrap' >&2; exit 1; }
 	PATH="$(CURDIR)/.venv/bazel/bin:$$PATH" bazel test //...
 
-clean: ## remove all that these targets made
-	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove everything that these targets made
+	rm -rf .venv demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

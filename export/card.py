@@ -1,4 +1,4 @@
-"""The model card beside a version, for people and for programs, and the server's list of models."""
+"""The model card beside a version, for people and for programs, and TensorFlow Serving's list of models."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 PATH = "assets.extra/model_card"
-"""Where it lies in the folder of a version, without its ending: `.json` and `.md`."""
+"""Where the card is stored in a version's folder, without its suffixes `.json` and `.md`."""
 LIBRARIES = ("tutelage", "tensorflow", "tf-keras", "tensorflow-recommenders", "numpy", "polars")
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -24,25 +24,25 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a card says and the version's files do not. A value that is not finite is written as null."""
+    """What a card says beyond the version's files. A value that is not finite is written as null."""
 
     model: str
     day: date
-    """The version's: the last that it has learnt."""
+    """The last day that the version was trained on."""
     first_day: date
     rows: int
-    """Learnt from the first day to the last."""
+    """Examples that it was trained on, from the first day to the last."""
     config: Mapping[str, Any]
-    """The model's fields, as JSON takes them."""
+    """The fields of the student's configuration, of types that JSON has."""
     teacher: str | None = None
     label_coverage: float | None = None
-    """Share of the last day's rows that had a soft label."""
+    """The share of the last day's rows that had a soft label."""
     metrics: Metrics
-    """Task → metric → value of the last day, scored before any of it was learnt (`day_ahead`)."""
+    """Metrics of the last day by task, scored before training on any of it (`day_ahead`)."""
     blessed: Metrics | None = None
-    """The same of the last blessed version; None: there was none."""
+    """The same of the last blessed version, or None if there was none."""
     verdict: str
-    """The gate's."""
+    """The verdict of the gate."""
     checks: Sequence[Mapping[str, Any]] = ()
     """A mapping for each thing that the gate looked at: its name, both values, the bound, whether it passed."""
     parameters: int
@@ -50,7 +50,7 @@ class Facts:
 
 
 def write_card(folder: Path, facts: Facts) -> None:
-    """Write `model_card.json` and `model_card.md` into a version's folder, as the last of its files."""
+    """Write `model_card.json` and `model_card.md` into a version's folder. All other files must be there already."""
     files = _files(folder)
     card = _plain(
         {
@@ -65,18 +65,21 @@ def write_card(folder: Path, facts: Facts) -> None:
 
 
 def record_override(folder: Path, reason: str) -> None:
-    """Note in a version's card why it is served though it was not blessed."""
+    """Add to a version's card why it is served although it was not blessed."""
     card = json.loads((folder / f"{PATH}.json").read_text())
     _write(folder, {**card, "override": reason})
 
 
-def renew(folder: Path, instead: Mapping[Path, Path]) -> None:
-    """Give a version's card the size and the hash of its files as they are with others `instead` of some of
-    them; the others lie beside these, and are no files of the version yet."""
+def update_hash(folder: Path, replacements: Mapping[Path, Path]) -> None:
+    """Update the size and the hash in a version's card as if files were replaced already.
+
+    `replacements` maps a file of the version to the new one, which lies beside it and is not part of the version
+    yet.
+    """
     card = json.loads((folder / f"{PATH}.json").read_text())
-    files = [instead.get(file, file) for file in _files(folder) if file not in instead.values()]
+    files = [replacements.get(file, file) for file in _files(folder) if file not in replacements.values()]
     size = sum(file.stat().st_size for file in files)
-    _write(folder, {**card, "bytes": size, "sha256": sha256(folder, instead)})
+    _write(folder, {**card, "bytes": size, "sha256": sha256(folder, replacements)})
 
 
 def _write(folder: Path, card: Mapping[str, Any]) -> None:
@@ -84,25 +87,37 @@ def _write(folder: Path, card: Mapping[str, Any]) -> None:
     (folder / f"{PATH}.md").write_text(_markdown(card))
 
 
-def sha256(folder: Path, instead: Mapping[Path, Path] = MappingProxyType({})) -> str:
-    """Of the version's files, the card left out; `instead` is as in `renew`. The same in its folder with GNU tools:
+def sha256(folder: Path, replacements: Mapping[Path, Path] = MappingProxyType({})) -> str:
+    """Return the SHA-256 of a version's files except the card; `replacements` is as in `update_hash`.
+
+    GNU tools compute the same in the version's folder:
 
     find . -type f ! -name 'model_card.*' -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum
     """
     whole = hashlib.sha256()
     for path in _files(folder):
-        if path in instead.values():
+        if path in replacements.values():
             continue
-        with instead.get(path, path).open("rb") as file:
+        with replacements.get(path, path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         whole.update(f"{digest}  {path.relative_to(folder).as_posix()}\n".encode())
     return whole.hexdigest()
 
 
 def models_config(root: str, names: Sequence[str]) -> str:
-    """TensorFlow Serving's models.config: each model from `root`/NAME, the highest number served.
+    """Return TensorFlow Serving's models.config, which serves the highest number in `root`/NAME of each model.
 
-    `root` as the server sees it, as in /models or s3://bucket/export.
+    `root` is the path as the server sees it, such as /models or s3://bucket/export.
+
+    >>> print(models_config("/models", ["auxiliary"]))
+    model_config_list {
+      config {
+        name: "auxiliary"
+        base_path: "/models/auxiliary"
+        model_platform: "tensorflow"
+      }
+    }
+    <BLANKLINE>
     """
     config = model_server_config_pb2.ModelServerConfig()
     for name in names:
@@ -113,7 +128,7 @@ def models_config(root: str, names: Sequence[str]) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All but the card, in the order of their relative paths' bytes."""
+    """Return all files except the card, in the byte order of their relative paths."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("model_card."))
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
@@ -121,12 +136,12 @@ def _files(folder: Path) -> list[Path]:
 def _version(library: str) -> str | None:
     try:
         return metadata.version(library)
-    except metadata.PackageNotFoundError:  # Bazel's tutelage is not installed.
+    except metadata.PackageNotFoundError:  # Under Bazel tutelage is not installed.
         return None
 
 
 def _plain(value: Any) -> Any:
-    """As JSON takes it."""
+    """Return a value of types that JSON has; a number that is not finite becomes None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -145,24 +160,24 @@ def _markdown(card: Mapping[str, Any]) -> str:
     ]
     facts = {
         "Verdict of the gate": card["verdict"],
-        **({"Served all the same, as": card["override"]} if "override" in card else {}),
-        "Days learnt": f"{card['first_day']} to {card['day']}, {card['rows']:,} rows",
+        **({"Served despite that, because": card["override"]} if "override" in card else {}),
+        "Trained on": f"{card['first_day']} to {card['day']}, {card['rows']:,} rows",
         "Teacher": card["teacher"],
         "Label coverage of the last day": card["label_coverage"],
         "Size": f"{card['bytes']:,} bytes, {card['parameters']:,} parameters, {card['ops']:,} ops",
-        "SHA-256 of the files but for this card": card["sha256"],
+        "SHA-256 of all files except this card": card["sha256"],
     }
     checks = card["checks"]
     parts = [
         f"# {card['model']}, {card['day']}",
         _table(("", ""), facts.items()),
-        "## Metrics of the last day, scored before any of it was learnt",
+        "## Metrics of the last day, scored before training on it",
         _table(("task", "metric", "this version", "last blessed version"), metrics),
         "## Gate",
         _table(tuple(checks[0]), [tuple(check.values()) for check in checks]) if checks else "No checks.",
         "## Config",
         f"```json\n{json.dumps(card['config'], indent=1)}\n```",
-        "## Versions of libraries",
+        "## Library versions",
         _table(("library", "version"), card["versions"].items()),
     ]
     return "\n\n".join(parts) + "\n"

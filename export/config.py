@@ -1,4 +1,4 @@
-"""What is served: the combined score, the bounds of the gate, how many versions stay."""
+"""How students are served: the combined score, the limits of the gate, the number of versions that stay."""
 
 import keyword
 import math
@@ -8,40 +8,40 @@ from dataclasses import dataclass
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema
 
-# An input of a signature is a parameter of a function and part of an op's name; TensorFlow would write
-# other names in its own way.
+# A signature's input is the parameter of a function and part of an op's name. TensorFlow would change any
+# other name.
 _INPUT = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingConfig:
-    """How students are served. It may change in a workdir at any time."""
+    """How students are served. It may be changed in a workdir at any time."""
 
     score: tuple[tuple[str, float], ...]
-    """(served output, weight): the served output `score` is Σ weight · output."""
+    """(served output, weight) pairs: the served output `score` is Σ weight · output."""
     keep: int = 10
-    """Newest versions that stay in the served folder; pinned ones stay besides."""
+    """How many of the newest versions stay in the served folder. Pinned versions stay as well."""
     auc_drop: float = 0.03
-    """A version is blessed with an AUC lower than the last blessed version's by up to this."""
+    """How much lower the AUC may be than the last blessed version's."""
     entropy_rise: float = 0.05
-    """... with a normalised entropy higher by up to this share of it."""
+    """How much higher the normalised entropy may be, as a share of the last blessed version's."""
     squared_error_rise: float = 0.15
-    """... with a relative squared error of the value tasks higher by up to this share of it."""
+    """How much higher the relative squared error of a value task may be, as a share of the last blessed version's."""
     calibration_drift: float = 0.20
-    """... with a calibration further from 1 by up to this."""
+    """How much further from 1 the calibration may be than the last blessed version's."""
     slice_margin: float = 3.0
-    """On a slice each of these is so many times as large: it has fewer rows, and its metrics swing more."""
+    """On a slice each of these limits is multiplied by this: a slice has fewer rows, so its metrics vary more."""
     max_bytes: int = 500_000_000
-    """Size of a version's folder."""
+    """Largest size of a version's folder."""
     max_latency_ms: float = 50.0
-    """Median of calls with 100 rows."""
+    """Largest median latency of calls with 100 rows."""
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.score]
         if not names or len(set(names)) < len(names) or not all(math.isfinite(w) for _, w in self.score):
             raise UserError(
-                f"serving: score is {self.score!r}, expected (served output, weight) of at least one output, "
-                "none of them twice, each weight a finite number"
+                f"serving: score is {self.score!r}, expected at least one (served output, weight) pair, "
+                "each output once and each weight a finite number"
             )
         for margin in ("auc_drop", "entropy_rise", "squared_error_rise", "calibration_drift", "slice_margin"):
             if not 0 <= (value := getattr(self, margin)) < math.inf:
@@ -53,18 +53,18 @@ class ServingConfig:
             raise UserError(f"serving: max_latency_ms is {self.max_latency_ms}, expected a number above 0")
 
     def check(self, schema: Schema) -> None:
-        """Raises UserError where models of `schema` cannot be served as this says."""
+        """Raise UserError if models of `schema` cannot be served with this configuration."""
         outputs = [task.score for task in schema.tasks]
         for name, _ in self.score:
             if name not in outputs:
                 raise UserError(f"serving: score names {name!r}; the served outputs are {', '.join(outputs)}")
         if "score" in outputs:
             raise UserError(
-                "serving: a task's output is called 'score', as the combined one; rename the task"
+                "serving: a task's output is called 'score', like the combined score; rename the task"
             )
         for feature in schema.features:
             if not _INPUT.fullmatch(feature.name) or keyword.iskeyword(feature.name):
                 raise UserError(
-                    f"feature {feature.name!r} cannot be the name of a served input; "
-                    "expected a-z, 0-9 and _, a letter first, and no Python keyword"
+                    f"feature {feature.name!r} cannot be the name of a served input: expected a-z, 0-9 and _, "
+                    "beginning with a letter, and no Python keyword; rename it"
                 )

@@ -1,4 +1,4 @@
-"""Take a user's rows out of what lies beside a version: its golden batch and its warm-up requests."""
+"""Take a user's rows out of what is stored beside a version: its golden batch and its warm-up requests."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ from tutelage.export import card, golden, warmup
 
 
 def forget(folder: Path, model: str, whose: pl.Expr) -> int:
-    """Take the golden rows for which `whose` holds out of a version of `model`, and make its warm-up requests
-    of those that are left. Returns how many went.
+    """Remove the golden rows of which `whose` is true from a version of `model`, and return their number.
 
-    The golden batch goes last, with the card that names its hash right before it: a version in which this was
-    killed has the rows still, and is taken up again.
+    The warm-up requests are made again from the rows that are left. The golden batch is replaced last, right
+    after the card that holds its hash: if the process is killed before that, the rows are still there and the
+    next call does everything again.
     """
     path = folder / golden.PATH
     batch = pl.read_parquet(path)
@@ -22,9 +22,9 @@ def forget(folder: Path, model: str, whose: pl.Expr) -> int:
         partial = path.with_name(f".{path.name}.partial")
         left.write_parquet(partial)
         requests = folder / warmup.PATH
-        made = requests.with_name(f".{requests.name}.partial")
-        warmup.write_warmup(made, model, golden.read_golden(partial).features)
-        os.replace(made, requests)
-        card.renew(folder, {path: partial})
+        rewritten = requests.with_name(f".{requests.name}.partial")
+        warmup.write_warmup(rewritten, model, golden.read_golden(partial).features)
+        os.replace(rewritten, requests)
+        card.update_hash(folder, {path: partial})
         os.replace(partial, path)
     return batch.height - left.height

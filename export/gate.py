@@ -1,9 +1,10 @@
-"""The gate: what a version must show before it is served, and what it was found to be."""
+"""The gate: the checks that a version must pass before it is served, and the record of its verdict."""
 
 import math
 import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import tensorflow as tf
 
 from tutelage.export import golden, inspect
 from tutelage.export.config import ServingConfig
-from tutelage.export.versions import Version
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, Task
@@ -24,38 +24,50 @@ from tutelage.trainers.gate import quality
 from tutelage.trainers.run import Run
 
 PARITY = 1e-5
-"""Largest relative difference between a served score and the trainer's own: float32 has no more to give."""
+"""Largest relative difference between a served score and the trainer's own: the precision of float32."""
 _CALLS, _ROWS = 20, 100
 
 Metrics = Mapping[tuple[str, str, str], float]
-"""(task, metric, slice) → value."""
+"""Values by (task, metric, slice)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A version and the metrics of its day."""
+
+    folder: Path
+    metrics: Metrics
 
 
 def judge(
     schema: Schema,
-    folder: Path,
+    candidate: Candidate,
+    last: Candidate | None,
     *,
     size: int,
-    now: Metrics,
-    before: Metrics | None,
-    last: Version | None,
     serving: ServingConfig,
     new_signature: bool = False,
 ) -> Verdict:
-    """Judge a student's staged version of `size` bytes in `folder`, with the metrics of its day `now`.
+    """Judge a student's staged version of `size` bytes against `last`, the version that is served.
 
-    It is compared with `last`, the version that is served, and with the metrics of that one's day
-    `before`. What goes wrong in here is a verdict too: no version is served because its judge fell over.
+    With `new_signature` it may have other inputs or outputs than `last`. An exception in a check gives the verdict
+    "error", so no version is served because its judge failed.
     """
     try:
-        # Loaded as a server loads it; the variables live as long as this does.
-        loaded = tf.saved_model.load(str(folder))
+        # Loaded as a server does. The variables live as long as `loaded`.
+        loaded = tf.saved_model.load(str(candidate.folder))
         signature = loaded.signatures["serving_default"]
         checks = [
-            *compare(schema.tasks, now, before, serving, masked=schema.masked),
-            *_behaviour(schema, folder, signature, serving),
+            *compare(
+                schema.tasks,
+                candidate.metrics,
+                None if last is None else last.metrics,
+                serving,
+                masked=schema.masked,
+            ),
+            *_behaviour(schema, candidate.folder, signature, serving),
             _at_most("bytes", size, serving.max_bytes),
-            *([] if last is None else _compatibility(signature, last, new_signature=new_signature)),
+            *([] if last is None else _compatibility(signature, last.folder, new_signature=new_signature)),
         ]
     except Exception as error:
         return Verdict(
@@ -67,32 +79,34 @@ def judge(
 
 
 def record(run: Run, model: str, state: State, verdict: Verdict) -> None:
-    """Write the verdict into `metrics`: its values under the basis `gate`, the last blessed version's
-    under `gate_reference`, and `blessed`, 1 or 0."""
+    """Write the verdict into `metrics`.
+
+    The values of the checks have the basis `gate`, as does `blessed`, 1 or 0; those of the last blessed version
+    have the basis `gate_reference`.
+    """
     values = {c.name: c.value for c in verdict.checks if c.value is not None}
     references = {c.name: c.reference for c in verdict.checks if c.reference is not None}
     found = {"gate": {"blessed": float(verdict.blessed), **values}, "gate_reference": references}
-    for basis, metrics in found.items():
-        _replace(run, model, state.day, basis, metrics, rows=state.rows, replaces={"basis": basis})
+    for basis, values in found.items():
+        run.lake.metrics.replace(
+            _frame(run, state.day, basis, values, rows=state.rows),
+            {"model": model},
+            day=state.day,
+            run=run.name,
+            basis=basis,
+        )
 
 
 def record_override(run: Run, model: str, day: date) -> None:
-    """Write into `metrics` that the day's version is served whatever the verdict was; its card says why."""
-    _replace(run, model, day, "gate", {"override": 1.0}, rows=0, replaces={"metric": "override"})
+    """Write into `metrics` that the day's version is served despite its verdict. Its card says why."""
+    frame = _frame(run, day, "gate", {"override": 1.0}, rows=0)
+    run.lake.metrics.replace(frame, {"model": model}, day=day, run=run.name, metric="override")
 
 
-def _replace(
-    run: Run,
-    model: str,
-    day: date,
-    basis: str,
-    metrics: Mapping[str, float],
-    *,
-    rows: int,
-    replaces: Mapping[str, str],
-) -> None:
+def _frame(run: Run, day: date, basis: str, metrics: Mapping[str, float], *, rows: int) -> pl.DataFrame:
+    """Return rows of `metrics` by the schema of that table, without the model."""
     columns = {"metric": list(metrics), "value": list(metrics.values())}
-    frame = pl.DataFrame(columns, schema={"metric": pl.String, "value": pl.Float64}).with_columns(
+    return pl.DataFrame(columns, schema={"metric": pl.String, "value": pl.Float64}).with_columns(
         run=pl.lit(run.name),
         day=pl.lit(day),
         task=pl.lit(""),
@@ -100,11 +114,10 @@ def _replace(
         basis=pl.lit(basis),
         rows=pl.lit(rows, pl.Int64),
     )
-    run.lake.metrics.replace(frame, {"model": model}, day=day, run=run.name, **replaces)
 
 
 def day_ahead(run: Run, model: str, day: date) -> dict[tuple[str, str, str], float]:
-    """What a model's scores of a day were worth before any of it was learnt, by (task, metric, slice)."""
+    """Return the metrics of a model's scores of a day before training on it, by (task, metric, slice)."""
     rows = run.lake.metrics.scan(model=model, run=run.name, day=day, basis="day_ahead").collect()
     return {
         (task, metric, part): value
@@ -120,11 +133,10 @@ def compare(
     *,
     masked: Collection[str] = (),
 ) -> list[Check]:
-    """A check for each quality of each task, of all rows and of the slices that both days have.
+    """Return a check per task and quality metric, for all rows and for each slice that both days have.
 
-    A value that is missing or no number fails, but for the `masked` tasks: a day may be released without their
-    labels. Calibration is Σ predicted / Σ observed; what counts is
-    how far from 1 it is.
+    A value that is missing or not finite fails, except for the `masked` tasks: a day may be released without
+    their labels. Calibration is Σ predicted / Σ observed, and its distance from 1 is compared.
     """
     checks = []
     parts = sorted({part for _, _, part in now} & {part for _, _, part in before or {}} | {""})
@@ -144,23 +156,23 @@ def compare(
 
 
 def adversarial(schema: Schema) -> dict[str, np.ndarray]:
-    """Raw rows such as a client gone wrong sends, an array [rows] for each input, of a list [rows, length]."""
+    """Return raw rows such as a broken client sends: an array [rows] per input, [rows, length] for a list."""
     values: dict[str, list[Any]] = {
         "int64": [0, -1, 1, 2**53 + 1, 2**63 - 1, -(2**63), -1],
         "string": ["", " ", "\0", "é" * 1000, "a" * 65_536, "-1", "nan"],
         "float32": [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45, 0.0],
     }
     kinds = {"int64": np.int64, "string": object, "float32": np.float32}
-    # Turned by one for each feature and for each item, so that no row is bad in one way alone.
-    turned = {
+    # Rotated by one for each feature and each item, so that every row is bad in several ways.
+    rotated = {
         f.name: [np.roll(np.array(values[f.dtype], kinds[f.dtype]), -i - k) for k in range(f.fields)]
         for i, f in enumerate(schema.inputs())
     }
-    return {f.name: np.stack(turned[f.name], axis=1).reshape([7, *f.shape]) for f in schema.inputs()}
+    return {f.name: np.stack(rotated[f.name], axis=1).reshape([7, *f.shape]) for f in schema.inputs()}
 
 
 def _behaviour(schema: Schema, folder: Path, signature: Any, serving: ServingConfig) -> list[Check]:
-    """What the artefact itself holds and does."""
+    """Return the checks of the artefact itself: contents, parity, absurd requests and latency."""
     batch = golden.read_golden(folder / golden.PATH)
     rows = {
         name: tf.constant(np.resize(values, [_ROWS, *values.shape[1:]]))
@@ -187,21 +199,23 @@ def _contents(folder: Path) -> Check:
         inspect.check(folder)
     except UserError as error:
         return Check(name="contents", value=None, detail=str(error), passed=False)
-    return Check(name="contents", value=None, detail="as they may be", passed=True)
+    return Check(name="contents", value=None, detail="nothing that must not be served", passed=True)
 
 
-def _compatibility(signature: Any, last: Version, *, new_signature: bool) -> list[Check]:
-    """The last blessed version's golden requests, sent to the new one."""
-    batch = golden.read_golden(last.path / golden.PATH)
+def _compatibility(signature: Any, last: Path, *, new_signature: bool) -> list[Check]:
+    """Return the checks that the last blessed version's golden requests fit the new version."""
+    batch = golden.read_golden(last / golden.PATH)
     takes = {name: _kind(spec) for name, spec in signature.structured_input_signature[1].items()}
     sent = {name: _kind(tf.constant(values[:0])) for name, values in batch.features.items()}
     changes = [
-        f"{name} was {sent.get(name, 'not there')} and is {takes.get(name, 'not there')}"
+        f"{name} was {sent.get(name, 'absent')} and is {takes.get(name, 'absent')}"
         for name in sorted({*takes, *sent})
         if takes.get(name) != sent.get(name)
     ]
     gives = set(signature.structured_outputs)
-    changes += [f"output {name} is only in one of them" for name in sorted(gives ^ {*batch.expected})]
+    changes += [
+        f"output {name} is in only one of the two versions" for name in sorted(gives ^ {*batch.expected})
+    ]
     if changes:
         detail = ", ".join(changes)
         return [Check(name="signature", value=None, detail=detail, passed=new_signature)]
@@ -211,7 +225,7 @@ def _compatibility(signature: Any, last: Version, *, new_signature: bool) -> lis
 
 
 def _kind(tensor: Any) -> str:
-    """Its dtype, as in int64, and of a list its length, as in int64[20]."""
+    """Return the dtype, such as int64, with the length of a list, such as int64[20]."""
     return tensor.dtype.name + "".join(f"[{length}]" for length in tensor.shape[1:])
 
 

@@ -1,4 +1,4 @@
-"""The golden batch: raw rows of a day beside a version, and what the trainer scores them."""
+"""The golden batch: raw rows of a day that are stored beside a version, with the trainer's scores of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import DEFAULTS
 
 PATH = "assets.extra/golden.parquet"
-"""Where it lies in the folder of a version."""
+"""Where the golden batch is stored in a version's folder."""
 _EXPECTED = "expected_"
 DTYPES = {pl.Int64(): "int64", pl.String(): "string", pl.Float32(): "float32"}
-"""Of a raw feature\'s column, or a list\'s items → the feature\'s."""
+"""The dtype of a feature by the dtype of its column or, for a list, of its items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """Rows and their scores."""
+    """Rows and the scores that are expected for them."""
 
     frame: pl.DataFrame
-    """Raw features as in `interactions`, a missing value null; lists are filled up, all of one length."""
+    """Raw features as in `interactions`. A missing value is null; lists are padded to one length."""
     expected: dict[str, np.ndarray]
-    """Served output → float [rows]."""
+    """The expected scores, float [rows], by served output."""
 
     @property
     def features(self) -> dict[str, np.ndarray]:
-        """As models take them: an array a feature, [rows] with nulls filled, or of a list [rows, length].
+        """Return the features as models take them: an array [rows] with nulls filled, or [rows, length] for a list.
 
-        Of the file alone: a golden batch may be older than the schema.
+        Only the file is used, not the schema: a golden batch may be older than the schema.
         """
         arrays = {}
         for name, dtype in self.frame.schema.items():
@@ -43,13 +43,14 @@ class Golden:
 
 
 def choose(frame: pl.DataFrame, rows: int = 256) -> pl.DataFrame:
-    """`rows` rows of a day (all, where it has fewer), evenly spaced in the order of example_id."""
+    """Return `rows` rows of a day (all if it has fewer), evenly spaced in the order of `example_id`."""
     count = min(rows, frame.height)
     return frame.sort("example_id")[np.arange(count) * frame.height // max(count, 1)]
 
 
-def filled(frame: pl.DataFrame, arrays: Mapping[str, np.ndarray]) -> pl.DataFrame:
-    """`frame` with its lists as they are in `arrays`, [rows, length]: the file is read without the schema."""
+def pad_lists(frame: pl.DataFrame, arrays: Mapping[str, np.ndarray]) -> pl.DataFrame:
+    """Return `frame` with its lists padded as in `arrays`, [rows, length], so that the schema is not needed to read
+    them."""
     return frame.with_columns(
         pl.Series(name, values.tolist(), dtype=pl.Array(frame.schema[name].inner, values.shape[1]))  # type: ignore[attr-defined]
         for name, values in arrays.items()
@@ -58,7 +59,7 @@ def filled(frame: pl.DataFrame, arrays: Mapping[str, np.ndarray]) -> pl.DataFram
 
 
 def write_golden(path: Path, frame: pl.DataFrame, expected: Mapping[str, np.ndarray]) -> None:
-    """Write `frame` with a column `expected_<output>` for each of `expected`, float [rows]."""
+    """Write `frame` with a column `expected_<output>` for each array of `expected`, float [rows]."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.with_columns(
         pl.Series(f"{_EXPECTED}{name}", values) for name, values in expected.items()
@@ -66,9 +67,9 @@ def write_golden(path: Path, frame: pl.DataFrame, expected: Mapping[str, np.ndar
 
 
 def read_golden(path: Path) -> Golden:
-    """Raises UserError where there is none."""
+    """Read the golden batch at `path`. Raises UserError if there is none."""
     if not path.is_file():
-        raise UserError(f"{path}: there is no golden batch; export the version again")
+        raise UserError(f"{path}: no golden batch; export the version again")
     frame = pl.read_parquet(path)
     names = [name for name in frame.columns if name.startswith(_EXPECTED)]
     return Golden(
@@ -78,8 +79,9 @@ def read_golden(path: Path) -> Golden:
 
 
 def relative_difference(values: np.ndarray, expected: np.ndarray) -> float:
-    """The largest |value − expected| / |expected|, the latter at least 1 % of the largest |expected|: near 0
-    the rounding of what cancels out there would be all that is seen. NaN where one is NaN, or infinite.
+    """Return the largest |value − expected| / |expected| of two arrays [rows]; NaN if a value is not finite.
+
+    The denominator is at least 1 % of the largest |expected|: near 0 the difference would only show rounding.
     """
     wanted = expected.astype(np.float64)
     floor = max(1e-6, 0.01 * float(np.max(np.abs(wanted), initial=0.0)))
@@ -88,30 +90,32 @@ def relative_difference(values: np.ndarray, expected: np.ndarray) -> float:
 
 
 def parity(signature: Callable[..., Mapping[str, tf.Tensor]], golden: Golden) -> float:
-    """The largest relative difference between what `signature`, a loaded SavedModel's, gives and what is
-    expected, over all outputs.
+    """Return the largest relative difference between a signature's scores and the expected ones, over all outputs.
 
-    NaN where a score is NaN. Raises UserError where the signature takes a feature that the batch has
-    not, or lacks an output or gives another shape than is expected.
+    It is NaN if a score is NaN. `signature` is a loaded SavedModel's. Raises UserError if it takes a feature that
+    the golden batch does not have, lacks an output, or returns another shape than expected.
     """
     features = golden.features
     takes = signature.structured_input_signature[1]  # type: ignore[attr-defined]
     for name in takes:
         if name not in features:
             raise UserError(
-                f"the signature takes {name!r}, which the golden batch has not; it has {', '.join(features)}"
+                f"the signature takes {name!r}, but the golden batch has only {', '.join(features)}; "
+                "export the version again"
             )
     outputs = signature(**{name: tf.constant(features[name]) for name in takes})
     worst = []
     for name, expected in golden.expected.items():
         if name not in outputs:
             raise UserError(
-                f"the signature has no output {name!r}, which the golden batch expects; it has {', '.join(outputs)}"
+                f"the golden batch expects an output {name!r}, but the signature has only {', '.join(outputs)}; "
+                "export the version again"
             )
         scores = outputs[name].numpy()
         if scores.shape != expected.shape:
             raise UserError(
-                f"output {name!r} has the shape {scores.shape}, the golden batch expects {expected.shape}"
+                f"output {name!r} has the shape {scores.shape}, but the golden batch expects {expected.shape}; "
+                "export the version again"
             )
         worst.append(relative_difference(scores, expected))
     return float(np.max(worst))

@@ -1,4 +1,4 @@
-"""What a SavedModel holds, whoever made it: bytes, ops, variables. Nothing of it is run."""
+"""What a SavedModel contains, whoever made it: bytes, ops and variables. Nothing in it is run."""
 
 import os
 from collections import Counter
@@ -18,18 +18,20 @@ _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
+    """The size of a SavedModel, its ops and its variables."""
+
     bytes: int
-    """On disk, of all files."""
+    """The size of all files on disk."""
     ops: Mapping[str, int]
-    """Ops by type that the signatures run, over all of them; a function's ops count once."""
+    """The number of ops by type that the signatures run, together. A function's ops count once."""
     variables: tuple[tuple[str, tuple[int, ...]], ...]
-    """(name, shape) of all that is stored, in the order of their names."""
+    """(name, shape) of each stored variable, in the order of the names."""
 
 
 def describe(path: Path | str) -> Contents:
-    """What the SavedModel in the folder `path` holds.
+    """Return what the SavedModel in the folder `path` contains.
 
-    Raises UserError where it cannot be read, or where something in it leads out of the folder.
+    Raises UserError if it cannot be read, or if something in it leads out of the folder.
     """
     root = Path(path)
     size = sum(file.lstat().st_size for file in _files(root))
@@ -39,15 +41,15 @@ def describe(path: Path | str) -> Contents:
 
 
 def check(path: Path | str) -> Contents:
-    """As `describe`. Raises UserError, too, where there is what must not be served.
+    """Return what `describe` returns, and raise UserError also for anything that must not be served.
 
-    That is: an auxiliary tower's variable, a variable that no function of the model reads (an optimizer's),
-    a call of Python, an op that TensorFlow alone does not have.
+    That is an auxiliary tower's variable, a variable that no function of the model reads (such as an
+    optimizer's), a call of Python, and an op that plain TensorFlow does not have.
     """
     contents = describe(path)
     for name, _ in contents.variables:
         if "auxiliary" in name:
-            raise UserError(f"{path} holds {name!r}, an auxiliary tower's; export without auxiliary towers")
+            raise UserError(f"{path} holds {name!r} of an auxiliary tower; export without auxiliary towers")
     model = _read(Path(path))
     for op in sorted({node.op for meta in model.meta_graphs for node in _nodes(meta)}):
         if "PyFunc" in op:
@@ -64,7 +66,7 @@ def check(path: Path | str) -> Contents:
 
 
 def _files(root: Path) -> list[Path]:
-    """Every file below `root`, links within it too. Raises UserError for a way out of it, or a device."""
+    """Return every file below `root`, links included. Raises UserError for a link out of it and for a device."""
     found = []
     top = os.path.realpath(root)
     for folder, folders, files in os.walk(root):
@@ -85,7 +87,7 @@ def _read(root: Path) -> Any:
     try:
         model.ParseFromString((root / "saved_model.pb").read_bytes())
     except (OSError, DecodeError):
-        raise UserError(f"{root} is no SavedModel: its saved_model.pb cannot be read") from None
+        raise UserError(f"{root} is not a SavedModel: its saved_model.pb cannot be read") from None
     for meta in model.meta_graphs:
         for asset in meta.asset_file_def:
             if asset.filename in ("", ".", "..") or "/" in asset.filename or "\\" in asset.filename:
@@ -96,14 +98,14 @@ def _read(root: Path) -> Any:
 
 
 def _nodes(meta: Any) -> Iterator[Any]:
-    """Of the graph and of every function."""
+    """Yield the nodes of the graph and of every function."""
     yield from meta.graph_def.node
     for function in meta.graph_def.library.function:
         yield from function.node_def
 
 
 def _run_by_signatures(meta: Any) -> Iterator[Any]:
-    """The nodes that the signatures' outputs hang on, and those of the functions that these call."""
+    """Yield the nodes that the signatures' outputs depend on, and those of the functions that they call."""
     nodes = {node.name: node for node in meta.graph_def.node}
     functions = {function.signature.name: function for function in meta.graph_def.library.function}
     todo = [tensor.name for signature in meta.signature_def.values() for tensor in signature.outputs.values()]
@@ -126,7 +128,7 @@ def _run_by_signatures(meta: Any) -> Iterator[Any]:
 
 
 def _calls(nodes: Iterable[Any]) -> list[str]:
-    """Names of the functions that the nodes' attributes hold."""
+    """Return the names of the functions that the nodes' attributes hold."""
     values = [value for node in nodes for value in node.attr.values()]
     return [value.func.name for value in values if value.HasField("func")] + [
         function.name for value in values for function in value.list.func
@@ -134,14 +136,14 @@ def _calls(nodes: Iterable[Any]) -> list[str]:
 
 
 def _read_variables(meta: Any) -> set[int]:
-    """The variables, as numbers of nodes of the object graph, that functions of the model hold."""
+    """Return the variables that functions of the model hold, as indices of nodes in the object graph."""
     graph = meta.object_graph_def
     held = {i for function in graph.concrete_functions.values() for i in function.bound_inputs}
     return {i for i, node in enumerate(graph.nodes) if i in held and node.HasField("variable")}
 
 
 def _variables(root: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """What the variables' files store: by the name in the object graph there, else by its key."""
+    """Yield the name and the shape of each stored variable. One without a name in the object graph has its key."""
     graph = trackable_object_graph_pb2.TrackableObjectGraph()
     try:
         reader = tf.train.load_checkpoint(str(root / "variables" / "variables"))
@@ -149,7 +151,7 @@ def _variables(root: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
         if _GRAPH in shapes:
             graph.ParseFromString(reader.get_tensor(_GRAPH))
     except (tf.errors.OpError, ValueError, DecodeError):
-        raise UserError(f"{root} is no SavedModel: its variables cannot be read") from None
+        raise UserError(f"{root} is not a SavedModel: its variables cannot be read") from None
     names = {a.checkpoint_key: a.full_name for node in graph.nodes for a in node.attributes}
     for key, shape in shapes.items():
         if key != _GRAPH:

@@ -1,4 +1,4 @@
-"""From a checkpoint to a version: staged, given its golden batch, its warm-up and its card, judged, shown."""
+"""Checkpoints become versions: stage, judge, then publish or reject, and retire what is too old."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -27,11 +27,11 @@ from tutelage.trainers.run import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What became of a checkpoint. Not blessed, it lies among the rejected versions."""
+    """What became of a checkpoint. A version that is not blessed is among the rejected ones."""
 
     version: Version
     verdict: Verdict | None
-    """None: the teacher's, which no user meets, is not judged."""
+    """None for a teacher's version: it is not judged, because it serves no user."""
     contents: inspect.Contents
 
 
@@ -43,8 +43,8 @@ def export_teacher(
 ) -> list[Exported]:
     """Publish the teacher's checkpoints of `days` (None: of all days) that are not published yet.
 
-    Its signature gives raw outputs by task: it is what the labeler reads.
-    Raises UserError where a day was asked for and never trained.
+    Its signature returns raw outputs by task, which the labeler reads. `progress` is called with 1 after each
+    version. Raises UserError for a day on which the teacher was not trained.
     """
     model = run.teacher_model
     versions = Versions(run.root / "export" / model)
@@ -56,7 +56,7 @@ def export_teacher(
         _restore(run, model, ranker, state)
         return versions.stage(state, served.save)
 
-    for state in _todo(run, model, versions, days):
+    for state in _unpublished(run, model, versions, days):
         version = versions.publish(with_retries(f"{model}, the version of {state.day}", stage, state))
         exported.append(Exported(version=version, verdict=None, contents=inspect.describe(version.path)))
         progress(1)
@@ -72,45 +72,22 @@ def export_student(
     new_signature: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Exported]:
-    """Judge a student's checkpoints of `days` (None: of all days) that were not, and serve the blessed.
+    """Judge a student's checkpoints of `days` (None: of all days) that were not judged yet; serve those that pass.
 
-    Each is compared with the version that is served when its turn comes. Versions beyond `serving.keep`
-    are retired. Raises UserError where a day was asked for and never trained.
+    Each is compared with the version that is served when its turn comes. `new_signature` lets a version pass
+    whose inputs or outputs differ from that one's. Versions beyond `serving.keep` are retired. `progress` is
+    called with 1 after each version. Raises UserError for a day on which the student was not trained.
     """
     versions = Versions(run.root / "export" / student.name)
-    ranker = Ranker(run.schema, student.model)
-    served = Served(ranker, serving)
+    publication = _Publication(run, student, serving, versions)
     exported = []
 
-    def stage(state: State) -> tuple[Path, Verdict, inspect.Contents]:
-        _restore(run, student.name, ranker, state)
-        folder = versions.stage(state, served.save)
-        rows = golden.choose(_features(run, ranker, state.day)).drop("example_id")
-        features = run.schema.arrays(rows)
-        rows = golden.filled(rows, features)
-        golden.write_golden(folder / golden.PATH, rows, _trainer_scores(ranker, serving, features))
-        warmup.write_warmup(folder / warmup.PATH, student.name, features)
-        last = max(versions.published(), key=lambda version: version.number, default=None)
-        contents = inspect.describe(folder)
-        now = gate.day_ahead(run, student.name, state.day)
-        before = None if last is None else gate.day_ahead(run, student.name, last.day)
-        verdict = gate.judge(
-            ranker.schema,
-            folder,
-            size=contents.bytes,
-            now=now,
-            before=before,
-            last=last,
-            serving=serving,
-            new_signature=new_signature,
-        )
-        gate.record(run, student.name, state, verdict)
-        card.write_card(folder, _facts(run, student, state, now, before, verdict, contents))
-        return folder, verdict, contents
+    def make(state: State) -> tuple[Path, Verdict, inspect.Contents]:
+        folder = publication.stage(state)
+        return folder, *publication.judge(state, folder, new_signature=new_signature)
 
-    for state in _todo(run, student.name, versions, days):
-        what = f"{student.name}, the version of {state.day}"
-        folder, verdict, contents = with_retries(what, stage, state)
+    for state in _unpublished(run, student.name, versions, days):
+        folder, verdict, contents = with_retries(f"{student.name}, the version of {state.day}", make, state)
         version = versions.publish(folder) if verdict.blessed else versions.reject(folder)
         exported.append(Exported(version=version, verdict=verdict, contents=contents))
         progress(1)
@@ -118,7 +95,59 @@ def export_student(
     return exported
 
 
-def _todo(run: Run, model: str, versions: Versions, days: Sequence[date] | None) -> list[State]:
+class _Publication:
+    """The steps that make a student's version out of a checkpoint, before it is moved anywhere."""
+
+    def __init__(self, run: Run, student: StudentConfig, serving: ServingConfig, versions: Versions):
+        self._run, self._student, self._serving, self._versions = run, student, serving, versions
+        self._ranker = Ranker(run.schema, student.model)
+        self._served = Served(self._ranker, serving)
+
+    def stage(self, state: State) -> Path:
+        """Write the SavedModel, its golden batch and its warm-up requests into a folder that nothing serves."""
+        _restore(self._run, self._student.name, self._ranker, state)
+        folder = self._versions.stage(state, self._served.save)
+        rows = golden.choose(_features(self._run, self._ranker, state.day)).drop("example_id")
+        features = self._run.schema.arrays(rows)
+        rows = golden.pad_lists(rows, features)
+        golden.write_golden(
+            folder / golden.PATH, rows, _trainer_scores(self._ranker, self._serving, features)
+        )
+        warmup.write_warmup(folder / warmup.PATH, self._student.name, features)
+        return folder
+
+    def judge(self, state: State, folder: Path, *, new_signature: bool) -> tuple[Verdict, inspect.Contents]:
+        """Judge the staged version, write the verdict into `metrics` and the model card into its folder."""
+        run, name = self._run, self._student.name
+        last = max(self._versions.published(), key=lambda version: version.number, default=None)
+        contents = inspect.describe(folder)
+        candidate = gate.Candidate(folder=folder, metrics=gate.day_ahead(run, name, state.day))
+        blessed = None
+        if last is not None:
+            blessed = gate.Candidate(folder=last.path, metrics=gate.day_ahead(run, name, last.day))
+        verdict = gate.judge(
+            self._ranker.schema,
+            candidate,
+            blessed,
+            size=contents.bytes,
+            serving=self._serving,
+            new_signature=new_signature,
+        )
+        gate.record(run, name, state, verdict)
+        facts = card.Facts(
+            **_training_facts(run, self._student, state),
+            metrics=_by_task(candidate.metrics),
+            blessed=None if blessed is None else _by_task(blessed.metrics),
+            verdict=str(verdict),
+            checks=[asdict(check) for check in verdict.checks],
+            parameters=sum(int(np.prod(shape)) for _, shape in contents.variables),
+            ops=sum(contents.ops.values()),
+        )
+        card.write_card(folder, facts)
+        return verdict, contents
+
+
+def _unpublished(run: Run, model: str, versions: Versions, days: Sequence[date] | None) -> list[State]:
     states = {state.day: state for state in run.checkpoints(model).states()}
     for day in days or ():
         if day not in states:
@@ -127,7 +156,7 @@ def _todo(run: Run, model: str, versions: Versions, days: Sequence[date] | None)
 
 
 def _restore(run: Run, model: str, ranker: Ranker, state: State) -> None:
-    # No optimizer and no auxiliary tower: what the checkpoint has of them is not read.
+    # The optimizer and the auxiliary towers of the checkpoint are not read.
     run.checkpoints(model).restore(tf.train.Checkpoint(ranker=ranker.checkpoint_view), state.day)
 
 
@@ -142,7 +171,7 @@ def _features(run: Run, ranker: Ranker, day: date) -> pl.DataFrame:
 def _trainer_scores(
     ranker: Ranker, serving: ServingConfig, features: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """float64 [rows] by served output, of the model as it was trained: the rest in NumPy."""
+    """Return float64 [rows] by served output, of the ranker as it was trained; the rest is done in NumPy."""
     outputs = ranker(*ranker.transform({name: tf.constant(values) for name, values in features.items()}))
     raw = {name: values.numpy().astype(np.float64) for name, values in outputs.items()}
     scores = {task.score: served_score(task, raw) for task in ranker.schema.tasks}
@@ -150,34 +179,21 @@ def _trainer_scores(
     return {**scores, "score": np.asarray(combined)}
 
 
-def _facts(
-    run: Run,
-    student: StudentConfig,
-    state: State,
-    now: gate.Metrics,
-    before: gate.Metrics | None,
-    verdict: Verdict,
-    contents: inspect.Contents,
-) -> card.Facts:
+def _training_facts(run: Run, student: StudentConfig, state: State) -> dict[str, Any]:
+    """Return the fields of the model card that say what the checkpoint `state` was trained on."""
     states = [s for s in run.checkpoints(student.name).states() if s.day <= state.day]
     coverage = run.lake.metrics.scan(
         model=student.name, run=run.name, day=state.day, metric="label_coverage"
     ).collect()
-    return card.Facts(
-        model=student.name,
-        day=state.day,
-        first_day=states[0].day,
-        rows=state.examples,
-        config=_recorded(student),
-        teacher=run.labeller(state.day).name if student.distillation else None,
-        label_coverage=coverage["value"].max(),  # type: ignore[arg-type]
-        metrics=_by_task(now),
-        blessed=None if before is None else _by_task(before),
-        verdict=str(verdict),
-        checks=[asdict(check) for check in verdict.checks],
-        parameters=sum(int(np.prod(shape)) for _, shape in contents.variables),
-        ops=sum(contents.ops.values()),
-    )
+    return {
+        "model": student.name,
+        "day": state.day,
+        "first_day": states[0].day,
+        "rows": state.examples,
+        "config": _recorded(student),
+        "teacher": run.labeller(state.day).name if student.distillation else None,
+        "label_coverage": coverage["value"].max(),
+    }
 
 
 def _recorded(config: Any) -> Any:
@@ -193,7 +209,7 @@ def _recorded(config: Any) -> Any:
 
 
 def _by_task(metrics: gate.Metrics) -> dict[str, dict[str, Any]]:
-    """Of all rows."""
+    """Return the metrics of all rows by task; those of slices are left out."""
     tasks: dict[str, dict[str, Any]] = {}
     for (task, metric, part), value in metrics.items():
         if not part:

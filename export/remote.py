@@ -1,4 +1,4 @@
-"""A copy of what is served on another file system, with the same promise where there is no rename."""
+"""A copy of the served versions on another file system, which holds its promise even where nothing can be renamed."""
 
 import os
 import re
@@ -15,13 +15,14 @@ _MODEL = "saved_model.pb"
 
 
 def mirror(folder: Path, target: str) -> None:
-    """Make `target`, a URL of any store that fsspec knows, show the versions that `folder` (export/NAME) shows.
+    """Make `target` hold the same versions as `folder` (export/NAME). `target` is any URL that fsspec knows.
 
-    A version there is whole where it has a saved_model.pb: that file comes last and goes first. The
-    newest version is copied first, and others are removed when all are there. What a killed one has copied
-    is not copied again.
-    Raises UserError where the URL will not do, holds another model's versions or cannot be written to,
-    and where a version was retired while it was copied.
+    A version in `target` is whole if it has a saved_model.pb: that file is written last and deleted first. The
+    newest version is copied first; old ones are removed once all are there. Files that a killed call has copied
+    are not copied again.
+
+    Raises UserError if the URL is not valid, holds another model's versions or cannot be written to, and if a
+    version is retired while it is copied.
     """
     versions = Versions(folder)
     published = versions.published()
@@ -32,20 +33,24 @@ def mirror(folder: Path, target: str) -> None:
     except (ValueError, ImportError) as error:
         raise UserError(f"{target}: {error}; give a URL like s3://bucket/models/{folder.name}") from None
     try:
-        _mirror(published, versions.used(), fs, root.rstrip("/"), target)
+        _mirror(versions, published, fs, root.rstrip("/"), target)
     except OSError as error:
         gone = next((version.path for version in published if not version.path.exists()), None)
-        why = f"{gone} was retired meanwhile" if gone else str(error)
-        raise UserError(f"{folder} is not all copied to {target} ({why}); mend that and copy again") from None
+        why = f"{gone} was retired in the meantime" if gone else str(error)
+        raise UserError(
+            f"{folder} is not fully copied to {target} ({why}); fix that and copy again"
+        ) from None
 
 
-def _mirror(published: Sequence[Version], used: set[str], fs: Any, root: str, target: str) -> None:
+def _mirror(versions: Versions, published: Sequence[Version], fs: Any, root: str, target: str) -> None:
     fs.invalidate_cache()
     fs.makedirs(root, exist_ok=True)
     names = (path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
     there = {name for name in names if re.fullmatch(r"[0-9]+", name)}
-    if strange := sorted(there - used):
-        raise UserError(f"{target} holds {strange[0]}, which was never a version here; give an empty folder")
+    if strange := sorted(there - versions.used()):
+        raise UserError(
+            f"{target} holds {strange[0]}, which was never a version of {versions.name}; give an empty folder"
+        )
     for version in reversed(published):
         _copy(version, fs, f"{root}/{version.number}", target)
     for name in sorted(there - {str(version.number) for version in published}):
@@ -60,12 +65,12 @@ def _copy(version: Version, fs: Any, to: str, target: str) -> None:
     if fs.exists(f"{to}/{_MODEL}"):
         if not same:
             raise UserError(
-                f"{target} holds another {version.number} than {version.path}; give an empty folder"
+                f"{target} holds a {version.number} that is not {version.path}; give an empty folder"
             )
         return
     if not same and fs.exists(to):
         fs.rm(to, recursive=True)
-    # The card being the same, a file of the right size is all there.
+    # The card is the same, so a file of the right size is complete.
     sizes = {path[len(to) + 1 :]: info["size"] for path, info in fs.find(to, detail=True).items()}
     found = (Path(at, name) for at, _, files in os.walk(version.path) for name in files)
     rest = {path.relative_to(version.path).as_posix() for path in found} - {CARD, _MODEL}
@@ -73,7 +78,7 @@ def _copy(version: Version, fs: Any, to: str, target: str) -> None:
         path = version.path / name
         if sizes.get(name) != path.stat().st_size:
             fs.makedirs(f"{to}/{name}".rpartition("/")[0], exist_ok=True)
-            # Some stores show a file while it is written: what a reader looks for is named afterwards.
+            # Some stores show a file while it is written, so the files that readers look for get their name at the end.
             partial = ".partial" if name in (CARD, _MODEL) else ""
             fs.put_file(str(path), f"{to}/{name}{partial}")
             if partial:

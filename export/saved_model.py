@@ -1,4 +1,4 @@
-"""Checkpoint to SavedModel: the served path of a ranker, no auxiliary tower."""
+"""From a ranker to a SavedModel: its served path, without auxiliary towers."""
 
 import tensorflow as tf
 
@@ -8,14 +8,15 @@ from tutelage.models.ranker import Ranker
 
 
 class Served(tf.Module):
-    """A ranker's served path and its variables, and nothing else of it.
+    """A ranker's served path with its variables, and nothing else.
 
-    A Module rather than the Keras model: what is saved is one graph that any TensorFlow can load.
-    Every signature is a method of the loaded model too, which fills in what is left out.
+    It is a `tf.Module` rather than a Keras model, so that one graph is saved which any TensorFlow can load.
+    Every signature is also a method of the loaded model, and the method fills in the features that are left
+    out; see `export.signatures`.
     """
 
     def __init__(self, ranker: Ranker, serving: ServingConfig | None):
-        """`serving`: a student's; None: the teacher, which gives raw outputs."""
+        """`serving` is a student's. None stands for the teacher, which returns raw outputs."""
         super().__init__(name="served")
         self.model_variables = ranker.served_variables
         self.functions = student_signatures(ranker, serving) if serving else teacher_signatures(ranker)

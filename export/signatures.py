@@ -1,9 +1,15 @@
-"""The signatures of a served model, all of one graph's scores: by column, by example, by list, by id.
+"""The signatures of a served model: the same scores by column, by example, by list or by id.
 
-Where a feature is left out, its declared default is taken: TensorFlow Serving and a session fill it in
-(the signature declares it), and so does a call of the loaded model's own function, as in
-`tf.saved_model.load(path).serving_default(user_id=...)`. Python's `signatures["serving_default"]` wants
-every feature: TensorFlow does not read the defaults there.
+A feature that is left out of `serving_default` or `score_list` takes its declared default in three cases:
+
+- TensorFlow Serving fills it in, because the signature declares the default.
+- A `tf.compat.v1` session fills it in for the same reason.
+- A call of the loaded model's own function fills it in: `model = tf.saved_model.load(path)`, then
+  `model.serving_default(user_id=...)`.
+
+`model.signatures["serving_default"](...)` in Python needs every feature and raises TypeError, "missing a required
+argument". TensorFlow's loader makes it a concrete function and ignores the defaults that the file declares, so the
+exporter cannot change that.
 """
 
 import inspect
@@ -22,7 +28,7 @@ Scores = dict[str, tf.Tensor]
 
 
 def teacher_signatures(ranker: Ranker) -> dict[str, Any]:
-    """`serving_default`: every task's raw output by its name, what the labeler reads."""
+    """Return the teacher's only signature, `serving_default`: every task's raw outputs by name, for the labeler."""
 
     def serving_default(**columns: tf.Tensor) -> Scores:
         return ranker(*ranker.transform(_complete(ranker.inputs, columns)))
@@ -31,26 +37,27 @@ def teacher_signatures(ranker: Ranker) -> dict[str, Any]:
 
 
 def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]:
-    """TensorFlow functions by signature; each gives float32 [batch] by served output, and `score`.
+    """Return a student's signatures, TensorFlow functions by name.
 
-    A binary task's output is a probability, a `ziln` task's the expected value in its label's unit, a `log1p`
-    task's is the raw one, and `score` is Σ weight · output.
+    Each returns float32 [batch] by served output, and `score` = Σ weight · output. The output of a binary task
+    is a probability, that of a `ziln` task the expected value in the label's unit, and that of a `log1p` task the
+    raw output.
 
-    - `serving_default`: a raw tensor [batch] per feature; one of length 1 stands for all rows.
-    - `serve_examples`: `examples`, serialised tf.Example, string [batch]; of a list that is longer than the
-      feature's, the first items are read.
-    - `score_list`: of one user, features of length 1, with N candidates, features [N]; there only
-      where the model has features of both scopes.
-    - `serve_ids`: an int64 [batch] per id feature, a string given as its fingerprint
-      (`models.id_map.fingerprint`), and a float32 [batch] per number, none left out: of ops that
-      small runtimes have too.
+    - `serving_default` takes a raw tensor [batch] per feature. A tensor of length 1 is repeated for all rows.
+    - `serve_examples` takes `examples`, serialised tf.Examples, string [batch]. Of a list that is longer than the
+      feature's length, the first items are read.
+    - `score_list` takes the features of one user, each of length 1, and of N candidates, each [N]. It exists only
+      if the model has features of both scopes.
+    - `serve_ids` takes an int64 [batch] per id feature, where a string is given as its fingerprint
+      (`models.id_map.fingerprint`), and a float32 [batch] per number. No feature may be left out. It consists of
+      ops that small runtimes have.
 
-    A list or a history is a tensor [batch, length], filled up with its default after the last item.
+    A list or a history is a tensor [batch, length], padded with its default after the last item.
 
-    NaN or an infinite number counts as missing, one beyond ±1e6 as ±1e6 unless it is log-scaled.
-    TensorFlow's error names a feature that does not fit: of another rank, of a length that is neither 1
-    nor the others', unknown, or left out where it must not be. It names one of another dtype, too, but
-    for Python's `signatures[...]`, which tells its place among the names in alphabetical order.
+    NaN and infinite numbers count as missing. A number beyond ±1e6 counts as ±1e6 unless it is log-scaled.
+    TensorFlow's error names a feature that is unknown, is left out where it must not be, or has another rank or a
+    length that is neither 1 nor that of the others. It also names a feature of another dtype, except in Python's
+    `signatures[...]`, where it says the feature's place in the alphabetical order of the names.
     """
     schema, features = ranker.schema, ranker.inputs
 
@@ -97,7 +104,7 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
 
 
 def by_column(function: Callable[..., Scores], features: Iterable[Feature]) -> Any:
-    """A raw tensor [batch] per feature, by name; one left out is its default."""
+    """Return `function` as a TensorFlow function of a raw tensor [batch] per feature, with defaults."""
     specs = {f.name: tf.TensorSpec([None, *f.shape], tf.as_dtype(f.dtype), f.name) for f in features}
     defaults = {f.name: tf.fill([1, *f.shape], tf.constant(f.default, f.dtype)) for f in features}
     return _function(function, specs, defaults)
@@ -109,7 +116,7 @@ def _parser(feature: Feature) -> Any:
 
 
 def _function(function: Callable[..., Scores], specs: Mapping[str, tf.TensorSpec], defaults: Columns) -> Any:
-    """A TensorFlow function whose parameters are called as `specs` says: TensorFlow saves their defaults."""
+    """Return a TensorFlow function whose parameters have the names and defaults given, so that both are saved."""
 
     def by_name(*values: tf.Tensor) -> Scores:
         return function(**dict(zip(specs, values, strict=True)))
@@ -123,8 +130,8 @@ def _function(function: Callable[..., Scores], specs: Mapping[str, tf.TensorSpec
 
 
 def _complete(features: Iterable[Feature], columns: Columns) -> Columns:
-    """The columns of `features` at one length, those of length 1 repeated."""
-    # Sessions check no shape. An op that fails is told by its name, here the feature's.
+    """Return the columns of `features` at one length; those of length 1 are repeated."""
+    # A session checks no shapes. Its error names the op that failed, so ops are named after features.
     given = {f.name: tf.ensure_shape(columns[f.name], [None, *f.shape], name=f.name) for f in features}
     sizes = tf.stack([tf.shape(values)[0] for values in given.values()])
     batch = tf.reduce_max(sizes) * tf.sign(tf.reduce_min(sizes))

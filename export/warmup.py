@@ -1,4 +1,4 @@
-"""Requests that TensorFlow Serving makes of a version before it serves it, so that no user waits for them."""
+"""Requests that TensorFlow Serving sends to a version before serving it, so that no user waits for a first call."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +8,16 @@ import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
 PATH = "assets.extra/tf_serving_warmup_requests"
-"""Where TensorFlow Serving looks for them in the folder of a version."""
+"""Where TensorFlow Serving looks for them in a version's folder."""
 BATCHES = (1, 100)
-"""Rows of each request."""
+"""The number of rows of each request."""
 
 
 def write_warmup(path: Path, model: str, features: Mapping[str, np.ndarray]) -> None:
-    """Write Predict requests of `model`'s `serving_default` from real rows: the first 1, the first 100.
+    """Write Predict requests to `model`'s `serving_default` from real rows: the first one, and the first 100.
 
-    `features`: an array [rows] of each, nulls filled, as `Schema.arrays` gives them. Of fewer than 100
-    rows the larger request has all.
+    `features` holds an array per feature, [rows] or [rows, length], with nulls filled as by `Schema.arrays`.
+    With fewer than 100 rows the larger request has them all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:

@@ -8,7 +8,7 @@ EIO = OSError(errno.EIO, "Input/output error")
 
 
 def failing(times: int, error: Exception, act: Callable[..., Any] = lambda: "done") -> Callable[..., Any]:
-    """`act`, which raises `error` the first `times`."""
+    """Return a function that raises `error` on the first `times` calls and is `act` afterwards."""
     left = [error] * times
 
     def fails_first(*args: Any, **kwargs: Any) -> Any:

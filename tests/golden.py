@@ -1,4 +1,4 @@
-"""The golden losses: those of the seeded smoke run, to every digit. `make golden` writes them anew."""
+"""The golden losses: every loss of the seeded smoke run, to the last digit. `make golden` rewrites them."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ FILE = Path(__file__).with_name("golden_losses.csv")
 
 
 def losses(workdir: Path) -> pl.DataFrame:
-    """Every loss of every model and day of the run in `workdir`."""
+    """Return every loss of every model and day of the run in `workdir`."""
     keys = ["model", "day", "task", "metric", "basis"]
     metrics = pl.read_delta(str(workdir / "lake/metrics"))
     metrics = metrics.filter(pl.col("metric").str.ends_with("_loss"), slice="")

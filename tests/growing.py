@@ -1,4 +1,4 @@
-"""The three days of `tests.tiny` for models whose users and topics grow, with too few rows for all users."""
+"""The three days of `tests.tiny` with growing id maps of users and topics, too small for all users."""
 
 import dataclasses
 from pathlib import Path

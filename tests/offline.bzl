@@ -1,4 +1,4 @@
-"""Lets Debian's bazel-bootstrap (4.2.3) test Python without a network."""
+"""Let Debian's bazel-bootstrap (4.2.3) test Python without a network."""
 
 def _stub(ctx):
     for path, text in ctx.attr.files.items():
@@ -10,9 +10,9 @@ def _native(rules):
     return "\n".join(["%s = native.%s" % (rule, rule) for rule in rules])
 
 def offline_stubs():
-    """Puts empty shells in the place of three repositories that Bazel loads and py_test never uses.
+    """Replace three repositories that Bazel loads, and that py_test never uses, by empty ones.
 
-    Debian's build is the one whose version is empty; any other build downloads the real ones.
+    Only Debian's build has an empty version. Any other build downloads the real repositories.
     """
     if native.bazel_version:
         return

@@ -1,6 +1,7 @@
-"""What it means that two workdirs hold the same: file names and logs may differ."""
+"""When two workdirs hold the same. File names and logs may differ."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,21 @@ from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
 
-def assert_same(one: Path, other: Path) -> None:
-    """Equal rows in every table, of those made whole in their order; equal tensors in every checkpoint and
-    every exported version, and equal scores of its golden batch."""
+def assert_same(one: Path, other: Path, *, models: Collection[str] = ()) -> None:
+    """Assert that two workdirs have equal rows in every table, equal tensors in every checkpoint and exported
+    version, and equal golden batches. In tables whose partitions are written whole, the order counts too.
+
+    With `models` only the metrics, checkpoints and versions of these are compared.
+    """
     for table in ("interactions", "histories", "soft_labels"):
         assert_frame_equal(*(_rows(root / "lake" / table) for root in (one, other)), check_exact=True)
     frames = [pl.read_delta(str(root / "lake/metrics")) for root in (one, other)]
-    # What the gate measured of a folder and a clock.
+    # The gate measures these from a folder and a clock.
     frames = [frame.filter(~pl.col("metric").is_in(["latency_ms", "bytes"])) for frame in frames]
+    if models:
+        frames = [frame.filter(pl.col("model").is_in(list(models))) for frame in frames]
     assert_frame_equal(*(frame.sort(sorted(frame.columns)) for frame in frames), check_exact=True)
-    found = [_variables(root) for root in (one, other)]
+    found = [_variables(root, models) for root in (one, other)]
     assert found[0].keys() == found[1].keys()
     for name in found[0]:
         tensors = [_tensors(path[name]) for path in found]
@@ -32,23 +38,26 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 def _rows(table: Path) -> pl.DataFrame:
-    """Partition after partition, a partition's rows in the order in which they were written."""
+    """Read a table partition by partition, with the rows in the order in which they were written."""
     files = sorted(DeltaTable(table).file_uris()) if table.exists() else []
     return pl.read_parquet(files, hive_partitioning=True) if files else pl.DataFrame()
 
 
-def _variables(root: Path) -> dict[str, Path]:
-    """The checkpoints and SavedModels under `root`, by where they are in it; how often a day was built
-    (the last two digits of a version's number) does not matter."""
+def _variables(root: Path, models: Collection[str]) -> dict[str, Path]:
+    """Return the checkpoints and SavedModels of `models` (empty: of all) below `root` by their relative paths.
+
+    How often a day was exported, the last two digits of a version's number, is left out.
+    """
     return {
         re.sub(r"/(\d{8})\d\d/", r"/\1/", str(path.relative_to(root))): path.with_suffix("")
         for pattern in ("teacher*/checkpoints/*", "students/*/checkpoints/*", "export/*/*/variables")
         for path in root.glob(f"{pattern}/variables.index")
+        if not models or {*models} & {*path.relative_to(root).parts}
     }
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
     reader = tf.train.load_checkpoint(str(path))
-    # The object graph is a serialised description, whose bytes may differ.
+    # The object graph is a serialised description whose bytes may differ.
     names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     return {name: reader.get_tensor(name) for name in names}

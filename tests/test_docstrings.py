@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 MODULES = (
+    "export.card",
     "models.backbones.attention",
     "models.backbones.base",
     "models.backbones.dcn",

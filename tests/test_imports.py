@@ -1,4 +1,4 @@
-"""Which room may import which. A wrong-way import fails here, before Bazel's visibility says the same."""
+"""Which room may import which. A forbidden import fails here, before Bazel's visibility refuses it too."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What a room may import of the project, a name standing for everything below it.
+# What a room may import from the project. A name stands for everything below it.
 LEAVES = {"pipeline.schema", "pipeline.task_kinds", "pipeline.errors"}
 TABLES = LEAVES | {
     "pipeline.lake",
@@ -56,7 +56,7 @@ HEAVY = ("tensorflow", "apache_beam")
 
 
 def imported(source: str) -> Iterator[str]:
-    """Every name that `source` imports, in functions too, dotted; a relative one begins with a dot."""
+    """Yield the dotted name of every import in `source`, in functions too. A relative one begins with a dot."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -69,7 +69,7 @@ def within(name: str, packages: set[str] | tuple[str, ...]) -> bool:
 
 
 def wrong_imports(module: str, source: str) -> list[str]:
-    """The imports of `source` that `module` (`room.file`, or a test) must not have."""
+    """Return the imports of `source` that are forbidden in `module`, which is `room.file` or a test."""
     room = module.partition(".")[0]
     wrong = []
     for name in imported(source):
@@ -87,7 +87,7 @@ def files() -> list[Path]:
     return sorted(path for folder in [*MAY_IMPORT, "tests"] for path in (ROOT / folder).rglob("*.py"))
 
 
-def test_every_import_goes_the_right_way() -> None:
+def test_every_import_of_the_project_is_allowed() -> None:
     paths = files()
     assert {path.relative_to(ROOT).parts[0] for path in paths} == {*MAY_IMPORT, "tests"}
     wrong = {}
@@ -110,7 +110,7 @@ def test_every_import_goes_the_right_way() -> None:
         ("tests.models.test_loss", "from tutelage.launch import report"),
     ],
 )
-def test_right_import_passes(module: str, source: str) -> None:
+def test_an_allowed_import_passes(module: str, source: str) -> None:
     assert wrong_imports(module, source) == []
 
 
@@ -133,7 +133,7 @@ def test_right_import_passes(module: str, source: str) -> None:
         ("pipeline.schema", "from apache_beam import Map"),
     ],
 )
-def test_wrong_import_is_refused(module: str, source: str) -> None:
+def test_a_forbidden_import_is_refused(module: str, source: str) -> None:
     assert len(wrong_imports(module, source)) == 1
 
 

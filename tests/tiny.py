@@ -1,4 +1,4 @@
-"""Three small days in a lake, and models that learn them in a moment."""
+"""Three small days in a lake, and models that train on them in a moment."""
 
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ SCHEMA = Schema(
 )
 DAYS = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 BATCH = 16
-# In batches of 16: 3 and one of 12, 3 and one of 9, 4.
+# In batches of 16 these are 3 and one of 12, 3 and one of 9, and 4.
 ROWS = dict(zip(DAYS, (60, 57, 64), strict=True))
 
 MODEL = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8, 4)))
@@ -33,7 +33,7 @@ AUXILIARY = StudentConfig(name="auxiliary", model=MODEL, distillation=distil("cl
 
 
 def frame(day: date, rows: list[tuple[object, ...]] | dict[str, object]) -> pl.DataFrame:
-    """Rows of `interactions`: example_id, microseconds of the day, the features and the labels."""
+    """Return rows of `interactions`. `event_time_us` is given in microseconds since midnight."""
     schema = {
         "example_id": pl.Int64,
         "event_time_us": pl.Int64,
@@ -51,7 +51,7 @@ def frame(day: date, rows: list[tuple[object, ...]] | dict[str, object]) -> pl.D
 
 
 def interactions(day: date) -> pl.DataFrame:
-    """A day in no order, two rows at most times, every feature missing here and there."""
+    """Return a shuffled day, with two rows at most instants and every feature missing now and then."""
     n = ROWS[day]
     rng = np.random.default_rng(day.toordinal())
     click = rng.random(n) < 0.4
@@ -73,14 +73,14 @@ def interactions(day: date) -> pl.DataFrame:
 
 
 def commit(lake: Lake, day: date, rows: pl.DataFrame, *, attempt: int = 1) -> None:
-    """Put `rows` in the place of the day; a second time takes another `attempt`."""
+    """Replace the day by `rows`. Replacing it again needs another `attempt`."""
     file = lake.interactions.write_file(rows, {"day": day}, name="part")
     counts = {"rows_in": rows.height, "kept": rows.height, "dropped": {}}
     lake.interactions.commit([file], {"day": day}, attempt=attempt, metadata=counts)
 
 
 def make_run(root: Path, *, min_examples: int = 0) -> Run:
-    """A workdir whose lake holds the three days, and nothing learnt."""
+    """Return the run of a workdir whose lake holds the three days and in which nothing is trained."""
     run = Run(
         name="tiny",
         schema=SCHEMA,

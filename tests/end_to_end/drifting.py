@@ -1,4 +1,4 @@
-"""An experiment whose fifth day went wrong: a column is all null, and there are ten times the clicks."""
+"""An experiment with a bad fifth day: one column is all null, and there are ten times as many clicks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Drifting:
 
 def experiment(*, smoke: bool) -> Experiment:
     model = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8, 4)))
-    # What such a model has learnt of such days is luck: they need only be finite.
+    # How good such a model is on such days is luck, so its metrics need only be finite.
     gate = GateConfig(min_days=7)
     return Experiment(
         name="drifting",

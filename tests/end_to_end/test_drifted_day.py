@@ -1,4 +1,4 @@
-"""A day of data that went wrong is kept out, the following days go on, the report shows it; then it is accepted."""
+"""A bad day of data is quarantined and shown in the report, the days after it go on, and then it is accepted."""
 
 import subprocess
 import sys
@@ -28,11 +28,11 @@ def _trained(workdir: Path, model: str) -> list[date]:
     return sorted(date.fromisoformat(folder.name) for folder in folders)
 
 
-def test_a_drifted_day_is_kept_out_shown_and_accepted(tmp_path: Path) -> None:
+def test_a_drifted_day_is_quarantined_shown_and_accepted(tmp_path: Path) -> None:
     days = [date(2026, 1, day) for day in range(1, 8)]
     others = [day for day in days if day != BAD]
 
-    # The night goes on without the day, and does not look sound.
+    # The run goes on without the day, and ends with an error.
     done = _run("run", tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "\nquarantine: 2026-01-05 fail; nulls of country is 1, 0.1 is the bound; mean of click is 0.5" in (
@@ -49,7 +49,7 @@ def test_a_drifted_day_is_kept_out_shown_and_accepted(tmp_path: Path) -> None:
     assert "The data by day" in page
     assert "A day between dashed lines is in quarantine." in page
 
-    # It is not tried again every night.
+    # The next run does not try the day again.
     done = _run("run", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Nothing to do" in done.stdout

@@ -48,23 +48,31 @@ def materialized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def undisturbed(materialized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = shutil.copytree(materialized, tmp_path_factory.mktemp("undisturbed") / "run")
+    _teach(path)
+    return path
+
+
+def _teach(workdir: Path) -> None:
+    done = subprocess.run(
+        [BIN / "tutelage-teach", *FLAGS, f"--workdir={workdir}"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("command", ["teach", "run"])
 def test_a_signal_leaves_a_partial_checkpoint_and_the_next_command_ends_the_day_the_same(
-    materialized: Path, tmp_path: Path, command: str, by: signal.Signals
+    materialized: Path, undisturbed: Path, tmp_path: Path, command: str, by: signal.Signals
 ) -> None:
-    undisturbed, other = tmp_path / "undisturbed", tmp_path / "other"
-    for root in (undisturbed, other):
-        shutil.copytree(materialized, root)
+    other = shutil.copytree(materialized, tmp_path / "other")
     err = _stopped(command, other, by)
     assert err.startswith(f"tutelage-{command}: teacher: stopped by {by.name} after ")
     assert err.endswith(" of the 5,000 rows of 2026-01-01; run again to go on from there\n")
     assert err.count("\n") == 1
-    for root in (undisturbed, other):
-        done = subprocess.run(
-            [BIN / "tutelage-teach", *FLAGS, f"--workdir={root}"], capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
+    _teach(other)
     assert_same(undisturbed, other)
 
 

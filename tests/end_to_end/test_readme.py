@@ -16,6 +16,7 @@ from typing import NamedTuple
 import polars
 import pytest
 
+from tests.own_events import write_logs
 from tutelage.launch.config import load
 from tutelage.models.config import Distillation, ModelConfig, distil
 from tutelage.pipeline.schema import Feature, Growth
@@ -126,29 +127,7 @@ def _study(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
 
 def _own_events(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     (folder / "examples").symlink_to(ROOT / "examples")
-    events = folder / "my_logs/events"
-    events.mkdir(parents=True)
-    berlin = int(datetime(2025, 12, 31, 23, tzinfo=UTC).timestamp() * 1000)  # where 2026-01-01 begins
-    for day in range(3):
-        rows = range(300 * day, 300 * (day + 1))
-        polars.DataFrame(
-            {
-                "uid": [2**53 + 1 + row % 40 for row in rows],
-                "item_id": [row % 17 for row in rows],
-                "topic": [("news", "sport", None)[row % 3] for row in rows],
-                "clicked": [row % 5 == 0 for row in rows],
-                "ts": [berlin + row * 288_000 for row in rows],  # 300 a day
-            }
-        ).write_parquet(events / f"{day}.parquet")
-    (folder / "my_logs/users").mkdir()
-    rows_of_users = [
-        f"{2**53 + 1 + user},{land},2026-01-0{day}"
-        for user in range(40)
-        for day, land in ((1, "DE"), (2, "FR"))
-    ]
-    (folder / "my_logs/users/all.csv").write_text(
-        "\n".join(["uid,country,since", *rows_of_users, "7,,soon", ""])
-    )
+    write_logs(folder / "my_logs")
     printed = _shell(f"{line} --end_day=2026-01-02", folder)
     assert (
         "materialize: 2 days, 901 rows in = 600 kept + 301 dropped (300 outside_days, 1 users_bad_time)"

@@ -1,4 +1,4 @@
-"""The real commands on the smoke size of the synthetic world, and what they leave behind."""
+"""The real commands on the smoke size of the synthetic world, and what they write."""
 
 import os
 import shutil
@@ -14,6 +14,7 @@ import pytest
 
 from tests import golden
 from tests.same import assert_same
+from tutelage.launch.config import load
 
 pytestmark = pytest.mark.end_to_end
 BIN = Path(sys.executable).parent
@@ -56,7 +57,7 @@ def test_the_tables_open_without_the_project_and_hold_every_row(workdir: Path) -
     assert not metrics.select("model", "day", "task", "metric", "slice", "basis").is_duplicated().any()
 
 
-def test_a_student_is_served_by_tensorflow_alone(workdir: Path) -> None:
+def test_plain_tensorflow_serves_a_student(workdir: Path) -> None:
     version = max((workdir / "export/auxiliary").glob("2*"))
     code = (
         "import sys, tensorflow as tf\n"
@@ -73,8 +74,8 @@ def test_a_student_is_served_by_tensorflow_alone(workdir: Path) -> None:
     assert done.stdout.strip() == "[('click', [3]), ('long_view', [3]), ('score', [3]), ('watch_log1p', [3])]"
 
 
-def test_the_published_snapshot_scores_as_the_trainer_did(workdir: Path) -> None:
-    # The trainer scored day 3 ahead of learning it; the labeler did so with the SavedModel of day 2.
+def test_the_published_snapshot_scores_as_its_trainer_did(workdir: Path) -> None:
+    # The trainer scored day 3 before training on it, and the labeler scored it with the SavedModel of day 2.
     day = date(2026, 1, 3)
     labels = pl.read_delta(str(workdir / "lake/soft_labels")).filter(day=day, producer="snapshot")
     rows = pl.read_delta(str(workdir / "lake/interactions")).filter(day=day).join(labels, on="example_id")
@@ -113,12 +114,19 @@ def test_losses_are_those_of_the_golden_run(workdir: Path) -> None:
     expected = pl.read_csv(golden.FILE, try_parse_dates=True)
     found = golden.losses(workdir)
     assert found.drop("value").equals(expected.drop("value"))
-    # `make golden` and git show whether they are bit-identical, as a refactor must leave them on one
-    # machine; another processor may round otherwise.
+    # A refactor must leave them bit-identical on one machine, which `make golden` and git show. Another processor
+    # may round otherwise.
     assert found["value"].to_list() == pytest.approx(expected["value"].to_list(), rel=1e-4)
 
 
-def test_killed_again_and_again_a_run_ends_the_same(workdir: Path, tmp_path: Path) -> None:
+KILLED = ("teacher", "control", "auxiliary", "late_auxiliary")
+"""The models of the run that is killed: each of the others takes a process and shows nothing more."""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run of `KILLED` that was killed at five moments, each time run again, and then completed."""
+    path = tmp_path_factory.mktemp("killed")
     moments = [
         "lake/interactions/day=2026-01-02",
         "teacher/checkpoints/2026-01-02",
@@ -128,55 +136,70 @@ def test_killed_again_and_again_a_run_ends_the_same(workdir: Path, tmp_path: Pat
     ]
     for moment in moments:
         with subprocess.Popen(
-            [BIN / "tutelage-run", *_common(tmp_path)], stdout=subprocess.DEVNULL, start_new_session=True
+            [BIN / "tutelage-run", *_common(path), *_without_the_others()],
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         ) as process:
-            while process.poll() is None and not (tmp_path / moment).exists():
+            while process.poll() is None and not (path / moment).exists():
                 time.sleep(0.002)
-            assert process.poll() is None, f"it ended before there was {moment}"
+            assert process.poll() is None, f"it ended before {moment} existed"
             os.killpg(process.pid, signal.SIGKILL)
-    done = _run("run", *_common(tmp_path))
+    done = _run("run", *_common(path), *_without_the_others())
     assert done.returncode == 0, done.stderr
-    assert_same(workdir, tmp_path)
+    return path
 
 
-def test_after_a_rollback_that_was_killed_a_run_ends_as_if_the_days_had_never_been(
-    workdir: Path, tmp_path: Path
+def _without_the_others() -> list[str]:
+    """Flags that leave the students beside `KILLED` no day to train on."""
+    others = [student.name for student in load("synthetic").students if student.name not in KILLED]
+    assert others
+    return [f"--set=students.{name}.first_day=9999-01-01" for name in others]
+
+
+def test_a_run_that_is_killed_again_and_again_ends_the_same(workdir: Path, killed: Path) -> None:
+    assert_same(workdir, killed, models=KILLED)
+
+
+def test_after_a_rollback_that_was_killed_a_run_ends_as_if_the_days_had_never_been_trained_on(
+    killed: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
-    flags = [*_common(tmp_path), "--to_day=2026-01-01"]
-    plan = _run("rollback", *flags, "--dry_run")
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    flags = [*_common(tmp_path), *_without_the_others()]
+    plan = _run("rollback", *flags, "--to_day=2026-01-01", "--dry_run")
     assert plan.returncode == 0, plan.stderr
-    assert_same(workdir, tmp_path)
+    assert_same(killed, tmp_path)
     with subprocess.Popen(
-        [BIN / "tutelage-rollback", *flags], stdout=subprocess.DEVNULL, start_new_session=True
+        [BIN / "tutelage-rollback", *flags, "--to_day=2026-01-01"],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     ) as process:
         while (tmp_path / "students/auxiliary/checkpoints/2026-01-03").exists():
             assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
-    done = _run("rollback", *flags)
+    done = _run("rollback", *flags, "--to_day=2026-01-01")
     assert done.returncode == 0, done.stderr
     planned, taken = (out.stdout.replace("would remove:", "removing:").splitlines() for out in (plan, done))
-    # What the killed one had taken back is not in the second one's plan; the rest is, in its order.
+    # The second plan lacks what the killed rollback had done; the rest is there in its order.
     assert 0 < len(taken) < len(planned)
     assert taken == planned[-len(taken) :]
     labels = pl.read_delta(str(tmp_path / "lake/soft_labels"))
     left = labels.select("producer", "day").unique().sort("producer", "day")
-    # Labels of day 2 by the snapshot of day 1 stay.
+    # The labels of day 2 by the snapshot of day 1 stay.
     assert left.rows() == [("pre_update", date(2026, 1, 1)), ("snapshot", date(2026, 1, 2))]
     assert sorted(path.name for path in (tmp_path / "students/control/checkpoints").glob("2*")) == [
         "2026-01-01",
         "2026-01-02",
         "2026-01-03",
     ]
-    again = _run("rollback", *flags)
+    again = _run("rollback", *flags, "--to_day=2026-01-01")
     assert again.stdout == "Nothing to do: the teacher is trained on no day after 2026-01-01.\n"
-    done = _run("run", *_common(tmp_path))
+    done = _run("run", *flags)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "export/auxiliary/2026010302/saved_model.pb").is_file()
-    assert_same(workdir, tmp_path)
+    assert_same(killed, tmp_path)
 
 
-def test_status_tells_what_is_there(workdir: Path) -> None:
+def test_status_shows_what_is_there(workdir: Path) -> None:
     done = _run("status", *_common(workdir))
     assert done.returncode == 0, done.stderr
     assert "late_auxiliary" in done.stdout

@@ -1,8 +1,8 @@
-"""How the students of `tests.tiny` are served."""
+"""A serving configuration for the students of `tests.tiny`."""
 
 from tutelage.export.config import ServingConfig
 
-# Of three days of 60 rows no metric says anything: whatever the gate compares passes.
+# Metrics of three days of 60 rows mean nothing, so the gate lets all of them pass.
 LENIENT = ServingConfig(
     score=(("click", 1.0),),
     auc_drop=1.0,

@@ -1,4 +1,4 @@
-"""A student with features of both scopes, its random weights, rows for it, and its scores by the trainer."""
+"""A student with features of both scopes: random weights, rows, and the trainer's scores of them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from tutelage.models.config import ModelConfig
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.schema import Feature, Schema
 
-# A user's between candidates', so that a part in another's place would be seen.
+# Features of users and candidates alternate, so that a swapped part would be noticed.
 TWO_SCOPES = dataclasses.replace(
     SCHEMA,
     features=(
@@ -31,7 +31,7 @@ SERVING = ServingConfig(score=(("click", 2.0), ("watch_log1p", -0.5)))
 
 
 def make_ranker(schema: Schema = TWO_SCOPES, model: ModelConfig = MODEL) -> Ranker:
-    """Weights well away from 0, so that every feature counts."""
+    """Return a ranker whose weights are well away from 0, so that every feature counts."""
     ranker = Ranker(schema, model)
     rng = np.random.default_rng(1)
     for variable in ranker.variables:
@@ -40,7 +40,7 @@ def make_ranker(schema: Schema = TWO_SCOPES, model: ModelConfig = MODEL) -> Rank
 
 
 def make_rows(n: int, schema: Schema = TWO_SCOPES) -> dict[str, tf.Tensor]:
-    """Raw features, each [n]."""
+    """Return raw features, each [n]."""
     rng = np.random.default_rng(n)
     columns = {}
     for feature in schema.features:
@@ -54,7 +54,7 @@ def make_rows(n: int, schema: Schema = TWO_SCOPES) -> dict[str, tf.Tensor]:
 
 
 def trainer_scores(ranker: Ranker, rows: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
-    """By the path that the trainer scores with; the rest in float64, apart from the signatures' graph."""
+    """Return float64 scores [rows] by served output, computed without the signatures' graph."""
     raw = ranker(*ranker.transform(rows))
     click = 1 / (1 + np.exp(-raw["click_logit"].numpy().astype(np.float64)))
     watch = raw["watch_log1p"].numpy().astype(np.float64)
@@ -62,7 +62,7 @@ def trainer_scores(ranker: Ranker, rows: Mapping[str, tf.Tensor]) -> dict[str, n
 
 
 def assert_equal(found: Mapping[str, tf.Tensor], expected: Mapping[str, np.ndarray]) -> None:
-    """Row by row up to the rounding of float32, relative to each output's scale."""
+    """Compare scores row by row, up to the rounding of float32 at each output's scale."""
     assert found.keys() == expected.keys()
     for name, scores in expected.items():
         assert np.shape(found[name]) == scores.shape

@@ -1,4 +1,4 @@
-"""The model card, and the list of models for the server."""
+"""The model card, and TensorFlow Serving's list of models."""
 
 import json
 import re
@@ -35,7 +35,7 @@ FACTS: dict[str, Any] = {
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """Of 5 + 9 + 7 bytes. By name `saved_model.pb` lies between the folders."""
+    """A folder of 5 + 9 + 7 bytes, in which `saved_model.pb` sorts between the two folders."""
     (tmp_path / "saved_model.pb").write_bytes(b"graph")
     (tmp_path / "variables").mkdir()
     (tmp_path / "variables/variables.index").write_bytes(b"variables")
@@ -54,7 +54,7 @@ def _card(version: Path, **facts: Any) -> dict[str, Any]:
     return json.loads(path.read_text(), parse_constant=refuse)  # type: ignore[no-any-return]
 
 
-def test_programs_read_the_facts_the_size_and_the_libraries(version: Path) -> None:
+def test_the_json_card_has_the_facts_the_size_and_the_library_versions(version: Path) -> None:
     card = _card(version)
     assert card["bytes"] == 5 + 9 + 7
     assert (card["day"], card["first_day"], card["config"]["first_day"]) == (
@@ -66,11 +66,11 @@ def test_programs_read_the_facts_the_size_and_the_libraries(version: Path) -> No
     assert card["checks"] == FACTS["checks"]
     same = ("model", "rows", "teacher", "label_coverage", "blessed", "verdict", "parameters", "ops")
     assert {name: card[name] for name in same} == {name: FACTS[name] for name in same}
-    assert re.fullmatch(r"3\.11\.\d+", card["versions"]["python"])
+    assert re.fullmatch(r"3\.1[123]\.\d+", card["versions"]["python"])
     assert re.fullmatch(r"2\.\d+\.\d+", card["versions"]["tensorflow"])
 
 
-def test_people_read_metrics_beside_those_of_the_last_blessed_version_and_the_gate_s_verdict(
+def test_the_markdown_card_shows_metrics_beside_the_last_blessed_version_s_and_the_verdict(
     version: Path,
 ) -> None:
     card = _card(version)
@@ -78,11 +78,11 @@ def test_people_read_metrics_beside_those_of_the_last_blessed_version_and_the_ga
     assert lines[0] == "# auxiliary, 2026-01-03"
     for line in (
         "| Verdict of the gate | fail |",
-        "| Days learnt | 2026-01-01 to 2026-01-03, 15,000 rows |",
+        "| Trained on | 2026-01-01 to 2026-01-03, 15,000 rows |",
         "| Teacher | teacher |",
         "| Label coverage of the last day | 0.9375 |",
         "| Size | 21 bytes, 1,234 parameters, 56 ops |",
-        f"| SHA-256 of the files but for this card | {card['sha256']} |",
+        f"| SHA-256 of all files except this card | {card['sha256']} |",
         "| click | auc | 0.72 | 0.71 |",
         "| click | log_loss | 0.5 | – |",
         "| watch | ltv_loss | – | – |",
@@ -102,16 +102,18 @@ def test_the_first_version_of_a_model_without_a_teacher_has_a_card(version: Path
     assert {"| Teacher | – |", "| click | auc | 0.72 | – |", "No checks."} <= set(lines)
 
 
-def test_why_a_version_is_served_that_was_not_blessed_is_in_its_card(version: Path) -> None:
+def test_the_card_says_why_a_version_that_was_not_blessed_is_served(version: Path) -> None:
     before = _card(version)
     record_override(version, "the day was a holiday")
     path = version / "assets.extra/model_card.json"
     assert json.loads(path.read_text()) == {**before, "override": "the day was a holiday"}
     text = path.with_suffix(".md").read_text()
-    assert "| Verdict of the gate | fail |\n| Served all the same, as | the day was a holiday |\n" in text
+    assert (
+        "| Verdict of the gate | fail |\n| Served despite that, because | the day was a holiday |\n" in text
+    )
 
 
-def test_the_hash_is_of_names_and_contents_without_the_card_and_gnu_tools_give_the_same(
+def test_the_hash_covers_names_and_contents_but_not_the_card_and_equals_that_of_gnu_tools(
     version: Path,
 ) -> None:
     before = sha256(version)
@@ -126,7 +128,7 @@ def test_the_hash_is_of_names_and_contents_without_the_card_and_gnu_tools_give_t
     assert len({before, changed, sha256(version)}) == 3
 
 
-def test_the_server_parses_the_list_of_models_and_takes_the_highest_number_of_each() -> None:
+def test_tensorflow_serving_parses_the_models_config_and_serves_the_highest_number() -> None:
     text = models_config("/models/", ["teacher", "auxiliary"])
     config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     models = config.model_config_list.config
@@ -134,11 +136,11 @@ def test_the_server_parses_the_list_of_models_and_takes_the_highest_number_of_ea
         ("teacher", "/models/teacher", "tensorflow"),
         ("auxiliary", "/models/auxiliary", "tensorflow"),
     ]
-    # Without a policy the latest version is served.
+    # Without a policy the server takes the highest number.
     assert not any(model.HasField("model_version_policy") for model in models)
 
 
-def test_a_folder_with_a_quote_is_written_so_that_the_server_reads_it() -> None:
+def test_a_path_with_quotes_is_escaped() -> None:
     text = models_config('s3://bucket/it\'s "export"', ["wide"])
     config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     assert config.model_config_list.config[0].base_path == 's3://bucket/it\'s "export"/wide'

@@ -1,4 +1,4 @@
-"""What is served is checked when it is configured."""
+"""The serving configuration is checked when it is made."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from tutelage.pipeline.schema import Feature, Task
 CONFIG = ServingConfig(score=(("click", 1.0), ("watch_log1p", -0.5)))
 
 
-def test_a_score_of_served_outputs_is_taken() -> None:
+def test_a_score_of_served_outputs_is_accepted() -> None:
     CONFIG.check(SCHEMA)
 
 
@@ -28,7 +28,7 @@ def test_a_score_of_an_output_that_is_not_served_is_refused(name: str) -> None:
 def test_a_task_called_score_is_refused() -> None:
     schema = dataclasses.replace(SCHEMA, tasks=(Task(name="score", label="click"),))
     with pytest.raises(
-        UserError, match=r"^serving: a task's output is called 'score', as the combined one; "
+        UserError, match=r"^serving: a task's output is called 'score', like the combined score; "
     ):
         ServingConfig(score=(("score", 1.0),)).check(schema)
 
@@ -39,22 +39,22 @@ def test_a_feature_whose_name_tensorflow_would_change_is_refused(name: str) -> N
     with pytest.raises(UserError) as error:
         CONFIG.check(schema)
     assert str(error.value) == (
-        f"feature {name!r} cannot be the name of a served input; "
-        "expected a-z, 0-9 and _, a letter first, and no Python keyword"
+        f"feature {name!r} cannot be the name of a served input: expected a-z, 0-9 and _, "
+        "beginning with a letter, and no Python keyword; rename it"
     )
 
 
 @pytest.mark.parametrize(
     "score", [(), (("click", 1.0), ("click", 2.0)), (("click", math.nan),), (("click", math.inf),)]
 )
-def test_a_score_of_nothing_of_one_output_twice_or_of_no_finite_weight_is_refused(
+def test_a_score_that_is_empty_repeats_an_output_or_has_a_weight_that_is_not_finite_is_refused(
     score: tuple[tuple[str, float], ...],
 ) -> None:
     with pytest.raises(UserError) as error:
         ServingConfig(score=score)
     assert str(error.value) == (
-        f"serving: score is {score!r}, expected (served output, weight) of at least one output, "
-        "none of them twice, each weight a finite number"
+        f"serving: score is {score!r}, expected at least one (served output, weight) pair, "
+        "each output once and each weight a finite number"
     )
 
 
@@ -77,6 +77,6 @@ def test_a_bound_out_of_range_is_refused(field: str, value: float, expected: str
     assert str(error.value) == f"serving: {field} is {value}, expected {expected}"
 
 
-def test_bounds_at_their_edges_are_taken() -> None:
+def test_values_at_the_edges_of_their_ranges_are_accepted() -> None:
     edges = dataclasses.replace(CONFIG, keep=1, max_bytes=1, auc_drop=0.0, max_latency_ms=0.1)
     assert (edges.keep, edges.max_bytes, edges.auc_drop, edges.max_latency_ms) == (1, 1, 0.0, 0.1)

@@ -1,4 +1,4 @@
-"""Requests of every kind, over all signatures: a score for each row, or an error that says what is wrong."""
+"""Random requests to all signatures get a score per row or an error that names what is wrong."""
 
 import re
 from typing import Any
@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def _values(rng: np.random.Generator, dtype: str, n: int) -> np.ndarray:
-    """Some usual, some such as a client gone wrong sends."""
+    """Draw values: some normal, some such as a broken client sends."""
     if dtype == "int64":
         return rng.choice([0, -1, 7, 2**53 + 1, 2**63 - 1, -(2**63), int(rng.integers(-(2**62), 2**62))], n)
     if dtype == "float32":
@@ -34,7 +34,7 @@ def _values(rng: np.random.Generator, dtype: str, n: int) -> np.ndarray:
 
 
 def _example(rng: np.random.Generator) -> bytes:
-    """A serialised tf.Example of some of the features, now and then of another type or cut off."""
+    """Draw a serialised tf.Example of some features, sometimes of a wrong type or cut off."""
     features = {}
     for name, feature in FEATURES.items():
         if rng.random() < 0.2:
@@ -56,7 +56,7 @@ def _columns(rng: np.random.Generator, signature: str, n: int) -> dict[str, np.n
         size = 1 if signature == "score_list" and feature.scope == "user" else n
         dtype = "int64" if signature == "serve_ids" and feature.is_id else feature.dtype
         columns[name] = _values(rng, dtype, size)
-    # One thing is wrong with every fifth: left out, unknown, of another length, rank or dtype.
+    # Every fifth request has one defect: a feature is left out, unknown, or of another length, rank or dtype.
     if rng.random() < 0.2:
         name = str(rng.choice(list(FEATURES)))
         wrong = rng.integers(5)
@@ -76,7 +76,7 @@ def _columns(rng: np.random.Generator, signature: str, n: int) -> dict[str, np.n
 
 
 def _fuzz(model: Any, requests: int) -> tuple[int, int]:
-    """How many were scored and how many refused."""
+    """Return how many requests were scored and how many refused."""
     rng = np.random.default_rng(1)
     scored = refused = 0
     for _ in range(requests):
@@ -94,16 +94,16 @@ def _fuzz(model: Any, requests: int) -> tuple[int, int]:
         except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
             refused += 1
             text = str(error)
-            # TensorFlow quotes a broken example, whose bytes Python may not be able to show.
+            # TensorFlow quotes a broken example, whose bytes Python may fail to decode.
             if signature == "serve_examples" and "codec can't decode" in text:
                 continue
-            # Python's signatures tell another dtype by its place among the names, in alphabetical order.
+            # Python's signatures name a wrong dtype by its place in the alphabetical order of the names.
             assert re.search("|".join([*FEATURES, "nonesuch", "Example", r"input #\d+"]), text), text
             continue
         scored += 1
         for name, values in scores.items():
             assert np.isfinite(values).all(), (signature, request, name)
-            # Features of length 1 stand for all rows of the others: of one that was made longer, too.
+            # Features of length 1 are repeated for all rows, also for those of a feature that was made longer.
             assert values.shape in ((n,), (n + 2,)), (signature, request, name)
     return scored, refused
 
@@ -124,7 +124,7 @@ def test_10000_requests_are_each_scored_or_refused_by_name(model: Any) -> None:
     assert scored + refused == 10_000
 
 
-def test_the_gate_s_absurd_rows_have_finite_scores(model: Any) -> None:
+def test_the_gate_s_adversarial_rows_have_finite_scores(model: Any) -> None:
     rows = adversarial(TWO_SCOPES)
     scores = model.signatures["serving_default"](**{name: tf.constant(v) for name, v in rows.items()})
     assert all(np.isfinite(values).all() for values in scores.values())

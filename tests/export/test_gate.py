@@ -1,4 +1,4 @@
-"""The gate: no version is served that is worse than the last one, or that is not what its trainer made."""
+"""The gate serves no version that is worse than the last one or differs from what its trainer made."""
 
 import json
 from collections.abc import Mapping
@@ -40,12 +40,12 @@ BEFORE = {
 
 
 def _failed(now: Mapping[tuple[str, str, str], float], before: Any = BEFORE) -> dict[str, float | None]:
-    """Name → bound of what fails."""
+    """Return the bounds of the failed checks by name."""
     return {c.name: c.bound for c in compare(SCHEMA.tasks, now, before, STRICT) if not c.passed}
 
 
-def test_a_version_as_good_as_the_margins_allow_passes() -> None:
-    # .75 − .02; .5 · 1.1; as far as .1 + .1 from 1 on either side; 2 · 1.1.
+def test_a_version_at_the_edge_of_the_margins_passes() -> None:
+    # .75 − .02; .5 · 1.1; calibration up to .1 + .1 from 1 on either side; 2 · 1.1.
     for calibration in (0.8, 1.2):
         now = {
             ("click", "auc", ""): 0.73,
@@ -71,26 +71,26 @@ def test_a_worse_metric_fails_with_its_bound(task: str, metric: str, value: floa
     assert failed == {f"{task} {metric}": pytest.approx(bound)}
 
 
-def test_a_metric_that_is_missing_or_no_number_fails() -> None:
+def test_a_metric_that_is_missing_or_not_finite_fails() -> None:
     now = {key: value for key, value in BEFORE.items() if key[1] != "normalized_entropy"}
     assert _failed({**now, ("click", "auc", ""): float("nan")}) == {
         "click auc": None,
         "click normalized_entropy": None,
     }
-    # Of the first version too.
+    # The same holds for the first version.
     assert _failed(now, None) == {"click normalized_entropy": None}
     assert _failed(BEFORE, None) == {}
 
 
-def test_slices_are_compared_where_both_days_have_them() -> None:
+def test_slices_that_both_days_have_are_compared() -> None:
     before = {**BEFORE, ("click", "auc", "tab=1"): 0.7, ("click", "auc", "tab=2"): 0.7}
     now = {**BEFORE, ("click", "auc", "tab=1"): 0.6, ("click", "auc", "tab=3"): 0.1}
-    # .7 − 3 · .02, as three times the margin is a slice's.
+    # .7 − 3 · .02: the margin of a slice is three times as large.
     assert _failed(now, before) == {"click auc, tab=1": pytest.approx(0.64)}
     assert _failed({**now, ("click", "auc", "tab=1"): 0.641}, before) == {}
 
 
-def test_a_verdict_in_a_line_says_what_failed_with_both_values() -> None:
+def test_a_verdict_as_text_names_what_failed_with_both_values() -> None:
     checks = (
         Check(name="click auc", value=0.6, reference=0.75, bound=0.73, passed=False),
         Check(name="click normalized_entropy", value=None, passed=False),
@@ -100,7 +100,7 @@ def test_a_verdict_in_a_line_says_what_failed_with_both_values() -> None:
     assert str(Verdict(verdict="fail", checks=checks)) == text
 
 
-def test_adversarial_rows_are_as_long_as_each_other_and_of_the_features_dtypes() -> None:
+def test_adversarial_columns_have_one_length_and_the_features_dtypes() -> None:
     rows = adversarial(SCHEMA)
     assert list(rows) == [feature.name for feature in SCHEMA.features]
     assert {len(values) for values in rows.values()} == {7}
@@ -127,7 +127,7 @@ def _verdicts(exported: list[Exported]) -> list[str]:
     return [one.verdict.verdict for one in exported if one.verdict]
 
 
-def test_the_first_version_has_a_verdict_of_its_own_and_all_lies_beside_it(run: Run) -> None:
+def test_the_first_version_has_its_own_verdict_and_all_its_files(run: Run) -> None:
     student = _student(run, "good")
     exported = export_student(run, student, LENIENT)
     assert _verdicts(exported) == ["first", "pass"]
@@ -150,7 +150,7 @@ def test_the_first_version_has_a_verdict_of_its_own_and_all_lies_beside_it(run: 
     assert checks["click auc"]["value"] == card["metrics"]["click"]["auc"]
     assert checks["click auc"]["reference"] == card["blessed"]["click"]["auc"]
     assert checks["parity"]["value"] <= 1e-5
-    # The metrics table holds the same: both values of each check, and the verdict.
+    # The metrics table has the same: both values of each check, and the verdict.
     rows = run.lake.metrics.scan(model="good", day=DAYS[1]).collect()
     values = {
         basis: dict(part.select("metric", "value").iter_rows())
@@ -161,7 +161,7 @@ def test_the_first_version_has_a_verdict_of_its_own_and_all_lies_beside_it(run: 
     assert values["gate_reference"]["click auc"] == checks["click auc"]["reference"]
 
 
-def test_the_golden_batch_is_scored_by_the_version_as_the_trainer_does(run: Run) -> None:
+def test_the_version_scores_its_golden_batch_as_the_trainer_does(run: Run) -> None:
     (version,) = (one.version for one in export_student(run, _student(run, "parity", DAYS[:1]), LENIENT))
     batch = golden.read_golden(version.path / golden.PATH)
     assert batch.frame.height == 60
@@ -170,12 +170,12 @@ def test_the_golden_batch_is_scored_by_the_version_as_the_trainer_does(run: Run)
     assert golden.parity(model.signatures["serving_default"], batch) <= 1e-5
 
 
-def test_a_student_spoiled_by_flipped_labels_is_not_blessed_and_the_last_good_one_stays(
+def test_a_student_trained_on_flipped_labels_is_not_blessed_and_the_last_good_version_stays(
     tmp_path: Path,
 ) -> None:
     run = make_run(tmp_path)
     train_teacher(run, DAYS)
-    # A label that the features tell: whoever has learnt it is wrong about every row once it is flipped.
+    # The features determine the label, so a model trained on it is wrong about every row once it is flipped.
     for i, day in enumerate(DAYS):
         rows = interactions(day).with_columns(pl.col("user").fill_null(0))
         told = pl.col("user") % 2 == (i < 2)
@@ -192,7 +192,7 @@ def test_a_student_spoiled_by_flipped_labels_is_not_blessed_and_the_last_good_on
     assert "click auc is 0." in str(bad.verdict)
     assert bad.version.path == run.root / "rejected/spoiled/2026010301"
     assert [v.number for v in Versions(run.root / "export/spoiled").published()] == [2026010101, 2026010201]
-    # It is not judged again; and with a reason it is served all the same.
+    # It is not judged again. With a reason it is served anyway.
     assert export_student(run, student, serving) == []
     rows = run.lake.metrics.scan(model="spoiled", day=DAYS[2], basis="gate", metric="blessed").collect()
     assert rows["value"].to_list() == [0.0]
@@ -203,23 +203,23 @@ def test_a_student_spoiled_by_flipped_labels_is_not_blessed_and_the_last_good_on
     )
 
 
-def test_a_changed_signature_is_refused_unless_it_is_meant(run: Run) -> None:
+def test_a_changed_signature_is_refused_unless_it_is_allowed(run: Run) -> None:
     student = _student(run, "changed")
     export_student(run, student, LENIENT, days=DAYS[:1])
     (version,) = Versions(run.root / "export/changed").published()
     batch = version.path / golden.PATH
-    # As if the version before had taken one feature more and given no `watch_log1p`.
+    # As if the version before had one more input and no output `watch_log1p`.
     pl.read_parquet(batch).with_columns(extra=pl.lit(1, pl.Int64)).drop("expected_watch_log1p").write_parquet(
         batch
     )
     (refused,) = export_student(run, student, LENIENT)
     assert refused.verdict
     assert str(refused.verdict) == (
-        "fail; signature: extra was int64 and is not there, output watch_log1p is only in one of them"
+        "fail; signature: extra was int64 and is absent, output watch_log1p is in only one of the two versions"
     )
 
 
-def test_a_judge_that_falls_over_blesses_nothing(run: Run) -> None:
+def test_a_judge_that_fails_blesses_nothing(run: Run) -> None:
     student = _student(run, "broken")
     export_student(run, student, LENIENT, days=DAYS[:1])
     (version,) = Versions(run.root / "export/broken").published()

@@ -1,4 +1,4 @@
-"""The golden batch that travels with a version."""
+"""The golden batch that is stored with a version."""
 
 from pathlib import Path
 
@@ -35,15 +35,15 @@ def _golden(**expected: list[float]) -> Golden:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_rows_are_evenly_spaced_in_the_order_of_their_ids_whatever_order_they_come_in(seed: int) -> None:
+def test_rows_are_evenly_spaced_in_the_order_of_their_ids_whatever_order_they_arrive_in(seed: int) -> None:
     day = pl.DataFrame({"example_id": range(100, 110)}).sample(fraction=1, shuffle=True, seed=seed)
-    # Of 10 rows the 0 · 10/4 = 0th, 10/4 = 2nd, 20/4 = 5th and 30/4 = 7th.
+    # Of 10 rows those at 0 · 10/4 = 0, 1 · 10/4 = 2, 2 · 10/4 = 5 and 3 · 10/4 = 7.
     assert choose(day, rows=4)["example_id"].to_list() == [100, 102, 105, 107]
     assert choose(day, rows=11)["example_id"].to_list() == list(range(100, 110))
     assert choose(day.clear()).is_empty()
 
 
-def test_rows_and_scores_come_back_and_any_reader_of_parquet_has_nulls_where_values_miss(
+def test_rows_and_scores_round_trip_and_missing_values_are_nulls_in_the_parquet_file(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "assets.extra/golden.parquet"
@@ -58,14 +58,14 @@ def test_rows_and_scores_come_back_and_any_reader_of_parquet_has_nulls_where_val
     assert [table[name].null_count for name in FRAME.columns] == [1, 1, 1, 0]
 
 
-def test_a_missing_value_is_given_to_a_model_as_its_default() -> None:
+def test_a_missing_value_reaches_the_model_as_its_default() -> None:
     features = _golden().features
     assert features["user"].tolist() == [7, -1, -2]
     assert features["topic"].tolist() == ["news", "", ""]
     assert features["age"].tolist() == [1, 0, 3]
 
 
-def test_an_exported_student_scores_its_golden_batch_as_expected_and_a_difference_is_told(
+def test_an_exported_student_scores_its_golden_batch_as_expected_and_a_difference_is_measured(
     tmp_path: Path,
 ) -> None:
     run = make_run(tmp_path)
@@ -80,35 +80,35 @@ def test_an_exported_student_scores_its_golden_batch_as_expected_and_a_differenc
     path = tmp_path / "golden.parquet"
     write_golden(path, rows, scores)
     assert parity(signature, read_golden(path)) <= 1e-6
-    # One of 16 scores of one output is 1 % higher than it should be: 0.01 / 1.
+    # One of the 16 scores of one output is 1 % too high: 0.01 / 1.
     wrong = scores["watch_log1p"].astype(np.float64)
     wrong[5] /= 1.01
     write_golden(path, rows, {**scores, "watch_log1p": wrong})
     assert parity(signature, read_golden(path)) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_difference_is_relative_to_what_is_expected_or_a_hundredth_of_the_largest() -> None:
+def test_a_difference_is_relative_to_the_expected_score_or_a_hundredth_of_the_largest() -> None:
     expected = np.array([4.0, -2.0, 0.0], np.float32)
-    # 0.2 / 4 = 0.05, 0.2 / 2 = 0.1; 0 stands for 1 % of 4: 4e-4 / 0.04 = 0.01
+    # 0.2 / 4 = 0.05, 0.2 / 2 = 0.1; the 0 counts as 1 % of 4: 4e-4 / 0.04 = 0.01
     assert relative_difference(np.array([4.2, -2.0, 0.0]), expected) == pytest.approx(0.05)
     assert relative_difference(np.array([4.2, -1.8, 0.0]), expected) == pytest.approx(0.1)
     assert relative_difference(np.array([4.0, -2.0, 4e-4]), expected) == pytest.approx(0.01)
     assert np.isnan(relative_difference(np.array([4.0, np.nan, 0.0]), expected))
 
 
-def test_the_worst_output_counts_and_a_score_that_is_no_number_is_no_parity() -> None:
+def test_the_worst_output_counts_and_a_score_that_is_not_finite_is_never_parity() -> None:
     def score(*, age: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"double": 2 * age, "log": tf.math.log(age)}
 
     signature = tf.function(score).get_concrete_function(age=AGE)
-    # 2 · (1, 0, 3); the last is 6 for an expected 5: 1 / 5.
+    # The scores are 2 · (1, 0, 3); the last is 6 where 5 is expected: 1 / 5.
     assert parity(signature, _golden(double=[2, 0, 5])) == pytest.approx(0.2)
-    # Of log 0 = -inf the difference from -inf is none that is a number.
+    # log 0 is -inf, and -inf - (-inf) is NaN.
     both = _golden(double=[2, 0, 6], log=[0, -np.inf, np.log(3)])
     assert not parity(signature, both) <= 1e-5
 
 
-def test_a_signature_that_does_not_fit_the_batch_is_refused() -> None:
+def test_a_signature_that_does_not_fit_the_golden_batch_is_refused() -> None:
     def takes_more(*, age: tf.Tensor, price: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"click": age + price}
 
@@ -120,21 +120,22 @@ def test_a_signature_that_does_not_fit_the_batch_is_refused() -> None:
     with pytest.raises(UserError) as error:
         parity(more, golden)
     assert str(error.value) == (
-        "the signature takes 'price', which the golden batch has not; it has age, topic, user, example_id"
+        "the signature takes 'price', but the golden batch has only age, topic, user, example_id; "
+        "export the version again"
     )
     column = tf.function(gives_a_column).get_concrete_function(age=AGE)
     with pytest.raises(UserError) as error:
         parity(column, golden)
-    assert str(error.value) == "output 'click' has the shape (3, 1), the golden batch expects (3,)"
+    assert str(error.value) == (
+        "output 'click' has the shape (3, 1), but the golden batch expects (3,); export the version again"
+    )
     with pytest.raises(UserError) as error:
         parity(column, _golden(like=[1, 0, 3]))
     assert str(error.value) == (
-        "the signature has no output 'like', which the golden batch expects; it has click"
+        "the golden batch expects an output 'like', but the signature has only click; export the version again"
     )
 
 
-def test_a_version_without_a_golden_batch_says_so(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"golden\.parquet: there is no golden batch; export the version again$"
-    ):
+def test_a_version_without_a_golden_batch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"golden\.parquet: no golden batch; export the version again$"):
         read_golden(tmp_path / "golden.parquet")

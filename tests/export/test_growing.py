@@ -1,4 +1,4 @@
-"""Growing id maps through all rooms: learnt, labelled, exported, judged, served. Every lookup finds the same rows."""
+"""Growing id maps through all rooms: every lookup of training, labelling, exporting and serving agrees."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ def exported(run: Run) -> list[Exported]:
     return export_student(run, AUXILIARY, LENIENT)
 
 
-def test_a_snapshot_labels_the_day_after_it_as_its_trainer_scored_that_day_ahead(run: Run) -> None:
+def test_a_snapshot_labels_the_next_day_as_its_trainer_scored_it_ahead(run: Run) -> None:
     snapshots = {e.version.day: e.version for e in export_teacher(run)}
     days = {
         day: Snapshot(path=str(snapshots[before].path), day=before, step=snapshots[before].step)
@@ -55,7 +55,7 @@ def test_each_day_s_version_passes_the_gate_with_the_map_of_that_day(
 ) -> None:
     assert [e.version.day for e in exported] == DAYS
     for e in exported:
-        # Its golden batch among other things.
+        # This includes its golden batch.
         assert e.verdict
         assert e.verdict.blessed
         assert inspect.check(e.version.path).variables
@@ -66,19 +66,19 @@ def test_each_day_s_version_passes_the_gate_with_the_map_of_that_day(
         trainer.restore(run.checkpoints(AUXILIARY.name), state)
         ids = trainer.ranker.id_map.ids.numpy().tolist()
         stored = tf.train.load_checkpoint(str(e.version.path / "variables/variables"))
-        # 15 users and 9 topics: a version's variables go by numbers.
+        # 15 users and 9 topics. A version's variables are keyed by numbers.
         entries = [name for name, shape in stored.get_variable_to_shape_map().items() if shape == [24]]
         assert len(entries) == 2
         assert ids in [stored.get_tensor(name).tolist() for name in entries]
 
 
-def test_a_runtime_without_tables_finds_the_same_rows(run: Run, exported: list[Exported]) -> None:
+def test_a_runtime_without_tables_finds_the_same_indices(run: Run, exported: list[Exported]) -> None:
     path = str(exported[-1].version.path)
     converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=["serve_ids"])
     assert converter.target_spec.supported_ops == {tf.lite.OpsSet.TFLITE_BUILTINS}
     lite: Any = Interpreter(model_content=converter.convert()).get_signature_runner("serve_ids")
     rows = GROWING.arrays(run.lake.interactions.scan(day=DAYS[2]).collect())
-    # Ids that were never met, too: all those of other days, and the largest, which fills the map up.
+    # Ids that were never seen, too: all of the other days, and the largest, which pads the map.
     rows["user"] = np.where(np.arange(64) % 4 == 0, [2**63 - 1, -(2**63), 10**9, 77] * 16, rows["user"])
     served = tf.saved_model.load(path).signatures["serving_default"](
         **{name: tf.constant(values) for name, values in rows.items()}
@@ -90,7 +90,9 @@ def test_a_runtime_without_tables_finds_the_same_rows(run: Run, exported: list[E
         np.testing.assert_allclose(scores[name], values, rtol=1e-5, atol=1e-6)
 
 
-def test_who_has_no_row_of_its_own_is_scored_as_who_was_never_met(exported: list[Exported]) -> None:
+def test_an_id_without_its_own_embedding_is_scored_like_one_that_was_never_seen(
+    exported: list[Exported],
+) -> None:
     model = tf.saved_model.load(str(exported[-1].version.path))
     never = {
         "topic": ["never"] * 3,

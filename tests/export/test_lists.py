@@ -1,4 +1,4 @@
-"""Lists, buckets and histories through all rooms: learnt, labelled, exported, judged, served, compared."""
+"""Lists, buckets and histories through all rooms: training, labelling, exporting, serving and skew."""
 
 import shutil
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ def _rows(n: int) -> dict[str, tf.Tensor]:
 
 
 def _by_id(rows: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Strings as their fingerprints."""
+    """Return the rows with strings as their fingerprints."""
 
     def prints(values: tf.Tensor) -> tf.Tensor:
         return tf.reshape(fingerprint(tf.reshape(values, [-1])), values.shape)
@@ -104,7 +104,7 @@ def test_every_signature_scores_lists_as_the_trainer_does(model: Any, n: int) ->
     assert_equal(model.signatures["score_list"](**one), trainer_scores(make_ranker(LISTS), repeated))
 
 
-def test_a_list_left_out_is_empty_and_one_of_an_example_is_cut_or_filled_up(model: Any) -> None:
+def test_a_list_that_is_left_out_is_empty_and_one_in_an_example_is_cut_or_padded(model: Any) -> None:
     rows = _rows(4)
     ranker = make_ranker(LISTS)
     empty = rows | {"history": tf.fill([4, 3], "")}
@@ -145,7 +145,7 @@ def test_a_runtime_without_strings_scores_lists_the_same(path: Path) -> None:
     assert_equal(scores, trainer_scores(make_ranker(LISTS), rows))
 
 
-def test_absurd_rows_have_finite_scores_and_a_bucket_beyond_a_million_is_told_apart(model: Any) -> None:
+def test_adversarial_rows_have_finite_scores_and_a_bucket_beyond_a_million_is_kept(model: Any) -> None:
     absurd = adversarial(LISTS)
     assert {name: values.shape for name, values in absurd.items()} == {
         "tags": (7, 2),
@@ -158,7 +158,7 @@ def test_absurd_rows_have_finite_scores_and_a_bucket_beyond_a_million_is_told_ap
     assert len({tuple(row) for row in absurd["history"].tolist()}) == 7
     scores = model.serving_default(**{name: tf.constant(values) for name, values in absurd.items()})
     assert all(np.isfinite(values).all() for values in scores.values())
-    # A number without such a bucket is cut at 1e6 already.
+    # A number without such a bucket is cut at 1e6.
     rows, at_edge = (_rows(1) | {"age": tf.constant([age])} for age in (3e6, 2e6))
     with np.errstate(over="ignore"):
         assert_equal(model.serving_default(**rows), trainer_scores(make_ranker(LISTS), at_edge))
@@ -166,7 +166,7 @@ def test_absurd_rows_have_finite_scores_and_a_bucket_beyond_a_million_is_told_ap
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A teacher that takes all, and its student that is without what the server has not."""
+    """A teacher that takes all features, and a student without the one that the server does not have."""
     run = Run(
         name="lists",
         schema=LISTS,
@@ -192,7 +192,7 @@ STUDENT = StudentConfig(
 )
 
 
-def test_a_teacher_s_snapshot_labels_a_day_with_its_histories_as_its_trainer_scores_it(run: Run) -> None:
+def test_a_teacher_s_snapshot_labels_a_day_with_histories_as_its_trainer_scores_it(run: Run) -> None:
     version = export_teacher(run, days=[DAYS[0]])[0].version
     done = label(
         LISTS,
@@ -209,13 +209,13 @@ def test_a_teacher_s_snapshot_labels_a_day_with_its_histories_as_its_trainer_sco
     made = run.lake.soft_labels.scan(producer="snapshot", day=DAYS[1]).sort("example_id").collect()
     for name in ("click_logit", "watch_log1p"):
         np.testing.assert_allclose(made[name], raw[name], rtol=1e-5, atol=1e-6)
-    # The histories matter to it.
+    # The histories change the scores.
     empty = arrays | {"history": np.full_like(arrays["history"], "")}
     other = model.serving_default(**{name: tf.constant(values) for name, values in empty.items()})
     assert np.any(raw["click_logit"].numpy() != other["click_logit"].numpy())
 
 
-def test_a_student_without_an_input_has_it_in_no_request_and_is_blessed(run: Run) -> None:
+def test_a_student_without_an_input_does_not_ask_for_it_and_is_blessed(run: Run) -> None:
     first, second = export_student(run, STUDENT, LENIENT)
     assert (first.verdict and first.verdict.verdict, second.verdict and second.verdict.verdict) == (
         "first",
@@ -230,7 +230,7 @@ def test_a_student_without_an_input_has_it_in_no_request_and_is_blessed(run: Run
     assert (folder / warmup.PATH).stat().st_size > 0
 
 
-def test_a_list_of_another_length_is_another_signature(run: Run, tmp_path: Path) -> None:
+def test_a_list_of_another_length_changes_the_signature(run: Run, tmp_path: Path) -> None:
     export_student(run, STUDENT, LENIENT)
     features = (replace(LISTS.features[0], length=3), *LISTS.features[1:])
     longer = replace(run, schema=replace(LISTS, features=features))
@@ -242,7 +242,7 @@ def test_a_list_of_another_length_is_another_signature(run: Run, tmp_path: Path)
 
 
 def _copy(root: Path, to: Path) -> Path:
-    """The workdir with its last version forgotten."""
+    """A copy of the workdir without its last version."""
     shutil.copytree(root, to / "w")
     versions = sorted((to / "w/export/small").glob("2026*"))
     shutil.rmtree(versions[-1])
@@ -255,7 +255,7 @@ def test_logged_lists_are_compared_item_by_item(tmp_path: Path, suffix: str) -> 
     Served(make_ranker(LISTS), SERVING).save(str(path))
     n = 1000
     rng = np.random.default_rng(1)
-    # A third have no tags. The third item is one that models do not read.
+    # A third of the rows have no tags. Models do not read the third item.
     tags = [[["a", "b", "z"], ["c"], []][i % 3] for i in range(n)]
     day = frame(
         DAYS[0],
@@ -294,15 +294,15 @@ def test_logged_lists_are_compared_item_by_item(tmp_path: Path, suffix: str) -> 
     lines = {line.name: line for line in features}
     assert lines["tags"].dtype == "a list of string"
     assert lines["tags"].missing == 0
-    assert lines["tags"].missing_day == pytest.approx(333 / 1000)  # of 0 to 999, those with i % 3 == 2
-    # 500 × a, 500 × b, 500 × new: a third of the items is not known on the day.
+    assert lines["tags"].missing_day == pytest.approx(333 / 1000)  # the rows i of 0 to 999 with i % 3 == 2
+    # 500 × a, 500 × b, 500 × new: the day does not have a third of the items.
     assert lines["tags"].unknown == pytest.approx(1 / 3)
     assert lines["tags"].past == ("missing", "unknown", "drift")
     assert lines["history"].past == ()
     assert all(line.drift is not None for line in outputs)
 
 
-def test_a_value_where_a_list_is_expected_is_a_wrong_dtype(tmp_path: Path) -> None:
+def test_a_single_value_instead_of_a_list_is_a_wrong_dtype(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"user": [1], "tags": "a", "topic": "news"}\n')
     assert read_requests(log, LISTS).wrong == {"user": "a list of int64", "tags": "string"}

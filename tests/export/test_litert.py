@@ -1,4 +1,4 @@
-"""A runtime that is not TensorFlow, and has no string ops and no tables, scores `serve_ids` the same."""
+"""LiteRT, which has no string ops and no tables, scores `serve_ids` as TensorFlow does."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def litert(path: Path) -> Any:
-    """`serve_ids` of the exported version, converted to builtin ops alone."""
+    """`serve_ids` of the exported version, converted to built-in ops only."""
     converter = tf.lite.TFLiteConverter.from_saved_model(str(path), signature_keys=["serve_ids"])
     assert converter.target_spec.supported_ops == {tf.lite.OpsSet.TFLITE_BUILTINS}
     interpreter = Interpreter(model_content=converter.convert())
@@ -46,16 +46,16 @@ def test_it_scores_as_the_trainer_and_as_serving_default(path: Path, litert: Any
     assert_equal(scores, {name: score.numpy() for name, score in served.items()})
 
 
-def test_ids_beyond_32_bits_are_told_apart_as_by_the_trainer(litert: Any) -> None:
+def test_ids_beyond_32_bits_differ_as_they_do_for_the_trainer(litert: Any) -> None:
     rows = {**make_rows(1), "user": tf.constant(IDS, tf.int64)}
     rows = {name: tf.repeat(v, len(IDS)) if len(v) == 1 else v for name, v in rows.items()}
     expected = trainer_scores(make_ranker(), rows)
-    # Of 40 rows, these ids take more than one: truncated ids would not score so.
+    # These ids map to more than one of 40 indices; truncated ids would not.
     assert len(np.unique(expected["score"])) >= 6
     assert_equal(litert(**_by_id(rows)), expected)
 
 
-def test_a_number_that_is_nan_is_its_default(litert: Any) -> None:
+def test_a_nan_counts_as_the_default(litert: Any) -> None:
     rows = make_rows(3)
     rows["price"] = tf.constant([np.nan, np.inf, 2.0])
     assert_equal(

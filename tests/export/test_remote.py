@@ -1,4 +1,4 @@
-"""A copy of the served folder, where a file cannot be renamed: saved_model.pb tells what is whole."""
+"""A copy of the served folder in a store without renames: saved_model.pb marks what is whole."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ FILES = ("saved_model.pb", DATA, "variables/variables.index", "assets/ids")
 
 @pytest.fixture
 def versions(tmp_path: Path) -> Versions:
-    """Two versions, of two days."""
+    """Two versions of two days."""
     versions = Versions(tmp_path / "work" / "export" / "wide")
     for day in (DAY, DAY + timedelta(days=1)):
         _publish(versions, day)
@@ -45,7 +45,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def _bytes(name: str, day: date) -> bytes:
-    """Of a day's own, so that a mixture of two would be seen."""
+    """Write files that differ by day, so that a mixture of two versions would be noticed."""
     return f"{name} {day}".encode() * 1000
 
 
@@ -79,7 +79,7 @@ def test_the_copy_holds_the_bytes_of_the_versions_and_nothing_else(versions: Ver
     assert _remote(target) == _local(versions)
 
 
-def test_the_copy_follows_what_is_published_retired_and_brought_back(versions: Versions, target: str) -> None:
+def test_the_copy_follows_publications_retirements_and_promotions(versions: Versions, target: str) -> None:
     mirror(versions.folder, target)
     _publish(versions, DAY + timedelta(days=2))
     assert versions.retire(keep=2) == [FIRST]
@@ -92,11 +92,11 @@ def test_the_copy_follows_what_is_published_retired_and_brought_back(versions: V
     assert _remote(target) == _local(versions)
 
 
-def test_what_was_copied_is_not_copied_again(versions: Versions, tmp_path: Path) -> None:
+def test_files_that_were_copied_are_not_copied_again(versions: Versions, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     mirror(versions.folder, str(copy))
     written = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
-    # Cut short: of the first version one file is there in part, and one is not.
+    # A copy that was cut short: one file of the first version is partial, another is missing.
     version = copy / str(FIRST)
     (version / "saved_model.pb").unlink()
     (version / "assets/ids").unlink()
@@ -108,13 +108,11 @@ def test_what_was_copied_is_not_copied_again(versions: Versions, tmp_path: Path)
 
 
 @pytest.mark.parametrize("card", ["another's", "in part", "none"])
-def test_what_is_there_in_part_of_another_version_is_no_part_of_this_one(
-    versions: Versions, target: str, card: str
-) -> None:
+def test_a_partial_copy_of_another_version_is_not_reused(versions: Versions, target: str, card: str) -> None:
     mirror(versions.folder, target)
     fs, root = fsspec.url_to_fs(target)
     fs.rm_file(f"{root}/{FIRST}/saved_model.pb")
-    # Of the same size, as two trainings of one model leave them.
+    # Of the same size, like the files of two trainings of one model.
     size = fs.info(f"{root}/{FIRST}/{DATA}")["size"]
     fs.pipe_file(f"{root}/{FIRST}/{DATA}", b"x" * size)
     sound = fs.cat_file(f"{root}/{FIRST}/{CARD}")
@@ -133,26 +131,24 @@ def test_another_models_folder_is_refused_and_left_alone(
     before = _remote(target)
     other = Versions(tmp_path / "other" / "export" / "wide")
     number = _publish(other, DAY)
-    assert number == FIRST  # the same number, of another checkpoint
+    assert number == FIRST  # the same number, but made from another checkpoint
     _publish(other, DAY + timedelta(days=1))
     path = other.folder / str(SECOND)
-    _refused(f"{target} holds another {SECOND} than {path}; give an empty folder", other, target)
+    _refused(f"{target} holds a {SECOND} that is not {path}; give an empty folder", other, target)
     assert _remote(target) == before
 
 
-def test_a_version_that_never_was_one_here_is_not_removed_but_refused(
-    versions: Versions, target: str
-) -> None:
+def test_a_version_that_was_never_ours_is_refused_and_not_removed(versions: Versions, target: str) -> None:
     fs, root = fsspec.url_to_fs(target)
     fs.makedirs(f"{root}/2025123101")
     fs.pipe_file(f"{root}/2025123101/saved_model.pb", b"graph")
     before = _remote(target)
-    says = f"{target} holds 2025123101, which was never a version here; give an empty folder"
+    says = f"{target} holds 2025123101, which was never a version of wide; give an empty folder"
     _refused(says, versions, target)
     assert _remote(target) == before
 
 
-def test_what_lies_beside_the_versions_stays(versions: Versions, target: str) -> None:
+def test_other_files_beside_the_versions_stay(versions: Versions, target: str) -> None:
     fs, root = fsspec.url_to_fs(target)
     fs.makedirs(root, exist_ok=True)
     fs.pipe_file(f"{root}/models.config", b"config")
@@ -168,7 +164,7 @@ def test_a_folder_with_a_link_is_not_copied(versions: Versions, target: str, tmp
     assert {name.split("/")[0] for name in _remote(target)} == {str(FIRST)}
 
 
-def test_nothing_to_copy_is_refused_and_the_copy_left_alone(versions: Versions, target: str) -> None:
+def test_copying_nothing_is_refused_and_leaves_the_copy_alone(versions: Versions, target: str) -> None:
     mirror(versions.folder, target)
     before = _remote(target)
     shutil.rmtree(versions.folder)
@@ -183,7 +179,7 @@ def test_nothing_to_copy_is_refused_and_the_copy_left_alone(versions: Versions, 
         ("uninstalled://bucket/x", "install it to copy there"),
     ],
 )
-def test_a_url_that_will_not_do_is_refused(versions: Versions, url: str, why: str) -> None:
+def test_an_invalid_url_is_refused(versions: Versions, url: str, why: str) -> None:
     fsspec.register_implementation(
         "uninstalled", "not_installed.Store", clobber=True, errtxt="install it to copy there"
     )
@@ -194,11 +190,11 @@ def test_a_folder_that_cannot_be_written_to_is_refused(versions: Versions, tmp_p
     (tmp_path / "file").write_text("")
     target = f"file://{tmp_path}/file/copy"
     why = f"[Errno 20] Not a directory: '{tmp_path}/file/copy'"
-    says = f"{versions.folder} is not all copied to {target} ({why}); mend that and copy again"
+    says = f"{versions.folder} is not fully copied to {target} ({why}); fix that and copy again"
     _refused(says, versions, target)
 
 
-def test_a_version_retired_while_it_is_copied_ends_it_and_the_next_copy_mends_it(
+def test_a_version_that_is_retired_while_it_is_copied_fails_the_copy_and_the_next_copy_repairs_it(
     versions: Versions, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     class_ = type(fsspec.url_to_fs(target)[0])
@@ -210,8 +206,8 @@ def test_a_version_retired_while_it_is_copied_ends_it_and_the_next_copy_mends_it
             versions.rollback()
 
     monkeypatch.setattr(class_, "put_file", put_then_retire)
-    why = f"{versions.folder / str(SECOND)} was retired meanwhile"
-    says = f"{versions.folder} is not all copied to {target} ({why}); mend that and copy again"
+    why = f"{versions.folder / str(SECOND)} was retired in the meantime"
+    says = f"{versions.folder} is not fully copied to {target} ({why}); fix that and copy again"
     _refused(says, versions, target)
     assert f"{SECOND}/saved_model.pb" not in _remote(target)
     monkeypatch.undo()
@@ -220,7 +216,7 @@ def test_a_version_retired_while_it_is_copied_ends_it_and_the_next_copy_mends_it
     assert {name.split("/")[0] for name in _remote(target)} == {str(FIRST)}
 
 
-def test_a_reader_that_looks_for_the_model_sees_whole_versions_only_and_never_none(
+def test_a_reader_that_looks_for_saved_model_pb_always_sees_whole_versions(
     versions: Versions, target: str
 ) -> None:
     days = [DAY + timedelta(days=n) for n in range(12)]
@@ -244,7 +240,7 @@ def test_a_reader_that_looks_for_the_model_sees_whole_versions_only_and_never_no
                 wrong.append("there was nothing")
             for day in there:
                 unlike = [name for name in FILES if read(day, name) != _bytes(name, day)]
-                # Without its model it is being removed, and a removed one does not come back here.
+                # Without saved_model.pb it is being removed, and a removed version does not come back in this test.
                 if unlike and read(day, "saved_model.pb") is not None:
                     wrong.append(f"{day} without {unlike}")
 

@@ -1,4 +1,4 @@
-"""What is served: the trainer's own scores, from raw features, by TensorFlow alone."""
+"""A served model gives the trainer's own scores from raw features, with plain TensorFlow."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from tutelage.trainers.trainer import Trainer
 TRAINED = DAYS[:2]
 DAY = TRAINED[-1]
 
-# Scores the features in one file with the models given, each into a file of its own.
+# Scores the features of one file with each given model, and writes one file per model.
 SERVE = """
 import os, sys
 assert "TF_USE_LEGACY_KERAS" not in os.environ
@@ -48,7 +48,7 @@ assert not ours, ours
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A teacher and its auxiliary student that learnt two days."""
+    """A teacher and its auxiliary student, trained on two days."""
     run = make_run(tmp_path_factory.mktemp("run"))
     train_teacher(run, TRAINED)
     train_student(run, AUXILIARY, TRAINED)
@@ -69,7 +69,7 @@ def student(run: Run) -> Version:
 def served(
     run: Run, teacher: Version, student: Version, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Of each model the scores of a day's rows, in the order of a trainer, by another process."""
+    """The scores of a day's rows in the trainer's order, by model, computed in another process."""
     folder = tmp_path_factory.mktemp("served")
     frame = run.lake.interactions.scan(day=DAY).sort("event_time_us", "example_id").collect()
     assert all(frame[feature.name].null_count() for feature in SCHEMA.features)
@@ -95,14 +95,14 @@ def served(
 
 
 def _trained_scores(run: Run, model: str) -> dict[str, np.ndarray]:
-    """What the trainer says of the day, from its checkpoint of that day."""
+    """Return the trainer's scores of the day, from its checkpoint of that day."""
     towers = distil("click", "watch") if model != TEACHER else ()
     trainer = Trainer(SCHEMA, MODEL, batch_size=BATCH, seed=7, distillation=towers)
     trainer.restore(run.checkpoints(model), run.checkpoints(model).states()[-1])
     return trainer.score(Feed(run.lake, trainer.transform).read(DAY))
 
 
-def test_a_student_serves_a_probability_or_a_log1p_by_task_as_its_trainer_scores(
+def test_a_student_serves_its_trainer_s_probability_or_log1p_by_task(
     run: Run, served: dict[str, dict[str, np.ndarray]]
 ) -> None:
     scores, raw = served["auxiliary"], _trained_scores(run, "auxiliary")
@@ -111,11 +111,11 @@ def test_a_student_serves_a_probability_or_a_log1p_by_task_as_its_trainer_scores
     logit = raw["click_logit"].astype(np.float64)
     np.testing.assert_allclose(scores["click"], 1 / (1 + np.exp(-logit)), rtol=1e-5)
     np.testing.assert_allclose(scores["watch_log1p"], raw["watch_log1p"], rtol=1e-5)
-    # Rows that differ, so that a wrong order would be seen.
+    # The scores differ, so that a wrong order would be noticed.
     assert len(np.unique(scores["click"])) > ROWS[DAY] // 2
 
 
-def test_a_teacher_gives_raw_outputs_by_task_as_its_trainer_scores(
+def test_a_teacher_serves_its_trainer_s_raw_outputs_by_task(
     run: Run, served: dict[str, dict[str, np.ndarray]]
 ) -> None:
     outputs, raw = served[TEACHER], _trained_scores(run, TEACHER)
@@ -124,7 +124,7 @@ def test_a_teacher_gives_raw_outputs_by_task_as_its_trainer_scores(
         np.testing.assert_allclose(output, raw[name], rtol=1e-5)
 
 
-def test_a_version_is_of_the_checkpoint_that_it_was_made_from(run: Run, teacher: Version) -> None:
+def test_a_version_names_the_checkpoint_that_it_was_made_from(run: Run, teacher: Version) -> None:
     states = run.checkpoints(TEACHER).states()
     made = Versions(run.root / "export" / TEACHER).published()
     assert [(v.number, v.day, v.step, v.checkpoint) for v in made] == [
@@ -143,13 +143,13 @@ def test_the_auxiliary_tower_stays_in_the_checkpoint(run: Run, student: Version)
     exported = tf.train.load_checkpoint(str(student.path / "variables" / "variables"))
     shapes = exported.get_variable_to_shape_map()
     del shapes["_CHECKPOINTABLE_OBJECT_GRAPH"]
-    # The table of 40 + 10 rows, layers of 2·4 + 2 inputs to 8 to 4 units, two heads: no more than that.
+    # Only the table of capacity 40 + 10, layers from 2·4 + 2 inputs to 8 to 4 units, and two heads.
     expected = [[50, 4], [10, 8], [8], [8, 4], [4], [4, 1], [1], [4, 1], [1]]
     assert sorted(shapes.values()) == sorted(expected)
 
 
 @pytest.mark.parametrize("model", ["teacher", "student"])
-def test_inputs_are_the_features_by_name_and_dtype(model: str, request: pytest.FixtureRequest) -> None:
+def test_inputs_have_the_names_and_dtypes_of_the_features(model: str, request: pytest.FixtureRequest) -> None:
     version: Version = request.getfixturevalue(model)
     _, inputs = (
         tf.saved_model.load(str(version.path)).signatures["serving_default"].structured_input_signature
@@ -170,11 +170,11 @@ def test_the_graph_is_made_of_standard_ops_without_python_or_tables(student: Ver
     ops |= {node.op for node in graph.node}
     assert {"Fingerprint", "MatMul", "ResourceGather"} <= ops
     assert not [op for op in ops if "PyFunc" in op or "HashTable" in op or "Lookup" in op]
-    # No op of a library that a server would have to load.
+    # No op comes from a library that a server would have to load.
     assert ops <= set(dir(tf.raw_ops))
 
 
-def test_what_is_published_is_not_exported_again(run: Run, teacher: Version) -> None:
+def test_a_published_checkpoint_is_not_exported_again(run: Run, teacher: Version) -> None:
     folder = run.root / "export" / TEACHER
     before = sorted(path.name for path in folder.iterdir())
     exported: list[int] = []
@@ -184,7 +184,7 @@ def test_what_is_published_is_not_exported_again(run: Run, teacher: Version) -> 
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_a_day_alone_is_exported_and_the_rest_when_asked_for_though_the_disk_fails_for_a_while(
+def test_one_day_is_exported_and_later_the_rest_even_if_the_disk_fails_for_a_while(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     student = StudentConfig(name="late", model=MODEL)
@@ -200,7 +200,7 @@ def test_a_day_alone_is_exported_and_the_rest_when_asked_for_though_the_disk_fai
     assert exported == [1, 1]
 
 
-def test_a_day_that_was_never_trained_is_refused_and_nothing_exported(run: Run) -> None:
+def test_a_day_without_training_is_refused_and_nothing_is_exported(run: Run) -> None:
     says = "auxiliary has no checkpoint of 2026-01-03; train that day first"
     with pytest.raises(UserError, match=f"^{re.escape(says)}$"):
         export_student(run, AUXILIARY, LENIENT, days=[*TRAINED, DAYS[2]])

@@ -1,4 +1,4 @@
-"""Every signature scores as the trainer does; what is missing is its default; what does not fit is named."""
+"""Every signature scores as the trainer does, fills in defaults, and names the feature that does not fit."""
 
 import dataclasses
 import re
@@ -50,7 +50,7 @@ def model(path: Path) -> Any:
 
 
 def _for_one_user(rows: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """The first row's user for all rows, features of length 1."""
+    """Return the rows with the features of the first row's user only, each of length 1."""
     return {name: column[:1] if name in USER else column for name, column in rows.items()}
 
 
@@ -59,7 +59,7 @@ def _repeated(rows: Mapping[str, tf.Tensor], n: int) -> dict[str, tf.Tensor]:
 
 
 def _example(row: Mapping[str, Any]) -> bytes:
-    """A tf.Example of a row's values."""
+    """Return a serialised tf.Example of a row's values."""
 
     def feature(value: Any) -> tf.train.Feature:
         if isinstance(value, bytes):
@@ -78,9 +78,7 @@ def _examples(rows: Mapping[str, tf.Tensor]) -> tf.Tensor:
 
 
 @pytest.mark.parametrize("n", [0, 1, 100])
-def test_rows_are_scored_as_by_the_trainer_by_column_by_example_and_by_id(
-    ranker: Ranker, model: Any, n: int
-) -> None:
+def test_scores_by_column_by_example_and_by_id_are_the_trainer_s(ranker: Ranker, model: Any, n: int) -> None:
     rows = make_rows(n)
     ids = {name: fingerprint(column) if name in STRINGS else column for name, column in rows.items()}
     expected = (
@@ -96,7 +94,7 @@ def test_rows_are_scored_as_by_the_trainer_by_column_by_example_and_by_id(
 
 @pytest.mark.parametrize("cross_layers", [0, 2])
 @pytest.mark.parametrize("n", [0, 1, 100])
-def test_a_list_is_scored_as_its_rows_with_the_user_repeated(cross_layers: int, n: int) -> None:
+def test_a_list_is_scored_like_its_rows_with_the_user_repeated(cross_layers: int, n: int) -> None:
     backbone = DCNv2(hidden=(16, 8), cross_layers=cross_layers) if cross_layers else MODEL.backbone
     ranker = make_ranker(model=dataclasses.replace(MODEL, backbone=backbone))
     served = Served(ranker, SERVING)
@@ -106,7 +104,7 @@ def test_a_list_is_scored_as_its_rows_with_the_user_repeated(cross_layers: int, 
 
 
 @pytest.mark.parametrize("scope", ["user", "candidate"])
-def test_a_scope_may_have_numbers_only(scope: str) -> None:
+def test_a_scope_may_consist_of_numbers_only(scope: str) -> None:
     ids = [f for f in TWO_SCOPES.features if f.is_id]
     features = [dataclasses.replace(f, scope="candidate" if scope == "user" else "user") for f in ids]
     features.append(Feature(name="age", dtype="float32", scope=scope))  # type: ignore[arg-type]
@@ -119,16 +117,16 @@ def test_a_scope_may_have_numbers_only(scope: str) -> None:
     assert_equal(Served(ranker, SERVING).score_list(**rows), trainer_scores(ranker, _repeated(rows, 9)))
 
 
-def test_the_user_s_part_of_a_list_is_computed_for_one_row(ranker: Ranker) -> None:
+def test_the_user_s_part_of_a_list_is_computed_once(ranker: Ranker) -> None:
     graph = Served(ranker, SERVING).score_list.get_concrete_function().graph
     inputs = [op.inputs[0].shape.as_list() for op in graph.get_operations() if op.type == "MatMul"]
-    # A user's two ids of 4 and one number once, a candidate's two ids and two numbers N times.
+    # The user's two ids of 4 and one number enter once, each candidate's two ids and two numbers N times.
     assert inputs[:2] == [[1, 9], [None, 10]]
     assert [1, 19] not in inputs
     assert [None, 19] not in inputs
 
 
-def test_where_all_features_are_of_one_scope_there_is_no_list() -> None:
+def test_a_model_whose_features_have_one_scope_has_no_score_list() -> None:
     assert sorted(Served(make_ranker(SCHEMA), SERVING).functions) == [
         "serve_examples",
         "serve_ids",
@@ -136,7 +134,7 @@ def test_where_all_features_are_of_one_scope_there_is_no_list() -> None:
     ]
 
 
-def test_the_teacher_gives_raw_outputs_by_column_and_no_more(ranker: Ranker) -> None:
+def test_the_teacher_serves_raw_outputs_by_column_only(ranker: Ranker) -> None:
     teacher = Served(ranker, None)
     assert list(teacher.functions) == ["serving_default"]
     rows = make_rows(5)
@@ -145,7 +143,7 @@ def test_the_teacher_gives_raw_outputs_by_column_and_no_more(ranker: Ranker) -> 
 
 
 @pytest.mark.parametrize("missing", [[name] for name in DEFAULTS] + [list(DEFAULTS)[1:]])
-def test_a_feature_left_out_is_its_default(ranker: Ranker, model: Any, missing: list[str]) -> None:
+def test_a_feature_that_is_left_out_takes_its_default(ranker: Ranker, model: Any, missing: list[str]) -> None:
     rows = make_rows(20)
     given = {name: column for name, column in rows.items() if name not in missing}
     filled = {
@@ -168,7 +166,7 @@ def test_a_signature_declares_the_defaults_that_a_server_fills_in(path: Path) ->
         assert declared == (by_column if name in ("serving_default", "score_list") else {})
 
 
-def test_a_session_fills_in_what_is_not_fed(ranker: Ranker, path: Path) -> None:
+def test_a_session_fills_in_a_feature_that_is_not_fed(ranker: Ranker, path: Path) -> None:
     items = make_rows(5)["item"]
     filled = {
         name: items if name == "item" else tf.fill([5], tf.constant(value, make_rows(1)[name].dtype))
@@ -180,7 +178,7 @@ def test_a_session_fills_in_what_is_not_fed(ranker: Ranker, path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_number_that_is_nan_or_infinite_is_its_default(ranker: Ranker, model: Any, value: float) -> None:
+def test_a_nan_or_infinite_number_takes_its_default(ranker: Ranker, model: Any, value: float) -> None:
     rows = make_rows(6)
     for name in ("seconds", "age", "price"):
         rows[name] = tf.constant([1.0, value, 3.0, value, value, 0.0])
@@ -200,7 +198,7 @@ def test_a_number_that_is_nan_or_infinite_is_its_default(ranker: Ranker, model: 
 
 
 def _by_session(path: Path, signature: str, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """As a server does: the C++ runtime checks nothing but the graph's ops."""
+    """Score as a server does: the C++ runtime checks only what the graph's ops check."""
     v1 = tf.compat.v1
     with v1.Session(graph=tf.Graph()) as session:
         meta = v1.saved_model.load(session, ["serve"], str(path))
@@ -260,7 +258,7 @@ def test_an_example_with_two_values_of_a_feature_is_refused_and_named(model: Any
         model.signatures["serve_examples"](tf.constant([example]))
 
 
-def test_an_example_s_other_features_are_not_read(model: Any) -> None:
+def test_other_features_of_an_example_are_ignored(model: Any) -> None:
     row = {"user": 3, "topic": b"news"}
     plain, more = (
         model.serve_examples(tf.constant([_example(r)])) for r in (row, {**row, "weather": b"rain"})

@@ -1,4 +1,4 @@
-"""Logged requests against the training day: each defect is told in its own line."""
+"""Logged requests are compared with the training day: each defect shows in its own line."""
 
 import math
 import re
@@ -22,12 +22,10 @@ from tutelage.export.skew import (
     OutputSkew,
     Requests,
     SkewConfig,
-    as_met,
     compare,
-    jensen_shannon,
-    psi,
     read_requests,
 )
+from tutelage.export.skew.compare import jensen_shannon, psi, undo_downsampling
 from tutelage.export.versions import Version
 from tutelage.launch.actions.skew import skew
 from tutelage.launch.session import Session
@@ -44,7 +42,7 @@ NAMES = [feature.name for feature in SCHEMA.features]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A student that learnt two days, the second of more rows than chance moves far."""
+    """A student trained on two days. The second has so many rows that chance moves its statistics little."""
     run = make_run(tmp_path_factory.mktemp("run"))
     n = 3000
     rng = np.random.default_rng(1)
@@ -75,7 +73,7 @@ def version(run: Run) -> Version:
 
 @pytest.fixture(scope="module")
 def logged(run: Run, version: Version) -> pl.DataFrame:
-    """Half of the training day's rows as they were served: its features, and its scores as a struct."""
+    """Half of the training day's rows as they were served: features, and scores as a struct."""
     rows = run.lake.interactions.scan(day=DAY).collect().head(1500)
     model = tf.saved_model.load(str(version.path))
     inputs = {name: tf.constant(values) for name, values in SCHEMA.arrays(rows).items()}
@@ -85,7 +83,7 @@ def logged(run: Run, version: Version) -> pl.DataFrame:
 
 
 def _write(path: Path, rows: pl.DataFrame) -> Path:
-    """A log of `rows`; `scores`, a struct, may be among its columns."""
+    """Write a log of `rows`, which may have a struct column `scores`."""
     if path.suffix == ".jsonl":
         rows.write_ndjson(path)
         return path
@@ -125,7 +123,7 @@ def _past(lines: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".tfrecord"])
-def test_requests_like_the_training_day_pass_in_every_line(
+def test_requests_like_the_training_day_exceed_no_limit(
     run: Run, version: Version, logged: pl.DataFrame, tmp_path: Path, suffix: str
 ) -> None:
     requests = read_requests(_write(tmp_path / f"log{suffix}", logged), SCHEMA)
@@ -143,7 +141,7 @@ def test_requests_like_the_training_day_pass_in_every_line(
         assert outputs[name].difference == pytest.approx(0, abs=1e-5)
 
 
-def test_requests_without_scores_are_compared_all_the_same(
+def test_requests_without_scores_are_compared_too(
     run: Run, version: Version, logged: pl.DataFrame, tmp_path: Path
 ) -> None:
     requests = read_requests(_write(tmp_path / "log.jsonl", logged.drop("scores")), SCHEMA)
@@ -166,7 +164,7 @@ def test_requests_without_scores_are_compared_all_the_same(
         (".tfrecord", "seconds", pl.col("seconds") * 1000, ("drift",)),
     ],
 )
-def test_a_defect_of_a_feature_is_told_in_its_line_and_in_no_other(
+def test_a_defect_of_a_feature_shows_in_its_line_and_in_no_other(
     run: Run,
     version: Version,
     logged: pl.DataFrame,
@@ -180,7 +178,7 @@ def test_a_defect_of_a_feature_is_told_in_its_line_and_in_no_other(
     requests = read_requests(_write(tmp_path / f"log{suffix}", rows), SCHEMA)
     features, outputs = _compare(run, version, requests)
     assert _past(features) == {name: past}
-    if past == ("dtype",):  # No model takes it.
+    if past == ("dtype",):  # The model cannot score it.
         assert all(line.drift is None and not line.past for line in outputs.values())
 
 
@@ -193,7 +191,7 @@ def test_a_feature_that_no_request_has_is_missing(
     assert (features["user"].missing, features["user"].unknown, features["user"].drift) == (1, None, None)
 
 
-def test_a_score_that_the_model_does_not_give_is_past_and_rows_without_one_are_left_out(
+def test_a_score_that_differs_from_the_model_s_exceeds_the_limit_and_rows_without_one_are_skipped(
     run: Run, version: Version, logged: pl.DataFrame, tmp_path: Path
 ) -> None:
     scores = logged["scores"].struct.unnest()
@@ -207,7 +205,7 @@ def test_a_score_that_the_model_does_not_give_is_past_and_rows_without_one_are_l
     assert outputs["click"].difference == pytest.approx(0.02, rel=1e-3)
 
 
-def test_a_logged_score_that_is_no_number_is_past(run: Run, version: Version, tmp_path: Path) -> None:
+def test_a_logged_score_that_is_nan_exceeds_the_limit(run: Run, version: Version, tmp_path: Path) -> None:
     with tf.io.TFRecordWriter(str(tmp_path / "log.tfrecord")) as writer:
         writer.write(_example(user=1, **{"scores/click": math.nan}))
     _, outputs = _compare(run, version, read_requests(tmp_path / "log.tfrecord", SCHEMA))
@@ -218,7 +216,7 @@ def _users(*users: int | None) -> pl.DataFrame:
     return frame(DAY, [(n, n, user, "news", 1.0, 0.0, 0, 0.0) for n, user in enumerate(users)])
 
 
-def test_unknown_ids_are_held_against_those_of_the_day_itself(run: Run, version: Version) -> None:
+def test_the_share_of_unknown_ids_is_compared_with_that_of_the_day_itself(run: Run, version: Version) -> None:
     requests = Requests(features=_users(1, 2, 9, None, -1).select(NAMES), wrong={}, scores=pl.DataFrame())
 
     def user(before: pl.DataFrame | None) -> FeatureSkew:
@@ -227,28 +225,28 @@ def test_unknown_ids_are_held_against_those_of_the_day_itself(run: Run, version:
         )
         return lines[0]
 
-    # Of 1, 2 and 9 (-1 is the default) the day has not 9. Of 1 to 4 the day before has not 3 and 4.
+    # Of 1, 2 and 9 (-1 is the default) the day lacks 9. Of 1 to 4 the day before lacks 3 and 4.
     line = user(_users(1, 2, 5))
     assert (line.unknown, line.unknown_day) == (pytest.approx(1 / 3), 0.5)
     assert (line.missing, line.missing_day) == (pytest.approx(2 / 5), 0)
     assert "unknown" not in line.past
     # 1/3 - 0 is above 0.1.
     assert "unknown" in user(_users(1, 2, 3, 4)).past
-    # Nothing can be said on the first day of all.
+    # The very first day has nothing to compare with.
     first = user(None)
     assert (first.unknown, first.unknown_day) == (pytest.approx(1 / 3), None)
     assert "unknown" not in first.past
 
 
-def test_a_downsampled_day_is_compared_as_it_was_before(run: Run, version: Version) -> None:
-    # 3 of 15 rows were positives, all of news; of the 12 negatives, all of sport, a quarter was kept.
+def test_a_downsampled_day_is_compared_as_it_was_before_downsampling(run: Run, version: Version) -> None:
+    # 3 of 15 rows were positive, all of news. Of the 12 negative ones, all of sport, a quarter was kept.
     kept = [(1, "news", 1), (2, "news", 1), (3, "sport", 0), (4, "sport", 0), (5, "sport", 0), (6, "news", 1)]
     day = frame(DAY, [(n, n, 1, topic, 1.0, 0.0, click, 0.0) for n, topic, click in kept])
     schema = replace(SCHEMA, downsampling=Downsampling(task="click"))
     day = day.with_columns(sampling_rate=pl.lit(0.25, pl.Float32))
-    # They stand for the rows before up to 1, 2, 6, 10, 14 and 15; those at 1.25, 3.75, 6.25, ... are taken.
-    assert as_met(day, schema)["example_id"].to_list() == [2, 3, 4, 4, 5, 5]
-    assert as_met(day, SCHEMA).equals(day)
+    # Their cumulative weights are 1, 2, 6, 10, 14 and 15; the rows at 1.25, 3.75, 6.25, ... are taken.
+    assert undo_downsampling(day, schema)["example_id"].to_list() == [2, 3, 4, 4, 5, 5]
+    assert undo_downsampling(day, SCHEMA).equals(day)
 
     requests = Requests(
         features=frame(
@@ -262,7 +260,7 @@ def test_a_downsampled_day_is_compared_as_it_was_before(run: Run, version: Versi
         assert features[1].drift == pytest.approx(drift, abs=1e-4)
 
 
-def test_what_a_model_takes_for_missing_is_missing(run: Run, version: Version) -> None:
+def test_a_value_that_the_model_treats_as_missing_counts_as_missing(run: Run, version: Version) -> None:
     columns: dict[str, list[Any]] = {
         "user": [None, -1, 5, 5],
         "topic": [None, "", "news", "news"],
@@ -278,7 +276,7 @@ def test_what_a_model_takes_for_missing_is_missing(run: Run, version: Version) -
     assert [line.missing for line in features.values()] == [2 / 4, 2 / 4, 3 / 4, 0]
 
 
-def test_ids_are_apart_by_their_jensen_shannon_distance() -> None:
+def test_ids_drift_by_their_jensen_shannon_distance() -> None:
     ones, half = pl.Series([1, 1]), pl.Series([1, 2, 2, 1])
     # p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4): (log2(4/3) + log2(2/3) / 2 + log2(2) / 2) / 2 = 0.3113.
     assert jensen_shannon(ones, half) == pytest.approx(math.sqrt(0.3112781))
@@ -289,18 +287,18 @@ def test_ids_are_apart_by_their_jensen_shannon_distance() -> None:
     assert jensen_shannon(ones, pl.Series([], dtype=pl.Int64)) is None
 
 
-def test_ids_beyond_the_20_most_frequent_are_one() -> None:
-    # 1 to 20 twice, 21 to 60 once: the latter half are one, and it does not matter which of them comes.
+def test_ids_beyond_the_20_most_frequent_count_as_one() -> None:
+    # 1 to 20 twice and 21 to 60 once: the latter half counts as one id, whichever of them occurs.
     day = pl.Series([*range(1, 21), *range(1, 21), *range(21, 61)])
     assert jensen_shannon(pl.Series([*range(1, 21), *[99] * 20]), day) == pytest.approx(0)
 
 
-def test_numbers_are_apart_by_the_population_stability_index_over_deciles() -> None:
+def test_numbers_drift_by_the_population_stability_index_over_deciles() -> None:
     day = pl.Series(range(10))  # one in each of ten bins
     # p = 2.5/7 and nine of 0.5/7, q = 1.5/15 each:
     # (0.35714 - 0.1) ln 3.5714 + 9 (0.071429 - 0.1) ln 0.71429 = 0.32733 + 0.08652
     assert psi(pl.Series([0, 0]), day) == pytest.approx(0.413856, rel=1e-4)
-    # Below all, in a bin of its own: 1.5/6.5 against 0.5/15.5, and ten of 0.5/6.5 against 1.5/15.5.
+    # Below all others, in its own bin: 1.5/6.5 against 0.5/15.5, and ten of 0.5/6.5 against 1.5/15.5.
     below = (1.5 / 6.5 - 0.5 / 15.5) * math.log(1.5 / 6.5 / (0.5 / 15.5))
     inside = 10 * (0.5 / 6.5 - 1.5 / 15.5) * math.log(0.5 / 6.5 / (1.5 / 15.5))
     assert psi(pl.Series([-1]), day) == pytest.approx(below + inside)
@@ -310,14 +308,14 @@ def test_numbers_are_apart_by_the_population_stability_index_over_deciles() -> N
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_score_that_is_not_finite_has_no_index(value: float) -> None:
+def test_the_index_of_scores_that_are_not_finite_is_nan(value: float) -> None:
     scores = pl.Series([0.5, value])
     assert math.isnan(psi(scores, pl.Series([0.5, 0.6])) or 0)
     assert math.isnan(psi(pl.Series([0.5, 0.6]), scores) or 0)
 
 
 @pytest.mark.parametrize("value", [4.0, 6.0])
-def test_a_number_that_never_differed_and_now_does_has_drifted(value: float) -> None:
+def test_a_number_that_was_constant_and_now_differs_has_drifted(value: float) -> None:
     day = pl.Series([5.0] * 100)
     assert psi(pl.Series([5.0] * 50), day) == 0
     drift = psi(pl.Series([value] * 50), day)
@@ -329,38 +327,42 @@ def test_a_number_that_never_differed_and_now_does_has_drifted(value: float) -> 
     ("name", "content", "says"),
     [
         ("log.csv", "user\n1\n", "unknown format '.csv'; expected .jsonl or .tfrecord"),
-        ("none.jsonl", None, "there is no such file; give a log of requests"),
-        ("log.jsonl", '{"user": 1}\n{"user": \n', "{path}, line 2 is no JSON object: "),
-        ("log.jsonl", '{"user": 1}\n\n[2]\n', "{path}, line 3 is no JSON object: "),
+        ("none.jsonl", None, "no such file; give a log of requests"),
+        ("log.jsonl", '{"user": 1}\n{"user": \n', "{path}, line 2 is not a JSON object: "),
+        ("log.jsonl", '{"user": 1}\n\n[2]\n', "{path}, line 3 is not a JSON object: "),
         ("log.jsonl", "", "{path}, read as JSON lines: "),
         ("log.jsonl", '{"user": 1}\n{"user": true}\n', "{path}, read as JSON lines: cannot parse 'true'"),
-        ("log.jsonl", "{}\n", "there is no request with a feature in it; give a log of requests"),
+        ("log.jsonl", "{}\n", "no request in it has a feature; give a log of requests"),
         (
             "log.jsonl",
             '{"user": 1, "price": 2}\n',
-            "'price' is no feature of the schema; it has user, topic, seconds, age",
+            "'price' is not a feature of the schema, which has user, topic, seconds, age",
         ),
         (
             "log.jsonl",
             '{"user": 1, "scores": 0.5}\n',
             "scores is Float64, expected an object of numbers by output",
         ),
-        ("log.jsonl", '{"scores": {"click": "high"}}\n', "scores/click is string, expected a number a row"),
+        (
+            "log.jsonl",
+            '{"scores": {"click": "high"}}\n',
+            "scores/click is string, expected one number per request",
+        ),
         (
             "log.tfrecord",
             "no records are here",
-            "is no TFRecord of tf.Example with a feature: corrupted record at 0 (Is this even a TFRecord file?)",
+            "is not a TFRecord of tf.Examples with features: corrupted record at 0 (Is this even a TFRecord file?)",
         ),
-        ("log.tfrecord", "", "there is no request with a feature in it; give a log of requests"),
+        ("log.tfrecord", "", "no request in it has a feature; give a log of requests"),
         (
             "log.tfrecord",
             [_example(user=1), _example(price=2.0)],
-            "'price' is no feature of the schema; it has user, topic, seconds, age",
+            "'price' is not a feature of the schema, which has user, topic, seconds, age",
         ),
-        ("log.tfrecord", [b"\xff"], "is no TFRecord of tf.Example with a feature: "),
+        ("log.tfrecord", [b"\xff"], "is not a TFRecord of tf.Examples with features: "),
     ],
 )
-def test_a_file_that_is_no_log_of_requests_is_refused_in_one_line(
+def test_a_file_that_is_not_a_log_of_requests_is_refused_in_one_line(
     tmp_path: Path, name: str, content: str | list[bytes] | None, says: str
 ) -> None:
     path = tmp_path / name
@@ -378,7 +380,7 @@ def test_a_file_that_is_no_log_of_requests_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_an_example_with_a_list_or_of_two_dtypes_has_the_wrong_one(tmp_path: Path) -> None:
+def test_a_list_or_a_mixture_of_two_dtypes_is_a_wrong_dtype(tmp_path: Path) -> None:
     path = tmp_path / "log.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(_example(user=1, age=[1.0, 2.0], seconds=None))
@@ -389,10 +391,10 @@ def test_an_example_with_a_list_or_of_two_dtypes_has_the_wrong_one(tmp_path: Pat
     assert requests.features.select("user", "age", "seconds").null_count().row(0) == (2, 2, 2)
 
 
-def test_a_logged_score_of_no_output_is_refused(run: Run, version: Version, tmp_path: Path) -> None:
+def test_a_logged_score_that_is_not_an_output_is_refused(run: Run, version: Version, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"user": 1, "scores": {"like": 0.5}}\n')
     requests = read_requests(tmp_path / "log.jsonl", SCHEMA)
-    says = f"'like' is a logged score and no output of {version.path}; it has "
+    says = f"'like' is a logged score but not an output of {version.path}, which has "
     with pytest.raises(UserError, match=f"^{re.escape(says)}.*click"):
         _compare(run, version, requests)
 
@@ -439,12 +441,12 @@ def session(run: Run, version: Version, tmp_path_factory: pytest.TempPathFactory
 
 
 def _printed(text: str, name: str) -> list[str]:
-    """The words of the line that begins with `name`."""
+    """Return the words of the line that begins with `name`."""
     (line,) = (line.split() for line in text.splitlines() if line.startswith(f"{name} "))
     return line
 
 
-def test_a_command_prints_a_line_for_each_feature_and_output_against_the_newest_learnt_day(
+def test_the_command_prints_a_line_per_feature_and_output_against_the_newest_trained_day(
     session: Session,
     version: Version,
     logged: pl.DataFrame,
@@ -459,13 +461,13 @@ def test_a_command_prints_a_line_for_each_feature_and_output_against_the_newest_
     # dtype, missing, on the day, unknown, on the day, drift
     words = _printed(text, "topic")
     assert (words[1:4], words[-1]) == (["string", "10.0%", "10.0%"], words[6])
-    # Users of the day are 0 to 11; the day before has some of -5 to 24.
+    # The day has users 0 to 11; the day before has some of -5 to 24.
     assert _printed(text, "user")[1:5] == ["int64", "0.0%", "0.0%", "0.0%"]
     assert _printed(text, "seconds")[1:6] == ["float32", "0.0%", "0.0%", "–", "–"]
     assert [len(_printed(text, name)) for name in ("click", "watch_log1p")] == [3, 3]
 
 
-def test_a_command_marks_what_is_past_and_ends_with_it(
+def test_the_command_marks_what_exceeds_its_limit_and_fails_with_it(
     session: Session, logged: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = _write(tmp_path / "log.jsonl", logged.with_columns(user=pl.lit("u1"), age=pl.lit("old")))
@@ -480,8 +482,8 @@ def test_a_command_marks_what_is_past_and_ends_with_it(
     assert _printed(text, "click") == ["click", "–", "–"]
 
 
-def test_another_day_may_be_given(session: Session, logged: pl.DataFrame, tmp_path: Path) -> None:
-    # Of its 60 rows 8 have no topic and others an empty one; ids and numbers are made in other ways.
+def test_another_day_may_be_compared(session: Session, logged: pl.DataFrame, tmp_path: Path) -> None:
+    # 8 of its 60 rows have no topic and others an empty one. Its ids and numbers have other distributions.
     with pytest.raises(UserError, match=r"past the thresholds in .*topic \(missing"):
         skew(
             session, student="control", requests=str(_write(tmp_path / "log.jsonl", logged)), day="2026-01-01"
@@ -503,10 +505,10 @@ def test_another_day_may_be_given(session: Session, logged: pl.DataFrame, tmp_pa
             "2026-02-01",
             "--day=2026-02-01: not in {workdir}/lake/interactions; run tutelage-materialize for it, or give another",
         ),
-        ("control", None, "gone.jsonl: there is no such file; give a log of requests"),
+        ("control", None, "gone.jsonl: no such file; give a log of requests"),
     ],
 )
-def test_a_command_that_has_nothing_to_compare_says_why(
+def test_the_command_says_why_it_has_nothing_to_compare(
     session: Session, student: str, day: str | None, says: str
 ) -> None:
     with pytest.raises(UserError) as error:
@@ -515,7 +517,7 @@ def test_a_command_that_has_nothing_to_compare_says_why(
 
 
 @pytest.mark.end_to_end
-def test_a_process_ends_well_and_says_nothing_more_or_fails_in_one_line(
+def test_the_process_succeeds_quietly_or_fails_in_one_line(
     session: Session, logged: pl.DataFrame, tmp_path: Path
 ) -> None:
     good = _write(tmp_path / "good.tfrecord", logged)
@@ -523,7 +525,7 @@ def test_a_process_ends_well_and_says_nothing_more_or_fails_in_one_line(
     junk.write_text("no records are here")
     code = "from tutelage.launch.commands import skew; skew()"
     common = ["--student=control", f"--config={session.request['config']}", f"--workdir={session.run.root}"]
-    for path, says in ((good, ""), (junk, f"{junk}: is no TFRecord of tf.Example")):
+    for path, says in ((good, ""), (junk, f"{junk}: is not a TFRecord of tf.Examples")):
         done = subprocess.run(
             [sys.executable, "-c", code, f"--requests={path}", *common],
             cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Versions: numbers that are never used twice, folders that are whole, and which of them is served."""
+"""Versions: their numbers are never reused, their folders are whole, and the right one is served."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _log(versions: Versions) -> list[dict[str, object]]:
-    """What was decided; by whom and when apart."""
+    """Return the logged decisions without user and time."""
     records = [json.loads(line) for line in versions.log.read_text().splitlines()]
     return [{key: value for key, value in r.items() if key not in ("time", "who")} for r in records]
 
@@ -72,11 +72,11 @@ def _refused(says: str, action: Callable[[], object]) -> None:
         action()
 
 
-def test_a_number_is_the_day_and_how_often_it_was_built(versions: Versions) -> None:
+def test_a_number_is_the_day_and_how_often_it_was_exported(versions: Versions) -> None:
     assert _publish(versions, DAY, DAY, NEXT, DAY) == [FIRST, AGAIN, LAST, 2026013103]
 
 
-def test_what_is_published_says_what_it_was_made_from(versions: Versions, tmp_path: Path) -> None:
+def test_a_published_version_names_its_checkpoint(versions: Versions, tmp_path: Path) -> None:
     state = _state(step=12)
     version = versions.publish(versions.stage(state, _write))
     path = tmp_path / "export" / "wide" / "2026013101"
@@ -85,7 +85,7 @@ def test_what_is_published_says_what_it_was_made_from(versions: Versions, tmp_pa
     assert versions.published() == [version]
 
 
-def test_what_is_rejected_has_a_number_and_is_not_served(versions: Versions, tmp_path: Path) -> None:
+def test_a_rejected_version_has_a_number_and_is_not_served(versions: Versions, tmp_path: Path) -> None:
     _publish(versions, DAY)
     state = _state()
     version = versions.reject(versions.stage(state, _write))
@@ -96,14 +96,14 @@ def test_what_is_rejected_has_a_number_and_is_not_served(versions: Versions, tmp
     assert _publish(versions, DAY) == [2026013103]
 
 
-def test_what_is_published_is_in_the_order_of_the_numbers(versions: Versions) -> None:
+def test_published_versions_are_in_the_order_of_their_numbers(versions: Versions) -> None:
     _publish(versions, NEXT, DAY, DAY)
     assert [version.number for version in versions.published()] == [FIRST, AGAIN, LAST]
 
 
 @pytest.mark.parametrize("folder", ["export", "rejected", "retired"])
 @pytest.mark.parametrize("gone", [FIRST, AGAIN])
-def test_a_number_is_not_used_again_when_its_folder_was_removed(
+def test_a_number_is_not_reused_after_its_folder_was_removed(
     versions: Versions, tmp_path: Path, folder: str, gone: int
 ) -> None:
     for _ in range(2):
@@ -115,7 +115,7 @@ def test_a_number_is_not_used_again_when_its_folder_was_removed(
     assert _publish(versions, DAY) == [2026013103]
 
 
-def test_a_killed_write_publishes_nothing_uses_no_number_and_is_cleared_away(versions: Versions) -> None:
+def test_a_killed_write_publishes_nothing_uses_no_number_and_is_removed(versions: Versions) -> None:
     with pytest.raises(Killed):
         versions.stage(_state(), _write_half)
     assert versions.published() == []
@@ -125,24 +125,29 @@ def test_a_killed_write_publishes_nothing_uses_no_number_and_is_cleared_away(ver
     assert list(versions.staging.iterdir()) == []
 
 
-def test_what_is_staged_is_seen_by_no_reader_of_the_served_folder(versions: Versions) -> None:
+def test_a_staged_version_is_not_in_the_served_folder(versions: Versions) -> None:
     staging = versions.stage(_state(), _write)
     assert json.loads((staging / CARD).read_text())["day"] == "2026-01-31"
     assert not versions.folder.exists()
 
 
-def test_a_number_given_by_a_process_that_was_killed_before_it_noted_it_is_used(versions: Versions) -> None:
+def test_a_number_counts_as_used_if_the_process_was_killed_before_it_wrote_it_down(
+    versions: Versions,
+) -> None:
     _publish(versions, DAY)
     versions.ledger.unlink()
     assert _publish(versions, DAY) == [AGAIN]
     assert versions.ledger.read_text() == "2026013101\n2026013102\n"
 
 
-def test_a_day_is_built_99_times_at_most(versions: Versions) -> None:
+def test_a_day_is_exported_99_times_at_most(versions: Versions) -> None:
     versions.folder.mkdir(parents=True)
     versions.ledger.write_text("2026013198\n")
     assert _publish(versions, DAY) == [2026013199]
-    says = f"{versions.folder}: day 2026-01-31 was built 99 times, there is no number left for it"
+    says = (
+        f"{versions.folder}: 2026-01-31 was exported 99 times, so no version number is left for it; "
+        "export another day"
+    )
     _refused(says, lambda: _publish(versions, DAY))
     assert _publish(versions, NEXT) == [LAST]
 
@@ -158,7 +163,7 @@ def test_a_checkpoint_is_unpublished_until_a_version_was_made_from_it(versions: 
     versions.retire(keep=1)
     assert _numbers(versions.retired) == [FIRST]
     assert versions.unpublished(states) == []
-    # The same day, step and rows by another attempt.
+    # Another checkpoint of the same day, step and rows.
     again = _state()
     assert versions.unpublished([states[0], again]) == [again]
 
@@ -172,7 +177,7 @@ def test_the_newest_are_kept_and_the_others_retired(versions: Versions) -> None:
     assert _numbers(versions.retired) == numbers[:3]
 
 
-def test_a_pinned_version_is_kept_apart_from_the_newest_until_it_is_unpinned(versions: Versions) -> None:
+def test_a_pinned_version_is_kept_beside_the_newest_until_it_is_unpinned(versions: Versions) -> None:
     numbers = _publish(versions, *(DAY + timedelta(days=n) for n in range(4)))
     versions.pin(numbers[1], "the one of the audit")
     assert versions.pinned() == {numbers[1]: "the one of the audit"}
@@ -183,15 +188,15 @@ def test_a_pinned_version_is_kept_apart_from_the_newest_until_it_is_unpinned(ver
     assert versions.retire(keep=2) == [numbers[1]]
 
 
-def test_only_what_is_served_is_pinned_and_only_what_is_pinned_unpinned(versions: Versions) -> None:
+def test_only_served_versions_are_pinned_and_only_pinned_ones_unpinned(versions: Versions) -> None:
     _publish(versions, DAY)
     _refused(
         f"wide has no version 2026020101 in {versions.folder}; pin one that is there",
         lambda: versions.pin(LAST),
     )
-    _refused("wide 2026013101 is not pinned; pinned is nothing", lambda: versions.unpin(FIRST))
+    _refused("wide 2026013101 is not pinned; pinned versions: none", lambda: versions.unpin(FIRST))
     versions.pin(FIRST)
-    _refused("wide 2026020101 is not pinned; pinned is 2026013101", lambda: versions.unpin(LAST))
+    _refused("wide 2026020101 is not pinned; pinned versions: 2026013101", lambda: versions.unpin(LAST))
 
 
 def test_a_rollback_serves_the_bytes_of_the_version_before(versions: Versions) -> None:
@@ -203,7 +208,7 @@ def test_a_rollback_serves_the_bytes_of_the_version_before(versions: Versions) -
     assert _files(versions.folder / str(FIRST)) == before
     assert before.keys() == {"saved_model.pb", CARD}
     assert _numbers(versions.retired) == [LAST]
-    # The next day is served when it comes.
+    # The next version is served as usual.
     assert _publish(versions, NEXT) == [2026020102]
 
 
@@ -211,30 +216,30 @@ def test_a_rollback_serves_the_bytes_of_the_version_before(versions: Versions) -
 def test_a_rollback_needs_a_version_to_go_back_to(versions: Versions, published: int) -> None:
     _publish(versions, *[DAY] * published)
     says = (
-        f"wide has {published} versions in {versions.folder}, and a rollback needs two; "
+        f"wide has {published} versions in {versions.folder}, but a rollback needs two; "
         f"--promote=VERSION brings one back from {versions.retired} or {versions.rejected}"
     )
     _refused(says, versions.rollback)
     assert _numbers(versions.folder) == [FIRST] * published
 
 
-def test_a_promoted_version_comes_in_and_the_newer_ones_go_out(versions: Versions) -> None:
+def test_a_promotion_serves_the_version_and_retires_newer_ones(versions: Versions) -> None:
     first, second, third, fourth = _publish(versions, *(DAY + timedelta(days=n) for n in range(4)))
-    assert versions.promote(second) == [third, fourth]  # one that is served, but not the newest
+    assert versions.promote(second) == [third, fourth]  # served, but not the newest
     assert _numbers(versions.folder) == [first, second]
-    assert versions.promote(fourth) == []  # out of the retired ones
+    assert versions.promote(fourth) == []  # from the retired ones
     assert _numbers(versions.folder) == [first, second, fourth]
     assert versions.promote(third) == [fourth]
     assert _numbers(versions.folder) == [first, second, third]
     assert _numbers(versions.retired) == [fourth]
 
 
-def test_a_rejected_version_is_promoted_for_a_reason_only(versions: Versions) -> None:
+def test_a_rejected_version_is_promoted_only_with_a_reason(versions: Versions) -> None:
     _publish(versions, DAY)
     rejected = _reject(versions, NEXT)
     says = (
-        f"wide 2026020101 was rejected (why is in {versions.rejected / '2026020101/assets.extra'}); "
-        "give a --reason to serve it all the same"
+        f"wide 2026020101 was rejected (see {versions.rejected / '2026020101/assets.extra'}); "
+        "give a --reason to serve it anyway"
     )
     _refused(says, lambda: versions.promote(rejected))
     assert not versions.log.exists()
@@ -243,19 +248,19 @@ def test_a_rejected_version_is_promoted_for_a_reason_only(versions: Versions) ->
     assert _numbers(versions.rejected) == []
 
 
-def test_a_version_that_is_served_already_is_promoted_without_a_trace(versions: Versions) -> None:
+def test_promoting_the_served_version_changes_and_logs_nothing(versions: Versions) -> None:
     _publish(versions, DAY, NEXT)
     assert versions.promote(LAST) == []
     assert not versions.log.exists()
 
 
-def test_a_version_that_there_is_not_is_not_promoted(versions: Versions) -> None:
+def test_a_version_that_does_not_exist_is_not_promoted(versions: Versions) -> None:
     _publish(versions, DAY)
     folders = f"{versions.folder}, {versions.retired} or {versions.rejected}"
     _refused(f"wide has no version 2026020101 in {folders}", lambda: versions.promote(LAST))
 
 
-def test_a_pinned_version_is_retired_by_no_promotion_and_no_rollback(versions: Versions) -> None:
+def test_neither_a_promotion_nor_a_rollback_retires_a_pinned_version(versions: Versions) -> None:
     _publish(versions, DAY, DAY, NEXT)
     versions.pin(LAST, "for the A/B test")
     says = "wide 2026020101 is pinned (for the A/B test) and would be retired; --unpin=2026020101 first"
@@ -270,7 +275,7 @@ def test_a_pinned_version_is_retired_by_no_promotion_and_no_rollback(versions: V
     assert [record["action"] for record in _log(versions)] == ["pin", "pin"]
 
 
-def test_withdrawn_versions_go_out_for_a_reason_though_none_is_left(versions: Versions) -> None:
+def test_a_withdrawal_retires_versions_even_if_none_is_left(versions: Versions) -> None:
     _publish(versions, DAY, DAY, NEXT)
     versions.pin(AGAIN)
     _refused(
@@ -318,7 +323,7 @@ def test_every_decision_is_logged_with_who_when_and_why(
         assert datetime.now(UTC) - datetime.fromisoformat(record["time"]) < timedelta(minutes=1)
 
 
-def test_a_user_without_a_name_is_logged_by_number(
+def test_a_user_without_a_name_is_logged_by_user_id(
     versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nameless() -> str:
@@ -330,10 +335,10 @@ def test_a_user_without_a_name_is_logged_by_number(
     assert json.loads(versions.log.read_text())["who"] == str(os.getuid())
 
 
-def test_a_rollback_that_was_killed_when_it_had_taken_effect_is_not_made_twice(versions: Versions) -> None:
+def test_a_rollback_that_was_killed_after_it_took_effect_is_not_repeated(versions: Versions) -> None:
     _publish(versions, DAY, DAY, NEXT)
     versions.rollback("spoiled")
-    # As it is left when killed before its end was noted.
+    # The log as a process leaves it that is killed before it logs the end.
     versions.log.write_text(versions.log.read_text().replace('"done": true', '"done": false'))
     assert versions.rollback() == [LAST]
     assert _numbers(versions.folder) == [FIRST, AGAIN]
@@ -342,7 +347,7 @@ def test_a_rollback_that_was_killed_when_it_had_taken_effect_is_not_made_twice(v
     assert _numbers(versions.folder) == [FIRST]
 
 
-def test_after_a_killed_rollback_a_newer_version_is_rolled_back_all_the_same(versions: Versions) -> None:
+def test_a_newer_version_is_rolled_back_even_after_a_killed_rollback(versions: Versions) -> None:
     _publish(versions, DAY, DAY)
     versions.rollback()
     versions.log.write_text(versions.log.read_text().replace('"done": true', '"done": false'))
@@ -351,7 +356,7 @@ def test_after_a_killed_rollback_a_newer_version_is_rolled_back_all_the_same(ver
     assert _numbers(versions.folder) == [FIRST]
 
 
-def test_moves_wait_for_the_one_at_work(versions: Versions) -> None:
+def test_moves_wait_for_the_lock(versions: Versions) -> None:
     _publish(versions, DAY, NEXT)
     with locked(versions.log.with_name(".lock"), ""):
         thread = threading.Thread(target=versions.rollback)
@@ -380,14 +385,14 @@ SOUND = '{"day": "2026-01-31", "step": 7, "checkpoint": "c"}'
         ("2026013105", '{"day": "2026-01-32", "step": 7, "checkpoint": "c"}'),
         ("2026013105", '{"day": "2026-01-31", "checkpoint": "c"}'),
         ("2026013105", '{"day": "2026-01-31", "step": "seven", "checkpoint": "c"}'),
-        ("2026020105", SOUND),  # of another day than its name
-        ("2026993105", SOUND),  # of no day
+        ("2026020105", SOUND),  # its name is of another day
+        ("2026993105", SOUND),  # not a day
         ("20260131", SOUND),
         ("020260131055", SOUND),
         ("٢٠٢٦٠١٣١٠٥", SOUND),  # digits of another script
     ],
 )
-def test_a_folder_that_no_export_made_is_no_version_and_nothing_is_decided_beside_it(
+def test_a_folder_that_no_export_made_is_not_a_version_and_blocks_decisions(
     versions: Versions, name: str, card: str | None
 ) -> None:
     _publish(versions, DAY, NEXT)
@@ -395,14 +400,14 @@ def test_a_folder_that_no_export_made_is_no_version_and_nothing_is_decided_besid
     if card:
         _card(versions.folder / name, card)
     assert [version.number for version in versions.published()] == [FIRST, LAST]
-    # A server would load it: which version is served cannot be told before it is gone.
+    # A server would load it, so nobody knows which version is served until it is removed.
     for decide in (versions.rollback, lambda: versions.promote(FIRST)):
         with pytest.raises(UserError, match=rf"^{re.escape(str(versions.folder / name))} .*; remove it$"):
             decide()
     assert len(versions.published()) == 2
 
 
-def test_a_strange_folder_s_number_is_taken_all_the_same(versions: Versions) -> None:
+def test_the_number_of_a_foreign_folder_counts_as_used(versions: Versions) -> None:
     _write(str(versions.folder.parent))
     versions.folder.mkdir()
     _write(str(versions.folder / "2026013105"))
@@ -442,14 +447,14 @@ LINKS = [_link_itself, _link_a_file, _link_the_card, _link_a_folder, _link_to_no
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_a_folder_with_a_link_is_no_version_and_is_not_promoted(
+def test_a_folder_with_a_link_is_not_a_version_and_not_promoted(
     versions: Versions, tmp_path: Path, link: Callable[[Path, Path], str]
 ) -> None:
     _publish(versions, DAY, NEXT)
     versions.rollback()
     path = versions.retired / str(LAST)
     inside = link(path, tmp_path / "elsewhere")
-    says = f"{path / inside} is a link, and a version is made of plain files; remove {path}"
+    says = f"{path / inside} is a link, but a version is made of plain files; remove {path}"
     _refused(says, lambda: versions.promote(LAST))
     os.rename(path, versions.folder / str(LAST))
     assert [version.number for version in versions.published()] == [FIRST]
@@ -461,7 +466,7 @@ def test_a_staged_folder_with_a_link_is_neither_published_nor_rejected(
 ) -> None:
     staging = versions.stage(_state(), _write)
     inside = link(staging, tmp_path / "elsewhere")
-    says = f"{staging / inside} is a link, and a version is made of plain files; remove {staging}"
+    says = f"{staging / inside} is a link, but a version is made of plain files; remove {staging}"
     _refused(says, lambda: versions.publish(staging))
     _refused(says, lambda: versions.reject(staging))
     assert _numbers(versions.folder) == _numbers(versions.rejected) == []

@@ -1,4 +1,4 @@
-"""The requests that warm a version up, as TensorFlow Serving reads them."""
+"""Warm-up requests, as TensorFlow Serving reads them."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def _requests(path: Path) -> list[prediction_log_pb2.PredictionLog]:
     return [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
 
 
-def test_the_requests_are_real_rows_that_the_version_scores(tmp_path: Path) -> None:
+def test_warm_up_requests_are_real_rows_that_the_version_scores(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     control = StudentConfig(name="control", model=MODEL)
     train_student(run, control, DAYS[:1])
@@ -42,7 +42,7 @@ def test_the_requests_are_real_rows_that_the_version_scores(tmp_path: Path) -> N
             np.testing.assert_allclose(scores[name], values[:rows], rtol=1e-5)
 
 
-def test_a_day_of_fewer_than_100_rows_is_one_request_of_all(tmp_path: Path) -> None:
+def test_a_day_of_fewer_than_100_rows_gives_a_request_of_all_rows(tmp_path: Path) -> None:
     write_warmup(tmp_path / "requests", "control", {"age": np.arange(30, dtype=np.float32)})
     shapes = [
         log.predict_log.request.inputs["age"].tensor_shape.dim[0].size

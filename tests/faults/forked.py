@@ -139,8 +139,8 @@ def _tell_commits(marks: Connection) -> None:
 
 def run_the_clock_backwards() -> None:
     """Make each reading of the time of day in this process an hour earlier than the last one."""
-    from tutelage.export import versions
-    from tutelage.launch.actions import report
+    from tutelage.export.versions import decisions
+    from tutelage.launch.report import data
 
     now, looks = time.time(), itertools.count(1)
 
@@ -153,4 +153,4 @@ def run_the_clock_backwards() -> None:
             return datetime.datetime.fromtimestamp(seconds(), tz)
 
     time.time, time.time_ns = seconds, lambda: int(seconds() * 1e9)
-    versions.datetime = report.datetime = Backwards  # type: ignore[attr-defined]
+    decisions.datetime = data.datetime = Backwards  # type: ignore[attr-defined]

@@ -94,7 +94,7 @@ def publish(session: Session, model: str, state: State, *, rejected: bool = Fals
         frame = session.run.lake.with_histories(rows, state.day).collect()
         frame = golden.choose(frame, 10**6).drop("example_id", "event_time_us", "click", "day")
         features = session.run.schema.arrays(frame)
-        frame = golden.filled(frame, features)
+        frame = golden.pad_lists(frame, features)
         golden.write_golden(folder / golden.PATH, frame, {"click": np.linspace(0, 1, frame.height)})
         warmup.write_warmup(folder / warmup.PATH, model, features)
         facts = card.Facts(

@@ -106,7 +106,7 @@ def test_a_mirror_shows_what_is_served_after_the_decision(
             {"reason": "why not"},
             "--reason belongs to --promote, --rollback, --pin or --unpin; give one of them with it",
         ),
-        ({"unpin": FIRST}, "control 2026010101 is not pinned; pinned is nothing"),
+        ({"unpin": FIRST}, "control 2026010101 is not pinned; pinned versions: none"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_done(

@@ -246,7 +246,7 @@ def test_killed_between_the_card_and_the_golden_rows_a_version_is_taken_up_again
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(beside.card, "renew", killed)
+    monkeypatch.setattr(beside.card, "update_hash", killed)
     with pytest.raises(KeyboardInterrupt):
         beside.forget(folder, "control", pl.col("user_id") == GONE)
     monkeypatch.undo()

@@ -1,0 +1,68 @@
+"""The log of what people decided about versions: who did what, when and why."""
+
+import contextlib
+import getpass
+import json
+import os
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tutelage.pipeline.io.atomic import atomic_write
+
+
+class Decisions:
+    """A JSON object a line: time, who, action, version, retires, reason, done.
+
+    A decision is written before it takes effect and marked as done afterwards. One that was killed in between
+    is thereby known, and the same command run again completes it rather than taking it a second time.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @contextlib.contextmanager
+    def record(
+        self, action: str, number: int, reason: str, retires: Sequence[int] = ()
+    ) -> Iterator[list[int]]:
+        """Log a decision around the block that takes it, and yield the numbers that it retires.
+
+        A decision that a killed process left unfinished is continued: it keeps its reason unless there is a new
+        one, and its versions to retire are added.
+        """
+        records = self._read()
+        if left := self.unfinished(action, number):
+            records.pop()
+            reason = reason or left["reason"]
+            retires = sorted({*left["retires"], *retires})
+        record = {
+            "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "who": _user(),
+            "action": action,
+            "version": number,
+            "retires": list(retires),
+            "reason": reason,
+        }
+        self._write([*records, {**record, "done": False}])
+        yield list(retires)
+        self._write([*records, {**record, "done": True}])
+
+    def unfinished(self, action: str, number: int) -> dict[str, Any] | None:
+        """Return the last record if it is this decision and was not done, else None."""
+        last = (self._read() or [{"done": True}])[-1]
+        return None if last["done"] or (last["action"], last["version"]) != (action, number) else last
+
+    def _read(self) -> list[dict[str, Any]]:
+        return list(map(json.loads, self.path.read_text().splitlines())) if self.path.exists() else []
+
+    def _write(self, records: Sequence[dict[str, Any]]) -> None:
+        with atomic_write(self.path) as partial:
+            partial.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # The user of a container may have no name.
+        return str(os.getuid())

@@ -1,0 +1,41 @@
+"""The numbers that versions were ever given."""
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from tutelage.export.versions.version import numbered
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.atomic import atomic_write
+
+
+class Numbers:
+    """Gives out version numbers, and never one of them twice.
+
+    `ledger` is a file with one number a line. A number counts as used if it is in the ledger or is the name of
+    something in one of `folders`: a process that was killed after its rename has not written its number down.
+    """
+
+    def __init__(self, ledger: Path, folders: Sequence[Path]):
+        self.ledger, self._folders = ledger, folders
+
+    def used(self) -> set[str]:
+        """Return all numbers that were ever given."""
+        written = set(self.ledger.read_text().split()) if self.ledger.exists() else set()
+        return written.union(path.name for folder in self._folders for path in numbered(folder))
+
+    def next(self, day: date) -> int:
+        """Return the next free number of `day`. Raises UserError when the day has used 99 numbers."""
+        prefix = f"{day:%Y%m%d}"
+        last = max((int(number[8:]) for number in self.used() if number.startswith(prefix)), default=0)
+        if last == 99:
+            raise UserError(
+                f"{self.ledger.parent}: {day} was exported 99 times, so no version number is left for it; "
+                "export another day"
+            )
+        return int(f"{prefix}{last + 1:02d}")
+
+    def write_down(self) -> None:
+        """Write all used numbers into the ledger."""
+        with atomic_write(self.ledger) as partial:
+            partial.write_text("\n".join(sorted(self.used())) + "\n")

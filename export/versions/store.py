@@ -1,0 +1,219 @@
+"""Versions that are published, rejected, retired, promoted and pinned.
+
+WORKDIR/export/NAME/VERSION    served: a server loads the highest number of these
+WORKDIR/rejected/NAME/VERSION  failed the gate
+WORKDIR/retired/NAME/VERSION   taken out of service
+WORKDIR/publication/NAME       log.jsonl (decisions), pinned/VERSION (the reason), staging/ (being made)
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tutelage.export.versions.decisions import Decisions
+from tutelage.export.versions.numbers import Numbers
+from tutelage.export.versions.pins import Pins
+from tutelage.export.versions.version import Version, read_card, read_version, versions_in, write_card
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.locks import locked
+from tutelage.trainers.checkpoints import State
+
+
+class Versions:
+    """The versions of one model. `folder` is WORKDIR/export/NAME; the other folders follow from it.
+
+    A version is moved by one rename, and the version to serve is moved in before any other is moved out. At
+    every instant the highest number in `folder` therefore names a whole version that was published or promoted.
+    An operation that was killed and is run again ends the same.
+    """
+
+    def __init__(self, folder: Path):
+        root, self.name = folder.parents[1], folder.name
+        self.folder = folder
+        self.rejected = root / "rejected" / self.name
+        self.retired = root / "retired" / self.name
+        self.log = root / "publication" / self.name / "log.jsonl"
+        self.staging = self.log.with_name("staging")
+        self.ledger = folder / "numbers.txt"
+        self._folders = (self.folder, self.retired, self.rejected)
+        self._decisions = Decisions(self.log)
+        self._pins = Pins(self.log.with_name("pinned"), self.name)
+        self._numbers = Numbers(self.ledger, self._folders)
+
+    def published(self) -> list[Version]:
+        """Return the versions that are served, in the order of their numbers."""
+        return versions_in(self.folder)
+
+    def unpublished(self, states: Sequence[State]) -> list[State]:
+        """Return the checkpoints of which a version can still be made.
+
+        A checkpoint that a served, rejected or retired version was made from is not among them, nor is one
+        whose tensors were pruned.
+        """
+        made = {version.checkpoint for folder in self._folders for version in versions_in(folder)}
+        return [state for state in states if state.id not in made and not state.pruned]
+
+    def used(self) -> set[str]:
+        """Return all numbers that were ever given."""
+        return self._numbers.used()
+
+    def pinned(self) -> dict[int, str]:
+        """Return the reason of each pinned version, by its number."""
+        return self._pins.reasons()
+
+    def stage(self, state: State, write: Callable[[str], None]) -> Path:
+        """Let `write` make a SavedModel in a folder that nothing serves, and return that folder.
+
+        What a killed process left there is removed: only one process at a time stages versions of a model.
+        """
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir(parents=True)
+        path = self.staging / state.id
+        write(str(path))
+        write_card(path, state)
+        return path
+
+    def publish(self, staging: Path) -> Version:
+        """Move a staged version into service under a new number.
+
+        Raises UserError if it holds a link, or if its card is missing or damaged.
+        """
+        return self._move_in(staging, self.folder)
+
+    def reject(self, staging: Path) -> Version:
+        """Move a staged version to the rejected ones under a new number. Raises what `publish` raises."""
+        return self._move_in(staging, self.rejected)
+
+    def promote(self, number: int, reason: str = "") -> list[int]:
+        """Serve this version, retire those that are newer, and return their numbers.
+
+        Raises UserError if there is no such version, if it was rejected and no reason is given, or if a newer
+        one is pinned.
+        """
+        with self._locked():
+            served = self._served()
+            path = self._find(number).path
+            if path.parent == self.rejected and not reason:
+                raise UserError(
+                    f"{self.name} {number} was rejected (see {path / 'assets.extra'}); "
+                    f"give a --reason to serve it anyway"
+                )
+            if served and served[-1].number == number and not self._decisions.unfinished("promote", number):
+                return []
+            return self._serve("promote", number, reason)
+
+    def rollback(self, reason: str = "") -> list[int]:
+        """Retire the served version so that the one before it is served; return the retired number.
+
+        Raises UserError if there is none before it, or if it is pinned.
+        """
+        with self._locked():
+            served = self._served()
+            # A rollback that was killed after it had taken effect is completed, not taken again.
+            if served and self._decisions.unfinished("rollback", served[-1].number):
+                return self._serve("rollback", served[-1].number, reason)
+            if len(served) < 2:
+                raise UserError(
+                    f"{self.name} has {len(served)} versions in {self.folder}, but a rollback needs two; "
+                    f"--promote=VERSION brings one back from {self.retired} or {self.rejected}"
+                )
+            return self._serve("rollback", served[-2].number, reason)
+
+    def withdraw(self, numbers: Sequence[int], reason: str) -> None:
+        """Retire these versions even if none is left to serve. Raises UserError if one of them is pinned."""
+        with self._locked():
+            self._pins.check_none(numbers)
+            with self._decisions.record("withdraw", max(numbers), reason, numbers):
+                self._retire(numbers)
+
+    def retire(self, *, keep: int) -> list[int]:
+        """Retire all but the newest `keep` (at least 1) and the pinned versions; return the retired numbers."""
+        with self._locked():
+            pinned = self.pinned()
+            old = [version.number for version in self.published() if version.number not in pinned][:-keep]
+            self._retire(old)
+            return old
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Delete these versions; their numbers stay used."""
+        with self._locked():
+            self._numbers.write_down()
+            aside = self.staging.with_name("removed")
+            for number in numbers:
+                # A version that is half deleted must not look like one, so it is renamed first.
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(self._find(number).path, aside)
+                shutil.rmtree(aside)
+
+    def pin(self, number: int, reason: str = "") -> None:
+        """Keep a served version from being retired. Raises UserError if it is not served."""
+        with self._locked():
+            if number not in {version.number for version in self.published()}:
+                raise UserError(
+                    f"{self.name} has no version {number} in {self.folder}; pin one that is there"
+                )
+            if self.pinned().get(number) == reason and not self._decisions.unfinished("pin", number):
+                return
+            with self._decisions.record("pin", number, reason):
+                self._pins.add(number, reason)
+
+    def unpin(self, number: int, reason: str = "") -> None:
+        """Let a pinned version be retired again. Raises UserError if it is not pinned."""
+        with self._locked():
+            if number not in self.pinned() and not self._decisions.unfinished("unpin", number):
+                pinned = ", ".join(map(str, self.pinned())) or "none"
+                raise UserError(f"{self.name} {number} is not pinned; pinned versions: {pinned}")
+            with self._decisions.record("unpin", number, reason):
+                self._pins.remove(number)
+
+    def _move_in(self, staging: Path, folder: Path) -> Version:
+        with self._locked():
+            card = read_card(staging)
+            number = self._numbers.next(card["day"])
+            path = folder / str(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            os.rename(staging, path)
+            # Written after the rename, so that a killed process does not waste a number.
+            self._numbers.write_down()
+            return Version(path=path, number=number, **card)
+
+    def _served(self) -> list[Version]:
+        """Return the published versions. Raises UserError for a folder that no export made: a server may load it."""
+        paths = [path for path in self.folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+        return [read_version(path) for path in sorted(paths)]
+
+    def _find(self, number: int) -> Version:
+        for folder in self._folders:
+            if os.path.lexists(folder / str(number)):
+                return read_version(folder / str(number))
+        raise UserError(
+            f"{self.name} has no version {number} in {self.folder}, {self.retired} or {self.rejected}"
+        )
+
+    def _serve(self, action: str, number: int, reason: str) -> list[int]:
+        newer = [version.number for version in self.published() if version.number > number]
+        self._pins.check_none(newer)
+        with self._decisions.record(action, number, reason, newer) as retires:
+            self._move(number, self.folder)
+            self._retire(newer)
+        return retires
+
+    def _retire(self, numbers: Sequence[int]) -> None:
+        # In rising order: the highest number, which is served, changes only once.
+        for number in sorted(numbers):
+            self._move(number, self.retired)
+
+    def _move(self, number: int, folder: Path) -> None:
+        path = self._find(number).path
+        if path.parent != folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.rename(path, folder / path.name)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one process at a time move versions. A move takes milliseconds, so the others wait."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.log.with_name(".lock"), "", wait=None):
+            yield

@@ -1,0 +1,80 @@
+"""A version on disk: its number, and the checkpoint that it was made from."""
+
+import contextlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tutelage.pipeline.errors import UserError
+from tutelage.trainers.checkpoints import State
+
+CARD = "assets.extra/tutelage.json"
+"""The file in a version's folder that names the checkpoint it was made from."""
+_NUMBER = re.compile(r"[0-9]{10}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A SavedModel that an export made. `number` is YYYYMMDDNN; NN rises each time the day is exported again."""
+
+    path: Path
+    number: int
+    day: date
+    """The last day that the model was trained on."""
+    step: int
+    checkpoint: str
+    """The id of the checkpoint that the version was made from."""
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Return what `folder` holds under a version's number, in the order of the numbers, whoever made it."""
+    return sorted(path for path in folder.glob("[0-9]*") if _NUMBER.fullmatch(path.name))
+
+
+def versions_in(folder: Path) -> list[Version]:
+    """Return the versions in `folder` in the order of their numbers. Folders that no export made are skipped."""
+    found = []
+    for path in numbered(folder):
+        with contextlib.suppress(UserError):
+            found.append(read_version(path))
+    return found
+
+
+def read_version(path: Path) -> Version:
+    """Read the version in the folder `path`. Raises UserError if no export made it."""
+    card = read_card(path)
+    if not _NUMBER.fullmatch(path.name) or path.name[:8] != f"{card['day']:%Y%m%d}":
+        raise UserError(f"{path} is of {card['day']} by its {CARD}, but not by its name; remove it")
+    return Version(path=path, number=int(path.name), **card)
+
+
+def write_card(path: Path, state: State) -> None:
+    """Write the card of a version that is made from the checkpoint `state` into its folder `path`."""
+    card = {"day": str(state.day), "step": state.step, "checkpoint": state.id}
+    (path / CARD).parent.mkdir(exist_ok=True)
+    (path / CARD).write_text(json.dumps(card))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read `day`, `step` and `checkpoint` from the card in the folder `path`.
+
+    Raises UserError if the card is missing or damaged, or if the folder holds a symbolic link: a link could
+    change what is served without a new number.
+    """
+    links = [path] if path.is_symlink() else []
+    for folder, folders, files in os.walk(path):
+        links += [inside for name in (*folders, *files) if (inside := Path(folder, name)).is_symlink()]
+    if links:
+        raise UserError(f"{links[0]} is a link, but a version is made of plain files; remove {path}")
+    try:
+        card = json.loads((path / CARD).read_text())
+        day, step, checkpoint = date.fromisoformat(card["day"]), int(card["step"]), str(card["checkpoint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path} was not made by an export: its {CARD} is missing or damaged; remove it"
+        ) from None
+    return {"day": day, "step": step, "checkpoint": checkpoint}
