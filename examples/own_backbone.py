@@ -30,14 +30,14 @@ class Transformer(Backbone):
 
 
 def two_towers(spec: InputSpec, *, units: int):
-    """A function is a backbone too: a tower for the user, one for the candidate, and the product of both."""
+    """A function is a backbone too: towers of the user and of the candidate, and their product."""
     from tensorflow.keras import Model, layers
 
     inputs, towers = spec.keras_inputs(), []
     for names in (spec.of_user & {*spec.single}, {*spec.single} - spec.of_user):
         x = layers.Concatenate()([inputs.embeddings[name] for name in sorted(names)])
         towers.append(layers.Dense(units)(layers.Dense(2 * units, "relu")(x)))
-    return Model(inputs, layers.Concatenate()([*towers, towers[0] * towers[1]]))
+    return Model(inputs, layers.Concatenate()([*towers, towers[0] * towers[1], inputs.numbers]))
 
 
 def experiment(*, smoke: bool):
@@ -45,5 +45,5 @@ def experiment(*, smoke: bool):
     schema = replace(made.schema, histories=(History(of="video_id", where="click"),))
     teacher = replace(made.teacher, model=replace(base.TEACHER, backbone=Transformer()))
     model = replace(base.STUDENT, backbone=partial(two_towers, units=16), without=("history",))
-    student = StudentConfig(name="two_towers", model=model, distillation=distil("click", "watch"))
+    student = StudentConfig(name="two_towers", model=model, distillation=distil(*base.TASKS))
     return replace(made, name="own", schema=schema, teacher=teacher, students=(student,), study=None)

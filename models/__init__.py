@@ -12,7 +12,7 @@ from typing import Any
 
 _PUBLIC = {
     "Backbone": "backbones.base",
-    "Batch": "ranker",
+    "Batch": "batch",
     "DCNv2": "backbones.dcn",
     "DLRM": "backbones.dlrm",
     "Distillation": "config",

@@ -46,6 +46,14 @@ def is_foreign(layer: tf.keras.layers.Layer) -> bool:
     return not isinstance(layer, Stack)
 
 
+def edges(layer: tf.keras.layers.Layer) -> dict[str, Any]:
+    """Return what a checkpoint calls the parts of a network by: its own parts by name, a user's as `backbone`."""
+    if is_foreign(layer):
+        return {"backbone": layer}
+    parts = {"cross": layer.cross, "dot": layer.dot, "shared": layer.shared, "gates": layer.gates}
+    return {"attention": layer.join.attention, **parts}
+
+
 def check(network: Network, layer: tf.keras.layers.Layer, spec: InputSpec) -> None:
     """Raise UserError for a user's layer whose representation no head can read, or that resumes differently.
 

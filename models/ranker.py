@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
 from tutelage.models import network, towers
 from tutelage.models.backbones.attention import repeated
 from tutelage.models.backbones.base import Inputs
+from tutelage.models.batch import Batch as Batch
 from tutelage.models.config import Distillation, ModelConfig
 from tutelage.models.id_map import Entries
 from tutelage.models.inputs import Embedder
@@ -18,40 +19,6 @@ from tutelage.models.tfrs import Model
 from tutelage.pipeline.schema import Schema, Task
 
 Outputs = dict[str, tf.Tensor]
-
-
-class Batch(NamedTuple):
-    """B examples to train on: a whole day, or those of one update."""
-
-    rows: tf.Tensor
-    """int32 [B, fields]: indices into the embedding table, -1 where a list is padded (`HashedIdMap.lookup`)."""
-    numbers: tf.Tensor
-    """float32 [B, number features]."""
-    labels: tf.Tensor
-    """float32 [B, tasks]: the hard targets, log1p taken for a `log1p` task. NaN where one of `Schema.masked` has no
-    label: the example then does not train that task."""
-    weight: tf.Tensor
-    """float32 [B]: weight of the example in every loss; an example of weight 0 is scored and not trained on."""
-    soft: tf.Tensor
-    """float32 [B, raw outputs]: the teacher's raw outputs; unspecified where `mask` is 0."""
-    mask: tf.Tensor
-    """float32 [B]: 0 where there is no soft label, else its weight, 1 where nothing says otherwise."""
-
-    def cut(self, start: tf.Tensor, size: int) -> "Batch":
-        """Return examples `start` to `start + size`, fewer at the end of the day."""
-        return Batch(*(tensor[start : start + size] for tensor in self))
-
-    @classmethod
-    def spec(cls, *, fields: int, numbers: int, tasks: int, outputs: int) -> "Batch":
-        """Return the shapes and dtypes, for any B."""
-        return cls(
-            rows=tf.TensorSpec([None, fields], tf.int32),
-            numbers=tf.TensorSpec([None, numbers], tf.float32),
-            labels=tf.TensorSpec([None, tasks], tf.float32),
-            weight=tf.TensorSpec([None], tf.float32),
-            soft=tf.TensorSpec([None, outputs], tf.float32),
-            mask=tf.TensorSpec([None], tf.float32),
-        )
 
 
 class Ranker(Model):
@@ -88,16 +55,9 @@ class Ranker(Model):
         self.config, self.distillation = config, tuple(distillation)
         self.schema = schema.for_model(config.without)
         self.embedder = Embedder(schema, config)
-        self.inputs, self.numbers, self.of = (
-            self.embedder.features,
-            self.embedder.numbers,
-            self.embedder.of,
-        )
-        self.id_map, self.embedded, self.fields = (
-            self.embedder.id_map,
-            self.embedder.embedded,
-            self.embedder.fields,
-        )
+        embedder = self.embedder
+        self.inputs, self.numbers, self.of = embedder.features, embedder.numbers, embedder.of
+        self.id_map, self.embedded, self.fields = embedder.id_map, embedder.embedded, embedder.fields
         places = {feature.name: place for place, feature in enumerate(self.embedded)}
         self.objective = Objective(
             schema=self.schema,
@@ -238,13 +198,8 @@ class Ranker(Model):
         A checkpoint is read along the names of these edges, so they stay. A user's network is one edge, `backbone`.
         """
         edges = {"embeddings": self.embeddings, "heads": self.heads, "id_map": self.id_map}
-        edges |= {"auxiliary": self.auxiliary, "adapters": self.adapters}
-        layer = self.backbone
-        if network.is_foreign(layer):
-            edges |= {"backbone": layer, "tower_inputs": self.tower_inputs}
-        else:
-            edges |= {"attention": layer.join.attention, "cross": layer.cross, "dot": layer.dot}
-            edges |= {"shared": layer.shared, "gates": layer.gates}
+        edges |= {"auxiliary": self.auxiliary, "adapters": self.adapters, "tower_inputs": self.tower_inputs}
+        edges |= network.edges(self.backbone)
         return tf.train.Checkpoint(**{name: edge for name, edge in edges.items() if edge is not None})
 
     def compute_loss(self, batch: Batch, training: bool = False) -> tf.Tensor:
