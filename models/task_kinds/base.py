@@ -67,7 +67,7 @@ class TaskKind(TaskSpec):
         return Quality(self.loss_name, "lower", "squared_error_rise"), CALIBRATION
 
     def target(self, label: np.ndarray) -> np.ndarray:
-        """Return what the network is trained on, [rows] from labels [rows], NumPy; NaN stays NaN."""
+        """Return what the network is trained on, [rows] from labels [rows], NumPy. A missing label is NaN."""
         return label
 
     def parameters(self, head: tf.Tensor) -> tf.Tensor:
@@ -99,7 +99,7 @@ class TaskKind(TaskSpec):
         return np.asarray(self.served(tf.constant(raw, tf.float32)), np.float64)
 
     def predicted(self, raw: np.ndarray) -> np.ndarray:
-        """Return the expectation of the label, float64 [rows]; NaN where the kind has none. Calibration compares it."""
+        """Return the expectation of the target, float64 [rows], for calibration; NaN where the kind predicts none."""
         return self.score(raw)
 
     def row_loss(self, target: np.ndarray, raw: np.ndarray) -> np.ndarray:
