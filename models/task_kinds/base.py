@@ -126,6 +126,11 @@ class TaskKind(TaskSpec):
 
     def check(self, task: str) -> None:
         """Raise UserError where the kind cannot be used as it is written; `task` is the name in the message."""
+        for name in ("outputs", "loss_name", "hard_loss", "served"):
+            if getattr(type(self), name) is getattr(TaskKind, name):
+                raise UserError(
+                    f"task {task!r}: {type(self).__name__} has no `{name}` of its own; see models.task_kinds.TaskKind"
+                )
         if not self.loss_name.endswith("_loss"):
             raise UserError(
                 f"task {task!r}: loss_name of {self} is {self.loss_name!r}, expected a name that ends in _loss"
