@@ -324,6 +324,10 @@ def _with_loss_object(distillation: dict[str, Any]) -> dict[str, Any]:
     return rest
 
 
+_CONVERTED = {"Distillation": _with_loss_object}
+"""By class, how what an older version recorded becomes what is recorded today, where more than a name changed."""
+
+
 def completed(recorded: Any, now: Any) -> Any:
     """What `plain` recorded, with the fields that the classes of `now` have besides as their defaults.
 
@@ -342,10 +346,9 @@ def completed(recorded: Any, now: Any) -> Any:
         return recorded
     if not isinstance(recorded, dict):
         return recorded
-    if recorded.get("type") == "Distillation":
-        recorded = _with_loss_object(recorded)
     renamed = _RENAMED.get(recorded.get("type", ""), {})
     recorded = {renamed.get(name, name): value for name, value in recorded.items()}
+    recorded = _CONVERTED.get(recorded.get("type", ""), dict)(recorded)
     if isinstance(now, dict):
         return {name: completed(value, now.get(name)) for name, value in recorded.items()}
     if recorded.get("type") != type(now).__name__:
