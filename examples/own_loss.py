@@ -2,47 +2,49 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import tensorflow as tf
 
 from tutelage.export.config import ServingConfig
 from tutelage.launch.configs import synthetic
-from tutelage.launch.experiment import Experiment
-from tutelage.models.config import Distillation
-from tutelage.models.losses import CrossEntropy, Rows, SoftLoss
+from tutelage.models.config import distil
+from tutelage.models.losses import SoftLoss
 from tutelage.models.task_kinds import TaskKind
 from tutelage.pipeline.schema import Task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoissonKL(SoftLoss):
-    """KL(teacher ‖ student) of two Poisson rates: λt · (log λt − log λs) − λt + λs."""
+class EdgeCrossEntropy(SoftLoss):
+    """Cross-entropy between the teacher's and the student's probability of each edge, summed over the edges."""
 
-    def loss(self, teacher: tf.Tensor, student: tf.Tensor, rows: Rows) -> tf.Tensor:
-        t, s = teacher[:, 0], student[:, 0]
-        return tf.exp(t) * (t - s) - tf.exp(t) + tf.exp(s)
-
-
-class Count(TaskKind):
-    """A count ≥ 0. The network gives log λ, the served score is λ, the expected count."""
-
-    outputs = ("log_rate",)
-    loss_name = "poisson_loss"
-    soft_loss = PoissonKL()
-
-    def hard_loss(self, target: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:  # half the deviance
-        return tf.exp(raw[:, 0]) - target * raw[:, 0] + tf.math.xlogy(target, target) - target
-
-    def served(self, raw: tf.Tensor) -> tf.Tensor:
-        return tf.exp(raw[:, 0])
+    def loss(self, teacher, student, rows):
+        each = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.sigmoid(teacher), logits=student)
+        return tf.reduce_sum(each, axis=1)
 
 
-def experiment(*, smoke: bool) -> Experiment:
-    """Return the bundled experiment with other tasks: clicks, and how many seconds were watched."""
+@dataclass(frozen=True)
+class Ordinal(TaskKind):
+    """How many `edges` the label reaches: a logit for each edge; the served score is the expected level."""
+
+    edges: tuple[float, ...]
+    outputs = property(lambda self: tuple(f"reaches_{i}" for i in range(len(self.edges))))
+    loss_name = "ordinal_loss"
+    soft_loss = EdgeCrossEntropy()
+
+    def target(self, label):
+        return np.digitize(label, self.edges)
+
+    def hard_loss(self, target, raw):
+        reached = tf.cast(target[:, None] > np.arange(len(self.edges)), tf.float32)
+        return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=reached, logits=raw), axis=1)
+
+    def served(self, raw):
+        return tf.reduce_sum(tf.sigmoid(raw), axis=1)
+
+
+def experiment(*, smoke: bool):
     base = synthetic.experiment(smoke=smoke)
-    tasks = (Task(name="click", label="click"), Task(name="seconds", label="watch_seconds", kind=Count()))
-    both = (Distillation(task="click", loss=CrossEntropy(temperature=2.0)), Distillation(task="seconds"))
-    students = (base.student("control"), replace(base.student("auxiliary"), distillation=both))
-    score = ServingConfig(score=(("click", 1.0), ("seconds", 0.01)))
-    return replace(
-        base, schema=replace(base.schema, tasks=tasks), students=students, serving=score, study=None
-    )
+    level = Task(name="level", label="watch_seconds", kind=Ordinal(edges=(1.0, 10.0, 30.0)))
+    schema = replace(base.schema, tasks=(Task(name="click", label="click"), level))
+    student = replace(base.student("auxiliary"), distillation=distil("click", "level"), baseline=None)
+    score = ServingConfig(score=(("click", 1.0), ("level", 0.1)))
+    return replace(base, schema=schema, students=(student,), serving=score, study=None)

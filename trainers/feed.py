@@ -195,7 +195,8 @@ def _numbers(frame: pl.DataFrame, user: Feature) -> np.ndarray:
 
 def hard_targets(frame: pl.DataFrame, schema: Schema) -> np.ndarray:
     """Return what each task is trained on (`TaskKind.target`), float32 [examples, tasks]; NaN for a null."""
-    targets = [kind_of(task).target(frame[task.label].to_numpy()) for task in schema.tasks]
+    labels = [(kind_of(task), frame[task.label].to_numpy()) for task in schema.tasks]
+    targets = [np.where(np.isnan(label), np.nan, kind.target(label)) for kind, label in labels]
     return np.stack(targets, axis=1).astype(np.float32)
 
 

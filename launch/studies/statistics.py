@@ -92,8 +92,10 @@ def user_sums(predictions: pl.DataFrame, labels: pl.DataFrame, schema: Schema) -
         label = frame[task.label].to_numpy().astype(np.float64)
         kind = kind_of(task)
         raw = raw_outputs(task, {name: frame[name].to_numpy() for name in task.outputs})
-        loss = kind.row_loss(kind.target(label), raw)
-        sums = {"loss": loss, "predicted": kind.predicted(raw), "observed": label}
+        target, predicted = kind.target(label), kind.predicted(raw)
+        # What is not predicted is not compared with the labels; their sum is kept as it is.
+        observed = label if np.isnan(predicted).all() else target
+        sums = {"loss": kind.row_loss(target, raw), "predicted": predicted, "observed": observed}
         parts.append(
             pl.DataFrame(
                 {

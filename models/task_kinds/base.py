@@ -67,7 +67,7 @@ class TaskKind(TaskSpec):
         return Quality(self.loss_name, "lower", "squared_error_rise"), CALIBRATION
 
     def target(self, label: np.ndarray) -> np.ndarray:
-        """Return what the network is trained on, [rows] from labels [rows], NumPy; NaN stays NaN."""
+        """Return what the network is trained on, [rows] from labels [rows], NumPy. A missing label is NaN."""
         return label
 
     def parameters(self, head: tf.Tensor) -> tf.Tensor:
@@ -99,7 +99,7 @@ class TaskKind(TaskSpec):
         return np.asarray(self.served(tf.constant(raw, tf.float32)), np.float64)
 
     def predicted(self, raw: np.ndarray) -> np.ndarray:
-        """Return the expectation of the label, float64 [rows]; NaN where the kind has none. Calibration compares it."""
+        """Return the expectation of the target, float64 [rows], for calibration; NaN where the kind predicts none."""
         return self.score(raw)
 
     def row_loss(self, target: np.ndarray, raw: np.ndarray) -> np.ndarray:
@@ -126,6 +126,11 @@ class TaskKind(TaskSpec):
 
     def check(self, task: str) -> None:
         """Raise UserError where the kind cannot be used as it is written; `task` is the name in the message."""
+        for name in ("outputs", "loss_name", "hard_loss", "served"):
+            if getattr(type(self), name) is getattr(TaskKind, name):
+                raise UserError(
+                    f"task {task!r}: {type(self).__name__} has no `{name}` of its own; see models.task_kinds.TaskKind"
+                )
         if not self.loss_name.endswith("_loss"):
             raise UserError(
                 f"task {task!r}: loss_name of {self} is {self.loss_name!r}, expected a name that ends in _loss"

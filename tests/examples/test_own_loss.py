@@ -19,6 +19,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("own_loss")
     flags = ["--config=examples/own_loss.py", "--smoke", f"--workdir={path}"]
     small = ["--set=end_day=2026-01-02", "--set=source.rows_per_day=1000"]
+    small += ["--set=students.auxiliary.distillation.click.loss.temperature=2"]
     small += ["--set=training.batch_size=64", "--set=teacher.min_examples=500"]
     # Metrics of so few rows are noisy. The test is about what is served, not about how good it is.
     small += [f"--set=serving.{margin}=9" for margin in ("auc_drop", "entropy_rise", "calibration_drift")]
@@ -34,21 +35,21 @@ def test_it_is_as_short_as_an_example_should_be() -> None:
     assert len((ROOT / "examples/own_loss.py").read_text().splitlines()) <= 50
 
 
-def test_the_teacher_s_log_rates_are_the_soft_labels(workdir: Path) -> None:
+def test_the_soft_labels_are_the_teacher_s_logits_of_each_edge(workdir: Path) -> None:
     labels = pl.read_delta(str(workdir / "lake/soft_labels"))
     assert labels.height == 2000
-    assert labels["seconds_log_rate"].is_finite().all()
+    assert labels.select(pl.col("^level_reaches_.$").is_finite().all()).row(0) == (True, True, True)
 
 
 def test_models_are_compared_by_the_loss_of_the_kind(workdir: Path) -> None:
     metrics = pl.read_delta(str(workdir / "lake/metrics")).filter(
-        task="seconds", slice="", basis="day_ahead", metric="poisson_loss"
+        task="level", slice="", basis="day_ahead", metric="ordinal_loss"
     )
     losses = {(row["model"], str(row["day"])): row["value"] for row in metrics.iter_rows(named=True)}
     # Untrained models made the scores ahead of the first day.
-    for model in ("teacher", "control", "auxiliary"):
+    for model in ("teacher", "auxiliary"):
         assert 0 < losses[model, "2026-01-02"] < losses[model, "2026-01-01"]
-    assert "poisson loss" in (workdir / "report/index.html").read_text()
+    assert "ordinal loss" in (workdir / "report/index.html").read_text()
 
 
 def test_the_student_is_trained_on_the_soft_labels_of_both_tasks(workdir: Path) -> None:
@@ -57,20 +58,22 @@ def test_the_student_is_trained_on_the_soft_labels_of_both_tasks(workdir: Path) 
         {"type": "CrossEntropy", "temperature": 2.0, "label_scale": 1.0},
         None,
     ]
+    level = json.loads((workdir / "config.json").read_text())["schema"]["tasks"][1]
+    assert level["kind"] == {"type": "Ordinal", "edges": [1.0, 10.0, 30.0]}
     coverage = pl.read_delta(str(workdir / "lake/metrics")).filter(model="auxiliary", metric="label_coverage")
     assert coverage.sort("day")["value"][-1] == 1.0
 
 
-def test_the_served_version_gives_a_rate_above_zero(workdir: Path) -> None:
+def test_the_served_version_gives_the_expected_level(workdir: Path) -> None:
     version = max((workdir / "export/auxiliary").glob("2*"))
     card = json.loads((version / "assets.extra/model_card.json").read_text())
-    assert "seconds poisson_loss" in {check["name"] for check in card["checks"]}
+    assert "level ordinal_loss" in {check["name"] for check in card["checks"]}
     signature = tf.saved_model.load(str(version)).signatures["serving_default"]
     inputs = {
         name: tf.zeros([3], spec.dtype) if spec.dtype != tf.string else tf.constant(["", "x", "y"])
         for name, spec in signature.structured_input_signature[1].items()
     }
     served = signature(**inputs)
-    assert set(served) == {"click", "seconds", "score"}
-    assert (served["seconds"].numpy() > 0).all()
-    np.testing.assert_allclose(served["score"], served["click"] + 0.01 * served["seconds"], rtol=1e-6)
+    assert set(served) == {"click", "level", "score"}
+    assert ((served["level"].numpy() > 0) & (served["level"].numpy() < 3)).all()
+    np.testing.assert_allclose(served["score"], served["click"] + 0.1 * served["level"], rtol=1e-6)

@@ -159,6 +159,12 @@ def test_a_loss_that_does_not_fit_the_task_or_a_kind_without_a_default_is_refuse
         outputs = ("x",)
         loss_name = "x_loss"
 
+        def hard_loss(self, target: object, raw: object) -> object:
+            return target
+
+        def served(self, raw: object) -> object:
+            return raw
+
     with pytest.raises(
         UserError, match=r"^task 't' is log1p and cannot be distilled by ZilnKL; expected Squ"
     ):

@@ -238,5 +238,15 @@ def test_a_kind_that_lacks_something_is_refused() -> None:
 
     with pytest.raises(UserError, match=r"^task 'n': kind is .*OnlyColumns.*, expected a name or a models\."):
         kind_of(Task(name="n", label="n", kind=OnlyColumns()))
-    with pytest.raises(NotImplementedError, match="TaskKind has no `loss_name`"):
-        kind_of(Task(name="n", label="n", kind=TaskKind()))
+
+    class Unserved(TaskKind):
+        outputs = ("x",)
+        loss_name = "x_loss"
+
+        def hard_loss(self, target: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
+            return target - raw[:, 0]
+
+    with pytest.raises(
+        UserError, match=r"^task 'n': Unserved has no `served` of its own; see models\.task_kinds"
+    ):
+        kind_of(Task(name="n", label="n", kind=Unserved()))

@@ -81,6 +81,24 @@ def test_means_of_the_last_days_and_differences_on_common_days():
     assert ["late", "2", "–", "0.3100", "-4.50", "–", "2.0400", "+2.00", "93.0%"] in lines
 
 
+def test_the_loss_of_a_user_s_own_task_kind_is_a_column_with_its_difference():
+    metrics = _metrics(
+        [
+            ("hard", "likes", "poisson_loss", {1: 2.0, 2: 4.0}),
+            ("aux", "likes", "poisson_loss", {1: 1.0, 2: 3.0}),
+            ("aux", "likes", "rmse", {1: 7.0, 2: 7.0}),
+        ]
+    )
+    assert Results.of(metrics, {"aux": "hard"}).columns() == [
+        ("likes", "poisson_loss"),
+        ("likes", "poisson_loss_delta"),
+    ]
+    lines = _printed(metrics, {"aux": "hard"})
+    # 1/2 and 3/4: -50 and -25 %.
+    assert ["aux", "2", "2.0000", "-37.50"] in lines
+    assert ["hard", "2", "3.0000", "–"] in lines
+
+
 def test_a_value_that_is_not_finite_is_missing():
     metrics = _metrics(
         [
