@@ -1,13 +1,13 @@
 """The quality gate: what the columns of a day must satisfy before the day is committed."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Schema
+from tutelage.pipeline.schema import Feature, Schema
 from tutelage.pipeline.verdict import Check, Verdict
 
 
@@ -89,36 +89,12 @@ def judge(
     rows, *earlier_rows = (float(next(iter(each.values()))["rows"]) for each in (now, *days))
     checks.append(_between("rows", rows, earlier_rows, config.rows_ratio))
     for feature in schema.features:
-        name = feature.name
-        was = [earlier[name] for earlier in days if name in earlier]
-        checks.append(_nulls(f"nulls of {name}", now[name], was, config.nulls_rise))
-        if feature.is_id:
-            checks += [
-                _at_most(
-                    f"new ids of {name}", now[name]["new_ids"], was, "new_ids", rise=config.new_ids_rise
-                ),
-                _drift(name, now[name], was, config.id_drift, config),
-            ]
-        else:
-            checks += [
-                _finite(name, now[name], config),
-                _drift(name, now[name], was, config.number_drift, config),
-            ]
+        was = [earlier[feature.name] for earlier in days if feature.name in earlier]
+        checks += _feature_checks(feature, now[feature.name], was, config)
     binary = {task.label for task in schema.tasks if task.is_binary}
     for name in schema.labels:
         was = [earlier[name] for earlier in days if name in earlier]
-        means = _known(each["mean"] for each in was)
-        largest_sd = max(_known(each["sd"] for each in was), default=0.0)
-        labelled = max(now[name]["rows"] - now[name]["nulls"], 1)
-        checks.append(
-            _between(
-                f"mean of {name}",
-                now[name]["mean"],
-                means,
-                config.rate_ratio,
-                slack=5 * largest_sd / math.sqrt(labelled),
-            )
-        )
+        checks.append(_mean(name, now[name], was, config.rate_ratio))
         if name not in binary:
             checks.append(_drift(name, now[name], was, config.number_drift, config))
     if not all(check.passed for check in checks):
@@ -137,6 +113,27 @@ def _by_column(statistics: pl.DataFrame) -> dict[str, _Row]:
 
 def _known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
+
+
+def _feature_checks(
+    feature: Feature, now: _Row, was: Sequence[_Row], config: QualityConfig
+) -> Iterator[Check]:
+    name = feature.name
+    yield _nulls(f"nulls of {name}", now, was, config.nulls_rise)
+    if feature.is_id:
+        yield _at_most(f"new ids of {name}", now["new_ids"], was, "new_ids", rise=config.new_ids_rise)
+        yield _drift(name, now, was, config.id_drift, config)
+    else:
+        yield _finite(name, now, config)
+        yield _drift(name, now, was, config.number_drift, config)
+
+
+def _mean(label: str, now: _Row, was: Sequence[_Row], ratio: float) -> Check:
+    """Check the mean of a label, with a slack of five standard errors."""
+    largest_sd = max(_known(row["sd"] for row in was), default=0.0)
+    labelled = max(now["rows"] - now["nulls"], 1)
+    means = _known(row["mean"] for row in was)
+    return _between(f"mean of {label}", now["mean"], means, ratio, slack=5 * largest_sd / math.sqrt(labelled))
 
 
 def _between(

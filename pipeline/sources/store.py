@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -113,21 +113,27 @@ def find(raw_dir: str, pattern: str) -> list[File]:
 def _find_local(raw_dir: str, pattern: str, *, folders: bool) -> list[File]:
     names = glob.glob(pattern, root_dir=raw_dir, recursive=True)
     root = os.path.realpath(raw_dir)
-    real = {name: os.path.realpath(os.path.join(root, name)) for name in names}
+    real_folder = cache(os.path.realpath)
+
+    def resolve(name: str) -> str:
+        folder, last = os.path.split(os.path.join(root, name))
+        path = os.path.join(real_folder(folder), last)
+        return os.path.realpath(path) if os.path.islink(path) else path
+
+    real = {name: resolve(name) for name in names}
     found: dict[str, str] = {}
     skipped: list[str] = []
     # Of several paths to one file the one without links is used, then the shortest.
     for name in sorted(names, key=lambda n: (real[n] != os.path.join(root, n), n.count("/"), n)):
         check_name(os.path.join(raw_dir, name))
-        reason = _unusable(real[name])
-        if not reason and os.path.isdir(real[name]) != folders:
-            continue
-        if not reason and real[name] in found:
-            reason = f"is the same file as {found[real[name]]}"
-        if reason:
-            skipped.append(f"{name} {reason}")
-        else:
-            found[real[name]] = name
+        kind = _kind(real[name])
+        if kind not in ("a file", "a folder"):
+            skipped.append(f"{name} {kind}")
+        elif kind == ("a folder" if folders else "a file"):
+            if real[name] in found:
+                skipped.append(f"{name} is the same file as {found[real[name]]}")
+            else:
+                found[real[name]] = name
     if skipped:
         more = f"; and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         _log.warning("%s: skipped %s%s", raw_dir, "; ".join(skipped[:_SHOWN]), more)
@@ -137,8 +143,8 @@ def _find_local(raw_dir: str, pattern: str, *, folders: bool) -> list[File]:
     ]
 
 
-def _unusable(path: str) -> str:
-    """Return why a path without links is neither a file nor a folder; "" if it is one."""
+def _kind(path: str) -> str:
+    """Return "a file", "a folder", or why a path without links is neither."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -147,7 +153,9 @@ def _unusable(path: str) -> str:
         return f"cannot be read ({error.strerror})"
     if stat.S_ISFIFO(mode):
         return "is a FIFO"
-    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is a socket or a device"
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a file" if stat.S_ISREG(mode) else "is a socket or a device"
 
 
 @lru_cache(maxsize=1)

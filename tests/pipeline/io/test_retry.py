@@ -108,7 +108,7 @@ def test_a_job_whose_disk_fails_for_a_while_gives_the_same_tables_as_an_undistur
             raise EIO
 
     monkeypatch.setattr(Table, "commit", commits_and_fails)
-    for where, name in ((Rows, "read"), (materialize, "_find_repeats"), (histories, "_items")):
+    for where, name in ((Rows, "read"), (materialize, "find_repeats"), (histories, "_items")):
         monkeypatch.setattr(where, name, failing(1, EIO, getattr(where, name)))
     lake, found = _made(tmp_path / "disturbed")
     assert found.days == counts.days
