@@ -66,7 +66,7 @@ class Command:
     flags: Sequence[Flag] = ()
     """Its own flags."""
     read_only: bool = False
-    """Whether it only reads the workdir, but for a report."""
+    """Whether it leaves the workdir as it is, apart from the report page."""
 
     def __call__(self) -> None:
         _main(self)

@@ -22,11 +22,14 @@ from tutelage.trainers.preemption import Preempted, noted, stopped
 
 _SEND_SECONDS = 0.2
 _STOP_SECONDS = 8.0
-"""A process that was asked to stop is killed after this time."""
+"""A process that was asked to stop and does not come to an end is killed after this time."""
+_RESULT_SECONDS = 1.0
+"""What a process has done reaches the parent within this time."""
 
 T = TypeVar("T")
 
 _progress: Any = None  # In a child, the queue to the parent.
+_ended = threading.Event()  # In a child, set when its work is done.
 
 
 class Stopped(UserError):
@@ -154,7 +157,9 @@ def _follow(stop: Any, parent: int) -> None:
             # A model in training saves a partial checkpoint; anything else is cut off and done again whole.
             trains = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
             os.kill(os.getpid(), stop.value if trains else signal.SIGTERM)
-            time.sleep(_STOP_SECONDS)
+            _ended.wait(_STOP_SECONDS)
+            # Not waited for: a thread of the feed, which may still read a day.
+            time.sleep(_RESULT_SECONDS)
             break
     os._exit(1)
 
@@ -171,9 +176,12 @@ def _work(work: Callable[..., T], name: str, arguments: tuple[Any, ...], *, thre
             _progress.put((name, rows))
             rows, sent = 0, time.monotonic()
 
-    result = work(*arguments, progress=progress)
-    _progress.put((name, rows))
-    return result
+    try:
+        result = work(*arguments, progress=progress)
+        _progress.put((name, rows))
+        return result
+    finally:
+        _ended.set()
 
 
 def _train(request: Mapping[str, Any], model: str, *, progress: Callable[[int], None]) -> Outcome:

@@ -39,7 +39,7 @@ def test_a_drifted_day_is_quarantined_shown_and_accepted(tmp_path: Path) -> None
         f"\n{done.stdout}"
     )
     assert done.stderr.startswith(
-        "tutelage-run: in quarantine, so all goes on without: 2026-01-05; look into "
+        "tutelage-run: in quarantine, so everything goes on without: 2026-01-05; look into "
     )
     assert done.stderr.count("\n") == 1
     assert _trained(tmp_path, "teacher") == _trained(tmp_path, "students/student") == others
@@ -58,7 +58,9 @@ def test_a_drifted_day_is_quarantined_shown_and_accepted(tmp_path: Path) -> None
     done = _run("materialize", tmp_path, "--accept_day=2026-01-05", "--reason=a sale")
     assert done.returncode == 0, done.stderr
     assert "2026-01-05: 1,000 rows are in interactions now, accepted: a sale" in done.stdout
-    assert "teacher, student went past it and will not learn it, unless tutelage-rollback" in done.stdout
+    assert (
+        "teacher, student went past it and will not be trained on it, unless tutelage-rollback" in done.stdout
+    )
     assert pl.read_delta(str(tmp_path / "lake/interactions")).filter(day=BAD)["click"].mean() > 0.4
 
     done = _run("rollback", tmp_path, "--to_day=2026-01-04")
