@@ -119,8 +119,9 @@ def test_losses_are_those_of_the_golden_run(workdir: Path) -> None:
     assert found["value"].to_list() == pytest.approx(expected["value"].to_list(), rel=1e-4)
 
 
-KILLED = ("teacher", "control", "auxiliary", "late_auxiliary")
-"""The models of the run that is killed: each of the others takes a process and shows nothing more."""
+KILLED = ("teacher", "control", "auxiliary", "snapshot", "late_auxiliary")
+"""The models of the run that is killed: each of the others takes a process and shows nothing more. `snapshot` is the
+student for whom the teacher's snapshots label."""
 
 
 @pytest.fixture(scope="module")
