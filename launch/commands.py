@@ -5,6 +5,7 @@ This module imports nothing heavy, so that `--help` stays quick.
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -279,4 +280,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return list(FLAGS(argv))
     except flags.Error as error:
-        raise UserError(f"{' '.join(str(error).split())}; --help lists the flags") from None
+        message = " ".join(str(error).split())
+        if missing := re.findall(r"flag --(\w+)=None", message):
+            message = f"{' and '.join(f'--{name}' for name in missing)} must be given"
+        raise UserError(f"{message}; --help lists the flags") from None

@@ -159,7 +159,7 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
     """
     root = lake_root / ".staging"
     root.mkdir(parents=True, exist_ok=True)
-    cleaning = f"tutelage-forget or tutelage-prune is at work in {lake_root}; wait for it, or stop it"
+    cleaning = f"tutelage-forget or tutelage-prune is running in {lake_root}; wait until it ends, or stop it"
     with contextlib.ExitStack() as held:
         # Jobs share the lock; who cleans has it alone.
         held.enter_context(locked(lake_root / LOCK, cleaning, shared=True))

@@ -46,7 +46,7 @@ def test_a_drifted_day_is_quarantined_shown_and_accepted(tmp_path: Path) -> None
     page = (tmp_path / "report/index.html").read_text("utf-8")
     assert "Quarantine: data: 2026-01-05 skipped (fail; nulls of country is 1, 0.1 is the bound; " in page
     assert "Quarantine: teacher, student: 2026-01-05 skipped (its data is in quarantine)" in page
-    assert "The data by day" in page
+    assert "<h2>Data by day</h2>" in page
     assert "A day between dashed lines is in quarantine." in page
 
     # The next run does not try the day again.

@@ -437,7 +437,7 @@ def session(run: Run, version: Version, tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(CONFIG)
     shutil.copytree(run.folder("control"), run.folder("unpublished"))
-    return Session.open(config=str(path), workdir=str(run.root), read_only=True)
+    return Session.open(config=str(path), workdir=str(run.root))
 
 
 def _printed(text: str, name: str) -> list[str]:

@@ -71,7 +71,7 @@ def test_the_version_is_the_package_s() -> None:
         (["--colour=red"], "Unknown command line flag 'colour'; --help lists the flags"),
         (
             ["--smoke"],
-            "flag --config=None: Flag --config must have a value other than None.; --help lists the",
+            "--config and --workdir must be given; --help lists the flags",
         ),
         (["--config=x", "--workdir=w", "red"], "'red' is no flag; flags are written --name=value"),
     ],

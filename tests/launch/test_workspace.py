@@ -332,7 +332,7 @@ def test_a_workdir_without_data_and_models_takes_any_experiment(tmp_path: Path) 
         _synthetic().schema, features=(*_synthetic().schema.features, Feature(name="age", dtype="float32"))
     )
     other = dataclasses.replace(
-        _synthetic("source.seed=2", "teacher.model.hidden=16", "name=other"), schema=schema
+        _synthetic("source.seed=2", "teacher.model.backbone.hidden=16", "name=other"), schema=schema
     )
     run = open_workdir(str(tmp_path), other)
     assert json.loads((tmp_path / "config.json").read_text()) == other.identity
@@ -344,7 +344,7 @@ def test_a_workdir_without_data_and_models_takes_any_experiment(tmp_path: Path) 
 
 def test_a_workdir_with_data_and_no_model_keeps_its_source_and_schema(tmp_path: Path) -> None:
     _commit_a_day(open_workdir(str(tmp_path), _synthetic()))
-    changed = _synthetic("teacher.model.hidden=16", "training.batch_size=64", "name=other")
+    changed = _synthetic("teacher.model.backbone.hidden=16", "training.batch_size=64", "name=other")
     open_workdir(str(tmp_path), changed)
     assert json.loads((tmp_path / "config.json").read_text()) == changed.identity
     for override, says in (
@@ -362,8 +362,8 @@ def test_a_workdir_with_a_model_belongs_to_its_experiment(tmp_path: Path, left: 
         _train(run, "control")
     else:
         (run.checkpoints("control").folder / "within-000001").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"teacher\.model\.hidden was \[16, 8\] and is \[16\]"):
-        open_workdir(str(tmp_path), _synthetic("teacher.model.hidden=16"))
+    with pytest.raises(UserError, match=r"teacher\.model\.backbone\.hidden was \[16, 8\] and is \[16\]"):
+        open_workdir(str(tmp_path), _synthetic("teacher.model.backbone.hidden=16"))
 
 
 def test_reading_a_workdir_writes_nothing(tmp_path: Path) -> None:

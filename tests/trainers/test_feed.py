@@ -98,7 +98,7 @@ def test_an_example_has_its_user_s_history_or_an_empty_one(tmp_path: Path) -> No
     commit(lake, DAYS[1], frame(DAYS[1], rows))
     ranker = Ranker(schema, MODEL)
     with pytest.raises(
-        UserError, match=r"^day 2026-01-02 of .*/histories is not there, or older than the days"
+        UserError, match=r"^day 2026-01-02 of .*/histories is missing, or older than the days"
     ):
         Feed(lake, ranker.transform).read(DAYS[1])
     # A model that is without it needs none.

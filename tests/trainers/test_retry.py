@@ -33,8 +33,8 @@ def test_a_teacher_whose_disk_fails_for_a_while_ends_as_the_undisturbed_one(
     train_teacher(run, DAYS[:1])
     monkeypatch.setattr(Checkpoints, "restore", failing(1, EIO, Checkpoints.restore))
     train_teacher(run, DAYS)
-    told = [message.split(":")[0] for message in caplog.messages if "tried again in 1 s" in message]
-    assert told == [
+    retried = [message.split(":")[0] for message in caplog.messages if "trying again in 1 s" in message]
+    assert retried == [
         "teacher, the rows of 2026-01-01",
         "teacher, labels of 2026-01-01",
         "teacher, metrics of 2026-01-01",
