@@ -52,7 +52,7 @@ class AuxiliaryTower(tf.keras.layers.Layer):
         """Copy the initial weights of the served tower, which has the same shape.
 
         Towers that start apart ask the layers below them for different things. What the teacher then trains into
-        those layers the served tower cannot read: late students of KuaiRand were worse for it (docs/design.md).
+        those layers the served tower cannot read: late students of KuaiRand were worse for it (docs/decisions.md).
         """
         for layer, like in zip([*self.tower, self.head], [*layers, head], strict=True):
             for variable, value in zip(layer.variables, like.variables, strict=True):

@@ -13,12 +13,22 @@ ROOMS = ("pipeline", "models", "trainers", "export", "launch")
 
 
 def imports(source: str) -> Iterator[tuple[str, str]]:
-    """Yield (module, name) of every import in `source`; `name` is "" in `import module`."""
-    for node in ast.walk(ast.parse(source)):
+    """Yield (module, name) of every import in `source` that may run; `name` is "" in `import module`."""
+    tree = ast.parse(source)
+    blocks = (node for node in ast.walk(tree) if isinstance(node, ast.If) and _for_types(node.test))
+    # A type checker has the whole tree.
+    skipped = {node for block in blocks for each in block.body for node in ast.walk(each)}
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from ((node.module, alias.name) for alias in node.names)
+
+
+def _for_types(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def missing(root: Path) -> list[str]:

@@ -32,6 +32,7 @@ def root(tmp_path: Path) -> Path:
         "from tutelage.models.losses import mse",
         "from tutelage.pipeline.schema import Schema",
         "from tutelage.pipeline import Lake",  # a public name that __init__.py mentions
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tutelage.trainers.feed import Feed",
     ],
 )
 def test_an_import_that_the_target_holds_is_not_named(root: Path, source: str) -> None:
@@ -45,6 +46,7 @@ def test_an_import_that_the_target_holds_is_not_named(root: Path, source: str) -
         ("import tutelage.trainers.feed", "tutelage.trainers.feed"),
         ("from tutelage import trainers", "tutelage.trainers"),
         ("from tutelage.models.losses import listwise", "tutelage.models.losses.listwise"),
+        ("if 1:\n    pass\nelse:\n    import tutelage.export.card", "tutelage.export.card"),
         ("def f():\n    from tutelage.pipeline.days import parse", "tutelage.pipeline.days.parse"),
     ],
 )

@@ -31,7 +31,10 @@ from tutelage.trainers.config import GateConfig, StudentConfig, TeacherConfig, T
 GATE = GateConfig(min_days=9, trailing_days=9)
 MODEL = ModelConfig(embedding_dim=4, backbone=MLP(hidden=(8, 4)))
 SCHEMA = Schema(
-    features=(Feature(name="user", dtype="int64", rows=50, scope="user"), Feature(name="item", dtype="int64", rows=50)),
+    features=(
+        Feature(name="user", dtype="int64", capacity=50, scope="user"),
+        Feature(name="item", dtype="int64", capacity=50),
+    ),
     tasks=(Task(name="click", label="click"), Task(name="buy", label="buy", matures_after="2d")),
     key=("user", "item", "event_time_us"),
     late_days=1,

@@ -1,8 +1,9 @@
-"""Every command of README.md is run here, on as little data as it takes; one that is not known here fails."""
+"""Every command of README.md and docs/ is run here, on as little data as it takes; one that is not known here fails."""
 
 import dataclasses
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,21 +19,32 @@ import pytest
 
 from tests.own_events import write_logs
 from tutelage.launch.config import load
-from tutelage.models.config import Distillation, ModelConfig, distil
-from tutelage.pipeline.schema import Feature, Growth
-from tutelage.trainers.config import StudentConfig
+from tutelage.models import MLP, CrossEntropy, Distillation, ModelConfig, distil
+from tutelage.pipeline import Feature, Growth
+from tutelage.trainers import StudentConfig, TeacherConfig
 
 pytestmark = pytest.mark.end_to_end
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+TEXT = "\n".join([README, *(PAGES[name] for name in sorted(PAGES))])
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+NAMES = {
+    name.__name__: name
+    for name in (MLP, CrossEntropy, Distillation, ModelConfig, StudentConfig, TeacherConfig, distil)
+}
 ROWS = re.findall(r"^\| (`tutelage-.*) \|$", README, re.MULTILINE)  # of the table of commands
+
+
+def _blocks(language: str, text: str = TEXT) -> list[str]:
+    """The fenced blocks of a language; those of a list are indented."""
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
 
 
 def _commands(language: str) -> list[str]:
     """Of the fenced blocks of a language, without their comments."""
-    text = "".join(re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
+    text = "".join(_blocks(language))
     lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.replace("\\\n", " ").splitlines())
     return [line for line in lines if line]
 
@@ -106,7 +118,7 @@ def _kuairand(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     printed = _shell(f"{line} --smoke --end_day=2022-04-25 {students}", folder)
     kept = int(re.search(r" = ([\d,]+) kept", printed)[1].replace(",", ""))  # type: ignore[index]
     assert kept > 10_000
-    (read,) = re.findall(r"`(polars\.read_delta\(.*?\))`", README)
+    (read,) = re.findall(r"`(polars\.read_delta\(.*?\))`", PAGES["tables"])
     request.getfixturevalue("monkeypatch").chdir(folder)
     interactions = eval(read, {"polars": polars})
     assert interactions.height == kept
@@ -120,7 +132,8 @@ def _study(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     printed = _shell(small, folder)
     assert "1 of 1: base-1, " in printed
     for name in re.findall(
-        r"`S/(study/results.html)`, `(results.md)` and\nthe Delta tables `(\w+)` and `(\w+)`", README
+        r"`S/(study/results.html)`, `(results.md)` and\s+the Delta tables `(\w+)` and `(\w+)`",
+        PAGES["distillation"],
     )[0]:
         assert (folder / "S/study" / name.removeprefix("study/")).exists()
 
@@ -253,7 +266,7 @@ AFTER_DEMO = {
     "tutelage-export": ("--end_day=2026-01-01", "Nothing to do: every day that auxiliary is trained on"),
     "tutelage-skew": ("", "5,000 requests against 2026-01-01 of interactions"),
     "tutelage-rollback": ("", "Nothing to do: the teacher is trained on no day after 2026-01-01"),
-    "tutelage-forget": ("", "0 rows of 0 days are of user_id 7"),
+    "tutelage-forget": ("", "0 rows on 0 days belong to user_id 7"),
     "tutelage-prune": ("", "removing: old files of lake/interactions"),
     "tutelage-report": ("", "Report: "),
     "tutelage-status": ("", "To materialise: 2026-01-03"),
@@ -265,16 +278,16 @@ def test_a_command_of_the_readme_does_what_the_text_says(
     line: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     check = next((check for start, check in HOW.items() if _begins(line, start)), None)
-    assert check, f"README.md has {line!r}: say in HOW how it is tested"
+    assert check, f"a page has {line!r}: say in HOW how it is tested"
     check(line, tmp_path, request)
 
 
 def test_no_command_of_the_readme_is_overlooked() -> None:
     for start in HOW:
-        assert any(_begins(line, start) for line in COMMANDS), f"README.md no longer has {start!r}"
-    fences = re.findall(r"^```(.*)$", README, re.MULTILINE)
-    assert set(fences[::2]) == {"sh", "cron", "python"}
-    inline = set(re.findall(r"`(make [\w-]+|tutelage-\w+)", README))
+        assert any(_begins(line, start) for line in COMMANDS), f"no page has {start!r} any more"
+    fences = re.findall(r"^ *```(.*)$", TEXT, re.MULTILINE)
+    assert set(fences[::2]) <= {"sh", "cron", "python"}
+    inline = set(re.findall(r"`(make [\w-]+|tutelage-\w+)", TEXT))
     assert inline <= {*HOW, *SCRIPTS}
 
 
@@ -308,24 +321,50 @@ def test_every_row_of_the_table_runs_after_the_demo(demo: Demo) -> None:
         assert says in _shell(f".venv/bin/{asked} {demo.flags} {more}", demo.folder), asked
 
 
-def test_the_student_of_the_readme_is_one_of_the_kuairand_config() -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    named = eval(code, {"StudentConfig": StudentConfig, "ModelConfig": ModelConfig, "distil": distil})
+def test_the_models_that_the_readme_names_can_be_built() -> None:
+    (code,) = _blocks("python", README)
+    names = {"Transformer": runpy.run_path(str(ROOT / "examples/own_backbone.py"))["Transformer"]}
+    teacher, distillation = (eval(line, {**NAMES, **names}) for line in code.splitlines())
+    assert teacher.model.backbone.layers == 2
+    assert distillation.loss.temperature == 2
+
+
+def test_the_student_of_the_page_on_distillation_is_one_of_the_kuairand_config() -> None:
+    (code,) = _blocks("python", PAGES["distillation"])
+    named = eval(code, NAMES)
     student = load("kuairand").student("late_auxiliary")
     assert (named.distillation, named.baseline) == (student.distillation, student.baseline)
-    told = re.findall(
-        r"^\| `(\w+)`(?:, `(\w+)`)? \|", README.partition("| field | says |")[2].partition("\n\n")[0], re.M
+    table = PAGES["distillation"].partition("| field | says |")[2].partition("\n\n")[0]
+    told = {
+        name
+        for cells in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+        for name in re.findall(r"\w+", cells)
+    }
+    assert told < {field.name for field in dataclasses.fields(Distillation)}
+
+
+def test_the_code_of_the_page_on_extending_runs(demo: Demo, tmp_path: Path) -> None:
+    wide, loss, store = _blocks("python", PAGES["extending"])
+    (tmp_path / "W").symlink_to(demo.folder / "demo")
+    program = f"{wide}\n{loss}\n{store}\n" + (
+        "from tutelage.models import Distillation, ModelConfig\n"
+        "assert ModelConfig(backbone=Wide(units=128), embedding_dim=16).backbone.units == 128\n"
+        'assert isinstance(Distillation(task="click", loss=AbsoluteError()).loss, SoftLoss)\n'
+        "print(day, len(labels), *counts.values())\n"
     )
-    fields = {name for names in told for name in names if name}
-    assert fields < {field.name for field in dataclasses.fields(Distillation)}
+    (tmp_path / "page.py").write_text(program)
+    command = [sys.executable, "page.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2026-01-01 5000 5000 0 0\n"
 
 
-def test_the_growing_feature_of_the_readme_is_one() -> None:
-    (code,) = re.findall(r"`(Feature\(.*?\))`", README)
+def test_the_growing_feature_of_the_page_on_data_is_one() -> None:
+    (code,) = re.findall(r"`(Feature\([^`…]*?grows=.*?\))`", PAGES["own-data"])
     assert eval(code, {"Feature": Feature, "Growth": Growth}).grows == Growth(min_seen=2, unseen_days=14)
 
 
-def test_the_results_were_made_by_the_command_that_the_readme_gives() -> None:
+def test_the_results_were_made_by_the_command_that_the_page_gives() -> None:
     (command,) = (line for line in COMMANDS if "tutelage-study" in line)
     lines = (ROOT / "docs/results.md").read_text("utf-8").splitlines()
     assert f"    {command.removeprefix('.venv/bin/')}" in lines

@@ -31,7 +31,7 @@ from tutelage.trainers.config import SuccessorConfig
 
 def experiment(*, smoke):
     made = heirs_config.experiment(smoke=smoke)
-    age, tags = Feature(name="age", dtype="float32"), Feature(name="tags", dtype="string", rows=10, length=2)
+    age, tags = Feature(name="age", dtype="float32"), Feature(name="tags", dtype="string", capacity=10, length=2)
     schema = replace(made.schema, features=(age, *made.schema.features, tags))
     wide = made.successor.teacher
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.run import TEACHER
 
+ATTEMPTS = itertools.count(10)
 CONTROL = StudentConfig(name="control", model=MODEL)
 SNAPSHOT = dataclasses.replace(AUXILIARY, name="snapshot", producer="snapshot")
 LATE = dataclasses.replace(CONTROL, name="late", first_day=DAYS[2])
@@ -93,7 +95,7 @@ def _label(session: Session, producer: str, day: date, *, snapshot: date | None,
     else:
         file = lake.soft_labels.write_file(partition, rows, name="part")
         source = lake.label_sources([day])[day]
-        lake.soft_labels.commit(partition, [file], attempt=id(file), source=source)
+        lake.soft_labels.commit(partition, [file], attempt=next(ATTEMPTS), source=source)
 
 
 @pytest.fixture(scope="module")
