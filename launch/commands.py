@@ -80,7 +80,7 @@ COMMANDS = {
             name="run",
             function="run:run",
             does="do everything that the days asked for still need, from raw data to the report.",
-            flags=[_texts("reset", [], "Train this student anew from its first day (repeatable).")],
+            flags=[_texts("reset", [], "Train this student from scratch, from its first day (repeatable).")],
         ),
         Command(
             name="materialize",
@@ -113,7 +113,7 @@ COMMANDS = {
             name="student",
             function="actions.train:student",
             does="train a student on the days asked for that it lacks.",
-            flags=[_STUDENT, _switch("reset", False, "Train it anew from its first day."), *_ACCEPT],
+            flags=[_STUDENT, _switch("reset", False, "Train it from scratch, from its first day."), *_ACCEPT],
         ),
         Command(
             name="export",

@@ -23,8 +23,8 @@ from tutelage.launch.workspace import claim_student, claim_successor, reset_stud
 def run(session: Session, *, reset: Sequence[str] = ()) -> None:
     """Bring the days asked for from raw data to served models and a report.
 
-    `reset` names students to train anew from their first day. Raises UserError where a step fails, and, after all
-    steps are done, where a day of data is in quarantine or a version was not blessed.
+    `reset` names students to train from scratch, from their first day. Raises UserError where a step fails, and, after
+    all steps are done, where a day of data is in quarantine or a version was not blessed.
     """
     with locks.alone(session.run):
         started = time.monotonic()

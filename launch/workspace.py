@@ -196,7 +196,7 @@ def claim_successor(run: Run, successor: SuccessorConfig) -> None:
 
 def claim_student(run: Run, student: StudentConfig) -> None:
     """Record a student's config. Raises UserError where it was trained with another one."""
-    how = f"pass --reset to train {student.name} anew, or give the changed one a new name"
+    how = f"pass --reset to train {student.name} from scratch, or give the changed one a new name"
     _claim(run, student.name, student, f"student {student.name!r}", how)
 
 

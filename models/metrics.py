@@ -1,6 +1,6 @@
 """Metrics of one day's scores, exact, in NumPy: over all rows, or by user.
 
-Arguments are arrays [rows] unless they say otherwise. `weight` says how many rows each row stands for; None: one.
+Arguments are arrays [rows] unless they say otherwise. `weight` is the weight of each row; None: one.
 """
 
 import numpy as np

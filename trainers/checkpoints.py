@@ -103,7 +103,7 @@ class Checkpoints:
         if any(state.pruned for state in self.states() if state.day == day):
             raise UserError(
                 f"the checkpoint of {day} in {self.folder} was pruned; put its folder back from a copy, or "
-                "train the model anew"
+                "train the model from scratch"
             )
         if not path.with_suffix(".index").exists():
             raise UserError(f"no checkpoint of {day} in {self.folder}; train that day first")

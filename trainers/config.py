@@ -203,7 +203,7 @@ class StudentConfig:
     new_teacher: Literal["keep", "mask", "adapt"] = "keep"
     """What happens when the labels come from a new teacher. `keep`: nothing; `mask`: the labels of its first
     `mask_days` are masked, and counted as `teacher_changed`; `adapt`: the adapters, which correct the teacher's
-    labels, start anew. It may be changed in a workdir at any time."""
+    labels, start from scratch. It may be changed in a workdir at any time."""
     mask_days: int = 0
     """The days of `mask`."""
 

@@ -300,7 +300,7 @@ class DayLoop:
                 f", or keep it as it is with --accept_day={day.day} --reason=..." if judged.rows else ""
             )
             raise UserError(
-                f"{message}. Mend the day and materialise it again, or change the model's gate (its bounds, "
+                f"{message}. Correct the day and materialise it again, or change the model's gate (its bounds, "
                 f"or on_failure to skip or retry){as_it_is}"
             )
         if self.trainer.state:

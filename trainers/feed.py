@@ -183,7 +183,7 @@ def _check_labels(frame: pl.DataFrame, schema: Schema, day: date) -> None:
         if missing and label not in masked:
             raise UserError(
                 f"day {day}: the label {label!r} is null in {missing:,} rows, as it came to the schema later; let "
-                "the model begin with a later day (first_day), or be without its task, or make the day anew "
+                "the model begin with a later day (first_day), or be without its task, or make the day again "
                 "with tutelage-materialize"
             )
 

@@ -260,7 +260,7 @@ def describe_start(run: Run, model: str) -> str | None:
     ]
     return (
         f"{model}: starts with {len(found['taken'])} variables of {found['teacher']}'s after {found['day']}; "
-        f"anew: {', '.join(anew) or 'none'}"
+        f"from scratch: {', '.join(anew) or 'none'}"
     )
 
 
@@ -269,9 +269,9 @@ def warm_start(trainer: Trainer, teacher: Trainer, run: Run, successor: Successo
 
     Both trainers are untrained; `run` is that of the present teacher. A variable matches by its name in the model
     and its shape, and its optimizer slots are copied with it. The embedding table is copied feature by feature; the
-    vocabulary of a growing feature comes along with its embeddings. Where any dense variable starts anew, the counts
-    of updates do too, because Adam's bias correction is for averages that begin at 0; the copied variables then move
-    more slowly for about 1,000 updates.
+    vocabulary of a growing feature comes along with its embeddings. Where any dense variable starts from scratch, the
+    counts of updates do too, because Adam's bias correction is for averages that begin at 0; the copied variables
+    then move more slowly for about 1,000 updates.
 
     `Run.warm_start` records what became of each variable. Raises UserError where the teacher was not trained up to
     the day before, or where that checkpoint was pruned.

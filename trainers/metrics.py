@@ -38,7 +38,7 @@ def task_metrics(
         target: what the network is trained on (`TaskKind.target`), [rows].
         outputs: raw outputs [rows] by name.
         groups: the users' ids [rows], for the metrics that compare the rows of one user.
-        weight: how many rows each row stands for, [rows].
+        weight: the weight of each row, [rows].
     """
     return kind_of(task).metrics(target, raw_outputs(task, outputs), groups=groups, weight=weight)
 
@@ -64,7 +64,7 @@ def day_metrics(
         basis: which scores these are, as in `day_ahead`.
         slices: bool [rows] by name; each is judged on its own, after all rows (slice '').
         groups: the users' ids [rows], for the metrics that compare the rows of one user.
-        weight: how many rows each row stands for, [rows]; the column `rows` counts those that are there.
+        weight: the weight of each row, [rows]; the column `rows` counts those that are there.
     """
     everything = {"": np.ones(len(targets), bool), **slices}
     return [

@@ -135,7 +135,7 @@ class Trainer:
         return first + np.arange(updates, dtype=np.int64).repeat(self.batch_size)[:examples]
 
     def _reset(self, indices: np.ndarray, day: date) -> None:
-        """Start these embeddings anew, with random numbers that belong to the day."""
+        """Start these embeddings again, with random numbers that belong to the day."""
         (table,) = self.sparse
         (accumulator,) = self.slots(table)
         shape = [len(indices), table.shape[1]]

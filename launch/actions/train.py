@@ -45,7 +45,7 @@ def teach(
 def student(
     session: Session, *, student: str, reset: bool = False, accept_day: str | None = None, reason: str = ""
 ) -> None:
-    """Train a student; `reset` trains it anew from its first day."""
+    """Train a student; `reset` trains it from scratch, from its first day."""
     day = accepted_day(session, accept_day, reason)
     config = session.experiment.student(student)
     if reset:

@@ -215,7 +215,7 @@ def unlearn(session: Session, days: Sequence[date]) -> str:
             "its labels; "
         )
     elif met:
-        how = "the teacher was trained on it on its first day: train everything anew in another workdir; "
+        how = "the teacher was trained on it on its first day: train everything from scratch in another workdir; "
     else:
         how = ""
-    return f"A model cannot unlearn: {how}tutelage-student --reset trains a student anew."
+    return f"A model cannot unlearn: {how}tutelage-student --reset trains a student from scratch."

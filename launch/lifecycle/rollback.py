@@ -32,7 +32,7 @@ def plan(session: Session, to_day: date) -> list[Action]:
             )
         raise UserError(
             f"--to_day={to_day}: {model} would go back to {last}, and its checkpoint of that day was pruned; "
-            f"give a later day, or train it anew with tutelage-student --student={model} --reset"
+            f"give a later day, or train it from scratch with tutelage-student --student={model} --reset"
         )
     return invalidation.actions(session, reason=f"the teacher was taken back to {to_day}")
 

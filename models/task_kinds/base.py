@@ -117,7 +117,7 @@ class TaskKind(TaskSpec):
             target: as `target` made it, [rows]; none is NaN.
             raw: the raw outputs, [rows, k].
             groups: the users' ids [rows], for metrics that compare the rows of one user; None: there are none.
-            weight: how many rows each row stands for, [rows]; None: one.
+            weight: the weight of each row, [rows]; None: one.
         """
         return {
             self.loss_name: mean(self.row_loss(target, raw), weight),

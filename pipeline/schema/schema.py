@@ -231,7 +231,7 @@ class Schema:
         return {f.name: f.array(frame[f.name]) for f in self.inputs() if f.name in wanted}
 
     def example_weight(self, frame: pl.DataFrame) -> np.ndarray | None:
-        """Return how many examples each one stands for, float32 [examples]: 1/rate for a negative, 1 for a positive.
+        """Return the weight of each example, float32 [examples]: 1/rate for a negative, 1 for a positive.
 
         None where nothing was downsampled.
         """

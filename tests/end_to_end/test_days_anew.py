@@ -1,4 +1,4 @@
-"""The real commands on logs that change: late events are waited for, a day made anew is learnt again."""
+"""The real commands on logs that change: late events are waited for, a day made again is trained on again."""
 
 import json
 import os
@@ -115,7 +115,7 @@ def test_a_day_made_anew_is_learnt_again_with_all_after_it_as_if_it_had_been_so_
     # Somebody finds 50 more events of the second day.
     found = [event | {"ts": event["ts"] + 3600} for event in _events(DAYS[1], 50)]
     _write(one / "raw", DAYS[1], found)
-    assert "Nothing to do" in _run("run", one)  # a day is made anew when that is asked for
+    assert "Nothing to do" in _run("run", one)  # a day is made again only on request
     _run("materialize", one, "--start_day=2026-01-02", "--end_day=2026-01-02")
     stale = (
         "teacher from 2026-01-02 on (2 days), control from 2026-01-02 on (2 days), auxiliary from 2026-01-02 on "

@@ -273,7 +273,7 @@ def test_a_student_is_claimed_as_it_is_and_refused_when_changed(tmp_path: Path) 
     assert str(error.value) == (
         "student 'auxiliary' was made with another config: "
         "model.backbone.hidden was [4, 2] and is [8, 4]; distillation.click.alpha was 1.0 and is 3.0; "
-        "pass --reset to train auxiliary anew, or give the changed one a new name"
+        "pass --reset to train auxiliary from scratch, or give the changed one a new name"
     )
 
 

@@ -161,7 +161,7 @@ def test_a_label_added_to_the_schema_later_is_refused_by_a_model_with_its_task(
         Feed(grown, ranker.transform).read(DAY)
     assert str(error.value) == (
         "day 2026-01-01: the label 'liked' is null in 4 rows, as it came to the schema later; let the model begin "
-        "with a later day (first_day), or be without its task, or make the day anew with tutelage-materialize"
+        "with a later day (first_day), or be without its task, or make the day again with tutelage-materialize"
     )
     day = Feed(grown, ranker.transform, without=["like"]).read(DAY)
     same = Feed(lake, ranker.transform).read(DAY)

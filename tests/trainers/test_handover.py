@@ -63,7 +63,7 @@ def test_it_takes_over_after_the_first_days_on_which_no_task_is_worse(run: Run) 
     assert checks["watch ltv_loss"] == (2, 2, 2)
 
 
-def test_days_that_students_were_trained_on_are_not_decided_anew(run: Run) -> None:
+def test_days_that_students_were_trained_on_are_not_decided_again(run: Run) -> None:
     _record(run, "teacher-wide", [0.1, 0.5, 0.5, 0.5, 0.5], [0.1, 1, 1, 1, 1])
     assert _compared(run).days == DAYS[1:3]  # type: ignore[union-attr]
     # A student was trained on its labels up to the fourth day. One that reads none does not count.

@@ -1,4 +1,4 @@
-"""Which ids have their own embedding, day after day: assigned, kept, forgotten, assigned anew. Expected by hand."""
+"""Which ids have their own embedding, day after day: assigned, kept, forgotten, assigned again. Expected by hand."""
 
 from datetime import date
 from typing import Any

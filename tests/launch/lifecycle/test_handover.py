@@ -118,7 +118,7 @@ def test_a_successor_is_trained_beside_the_teacher_until_it_takes_over(ready: Se
     assert after.run.labeller(DAYS[0]).min_examples == OLD.min_examples
 
 
-def test_days_that_students_were_trained_on_with_the_old_labels_are_not_decided_anew(ready: Session) -> None:
+def test_days_that_students_were_trained_on_with_the_old_labels_are_not_decided_again(ready: Session) -> None:
     control, auxiliary = (s.name for s in BESIDE.students if s.name in ("control", "auxiliary"))
     _record(ready, control, *DAYS)
     found = handover.compare(ready.run, ready.successor, BESIDE.students)  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def test_no_student_is_trained_while_it_is_decided_from_which_day_on_it_reads_ot
     assert read_takeovers(ready.run.root) == ()
 
 
-def test_a_change_that_another_process_has_decided_meanwhile_is_not_decided_anew(
+def test_a_change_that_another_process_has_decided_meanwhile_is_not_decided_again(
     ready: Session,
 ) -> None:
     assert steps.take_over(ready)
@@ -187,7 +187,7 @@ def test_a_line_describes_what_a_successor_started_with(ready: Session) -> None:
     found = {"teacher": "teacher", "day": "2026-01-01", "taken": ["a", "b"], "anew": anew}
     ready.run.warm_start("teacher-wide").write_text(json.dumps(found))
     assert handover.describe_start(ready.run, "teacher-wide") == (
-        "teacher-wide: starts with 2 variables of teacher's after 2026-01-01; anew: embeddings/topic [256, 2], "
+        "teacher-wide: starts with 2 variables of teacher's after 2026-01-01; from scratch: embeddings/topic [256, 2], "
         "shared/0/kernel [19, 9] (there [17, 9])"
     )
 
