@@ -163,7 +163,7 @@ def _nightly(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     # Absolute paths are put below `folder`. The world begins yesterday, and only the teacher learns it.
     home = re.match(r"cd /(\S+) && ", command)
     assert home
-    command = re.sub(r"(?<=[ =])/", f"{folder}/", command).replace("=kuairand", "=synthetic")
+    command = re.sub(r"(?<=[ =])/", f"{folder}/", command).replace("=my_config.py", "=synthetic")
     yesterday = _yesterday()
     world = f"--start_day=yesterday --set=source.first_day={yesterday}"
     printed = _shell(f"{command} --smoke {world} {_only('synthetic')}", folder / home[1])
