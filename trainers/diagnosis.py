@@ -49,20 +49,6 @@ def agreement(teacher: np.ndarray, student: np.ndarray) -> dict[str, float]:
     }
 
 
-def transfer_ratio(distilled: ArrayLike, student: ArrayLike, teacher: ArrayLike) -> np.ndarray:
-    """Return η = (student_KD − student) / (teacher − student) of losses (Rec-Distill, arXiv 2605.29755).
-
-    It is the share of the teacher's lead that distillation gives to the student: 0 is none, 1 all of it.
-    NaN where the teacher is no better than the student alone.
-
-    >>> float(transfer_ratio(0.5, 0.75, 0.25))
-    0.5
-    """
-    lead = np.subtract(student, teacher)
-    gain = np.subtract(student, distilled)
-    return np.where(lead > 0, gain / np.where(lead > 0, lead, 1.0), np.nan)
-
-
 def diversity(
     score: np.ndarray, user: np.ndarray, item: np.ndarray, popularity: np.ndarray, *, k: int
 ) -> dict[str, float]:

@@ -295,6 +295,7 @@ def with_interval(name: str, drawn: np.ndarray) -> dict[str, float]:
 def _transfer_ratio(gap: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
     """Return the ratio of two gaps [1 + draws]: the arm's loss − its baseline's, and the teacher's − the baseline's.
 
+    It is the share of the teacher's lead that the arm takes over (Rec-Distill, arXiv 2605.29755): 0 is none, 1 all.
     A draw whose teacher is no better than the baseline has no ratio, and leaves the interval open on both sides.
     """
     better = teacher < 0

@@ -11,7 +11,6 @@ from tutelage.trainers.diagnosis import (
     buckets,
     calibration_by,
     diversity,
-    transfer_ratio,
 )
 
 
@@ -69,12 +68,6 @@ def test_agreement_with_a_constant_is_no_correlation() -> None:
     found = agreement(np.zeros(3), np.arange(3.0))
     assert math.isnan(found["pearson"])
     assert math.isnan(found["spearman"])
-
-
-def test_transfer_ratio_is_the_share_of_the_teachers_lead() -> None:
-    # The teacher leads by .04; .03 of that is gained, .01 lost, all gained.
-    assert transfer_ratio([0.57, 0.61, 0.56], 0.60, 0.56) == pytest.approx([0.75, -0.25, 1.0])
-    assert np.isnan(transfer_ratio(0.5, 0.6, [0.6, 0.7])).all()
 
 
 def test_diversity_of_the_top_of_each_users_list() -> None:
