@@ -4,14 +4,16 @@ import re
 import unicodedata
 
 MASK = "***"
+# A path made of a URL has lost one of its slashes.
+_SCHEME = r"[A-Za-z][\w+.-]*:/{1,2}"
 _SECRET = (
     r"[\w.-]*(?:sig|signature|token|secret|passw(?:or)?d|pwd|credential|accesskeyid|access_?key|api_?key|key)"
 )
 _MASKED = (
     # user:password@ of any URL, whatever characters should have been quoted. A number before a slash is a port.
-    (re.compile(r"(?<=://)[^\s/?#@:'\"]*:(?!:|\d+[/?#])\S*@"), f"{MASK}@"),
+    (re.compile(rf"({_SCHEME})[^\s/?#@:'\"]*:(?!:|\d+[/?#])\S*@"), rf"\g<1>{MASK}@"),
     # A token in the place of the user. In abfs://container@account it is no secret.
-    (re.compile(r"(?<=http://|ttps://)[^\s/?#@'\"]+@"), f"{MASK}@"),
+    (re.compile(r"(https?:/{1,2})[^\s/?#@'\"]+@"), rf"\g<1>{MASK}@"),
     (re.compile(rf"([?&;]{_SECRET}=)[^\s&;#'\"]*", re.IGNORECASE), rf"\g<1>{MASK}"),
 )
 

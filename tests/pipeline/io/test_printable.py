@@ -44,6 +44,7 @@ def test_lines_stay_lines() -> None:
         ("sftp://me:p@ss/w:rd@host/logs", "sftp://***@host/logs"),
         ("zip://a.zip::https://me:pw@host/a", "zip://a.zip::https://***@host/a"),
         ("ftp://me:p'w#1?x@host/a", "ftp://***@host/a"),
+        ("no file 'https:/me:pw@host/a.zip'", "no file 'https:/***@host/a.zip'"),
         ("https://ghp_token@github.com/a", "https://***@github.com/a"),
         ("'ftp://:pw@host/a': cannot", "'ftp://***@host/a': cannot"),
         ("https://h/b?sv=1&sig=a%2Fb%3D&se=2", "https://h/b?sv=1&sig=***&se=2"),
