@@ -25,7 +25,12 @@ def echo(text: str = "", *, style: str | None = None) -> None:
 
 
 def print_waits(session: Session, *, needed: bool = False) -> None:
-    """Print which days are not released. Raises UserError where released days are `needed` and there is none."""
+    """Print how the days asked for were moved to whole slices, and which of them are not released.
+
+    Raises UserError where released days are `needed` and there is none.
+    """
+    if session.moved:
+        echo(session.moved)
     if needed and not session.days:
         raise UserError(f"no day asked for is released: {session.waits()}; ask for earlier days")
     if waits := session.waits():

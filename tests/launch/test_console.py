@@ -9,8 +9,11 @@ from rich.text import Text
 
 from tests.launch.small import DAYS
 from tutelage.launch.actions.console import echo, out
+from tutelage.launch.actions.materialize import materialize_days
 from tutelage.launch.report.summary import PrintableConsole, print_table, simple_table
+from tutelage.launch.session import Session
 from tutelage.pipeline.io.json import read_json
+from tutelage.pipeline.materialize import Counts, Materialized
 from tutelage.pipeline.quarantine import Quarantine
 
 ODD = "\x1b[2Jred\u202e"
@@ -49,3 +52,24 @@ def test_the_record_of_a_day_holds_no_password(tmp_path: Path) -> None:
         "differences": ["click of ftp://***@host/a.csv is missing"],
     }
     assert record["reason"] == "see ftp://***@c"
+
+
+def test_the_rows_of_quarantined_days_are_in_the_sum_that_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Materialized(
+        days={DAYS[0]: Counts(rows_in=10, kept=8, dropped={"bad_key": 2})},
+        quarantined={DAYS[1]: "fail; rows is 5, 9 is the bound"},
+        held={DAYS[1]: Counts(rows_in=7, kept=5, dropped={"bad_key": 1, "duplicate": 1})},
+        elsewhere={"outside_days": 3},
+        seconds=1.0,
+    )
+    monkeypatch.setattr("tutelage.launch.steps.materialize", lambda session, days, progress: done)
+    session = Session.open(config="synthetic", workdir=str(tmp_path))
+    assert materialize_days(session, DAYS[:2]) == [DAYS[1]]
+    # 20 = 8 + 7 + 5
+    assert capsys.readouterr().out == (
+        "materialize: 1 days, 20 rows in = 8 kept + 7 dropped (3 bad_key, 1 duplicate, 3 outside_days) "
+        "+ 5 quarantined; 1.0 s, 20 rows/s\n"
+        f"quarantine: {DAYS[1]} fail; rows is 5, 9 is the bound\n"
+    )

@@ -82,6 +82,8 @@ def test_a_bad_day_goes_into_quarantine_and_the_days_after_it_go_on(made: tuple[
     assert list(done.quarantined) == [BAD]
     assert done.quarantined[BAD].startswith(SAID)
     assert lake.interactions.partitions()["day"].to_list() == list(done.days)
+    assert (done.held[BAD].rows_in, done.held[BAD].kept, done.held[BAD].dropped) == (ROWS, ROWS, {})
+    assert done.rows_in == len(DAYS) * ROWS
     assert lake.quarantined_days() == [BAD]
     rows = pl.read_parquet(root / "lake/quarantine/interactions")
     assert rows["day"].unique().to_list() == [BAD]
