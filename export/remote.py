@@ -28,18 +28,27 @@ def mirror(folder: Path, target: str) -> None:
     published = versions.published()
     if not published:
         raise UserError(f"{folder} has no version to copy to {target}; export one first")
+    # Each store raises what its own library raises, for an odd URL and for a refusal too.
     try:
         fs, root = fsspec.url_to_fs(target)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"{target}: {error}; give a URL like s3://bucket/models/{folder.name}") from None
+    except Exception as error:
+        raise UserError(
+            f"{target}: {_one_line(error)}; give a URL like s3://bucket/models/{folder.name}"
+        ) from None
     try:
         _mirror(versions, published, fs, root.rstrip("/"), target)
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
         gone = next((version.path for version in published if not version.path.exists()), None)
-        why = f"{gone} was retired in the meantime" if gone else str(error)
+        why = f"{gone} was retired in the meantime" if gone else _one_line(error)
         raise UserError(
             f"{folder} is not fully copied to {target} ({why}); fix that and copy again"
         ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _mirror(versions: Versions, published: Sequence[Version], fs: Any, root: str, target: str) -> None:

@@ -8,17 +8,20 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from types import TracebackType
 from typing import Any, NoReturn
 
 from absl import app, flags
 
 from tutelage.launch.logging_setup import silence
 from tutelage.pipeline.errors import UserError, disk_full_as_user_error
+from tutelage.pipeline.io.printable import printable, printable_lines
 from tutelage.trainers.preemption import SIGNALS, Preempted, stopped
 
 FLAGS = flags.FLAGS
@@ -212,6 +215,7 @@ def _main(command: Command) -> None:
     """Parse the flags, act, and exit: 0, or 1 with one line for a mistake that the user can correct."""
     for number in SIGNALS:
         signal.signal(number, _stop)
+    sys.excepthook = _print_traceback
     given = set(sys.argv[1:])
     if "--version" in given:
         print(f"{_program()} {version('tutelage')}")
@@ -230,7 +234,7 @@ def _main(command: Command) -> None:
         # A thread that still reads a day must not be waited for.
         _end(str(error), error.by)
     except UserError as error:
-        print(f"{_program()}: {error}", file=sys.stderr)
+        print(printable(f"{_program()}: {error}"), file=sys.stderr)
         sys.exit(getattr(error, "status", 1))
 
 
@@ -256,7 +260,7 @@ def _act(command: Command, argv: Sequence[str]) -> None:
         except NothingHereYet as error:
             if own:  # The command was asked about something that ought to be there.
                 raise
-            print(error)
+            print(printable(str(error)))
             return
         function(session, **own)
 
@@ -268,8 +272,13 @@ def _stop(number: int, frame: object) -> None:
 
 def _end(text: str, number: int) -> NoReturn:
     sys.stdout.flush()
-    os.write(2, f"{_program()}: {text}\n".encode())
+    os.write(2, (printable(f"{_program()}: {text}") + "\n").encode())
     os._exit(128 + number)
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of a programming error. Its text may hold what was read from a file."""
+    sys.stderr.write(printable_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _program() -> str:

@@ -11,10 +11,15 @@ import absl.logging
 
 import tutelage.models  # noqa: F401  It selects Keras 2, which has to happen before TensorFlow is imported.
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.printable import printable_lines
 
 
 def silence(*, verbose: bool) -> None:
-    """Show only what this package prints, unless `verbose`. Call it before anything heavy is imported."""
+    """Show only what this package prints, unless `verbose`. Call it before anything heavy is imported.
+
+    From then on every message that is logged is printable.
+    """
+    logging.setLogRecordFactory(PrintableRecord)
     if verbose:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,6 +30,13 @@ def silence(*, verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("tutelage").setLevel(logging.WARNING)
+
+
+class PrintableRecord(logging.LogRecord):
+    """A message that may hold what was read from a file, or a URL with a password."""
+
+    def getMessage(self) -> str:
+        return printable_lines(super().getMessage())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from tutelage.launch.experiment import Experiment
 from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.workspace import open_workdir
 from tutelage.models.config import ModelConfig
-from tutelage.pipeline.days import parse_day, slices_between
+from tutelage.pipeline.days import describe_moves, parse_day, slices_between
 from tutelage.trainers.checkpoints import State, pending
 from tutelage.trainers.config import SuccessorConfig
 from tutelage.trainers.run import TEACHER, Run, successor_model
@@ -27,6 +27,8 @@ class Session:
     """The days asked for that are released."""
     waiting: Mapping[date, datetime] = field(default_factory=dict)
     """The days asked for that are not, and when they will be."""
+    moved: str = ""
+    """How the first and the last day asked for were moved to whole slices; empty where they were not."""
     pruned: frozenset[date] = frozenset()
     """The days asked for that were pruned, and stay so until they are materialised again."""
     raw_dir: str = ""
@@ -65,7 +67,7 @@ class Session:
             parse_day(day, time_zone=schema.time_zone, now=now.astimezone)
             for day in (start_day or experiment.start_day, end_day or experiment.end_day)
         )
-        asked = slices_between(start, end, slice_days=schema.slice_days)
+        asked = slices_between(start, end, slice_days=schema.slice_days, offset=schema.slice_offset)
         until = {day: schema.waits_until(day, now=now) for day in asked}
         run = open_workdir(workdir, experiment, read_only=read_only)
         request = {"config": config, "workdir": workdir, "overrides": overrides, "smoke": smoke, **kept}
@@ -74,6 +76,7 @@ class Session:
             run=run,
             days=[day for day, at in until.items() if at is None],
             waiting={day: at for day, at in until.items() if at is not None},
+            moved=describe_moves(start, end, asked, slice_days=schema.slice_days),
             pruned=run.lake.pruned(asked),
             now=now,
             request={**request, "start_day": start_day, "end_day": end_day, "now": now},

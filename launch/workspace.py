@@ -16,6 +16,7 @@ from tutelage.launch.lifecycle import evolve
 from tutelage.launch.recorded import completed
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.json import read_json
+from tutelage.pipeline.io.links import refuse_links
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
 from tutelage.trainers.handover import TakeOver, read_takeovers
 from tutelage.trainers.run import TEACHER, Run, successor_model
@@ -180,6 +181,7 @@ def _remove_empty_tables(run: Run) -> None:
     with locks.on_tables(run, patience=_PATIENCE, why="the schema has changed, and "):
         if _made_with(run):
             raise UserError(f"another process has just made days in {run.root}; run again")
+        refuse_links(run.root / "lake")
         for log in run.lake.interactions.path.parent.glob("*/_delta_log"):
             shutil.rmtree(log.parent)
 

@@ -21,6 +21,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from tutelage.pipeline.beam_sampling import short_sampling_period
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.links import refuse_link
 from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.lake import LOCK
 
@@ -155,9 +156,10 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
     """Make a new staging folder that only this user can open, and remove it when the job ends.
 
     The next job removes the folder of a job that was killed. Raises UserError while a command cleans the tables,
-    because that would delete rows that are not committed yet.
+    because that would delete rows that are not committed yet, and where the folder of all jobs is a link.
     """
     root = lake_root / ".staging"
+    refuse_link(root)
     root.mkdir(parents=True, exist_ok=True)
     cleaning = f"tutelage-forget or tutelage-prune is running in {lake_root}; wait until it ends, or stop it"
     with contextlib.ExitStack() as held:
@@ -175,7 +177,11 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
 
 
 def left_over(lake_root: Path) -> list[Path]:
-    """Return the staging folders of jobs that run or were killed. The rows of a killed job are in no table."""
+    """Return the staging folders of jobs that run or were killed. The rows of a killed job are in no table.
+
+    Raises UserError where the folder that holds them is a link.
+    """
+    refuse_link(lake_root / ".staging")
     return sorted((lake_root / ".staging").glob("[0-9]*"))
 
 

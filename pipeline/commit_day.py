@@ -12,6 +12,7 @@ import polars as pl
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.links import refuse_links, refuse_path_outside
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quality import QualityConfig, judge
 from tutelage.pipeline.statistics import DayStatistics, Sketches, compare
@@ -126,7 +127,8 @@ def _statistics(lake: Lake, day: date) -> Path:
 
 
 def forget(lake: Lake, day: date) -> None:
-    """Remove the rows and statistics of a day from quarantine. Its record stays."""
+    """Remove the rows and statistics of a day from quarantine. Its record stays. Raises UserError for a link there."""
+    refuse_links(lake.quarantine.folder)
     shutil.rmtree(_rows(lake, day), ignore_errors=True)
     shutil.rmtree(_statistics(lake, day).parent, ignore_errors=True)
 
@@ -134,6 +136,7 @@ def forget(lake: Lake, day: date) -> None:
 def _quarantine(lake: Lake, made: StagedDay, statistics: pl.DataFrame, record: Mapping[str, Any]) -> None:
     """Move a day's files into quarantine, then its statistics, and last the record that names them."""
     day = made.day
+    refuse_links(lake.quarantine.folder)
     folder = _rows(lake, day)
     folder.mkdir(parents=True, exist_ok=True)
     sources = [lake.interactions.path / file.path for file in made.files]
@@ -156,7 +159,7 @@ def accept(lake: Lake, day: date, reason: str) -> int:
     `reason` is recorded in the commit and in the day's record. If it is killed at any point and run again, the
     result is the same.
 
-    Raises UserError where the day is not in quarantine.
+    Raises UserError where the day is not in quarantine, or its record names a file outside of the table.
     """
     record = lake.quarantine.days().get(day)
     if record is None or record["outcome"] != "skipped":
@@ -165,7 +168,11 @@ def accept(lake: Lake, day: date, reason: str) -> int:
         )
     last = record["attempts"][-1]
     files, counts = [], last["counts"]
-    for file in (DataFile(**file) for file in last["files"]):
+    named = [DataFile(**file) for file in last["files"]]
+    for file in named:
+        whose = f"--accept_day={day}: the record {lake.quarantine.folder / f'{day}.json'}"
+        refuse_path_outside(lake.interactions.path / file.path, lake.interactions.path, whose)
+    for file in named:
         source, target = _rows(lake, day) / Path(file.path).name, lake.interactions.path / file.path
         if source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ _EPOCH = date(1970, 1, 1)
 _UNITS = {"h": "hours", "d": "days"}
 
 
-def slice_of(day: date, *, slice_days: int) -> date:
+def slice_of(day: date, *, slice_days: int, offset: int = 0) -> date:
     """Return the first day of the slice that holds `day`. Slices are counted from 1970-01-01.
 
     Example:
@@ -22,17 +22,17 @@ def slice_of(day: date, *, slice_days: int) -> date:
         >>> slice_of(date(2026, 1, 7), slice_days=7)
         datetime.date(2026, 1, 1)
     """
-    return day - timedelta(days=(day - _EPOCH).days % slice_days)
+    return day - timedelta(days=((day - _EPOCH).days - offset) % slice_days)
 
 
-def slice_expr(event_time_us: str, *, time_zone: str, slice_days: int) -> pl.Expr:
+def slice_expr(event_time_us: str, *, time_zone: str, slice_days: int, offset: int = 0) -> pl.Expr:
     """Return `slice_of` for a column of microseconds since 1970 in UTC, by the wall clock of `time_zone`."""
     local = pl.from_epoch(pl.col(event_time_us), time_unit="us").dt.replace_time_zone("UTC")
     number = local.dt.convert_time_zone(time_zone).dt.date().to_physical()
-    return (number - number % slice_days).cast(pl.Date)
+    return (number - (number - offset) % slice_days).cast(pl.Date)
 
 
-def slices_between(start: date, end: date, *, slice_days: int) -> list[date]:
+def slices_between(start: date, end: date, *, slice_days: int, offset: int = 0) -> list[date]:
     """Return every slice that lies entirely between `start` and `end`, both included.
 
     Raises UserError where there is none. Models are never trained on an unfinished slice, because they could not be
@@ -40,7 +40,7 @@ def slices_between(start: date, end: date, *, slice_days: int) -> list[date]:
     """
     if end < start:
         raise UserError(f"end_day {end} is before start_day {start}; give an end_day on or after it")
-    day = slice_of(start + timedelta(days=slice_days - 1), slice_days=slice_days)
+    day = slice_of(start + timedelta(days=slice_days - 1), slice_days=slice_days, offset=offset)
     slices = []
     while day + timedelta(days=slice_days - 1) <= end:
         slices.append(day)
@@ -50,6 +50,19 @@ def slices_between(start: date, end: date, *, slice_days: int) -> list[date]:
             f"no whole slice of {slice_days} days lies between {start} and {end}; widen the range"
         )
     return slices
+
+
+def describe_moves(start: date, end: date, slices: Sequence[date], *, slice_days: int) -> str:
+    """Return one line that says how `slices_between` moved `start` and `end`; empty where it did not.
+
+    Example:
+        >>> describe_moves(date(2026, 1, 5), date(2026, 1, 14), [date(2026, 1, 8)], slice_days=7)
+        'slices of 7 days: start_day moves from 2026-01-05 to 2026-01-08'
+    """
+    first, last = slices[0], slices[-1] + timedelta(days=slice_days - 1)
+    ends = [("start_day", start, first), ("end_day", end, last)]
+    moves = [f"{name} moves from {asked} to {whole}" for name, asked, whole in ends if asked != whole]
+    return f"slices of {slice_days} days: {', '.join(moves)}" if moves else ""
 
 
 def duration(text: str, what: str) -> timedelta:

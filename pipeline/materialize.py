@@ -14,7 +14,6 @@ import polars as pl
 
 from tutelage.pipeline import beam_job, histories
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay
-from tutelage.pipeline.days import slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.io.retry import with_retries
@@ -52,6 +51,8 @@ class Materialized:
     """The days that were committed."""
     quarantined: Mapping[date, str]
     """The days that went into quarantine, each with the message that says why."""
+    held: Mapping[date, Counts]
+    """The counts of these days: what they kept is in quarantine."""
     elsewhere: Mapping[str, int]
     """Rows that belong to none of the requested days, by reason."""
     seconds: float
@@ -59,7 +60,8 @@ class Materialized:
     @property
     def rows_in(self) -> int:
         """All rows that were read."""
-        return sum(c.rows_in for c in self.days.values()) + sum(self.elsewhere.values())
+        counts = (*self.days.values(), *self.held.values())
+        return sum(c.rows_in for c in counts) + sum(self.elsewhere.values())
 
 
 class ReadUnit(beam_job.ThreadedDoFn):
@@ -125,7 +127,7 @@ class ReadUnit(beam_job.ThreadedDoFn):
         Labels that are not mature become null.
         """
         schema = self.schema
-        day = slice_expr("event_time_us", time_zone=schema.time_zone, slice_days=schema.slice_days)
+        day = schema.slice_expr("event_time_us")
         now = int(self.now.timestamp() * 1_000_000)
         # A label that is not yet mature is null, even if a value is present.
         immature = {
@@ -241,6 +243,8 @@ class MakeDay(beam_job.ThreadedDoFn):
         elif made := self._make(date.fromisoformat(text), [piece for piece in pieces if piece.rows], dropped):
             differences = dict.fromkeys(d for piece in pieces for d in piece.differences)
             self.staging.give(text, _to_json(replace(made, differences=tuple(differences))))
+        else:
+            self.staging.give(text, {"lost": dropped})
 
     def _make(self, day: date, pieces: Sequence[Piece], dropped: Counter[str]) -> StagedDay | None:
         """Write the data files and the statistics of a day; returns None where no row is left."""
@@ -330,17 +334,23 @@ def materialize(
             deleting.submit(staging.remove, "*.arrow")
             made = staging.given()
             elsewhere = dict(sorted(made.pop(NO_DAY, {}).items()))
+            lost: Counter[str] = Counter()
+            for text in [text for text, given in made.items() if "lost" in given]:
+                lost.update(made.pop(text)["lost"])
             committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of)
-            done = _commit_days([_from_json(made[text]) for text in sorted(made)], elsewhere, committer)
+            done, held = _commit_days([_from_json(made[text]) for text in sorted(made)], elsewhere, committer)
     histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
     if missing := [text for text in map(str, days) if text not in made]:
+        lost.update({reason: rows for reason, rows in elsewhere.items() if reason != "outside_days"})
+        why, remedy = _explain(lost, source, schema)
         raise UserError(
-            f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}; "
-            f"of the other days, {len(done)} were committed. Ask for days that the data has"
+            f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}{why}; "
+            f"of the other days, {len(done)} were committed. {remedy}"
         )
     return Materialized(
         days=done,
         quarantined=committer.quarantined_days,
+        held=held,
         elsewhere=elsewhere,
         seconds=time.monotonic() - started,
     )
@@ -348,15 +358,32 @@ def materialize(
 
 def _commit_days(
     made: Sequence[StagedDay], elsewhere: Mapping[str, int], committer: DayCommitter
-) -> dict[date, Counts]:
-    """Commit or quarantine the days in order; returns the counts of the committed ones."""
+) -> tuple[dict[date, Counts], dict[date, Counts]]:
+    """Commit or quarantine the days in order; returns the counts of the committed ones, and of the quarantined."""
     job = {"attempt": committer.attempt, "elsewhere": elsewhere}
     done: dict[date, Counts] = {}
+    held: dict[date, Counts] = {}
     for day in made:
         of_job = replace(day, metadata={**day.metadata, "job": job})
-        if with_retries(f"the commit of {day.day}", committer.commit_day, of_job).blessed:
-            done[day.day] = Counts(**day.metadata)
-    return done
+        verdict = with_retries(f"the commit of {day.day}", committer.commit_day, of_job)
+        (done if verdict.blessed else held)[day.day] = Counts(**day.metadata)
+    return done, held
+
+
+def _explain(lost: Counter[str], source: Source, schema: Schema) -> tuple[str, str]:
+    """Return why days have no rows, where rows were `lost` that may have been theirs, and what to do."""
+    if not lost:
+        return "", "Ask for days that the data has"
+    reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in lost.most_common())
+    why = f": all {lost.total():,} rows that may be theirs were dropped ({reasons})"
+    name = lost.most_common(1)[0][0].removeprefix("bad_")
+    if name not in source.columns():
+        several = {"label": schema.labels, "key": schema.key}.get(name)
+        what = f"the columns {', '.join(several)}" if several else "the time and its unit" * (name == "time")
+        return why, f"Look at {what or 'the data'}, and correct it or the config"
+    raw = dict(getattr(source, "renamed", ())).get(name, name)  # `Files` reads columns under other names.
+    column = f"column {raw!r}, which is read as {name} ({source.columns()[name]})"
+    return why, f"Look at {column}: correct its values, or name another column in the config"
 
 
 def check_columns(source: Source, schema: Schema) -> None:

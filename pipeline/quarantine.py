@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from tutelage.pipeline.io.json import read_json, write_json
+from tutelage.pipeline.io.printable import masked
 
 Outcome = Literal["stopped", "skipped", "retried", "accepted", "passed"]
 """What became of a day.
@@ -64,7 +65,7 @@ class Quarantine:
             "made_of": input_versions,
             "attempts": attempts,
         }
-        write_json(self.folder / f"{day}.json", _finite(record))
+        write_json(self.folder / f"{day}.json", _plain(record))
 
     def remove(self, day: date) -> None:
         """Remove the record of a day, if there is one."""
@@ -79,10 +80,12 @@ class Quarantine:
         ]
 
 
-def _finite(value: Any) -> Any:
-    """Return `value` with NaN and infinity as text, because JSON has neither."""
+def _plain(value: Any) -> Any:
+    """Return `value` with NaN and infinity as text, because JSON has neither, and URLs without their passwords."""
+    if isinstance(value, str):
+        return masked(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

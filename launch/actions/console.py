@@ -4,27 +4,33 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tutelage.launch.lifecycle.invalidation import Action
+from tutelage.launch.report.summary import PrintableConsole
 from tutelage.launch.session import Session
 from tutelage.pipeline.days import parse_day, spans
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.printable import printable
 from tutelage.trainers.run import TEACHER
 
 # Soft wrap: a log has no width, and a line that is cut in two cannot be searched for.
-out = Console(soft_wrap=True, highlight=False)
+out = PrintableConsole(soft_wrap=True, highlight=False)
 ANEW = "tutelage-materialize for these days alone makes them again"
 
 
 def echo(text: str = "", *, style: str | None = None) -> None:
-    """Print a line as it is: square brackets are no markup."""
-    out.print(text, style=style, markup=False)
+    """Print a line, in which square brackets are no markup and other line ends than its own are escaped."""
+    out.print(printable(text), style=style, markup=False)
 
 
 def print_waits(session: Session, *, needed: bool = False) -> None:
-    """Print which days are not released. Raises UserError where released days are `needed` and there is none."""
+    """Print how the days asked for were moved to whole slices, and which of them are not released.
+
+    Raises UserError where released days are `needed` and there is none.
+    """
+    if session.moved:
+        echo(session.moved)
     if needed and not session.days:
         raise UserError(f"no day asked for is released: {session.waits()}; ask for earlier days")
     if waits := session.waits():

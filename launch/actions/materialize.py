@@ -51,16 +51,17 @@ def materialize_days(session: Session, days: Sequence[date]) -> list[date]:
         done = steps.materialize(session, days, progress=progress)
     counts = done.days.values()
     dropped: dict[str, int] = dict(done.elsewhere)
-    for day_counts in counts:
+    for day_counts in (*counts, *done.held.values()):
         for reason, rows in day_counts.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + rows
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(dropped.items())) or "none"
     notes = noted(
         {"late": sum(c.late for c in counts), "masked": sum(sum(c.masked.values()) for c in counts)}
     )
+    held = f" + {sum(c.kept for c in done.held.values()):,} quarantined" if done.held else ""
     echo(
         f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {sum(c.kept for c in counts):,} kept{notes} + "
-        f"{sum(dropped.values()):,} dropped ({reasons}); {done.seconds:.1f} s, "
+        f"{sum(dropped.values()):,} dropped ({reasons}){held}; {done.seconds:.1f} s, "
         f"{done.rows_in / done.seconds:,.0f} rows/s"
     )
     for day, message in done.quarantined.items():

@@ -23,7 +23,8 @@ def study(session: Session, *, studies: Sequence[int] = (), seeds: int) -> None:
         results = job.results(session, design, studies, seeds)
         page = job.write(session, results)
     for name in results.studies:
-        echo(f"\n{name}", style="bold")
+        echo()
+        echo(name, style="bold")
         for sentence in sentences(results, name):
             echo(f"- {sentence}")
     echo()

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from tutelage.export.versions import versions_in
-from tutelage.launch.lifecycle.invalidation import Action, teachers
+from tutelage.launch.lifecycle.invalidation import Action, check_links, teachers
 from tutelage.launch.lifecycle.rollback import teacher_at
 from tutelage.launch.session import Session
 from tutelage.pipeline import beam_job
@@ -62,8 +62,10 @@ def plan(session: Session, user: int | str) -> Plan:
     """Return what to remove so that no Parquet file of the workdir holds the user, whatever was removed before.
 
     What is found through the user's rows goes before these rows, the newest day first: a command that was killed
-    still finds the rest, and the first day on which a model was trained on the user.
+    still finds the rest, and the first day on which a model was trained on the user. Raises UserError where a link
+    would be followed.
     """
+    check_links(session)
     run = session.run
     assert run.schema.user
     whose = pl.col(run.schema.user) == user

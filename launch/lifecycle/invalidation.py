@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.links import refuse_links
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers.handover import TakeOver, write_takeovers
 from tutelage.trainers.run import is_teacher, successor_model
@@ -165,6 +166,13 @@ class Invalidation:
             yield Action(what=f"checkpoint {folder / str(day)}", apply=partial(_remove, folder, day))
         for day in reversed(self.verdicts(session, model)):
             yield Action(what=f"quarantine of {model}, {day}", apply=partial(quarantine.remove, day))
+
+
+def check_links(session: Session) -> None:
+    """Raise UserError where a folder that files are deleted from is or holds a link."""
+    run = session.run
+    for folder in (run.root / "lake", *map(run.folder, session.all_models)):
+        refuse_links(folder)
 
 
 def teachers(session: Session) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from tutelage.export.versions import versions_in
-from tutelage.launch.lifecycle.invalidation import Action
+from tutelage.launch.lifecycle.invalidation import Action, check_links
 from tutelage.launch.session import Session
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.days import spans
@@ -32,8 +32,9 @@ def plan(session: Session, keep_days: int) -> Plan:
     """Return what to remove so that the workdir holds its newest `keep_days` days, and what live models need besides.
 
     A checkpoint's variables go before the versions that were made of it, or it would be exported again.
-    Metrics stay, and so does each model's state after each day.
+    Metrics stay, and so does each model's state after each day. Raises UserError where a link would be followed.
     """
+    check_links(session)
     lake = session.run.lake
     days = lake.interactions.partitions()["day"].to_list()
     if not days:

@@ -2,7 +2,7 @@
 
 from datetime import date, timedelta
 
-from tutelage.launch.lifecycle.invalidation import Action, Invalidation
+from tutelage.launch.lifecycle.invalidation import Action, Invalidation, check_links
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.run import Run, is_teacher
@@ -12,8 +12,9 @@ def plan(session: Session, to_day: date) -> list[Action]:
     """Return what to remove so that `to_day` is the last day that the teacher is trained on.
 
     Raises UserError where the teacher was not trained on `to_day`, where a checkpoint that is needed was pruned, and
-    where the teacher was another one then and the config has moved on.
+    where the teacher was another one then and the config has moved on. Raises it also where a link would be followed.
     """
+    check_links(session)
     teacher = teacher_at(session.run, to_day)
     checkpoints = session.run.checkpoints(teacher)
     invalidation = Invalidation.of(session, {teacher: to_day + timedelta(days=1)})

@@ -14,6 +14,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tutelage.pipeline.io.printable import printable_lines
+
 INK = "#010203"  # `to_svg` turns it into currentColor, so that charts follow the page's light or dark scheme
 # The palette of Okabe and Ito, which colour-blind readers can tell apart, without black and pale yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -119,7 +121,8 @@ def to_svg(figure: Figure, label: str) -> Markup:
     matplotlib.rcParams["svg.hashsalt"] = label
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = re.sub(r'<metadata>.*?</metadata>| id="[\w.]+_\d+"', "", buffer.getvalue(), flags=re.DOTALL)
+    drawn = printable_lines(buffer.getvalue())
+    svg = re.sub(r'<metadata>.*?</metadata>| id="[\w.]+_\d+"', "", drawn, flags=re.DOTALL)
     # Without a width and a height it fills its place in the page.
     body = re.sub(r'^.*?<svg [^>]*(viewBox="[^"]*")[^>]*>', r"\1>", svg, flags=re.DOTALL)
     return Markup(f'<svg role="img" aria-label="{html.escape(label)}" {body.replace(INK, "currentColor")}')

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from tutelage.launch.report import charts
 from tutelage.launch.report.data import ReportData, total_counts
@@ -23,6 +24,7 @@ from tutelage.launch.report.summary import (
     throughput_cells,
 )
 from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.printable import printable_lines
 
 _RESOURCES = (
     (
@@ -81,8 +83,19 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def environment() -> Environment:
-    """Return how templates are rendered: names are escaped, and a name that is missing raises."""
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    """Return how templates are rendered: names are escaped and printable, and a name that is missing raises."""
+    return Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
+    )
+
+
+def _printable(value: Any) -> Any:
+    """Return text that came from outside without its passwords and control characters; our own markup stays."""
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def style() -> str:

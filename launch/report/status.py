@@ -29,6 +29,8 @@ def print_status(session: Session, console: Console) -> None:
 
 
 def _attention(session: Session) -> Iterator[str]:
+    if session.moved:
+        yield f"Moved: {session.moved}"
     yield from (f"Quarantine: {line}" for line in quarantined(session))
     if found := stale.find(session):
         yield f"Stale: {found.describe(session)}"

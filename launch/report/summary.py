@@ -1,18 +1,20 @@
 """The results of a run: the numbers that the terminal and the HTML report share, and the terminal's tables."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TextIO
 
 import polars as pl
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.printable import printable_lines
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import TEACHER, is_teacher
 
@@ -247,9 +249,20 @@ def throughput_cells(speed: Throughput) -> list[str]:
     return [*counts, show(speed.feed_wait_share, "label_coverage")]
 
 
+class PrintableConsole(Console):
+    """Prints names and texts that came from outside as `printable` shows them, in tables and bars too."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        # A cell is escaped before it is folded to the width of its column.
+        if isinstance(renderable, Text) and (shown := printable_lines(renderable.plain)) != renderable.plain:
+            renderable = Text(shown, style=renderable.style, overflow=renderable.overflow)
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable_lines(segment.text))
+
+
 def print_summary(results: Results, *, speeds: Sequence[Throughput] = (), file: TextIO | None = None) -> None:
     """Print whether all models reached the last day, the results, and `speeds` if there are any."""
-    console = Console(file=file, highlight=False, markup=False)
+    console = PrintableConsole(file=file, highlight=False, markup=False)
     console.print(f"\n{results.reached()}", soft_wrap=True)
     print_table(console, results_table(results))
     if speeds:

@@ -10,6 +10,7 @@ from tutelage.launch.studies.charts import study_charts
 from tutelage.launch.studies.facts import HOW_TO_READ
 from tutelage.launch.studies.results import QUANTITIES, Row, StudyResults
 from tutelage.launch.studies.sentences import sentences
+from tutelage.pipeline.io.printable import printable_lines
 
 _TEMPLATE = Path(__file__).with_name("study.html.j2")
 
@@ -31,7 +32,7 @@ def results_markdown(results: StudyResults) -> str:
         lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *([f"`{arm}`", *rest] for arm, *rest in facts)]
         if len(heads) > 1:
             parts.append(_markdown_table(lines))
-    return "\n\n".join(parts) + "\n"
+    return printable_lines("\n\n".join(parts) + "\n")
 
 
 def _markdown_table(lines: list[list[str]]) -> str:

@@ -8,12 +8,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 import polars as pl
 
-from tutelage.pipeline.days import duration, released_at
+from tutelage.pipeline.days import duration, released_at, slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema.features import Feature, History
 from tutelage.pipeline.schema.tasks import SAMPLING_RATE, Downsampling, Task
 
 _RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped", SAMPLING_RATE})
+
+_WEEKDAYS = ("thursday", "friday", "saturday", "sunday", "monday", "tuesday", "wednesday")
+"""In the order of the days from 1970-01-01 on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +24,8 @@ class Schema:
     """What one experiment reads and predicts.
 
     `key` names the columns that tell one exposure from another. Days are cut in `time_zone`
-    (an IANA name). A slice is `slice_days` days long and is named by its first day.
+    (an IANA name). A slice is `slice_days` days long and is named by its first day. Slices are counted from
+    1970-01-01, a Thursday; those of whole weeks begin on `slice_weekday` (`monday`), if it is given.
     `user` names the id feature that says whose an example is. Ranking metrics and listwise losses compare
     the examples of one user within a day, and each user has `histories`.
 
@@ -45,6 +49,7 @@ class Schema:
     key: tuple[str, ...]
     time_zone: str = "UTC"
     slice_days: int = 1
+    slice_weekday: str = ""
     user: str | None = None
     histories: tuple[History, ...] = ()
     release_after: str = ""
@@ -65,6 +70,15 @@ class Schema:
             )
         if self.slice_days < 1:
             raise UserError(f"schema: slice_days is {self.slice_days}, expected at least 1")
+        if self.slice_weekday not in ("", *_WEEKDAYS):
+            raise UserError(
+                f"schema: slice_weekday is {self.slice_weekday!r}, expected one of {', '.join(_WEEKDAYS)}"
+            )
+        if self.slice_weekday and self.slice_days % 7:
+            raise UserError(
+                f"schema: slice_weekday is {self.slice_weekday!r} and slice_days {self.slice_days}; expected whole "
+                "weeks, as in slice_days=7, or no slice_weekday"
+            )
         self._check_user()
 
     def _check_columns(self) -> None:
@@ -112,6 +126,17 @@ class Schema:
                     f"history {history.name!r}: where is {history.where!r}, expected a label; "
                     f"these are {', '.join(self.labels)}"
                 )
+
+    @property
+    def slice_offset(self) -> int:
+        """The first day of a slice, in days since 1970-01-01."""
+        return _WEEKDAYS.index(self.slice_weekday) if self.slice_weekday else 0
+
+    def slice_expr(self, event_time_us: str) -> pl.Expr:
+        """Return the slice of each time in a column of microseconds since 1970 in UTC."""
+        return slice_expr(
+            event_time_us, time_zone=self.time_zone, slice_days=self.slice_days, offset=self.slice_offset
+        )
 
     @property
     def ids(self) -> tuple[Feature, ...]:

@@ -14,7 +14,6 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pyarrow.parquet as pq
 
-from tutelage.pipeline.days import slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, interaction_columns
 from tutelage.pipeline.sources.base import RawFile, Unit
@@ -215,7 +214,7 @@ class Files:
                 rows = parquet.metadata.num_rows
         if not bounds:
             return 0, None, raw
-        day = slice_expr("us", time_zone=self.schema.time_zone, slice_days=self.schema.slice_days)
+        day = self.schema.slice_expr("us")
         first, last = pl.DataFrame({"us": bounds}).select(day).to_series()
         outside = bool(days) and not any(first <= day <= last for day in days)
         return rows if outside else 0, (first, last), raw
@@ -259,7 +258,7 @@ class Files:
         if not span:
             return dropped
         first, last = span
-        day = slice_expr("event_time_us", time_zone=self.schema.time_zone, slice_days=self.schema.slice_days)
+        day = self.schema.slice_expr("event_time_us")
         return (
             pl.when(dropped.is_not_null())
             .then(dropped)

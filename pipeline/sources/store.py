@@ -68,7 +68,12 @@ class File:
 
     def _open(self, **how: Any) -> Any:
         fs, _ = _opened(self.store)
-        return fs.open(self.path, "rb", **how)
+        try:
+            return fs.open(self.path, "rb", **how)
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # Each store raises what its own library raises.
+            raise OSError(f"{type(error).__name__}: {_first_line(error)}") from error
 
 
 def check_pattern(whose: str, pattern: str) -> None:
@@ -172,7 +177,9 @@ def _find_remote(url: str, pattern: str, kind: str) -> list[File]:
         fs.invalidate_cache()
         # The root is a name, not a pattern, whatever characters it has.
         found = fs.glob(f"{glob.escape(root.rstrip('/'))}/{pattern}" if root else pattern, detail=True)
-    except (ValueError, ImportError, OSError) as error:
+    except (
+        Exception
+    ) as error:  # Each store raises what its own library raises, for an odd URL and a refusal too.
         raise UserError(
             f"--raw_dir={url}: {_first_line(error)}; give a folder, or a URL like s3://bucket/logs that this machine "
             "may read"
@@ -240,4 +247,4 @@ def readable(name: File | str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

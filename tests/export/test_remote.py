@@ -186,6 +186,36 @@ def test_an_invalid_url_is_refused(versions: Versions, url: str, why: str) -> No
     _refused(f"{url}: {why}; give a URL like s3://bucket/models/wide", versions, url)
 
 
+@pytest.mark.parametrize("url", ["zip://::/none.zip", "foo://me:pw@x", "reference://x", "cached://x"])
+def test_a_url_that_no_store_can_open_is_refused_in_one_line(versions: Versions, url: str) -> None:
+    with pytest.raises(UserError) as error:
+        mirror(versions.folder, url)
+    text = str(error.value)
+    assert url in text
+    assert "\n" not in text
+
+
+class Forbidden(Exception):
+    """What the library of a store raises. It is no OSError."""
+
+
+@pytest.mark.parametrize("method", ["makedirs", "ls", "put_file", "rm_file"])
+def test_a_store_that_refuses_is_explained_in_one_line(
+    versions: Versions, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    target = f"memory://{uuid.uuid4().hex}/models/wide"
+    mirror(versions.folder, target)
+    _publish(versions, DAY + timedelta(days=2))
+    versions.retire(keep=1)
+
+    def refuse(self: Any, *args: Any, **options: Any) -> None:
+        raise Forbidden("403: access denied\nfor this key")
+
+    monkeypatch.setattr(MemoryFileSystem, method, refuse)
+    why = "(403: access denied for this key); fix that and copy again"
+    _refused(f"{versions.folder} is not fully copied to {target} {why}", versions, target)
+
+
 def test_a_folder_that_cannot_be_written_to_is_refused(versions: Versions, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     target = f"file://{tmp_path}/file/copy"

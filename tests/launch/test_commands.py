@@ -98,3 +98,30 @@ def test_a_comparison_with_nothing_is_a_mistake(tmp_path: Path) -> None:
     assert done.stderr == (
         f"tutelage-skew: {tmp_path}/w: nothing here yet; tutelage-run begins an experiment there\n"
     )
+
+
+def test_an_error_shows_neither_escape_sequences_nor_passwords(tmp_path: Path) -> None:
+    done = _run("status", "--config=no\x1b[2J\u202e\nsuch", f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("tutelage-status: ")
+    assert r"no\x1b[2J\u202e\nsuch" in done.stderr
+    assert (done.stderr.count("\n"), "\x1b" in done.stderr, "\u202e" in done.stderr) == (1, False, False)
+    done = _run("status", "--config=ftp://me:hunter2@host/a.py", f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert "ftp://***@host/a.py" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_a_traceback_shows_neither_escape_sequences_nor_passwords() -> None:
+    code = (
+        "import sys\n"
+        "from tutelage.launch import commands\n"
+        "def fail(command, argv): raise ValueError('\\x1b[2J of ftp://me:hunter2@host')\n"
+        "commands._act = fail\n"
+        "sys.argv = ['tutelage-status', '--config=synthetic', '--workdir=w']\n"
+        "commands.status()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.endswith("\nValueError: \\x1b[2J of ftp://***@host\n")
+    assert done.stderr.startswith("Traceback (most recent call last):\n")

@@ -107,3 +107,13 @@ def test_silence_stays_when_a_library_that_is_imported_later_defines_flags() -> 
         "absl.app.run(main)\n"
     )
     assert _python(code).stderr == ""
+
+
+def test_a_message_that_is_logged_shows_neither_escape_sequences_nor_passwords() -> None:
+    code = (
+        "import logging\n"
+        "from tutelage.launch.logging_setup import silence\n"
+        "silence(verbose=False)\n"
+        "logging.getLogger('tutelage.pipeline').warning('%s: skipped %s', 'ftp://me:pw@host', '\\x1b[2J')\n"
+    )
+    assert _python(code).stderr == "ftp://***@host: skipped \\x1b[2J\n"

@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tutelage.launch.actions.console import out, print_waits
+from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
@@ -188,3 +190,27 @@ def test_a_day_that_was_trained_on_again_is_exported_again(tmp_path: Path) -> No
     (again,) = _train(session, "control", DAYS[0])
     _publish(session, "control", "2026010101", dataclasses.replace(again, id="of an earlier attempt"))
     assert session.to_export("control") == [again]
+
+
+def test_days_that_are_moved_to_whole_slices_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = (
+        "slices of 30 days: start_day moves from 2016-01-01 to 2016-01-30, "
+        "end_day moves from 2016-06-30 to 2016-06-27"
+    )
+    session = _open(tmp_path / "a", config="movielens")
+    assert session.moved == moved
+    print_waits(session)
+    assert capsys.readouterr().out == f"{moved}\n"
+    print_status(session, out)
+    assert f"Moved: {moved}\n" in capsys.readouterr().out
+    print_waits(_open(tmp_path / "b"))
+    assert capsys.readouterr().out == ""
+
+
+def test_weeks_begin_on_the_weekday_of_the_schema_and_a_workdir_keeps_it(tmp_path: Path) -> None:
+    week = "schema.slice_days=7", "end_day=2026-01-20"
+    assert _open(tmp_path / "a", *week).days == [date(2026, 1, 1), date(2026, 1, 8)]
+    monday = _open(tmp_path / "b", *week, "schema.slice_weekday=monday")
+    assert monday.days == [date(2026, 1, 5), date(2026, 1, 12)]

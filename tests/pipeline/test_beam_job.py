@@ -11,7 +11,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, StandardOptions
 
-from tutelage.pipeline.beam_job import Staging, options, run, staging_folder
+from tutelage.pipeline.beam_job import Staging, options, run, staging_folder, sweep
 from tutelage.pipeline.errors import UserError
 
 
@@ -216,3 +216,15 @@ def test_progress_is_called_for_every_finished_unit(tmp_path: Path) -> None:
             progress=progress,
         )
     assert [call for call in dict.fromkeys(calls) if call[0]] == [(1, 2), (2, 2)]
+
+
+def test_a_staging_folder_that_is_a_link_is_refused_and_nothing_behind_it_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "kept/2024 photos").mkdir(parents=True)
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake/.staging").symlink_to(tmp_path / "kept")
+    says = r"\.staging is a link, and nothing is deleted through a link"
+    with pytest.raises(UserError, match=says), staging_folder(tmp_path / "lake"):
+        pass
+    with pytest.raises(UserError, match=r"\.staging is a link"):
+        sweep(tmp_path / "lake")
+    assert (tmp_path / "kept/2024 photos").is_dir()

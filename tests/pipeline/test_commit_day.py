@@ -82,6 +82,8 @@ def test_a_bad_day_goes_into_quarantine_and_the_days_after_it_go_on(made: tuple[
     assert list(done.quarantined) == [BAD]
     assert done.quarantined[BAD].startswith(SAID)
     assert lake.interactions.partitions()["day"].to_list() == list(done.days)
+    assert (done.held[BAD].rows_in, done.held[BAD].kept, done.held[BAD].dropped) == (ROWS, ROWS, {})
+    assert done.rows_in == len(DAYS) * ROWS
     assert lake.quarantined_days() == [BAD]
     rows = pl.read_parquet(root / "lake/quarantine/interactions")
     assert rows["day"].unique().to_list() == [BAD]
@@ -257,3 +259,39 @@ def test_columns_that_are_missing_added_or_of_another_type_are_reported(tmp_path
     assert done.quarantined == dict.fromkeys(DAYS[:2], message)
     accept(lake, DAYS[0], "the new logger")
     assert lake.interactions.scan(day=DAYS[0]).collect()["user"].to_list() == [i % 50 for i in range(ROWS)]
+
+
+@pytest.mark.parametrize("path", ["../../../stolen/part.parquet", "/{root}/stolen/part.parquet"])
+def test_a_record_that_names_a_file_outside_of_the_table_is_refused_and_nothing_moves(
+    tmp_path: Path, root: Path, path: str
+) -> None:
+    lake = Lake(root / "lake", SCHEMA)
+    record = lake.quarantine.folder / f"{BAD}.json"
+    values = json.loads(record.read_text())
+    name = Path(values["attempts"][-1]["files"][0]["path"]).name
+    path = path.replace("/{root}", str(root)).replace("part.parquet", name)
+    values["attempts"][-1]["files"][0]["path"] = path
+    record.write_text(json.dumps(values))
+    files = sorted(root.rglob("*.parquet"))
+    with pytest.raises(UserError, match=r"the record .*\.json names .*, expected a path below ") as error:
+        accept(lake, BAD, "checked")
+    assert "\n" not in str(error.value)
+    assert sorted(root.rglob("*.parquet")) == files
+    assert not (root / "stolen").exists()
+
+
+@pytest.mark.parametrize("where", ["interactions/day=1970-01-04", "interactions", "statistics", ""])
+def test_quarantine_deletes_nothing_through_a_link(tmp_path: Path, root: Path, where: str) -> None:
+    folder = root / "lake/quarantine" / where
+    kept = tmp_path / "kept"
+    shutil.move(folder, kept)
+    (kept / "day=1970-01-04").mkdir(exist_ok=True)
+    (kept / "day=1970-01-04/letters").write_text("dear")
+    (kept / "letters").write_text("dear")
+    folder.symlink_to(kept)
+    with pytest.raises(UserError, match=r" is a link, and nothing is deleted through a link"):
+        _run(root, _source(), [BAD])
+    with pytest.raises(UserError, match=r" is a link, and nothing is deleted through a link"):
+        commit_day.forget(Lake(root / "lake", SCHEMA), BAD)
+    assert (kept / "letters").exists()
+    assert (kept / "day=1970-01-04/letters").exists()

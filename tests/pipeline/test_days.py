@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.pipeline.days import parse_day, slice_expr, slice_of, slices_between, spans
+from tutelage.pipeline.days import describe_moves, parse_day, slice_expr, slice_of, slices_between, spans
 from tutelage.pipeline.errors import UserError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,18 +32,18 @@ def _us(time: datetime) -> int:
 TIMES = st.integers(_us(datetime(1900, 1, 1, tzinfo=UTC)), _us(datetime(2099, 12, 1, tzinfo=UTC)))
 
 
-def _slices(times: list[int], *, time_zone: str, slice_days: int) -> list[date]:
-    expr = slice_expr("t", time_zone=time_zone, slice_days=slice_days)
+def _slices(times: list[int], *, time_zone: str, slice_days: int, offset: int = 0) -> list[date]:
+    expr = slice_expr("t", time_zone=time_zone, slice_days=slice_days, offset=offset)
     return pl.DataFrame({"t": times}, schema={"t": pl.Int64}).select(expr)["t"].to_list()
 
 
-@given(st.lists(TIMES, min_size=1), st.sampled_from(ZONES), st.integers(1, 30))
+@given(st.lists(TIMES, min_size=1), st.sampled_from(ZONES), st.integers(1, 30), st.integers(0, 6))
 def test_a_column_is_sliced_by_the_wall_clock_as_single_days_are(
-    times: list[int], zone: str, slice_days: int
+    times: list[int], zone: str, slice_days: int, offset: int
 ) -> None:
     walls = [(EPOCH + timedelta(microseconds=t)).astimezone(ZoneInfo(zone)) for t in times]
-    expected = [slice_of(wall.date(), slice_days=slice_days) for wall in walls]
-    assert _slices(times, time_zone=zone, slice_days=slice_days) == expected
+    expected = [slice_of(wall.date(), slice_days=slice_days, offset=offset) for wall in walls]
+    assert _slices(times, time_zone=zone, slice_days=slice_days, offset=offset) == expected
 
 
 @pytest.mark.parametrize(
@@ -169,3 +169,40 @@ def test_consecutive_slices_are_named_as_a_span() -> None:
     assert spans(days, slice_days=1) == "2026-01-01 to 2026-01-03, 2026-01-05, 2026-01-07 to 2026-01-08"
     assert spans([date(2026, 1, 1), date(2026, 1, 31)], slice_days=30) == "2026-01-01 to 2026-01-31"
     assert spans([], slice_days=1) == ""
+
+
+def test_weeks_begin_on_thursday_unless_another_day_is_given() -> None:
+    january = date(2026, 1, 1)  # A Thursday.
+    end = date(2026, 1, 31)
+    assert slices_between(january, end, slice_days=7)[0] == january
+    mondays = slices_between(january, end, slice_days=7, offset=4)
+    assert mondays == [date(2026, 1, 5), date(2026, 1, 12), date(2026, 1, 19)]
+    assert slice_of(date(2026, 1, 4), slice_days=7, offset=4) == date(2025, 12, 29)
+    assert slice_of(date(2026, 1, 5), slice_days=7, offset=4) == date(2026, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "says"),
+    [
+        ((2026, 1, 1), (2026, 1, 14), ""),
+        ((2025, 12, 29), (2026, 1, 14), "start_day moves from 2025-12-29 to 2026-01-01"),
+        ((2026, 1, 1), (2026, 1, 20), "end_day moves from 2026-01-20 to 2026-01-14"),
+        (
+            (2025, 12, 29),
+            (2026, 1, 19),
+            "start_day moves from 2025-12-29 to 2026-01-01, end_day moves from 2026-01-19 to 2026-01-14",
+        ),
+    ],
+)
+def test_a_day_that_is_moved_to_a_whole_slice_is_said(
+    start: tuple[int, int, int], end: tuple[int, int, int], says: str
+) -> None:
+    slices = slices_between(date(*start), date(*end), slice_days=7)
+    assert slices == [date(2026, 1, 1), date(2026, 1, 8)]
+    said = describe_moves(date(*start), date(*end), slices, slice_days=7)
+    assert said == (f"slices of 7 days: {says}" if says else "")
+
+
+def test_single_days_are_never_moved() -> None:
+    start, end = date(2026, 1, 1), date(2026, 1, 3)
+    assert describe_moves(start, end, slices_between(start, end, slice_days=1), slice_days=1) == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.pipeline.rows import DAY, Rows
+from tests.pipeline.rows import DAY, Row, Rows
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import Materialized, materialize
@@ -144,3 +144,31 @@ def test_the_same_share_of_the_negatives_is_kept_each_time_and_counted(tmp_path:
     assert kept["click"].sum() == 1_000  # All of them.
     # Each of 3,000 negatives is kept with probability 1/4: 750, plus or minus three times 24.
     assert 680 < len(kept) - 1_000 < 820
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            ((1, 1, "a", None, ""), (2, 1, "a", None, ""), (3, None, "a", 1, ""), (DAY, 1, "a", 1, "")),
+            "no rows for 1970-01-01 in the source: all 3 rows that may be theirs were dropped "
+            "(2 bad_label, 1 bad_key); of the other days, 1 were committed. "
+            "Look at the columns click, and correct it or the config",
+        ),
+        (
+            ((None, 1, "a", 1, ""), (DAY, 1, "a", 1, "")),
+            "no rows for 1970-01-01 in the source: all 1 rows that may be theirs were dropped (1 bad_time); "
+            "of the other days, 1 were committed. Look at the time and its unit, and correct it or the config",
+        ),
+        (
+            ((9 * DAY, 1, "a", 1, ""), (DAY, 1, "a", 1, "")),
+            "no rows for 1970-01-01 in the source; of the other days, 1 were committed. "
+            "Ask for days that the data has",
+        ),
+    ],
+)
+def test_a_day_whose_rows_were_all_dropped_says_why(tmp_path: Path, rows: tuple[Row, ...], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        _run(tmp_path, Rows((rows,)))
+    assert str(error.value) == says
+    assert Lake(tmp_path / "lake", SCHEMA).interactions.partitions()["day"].to_list() == DAYS[1:]

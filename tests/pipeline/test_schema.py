@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -344,3 +345,34 @@ def test_a_downsampled_table_has_the_rate_of_each_example() -> None:
     )
     assert schema.offered == [*SCHEMA.offered, "sampling_rate"]
     assert replace(SCHEMA, downsampling=Downsampling(task="click", rate=0.5)).offered == SCHEMA.offered
+
+
+@pytest.mark.parametrize(
+    ("weekday", "first"),
+    [("", 1), ("thursday", 1), ("friday", 2), ("monday", 5), ("wednesday", 7)],  # 2026-01-01 is a Thursday.
+)
+def test_slices_of_whole_weeks_begin_on_the_weekday_that_is_given(weekday: str, first: int) -> None:
+    schema = replace(SCHEMA, slice_days=7, slice_weekday=weekday)
+    noon = [int(datetime(2026, 1, day, 12, tzinfo=UTC).timestamp() * 1_000_000) for day in (first, first + 6)]
+    days = (
+        pl.DataFrame({"t": [*noon, noon[-1] + 86_400_000_000]}).select(schema.slice_expr("t"))["t"].to_list()
+    )
+    assert days == [date(2026, 1, first), date(2026, 1, first), date(2026, 1, first + 7)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"slice_days": 7, "slice_weekday": "Monday"},
+            "slice_weekday is 'Monday', expected one of thursday, ",
+        ),
+        (
+            {"slice_days": 10, "slice_weekday": "monday"},
+            "slice_weekday is 'monday' and slice_days 10; expected ",
+        ),
+    ],
+)
+def test_a_weekday_that_no_slice_can_begin_on_is_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=f"^schema: {says}"):
+        replace(SCHEMA, **fields)

@@ -13,8 +13,10 @@ import tensorflow as tf
 from tests.launch import small
 from tutelage.launch import steps
 from tutelage.launch.actions.console import print_left_out
+from tutelage.launch.actions.forget import forget as forget_command
 from tutelage.launch.actions.materialize import materialize
 from tutelage.launch.actions.prune import prune as prune_command
+from tutelage.launch.actions.rollback import rollback as rollback_command
 from tutelage.launch.actions.status import status
 from tutelage.launch.lifecycle import prune, rollback
 from tutelage.launch.report.data import day_counts
@@ -308,3 +310,34 @@ def test_a_prune_of_a_checkpoint_that_was_killed_is_gone_on_with(tmp_path: Path)
     checkpoints.prune(DAYS[0])
     assert checkpoints.to_prune(DAYS[2]) == []
     assert [path.name for path in (tmp_path / "2026-01-01").iterdir()] == ["state.json"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "lake",
+        "lake/interactions",
+        "lake/interactions/day=2026-01-01",
+        "lake/metrics",
+        "lake/.staging",
+        "teacher/checkpoints",
+        "students/control/checkpoints/2026-01-01",
+    ],
+)
+def test_nothing_is_deleted_through_a_link(workdir: Path, tmp_path: Path, where: str) -> None:
+    kept = tmp_path / "kept"
+    (workdir / where).mkdir(exist_ok=True)
+    shutil.move(workdir / where, kept)
+    (workdir / where).symlink_to(kept)
+    (kept / "20260101 letters").mkdir()
+    (kept / "20260101 letters/dear.txt").write_text("dear")
+    before = sorted(path for path in tmp_path.rglob("*") if path.name != ".lock")
+    commands = [
+        lambda: _prune(workdir, keep_days=1),
+        lambda: forget_command(_open(workdir), user_id="7"),
+        lambda: rollback_command(_open(workdir), to_day=str(DAYS[1])),
+    ]
+    for command in commands:
+        with pytest.raises(UserError, match=rf"{where} is a link, and nothing is deleted through a link"):
+            command()
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != ".lock") == before

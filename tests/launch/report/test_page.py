@@ -437,3 +437,13 @@ def test_the_report_links_to_a_study_that_exists(tmp_path):
     assert '<a href="../study/results.html">study of the effect of distillation</a>' in _page(
         tmp_path / "report", study=page
     )
+
+
+def test_names_and_notes_show_no_control_characters_and_no_passwords(tmp_path):
+    metrics = METRICS_OF_TWO.with_columns(model=pl.col("model").replace("a", "a\u202e"))
+    quarantined = ["2024-05-02 skipped (x\x1b[2J of ftp://me:hunter2@host/a.csv is missing)"]
+    page = _page(tmp_path, metrics=metrics, baselines={}, quarantined=quarantined)
+    assert any(r"a\u202e" in chart.partition("</svg>")[0] for chart in page.split("<svg ")[1:])
+    assert r"a\u202e</th>" in page
+    assert r"x\x1b[2J of ftp://***@host/a.csv is missing" in page
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]|hunter2", page)

@@ -936,3 +936,20 @@ def test_the_job_keeps_or_counts_every_row(tmp_path: Path) -> None:
     kept = lake.interactions.scan().collect().sort("user")
     assert kept["user"].to_list() == [ID + i for i in range(5)]
     assert kept["event_time_us"].to_list() == [(start + i) * 1000 for i in range(5)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_label_that_is_read_from_text_is_named_where_no_row_is_left(tmp_path: Path, kind: str) -> None:
+    rows = [{**EVENT, "uid": 1, "verdict": text} for text in ("yes", "no", "no")]
+    _write(tmp_path, kind, [*rows, {**EVENT, "uid": 1, "seconds": -1.0, "verdict": "1"}])
+    lake = Lake(tmp_path / "work/lake", SCHEMA)
+    lake.create()
+    source = _files(kind, renamed=(("user", "uid"), ("click", "verdict")))
+    asked = {"raw_dir": str(tmp_path), "workdir": str(tmp_path / "work"), "days": [date(2026, 1, 1)]}
+    with pytest.raises(UserError) as error:
+        materialize(source, SCHEMA, lake, **asked)
+    assert str(error.value) == (
+        f"no rows for 2026-01-01 in {tmp_path}: all 4 rows that may be theirs were dropped (3 bad_click, "
+        "1 bad_seconds); of the other days, 0 were committed. Look at column 'verdict', which is read as click "
+        "(Int8): correct its values, or name another column in the config"
+    )

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 from deltalake import write_deltalake
+from fsspec.implementations.memory import MemoryFileSystem
 from polars.testing import assert_frame_equal
 
 from tests.pipeline.sources import bucket
@@ -226,3 +227,28 @@ def test_a_url_that_cannot_be_opened_is_explained(url: str, says: str) -> None:
 def test_a_pattern_must_not_be_a_url() -> None:
     with pytest.raises(UserError, match=r"pattern is 's3://logs/\*\.csv', expected a path below --raw_dir"):
         _files("s3://logs/*.csv")
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("glob", "--raw_dir=memory://refusing: 403: access denied; give a folder, or a URL like s3://"),
+        (
+            "_open",
+            "cannot read memory:///refusing/a.csv: RuntimeError: 403: access denied; expected a complete .csv",
+        ),
+    ],
+)
+def test_a_store_that_refuses_is_explained_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, method: str, says: str
+) -> None:
+    fsspec.filesystem("memory").pipe_file("/refusing/a.csv", b"user,click\n1,0\n")
+
+    def refuse(self: object, *args: object, **options: object) -> None:
+        raise RuntimeError("403: access denied\nfor this key")
+
+    monkeypatch.setattr(MemoryFileSystem, method, refuse)
+    with pytest.raises(UserError) as error:
+        _read("memory://refusing", "*.csv")
+    assert str(error.value).startswith(says)
+    assert "\n" not in str(error.value)
