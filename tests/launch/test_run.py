@@ -12,7 +12,7 @@ from tutelage.launch import pool
 from tutelage.launch.exit_codes import Failures, exit_code
 from tutelage.launch.run import run
 from tutelage.launch.session import Session
-from tutelage.pipeline.errors import GateError, UserError
+from tutelage.pipeline.errors import GateError, TransientError, UserError
 
 
 def test_a_run_that_fails_before_any_day_is_there_does_not_tie_the_workdir_to_its_config(
@@ -162,3 +162,21 @@ def test_a_rejected_version_of_a_past_day_is_no_failure_and_the_newest_one_s_lin
     error = _run(tmp_path / "other/w", *only, "serving.max_bytes=1", expect=GateError)
     assert str(error).startswith("control 2026010501 is not blessed: fail; bytes is ")
     assert "; nothing is served; look into " in str(error)
+
+
+def test_readers_of_snapshot_labels_wait_where_labelling_fails_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise TransientError("a job is writing tables")
+
+    monkeypatch.setattr("tutelage.launch.run.label_days", fail)
+    days = ["end_day=2026-01-02", "students.auxiliary.producer=snapshot"]
+    error = _run(tmp_path / "w", *days, expect=TransientError)
+    assert str(error) == "a job is writing tables"
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "teacher: trained until 2026-01-02",
+        "control: trained until 2026-01-02",
+        "auxiliary: waits for the teacher's labels; not trained yet",
+        "late: not trained yet",
+    ]
