@@ -22,7 +22,7 @@ STEPS = {
     "export teacher": "export --model=teacher",
     "label": "label",
     **{f"train {name}": f"student --student={name}" for name in STUDENTS},
-    **{f"export {name}": f"export --model={name}" for name in STUDENTS},
+    **{f"export {name}": f"export --model={name} --export=all" for name in STUDENTS},
     "report": "report",
 }
 """The command and the flags of each step, in the order in which they depend on one another."""
