@@ -119,7 +119,7 @@ def _mark(marks: Connection) -> None:
 def _tell_commits(marks: Connection) -> None:
     from deltalake import DeltaTable
 
-    from tutelage.pipeline import lake
+    from tutelage.pipeline import table
 
     def told(act: Callable[..., Any]) -> Callable[..., Any]:
         def tell_first(*args: Any, **kwargs: Any) -> Any:
@@ -134,7 +134,7 @@ def _tell_commits(marks: Connection) -> None:
 
     sys.addaudithook(tell_renames)
     DeltaTable.create_write_transaction = told(DeltaTable.create_write_transaction)
-    lake.write_deltalake = told(lake.write_deltalake)
+    table.write_deltalake = told(table.write_deltalake)
 
 
 def run_the_clock_backwards() -> None:
