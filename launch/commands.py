@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
+from tutelage.launch.exit_codes import Failures, exit_code
 from tutelage.launch.logging_setup import silence
 from tutelage.pipeline.errors import UserError, disk_full_as_user_error
 from tutelage.pipeline.io.printable import printable, printable_lines
@@ -54,6 +55,13 @@ _ACCEPT = (
     _text("accept_day", None, "Keep this day, which did not pass its gate, as it is; wants a --reason."),
     _text("reason", "", "Why: written to its quarantine/DAY.json."),
 )
+_EXPORT: Flag = partial(
+    flags.DEFINE_enum,
+    "export",
+    "newest",
+    ["newest", "all"],
+    "Of a student: export its newest finished day, or all days that were not exported.",
+)
 _STUDENT = _text("student", None, "The student's name in the config.", required=True)
 _DRY_RUN = _switch("dry_run", False, "Only print what would be removed.")
 
@@ -83,7 +91,10 @@ COMMANDS = {
             name="run",
             function="run:run",
             does="do everything that the days asked for still need, from raw data to the report.",
-            flags=[_texts("reset", [], "Train this student from scratch, from its first day (repeatable).")],
+            flags=[
+                _texts("reset", [], "Train this student from scratch, from its first day (repeatable)."),
+                _EXPORT,
+            ],
         ),
         Command(
             name="materialize",
@@ -121,7 +132,7 @@ COMMANDS = {
         Command(
             name="export",
             function="actions.export:export",
-            does="publish a model's finished days as SavedModels, or decide which version is served.",
+            does="publish a model's newest finished day as a SavedModel, or decide which version is served.",
             flags=[
                 _text("model", None, "'teacher', or a student's name.", required=True),
                 _whole(
@@ -137,6 +148,7 @@ COMMANDS = {
                 _text("reason", "", "Why: written to WORKDIR/publication/NAME/log.jsonl."),
                 _text("mirror", "", "Then make this URL, of any store fsspec knows, show what is served."),
                 _switch("new_signature", False, "Bless a version whose inputs or outputs have changed."),
+                _EXPORT,
             ],
         ),
         Command(
@@ -212,7 +224,7 @@ def __getattr__(name: str) -> Command:
 
 
 def _main(command: Command) -> None:
-    """Parse the flags, act, and exit: 0, or 1 with one line for a mistake that the user can correct."""
+    """Parse the flags, act, and exit with a status of `exit_codes`: one line for each mistake, or a traceback."""
     for number in SIGNALS:
         signal.signal(number, _stop)
     sys.excepthook = _print_traceback
@@ -232,10 +244,11 @@ def _main(command: Command) -> None:
         app.run(partial(_act, command), flags_parser=_parse)
     except Preempted as error:
         # A thread that still reads a day must not be waited for.
-        _end(str(error), error.by)
+        _end(str(error), exit_code(error))
     except UserError as error:
-        print(printable(f"{_program()}: {error}"), file=sys.stderr)
-        sys.exit(getattr(error, "status", 1))
+        for each in error.errors if isinstance(error, Failures) else [error]:
+            print(printable(f"{_program()}: {each}"), file=sys.stderr)
+        sys.exit(exit_code(error))
 
 
 def _act(command: Command, argv: Sequence[str]) -> None:
@@ -267,13 +280,13 @@ def _act(command: Command, argv: Sequence[str]) -> None:
 
 def _stop(number: int, frame: object) -> None:
     """End at once where no model is being trained: a step that is cut off is done again whole."""
-    _end(stopped(number), number)
+    _end(stopped(number), 128 + number)
 
 
-def _end(text: str, number: int) -> NoReturn:
+def _end(text: str, status: int) -> NoReturn:
     sys.stdout.flush()
     os.write(2, (printable(f"{_program()}: {text}") + "\n").encode())
-    os._exit(128 + number)
+    os._exit(status)
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

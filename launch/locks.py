@@ -11,7 +11,10 @@ from tutelage.trainers.run import Run
 
 @contextmanager
 def _exclusive(path: Path, busy: str, *, patience: float = 0) -> Iterator[None]:
-    """Hold the lock file at `path`. Raises UserError(`busy`) where another process still does after `patience` s."""
+    """Hold the lock file at `path`.
+
+    Raises TransientError(`busy`) where another process still does after `patience` s.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path, f"{busy}; wait for it, or stop it", wait=patience):
         yield
@@ -33,7 +36,7 @@ def on_model(run: Run, model: str) -> Iterator[None]:
 
 @contextmanager
 def on_tables(run: Run, *, patience: float = 0, why: str = "") -> Iterator[None]:
-    """Keep jobs that write tables out. `why` begins the message of the UserError where one is at work."""
+    """Keep jobs that write tables out. `why` begins the message of the TransientError where one is at work."""
     root = run.lake.interactions.path.parent
     with _exclusive(root / LOCK, f"{why}a job is writing tables in {root}", patience=patience):
         yield

@@ -1,22 +1,26 @@
 """One process per model: TensorFlow starts once, and a model goes on over all its days."""
 
+import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
 
 from tutelage.launch import steps
 from tutelage.launch.logging_setup import import_tensorflow, silence
 from tutelage.launch.session import Session
-from tutelage.pipeline.errors import UserError, disk_full_as_user_error
+from tutelage.pipeline.errors import TransientError, UserError, disk_full_as_user_error
+from tutelage.pipeline.quarantine import DayStopped
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.preemption import Preempted, noted, stopped
 
@@ -28,17 +32,11 @@ _RESULT_SECONDS = 1.0
 
 T = TypeVar("T")
 
-_progress: Any = None  # In a child, the queue to the parent.
 _ended = threading.Event()  # In a child, set when its work is done.
 
 
-class Stopped(UserError):
-    """The run was asked to stop, and its models have saved partial checkpoints."""
-
-    def __init__(self, message: str, by: int):
-        super().__init__(message)
-        # After SIGTERM the run ends as it does after any failure, when its processes have ended.
-        self.status = 128 + by if by == signal.SIGINT else 1
+class Killed(TransientError):
+    """A process was killed by somebody else, most likely because memory ran out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +44,23 @@ class Outcome:
     """What became of a model in a process of its own."""
 
     model: str
-    trained: list[State]
-    exported: int
-    rejected: list[str]
-    """A line for each version that was not blessed, with the reason."""
+    trained: list[State] = field(default_factory=list)
+    exported: int = 0
+    rejected: list[str] = field(default_factory=list)
+    """A line for each version that was not blessed, with the reason and with what is served."""
+    newest_rejected: bool = False
+    """Whether the version of the newest finished day is among them."""
+    failure: Exception | None = None
+    """Why the model stopped before it had done everything. None: it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended(Generic[T]):
+    """How a job ended: with a result, or with an error."""
+
+    name: str
+    result: T | None = None
+    error: Exception | None = None
 
 
 def train(
@@ -58,11 +69,13 @@ def train(
     """Train and export `models`, as many at a time as there are cores; yields each outcome as its model ends.
 
     `progress` is called with a model and the number of examples it was trained on since the last call.
-    Raises the UserError of the first model that fails, when the others have ended.
+    A model that fails, or whose process is killed, leaves the others alone: its outcome holds the failure.
+    Raises Preempted after a SIGTERM or Ctrl-C, when all have ended.
     """
     work = partial(_train, session.request)
     jobs = {model: (model,) for model in models}
-    yield from each(work, jobs, verbose=session.verbose, progress=progress)
+    for ended in _run(work, jobs, verbose=session.verbose, progress=progress):
+        yield ended.result or Outcome(model=ended.name, failure=ended.error)
 
 
 def each(
@@ -72,81 +85,137 @@ def each(
     verbose: bool,
     progress: Callable[[str, int], None],
 ) -> Iterator[T]:
-    """Call `work(*arguments, progress=)` for each job in a process of its own; otherwise as `train`."""
+    """Call `work(*arguments, progress=)` for each job in a process of its own; yields each result as its job ends.
+
+    Raises the UserError of the first job that fails, when the others have ended, any other exception at once, and
+    Preempted after a SIGTERM or Ctrl-C.
+    """
+    failures = []
+    for ended in _run(work, jobs, verbose=verbose, progress=progress):
+        if ended.error is None:
+            yield ended.result  # type: ignore[misc]
+        elif not isinstance(ended.error, UserError):
+            raise ended.error
+        else:
+            failures.append(ended.error)
+    if failures:
+        raise failures[0]
+
+
+def _run(
+    work: Callable[..., T],
+    jobs: Mapping[str, tuple[Any, ...]],
+    *,
+    verbose: bool,
+    progress: Callable[[str, int], None],
+) -> Iterator[_Ended[T]]:
+    """Yield how each job ended, as it ends. Raises Preempted after a SIGTERM or Ctrl-C, when all have ended."""
     cores = len(os.sched_getaffinity(0))
     workers = min(cores, len(jobs))
     context = multiprocessing.get_context("spawn")
     # The signal that asks to stop. Not an event: one would wait for a child that was killed while waiting for it.
     stop = context.RawValue("b", 0)
-    with (
-        _listening(context.SimpleQueue(), progress) as queue,
-        noted(partial(setattr, stop, "value")) as asked,
-        ProcessPoolExecutor(
-            workers,
-            mp_context=context,
-            initializer=_start,
-            initargs=(queue, stop, os.getpid()),
-            max_tasks_per_child=1,
-        ) as pool,
-    ):
-        threads = max(1, cores // workers)
-        futures: dict[Future[T], str] = {
-            pool.submit(_work, work, name, arguments, threads=threads, verbose=verbose): name
-            for name, arguments in jobs.items()
-        }
-        failures: list[UserError] = []
-        unfinished = list(jobs)
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except Preempted as error:
-                for other in futures:
-                    other.cancel()
-                # This process trains nothing: it ends in the usual way, when the others have.
-                failures.insert(0, Stopped(str(error), error.by))
-            except CancelledError:
-                pass
-            except UserError as error:
-                failures.append(error)
-            except BrokenProcessPool:
-                if by := asked():
-                    raise Stopped(str(failures[0]) if failures else stopped(by), by) from None
-                raise UserError(
-                    f"a process that trained {' or '.join(unfinished)} was killed (is there memory enough "
-                    f"for {workers} models at a time?); run again to go on from the last finished day"
-                ) from None
-            except BaseException:
-                # A programming error is raised now, not when all the others have ended.
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            unfinished.remove(futures[future])
-    if by := asked():
-        raise Stopped(str(failures[0]) if failures else stopped(by), by)
-    if failures:
-        raise failures[0]
+    setup = _Setup(stop=stop, parent=os.getpid(), threads=max(1, cores // max(1, workers)), verbose=verbose)
+    waiting, running = list(jobs), dict[Connection, tuple[str, BaseProcess]]()
+    preempted: Preempted | None = None
+    with noted(partial(setattr, stop, "value")) as asked:
+        try:
+            while running or (waiting and not preempted and not asked()):
+                while waiting and len(running) < workers and not preempted and not asked():
+                    name = waiting.pop(0)
+                    ours, process = _start(context, (setup, work, jobs[name]))
+                    running[ours] = name, process
+                for connection in wait(list(running)):
+                    assert isinstance(connection, Connection)
+                    name, process = running[connection]
+                    if not (ended := _receive(connection, name, workers, progress)):
+                        continue
+                    del running[connection]
+                    connection.close()
+                    process.join()
+                    if isinstance(ended.error, Preempted):
+                        preempted = preempted or ended.error
+                    elif not (
+                        asked() and isinstance(ended.error, Killed)
+                    ):  # What trained nothing was cut off.
+                        yield ended
+        finally:
+            if running:  # The caller goes no further: the others save what they have, and end.
+                stop.value = signal.SIGTERM
+        by = asked()
+    if preempted or by:
+        raise Preempted(str(preempted or stopped(by)), preempted.by if preempted else by)
 
 
-@contextmanager
-def _listening(queue: Any, progress: Callable[[str, int], None]) -> Iterator[Any]:
-    """Call `progress` with what children put into the queue; at the end, wait for the last message."""
-
-    def listen() -> None:
-        while (message := queue.get()) is not None:
-            progress(*message)
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    yield queue
-    queue.put(None)
-    listener.join()
+def _start(context: SpawnContext, arguments: tuple[Any, ...]) -> tuple[Connection, BaseProcess]:
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(theirs, *arguments))
+    process.start()
+    theirs.close()  # Else the end of the child would not be the end of the pipe.
+    return ours, process
 
 
-def _start(queue: Any, stop: Any, parent: int) -> None:
-    global _progress
-    _progress = queue
+def _receive(
+    connection: Connection, name: str, workers: int, progress: Callable[[str, int], None]
+) -> _Ended[Any] | None:
+    """Take one message of a child; return how it ended, or None where it goes on."""
+    try:
+        message, value = connection.recv()
+    except (EOFError, OSError):
+        return _Ended(
+            name=name,
+            error=Killed(
+                f"a process that trained {name} was killed (is there memory enough for {workers} models at a "
+                "time?); run again to go on from the last finished day"
+            ),
+        )
+    if message == "progress":
+        progress(name, value)
+        return None
+    return _Ended(name=name, **{message: value})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setup:
+    """What each child is given."""
+
+    stop: Any
+    parent: int
+    threads: int
+    verbose: bool
+
+
+def _child(
+    connection: Connection, setup: _Setup, work: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    """Do a job in a process of its own, and send its progress and its result, or its error, to the parent."""
     # Ctrl-C reaches the whole process group. The parent passes it on and prints the message.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, args=(stop, parent), daemon=True).start()
+    threading.Thread(target=_follow, args=(setup.stop, setup.parent), daemon=True).start()
+    try:
+        result = _work(connection, setup, work, arguments)
+    except Exception as error:
+        _send(connection, "error", _portable(error))
+    else:
+        _send(connection, "result", result)
+    finally:
+        _ended.set()
+
+
+def _send(connection: Connection, what: str, value: object) -> None:
+    with contextlib.suppress(BrokenPipeError):  # The parent has gone, and this process follows it.
+        connection.send((what, value))
+
+
+def _portable(error: Exception) -> Exception:
+    """Return `error` such that it can be sent to the parent, with its traceback where it is no user's mistake."""
+    if not isinstance(error, UserError):
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
 
 
 def _follow(stop: Any, parent: int) -> None:
@@ -164,31 +233,41 @@ def _follow(stop: Any, parent: int) -> None:
     os._exit(1)
 
 
-def _work(work: Callable[..., T], name: str, arguments: tuple[Any, ...], *, threads: int, verbose: bool) -> T:
-    silence(verbose=verbose)
-    import_tensorflow(verbose=verbose, threads=threads)
+def _work(connection: Connection, setup: _Setup, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    silence(verbose=setup.verbose)
+    import_tensorflow(verbose=setup.verbose, threads=setup.threads)
     rows, sent = 0, time.monotonic()
 
     def progress(more: int) -> None:
         nonlocal rows, sent
         rows += more
         if time.monotonic() - sent > _SEND_SECONDS:
-            _progress.put((name, rows))
+            _send(connection, "progress", rows)
             rows, sent = 0, time.monotonic()
 
-    try:
-        result = work(*arguments, progress=progress)
-        _progress.put((name, rows))
-        return result
-    finally:
-        _ended.set()
+    result = work(*arguments, progress=progress)
+    _send(connection, "progress", rows)
+    return result
 
 
 def _train(request: Mapping[str, Any], model: str, *, progress: Callable[[int], None]) -> Outcome:
+    """Train a model and export it. One that its gate has stopped is exported as it was the day before."""
     session = Session.open(**request)
+    checkpoints = session.run.checkpoints(model)
+    before = {state.day for state in checkpoints.states()}
+    failure: DayStopped | None = None
     with disk_full_as_user_error(session.run.root):
-        trained = steps.train(session, model, progress=progress)
+        try:
+            trained = steps.train(session, model, progress=progress)
+        except DayStopped as error:
+            failure = error
+            trained = [state for state in checkpoints.states() if state.day not in before]
         exported = steps.export(session, model)
     return Outcome(
-        model=model, trained=trained, exported=len(exported), rejected=steps.rejected(model, exported)
+        model=model,
+        trained=trained,
+        exported=len(exported),
+        rejected=steps.rejected(session, model, exported),
+        newest_rejected=steps.newest_rejected(session, model, exported),
+        failure=failure,
     )

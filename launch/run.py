@@ -7,27 +7,39 @@ Each step looks at what is there and does the rest. A run that was killed, or th
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
 
-from tutelage.launch import locks, steps
-from tutelage.launch.actions.console import echo, print_waits, raise_unfit
+from tutelage.launch import locks, pool, steps
+from tutelage.launch.actions.console import echo, print_waits, quarantine_error, rejected_version
 from tutelage.launch.actions.label import label_days
 from tutelage.launch.actions.materialize import materialize_days
 from tutelage.launch.actions.report import report
 from tutelage.launch.actions.train import train_and_export, train_successor
+from tutelage.launch.exit_codes import Failures
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor, reset_student
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.quarantine import DayStopped
+from tutelage.pipeline.soft_labels import SNAPSHOT
+
+if TYPE_CHECKING:
+    from tutelage.pipeline.label import Snapshot
 
 
-def run(session: Session, *, reset: Sequence[str] = ()) -> None:
+def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") -> None:
     """Bring the days asked for from raw data to served models and a report.
 
-    `reset` names students to train from scratch, from their first day. Raises UserError where a step fails, and, after
-    all steps are done, where a day of data is in quarantine or a version was not blessed.
+    `reset` names students to train from scratch, from their first day; `export` is "newest" or "all": which of a student's
+    finished days become versions. A model that stops does not stop the others. What went wrong is raised after all
+    steps are done: GateError for a day of data in quarantine, a model that its gate stopped, or a newest version
+    that was not blessed; the failure of a model; Failures where there are several.
     """
     with locks.alone(session.run):
         started = time.monotonic()
+        session = session.asking(every_version=export == "all")
         print_waits(session)
         _claim_models(session, reset)
 
@@ -45,28 +57,78 @@ def run(session: Session, *, reset: Sequence[str] = ()) -> None:
         outcomes = train_and_export(session, [session.run.teacher_model])
 
         # A successor trains beside it, and takes over once it is as good.
-        taken_over, failure = False, None
+        taken_over = False
         if session.successor:
-            more, taken_over, failure = train_successor(session)
+            more, taken_over = train_successor(session)
             outcomes += more
             session = session.reopened()
 
+        # A student that reads labels does not go past a teacher that has stopped: it waits, served as it is.
+        session = session.asking(awaits_teacher=True)
+
         # Snapshots of earlier days score the days of the students that read such labels.
         unlabelled = steps.to_label(session)
-        if unlabelled:
-            label_days(session, unlabelled)
+        unlabelled_because = _label(session, unlabelled) if unlabelled else None
 
         # The students train on hard and soft labels. Each version is served once its gate has blessed it.
-        outcomes += train_and_export(session, session.students)
+        held = _readers_of_snapshots(session) if unlabelled_because else []
+        outcomes += train_and_export(session, [name for name in session.students if name not in held])
 
-        if not (missing or removed or outcomes or unlabelled or taken_over or failure):
+        if not (missing or removed or outcomes or unlabelled or taken_over):
             _print_nothing_to_do(session)
             return
         report(session, trained={outcome.model: outcome.trained for outcome in outcomes if outcome.trained})
         echo(f"Done in {time.monotonic() - started:.0f} s.")
-        raise_unfit(session, [line for outcome in outcomes for line in outcome.rejected], quarantined)
-        if failure:
+        for line in _states(session, outcomes, held):
+            echo(line)
+        _raise_failures(session, outcomes, quarantined, unlabelled_because)
+
+
+def _label(session: Session, unlabelled: Mapping[date, "Snapshot"]) -> UserError | None:
+    """Score the days, and return what went wrong."""
+    try:
+        label_days(session, unlabelled)
+    except UserError as error:
+        return error
+    return None
+
+
+def _readers_of_snapshots(session: Session) -> list[str]:
+    return [s.name for s in session.experiment.students if s.distillation and s.producer == SNAPSHOT]
+
+
+def _states(session: Session, outcomes: Sequence[pool.Outcome], held: Collection[str]) -> Iterator[str]:
+    """Yield a line for each model: how far it has come, and why it went no further. `held` ones wait for labels."""
+    failures = {outcome.model: outcome.failure for outcome in outcomes}
+    for model in session.models:
+        states, failure = session.run.checkpoints(model).states(), failures.get(model)
+        trained = f"trained until {states[-1].day}" if states else "not trained yet"
+        if isinstance(failure, DayStopped):
+            yield f"{model}: stopped at {failure.day} by its gate; {trained}"
+        elif failure:
+            yield f"{model}: failed: {str(failure) or type(failure).__name__}; {trained}"
+        elif model in held or session.awaited(model):
+            yield f"{model}: waits for the teacher's labels; {trained}"
+        else:
+            yield f"{model}: {trained}"
+
+
+def _raise_failures(
+    session: Session,
+    outcomes: Sequence[pool.Outcome],
+    quarantined: Sequence[date],
+    labelling: UserError | None,
+) -> None:
+    """Raise what went wrong; an error in the code first, with its traceback."""
+    failures: list[Exception] = [outcome.failure for outcome in outcomes if outcome.failure]
+    for failure in failures:
+        if not isinstance(failure, UserError):
             raise failure
+    failures += [labelling] if labelling else []
+    failures += [rejected_version(session, o.rejected[-1]) for o in outcomes if o.newest_rejected]
+    failures += [quarantine_error(session, quarantined)] if quarantined else []
+    if failures:
+        raise failures[0] if len(failures) == 1 else Failures(failures)
 
 
 def _claim_models(session: Session, reset: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """A command's request, resolved: the experiment, its workdir, and the days that were asked for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -34,6 +34,10 @@ class Session:
     raw_dir: str = ""
     beam_flags: Sequence[str] = ()
     verbose: bool = False
+    every_version: bool = False
+    """Whether a student's past days are exported too, and not only its newest finished day."""
+    awaits_teacher: bool = False
+    """Whether a student that reads labels goes no further than the teacher that labels."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     """The moment of the command, which is the same in all its processes."""
     request: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +57,7 @@ class Session:
         read_only: bool = False,
         **kept: Any,
     ) -> "Session":
-        """Return the session that a command's flags ask for; `kept` are raw_dir, beam_flags and verbose.
+        """Return the session that a command's flags ask for; `kept` are fields that are taken as they are.
 
         `read_only` creates no workdir and changes none. Raises UserError for a config, a day or a workdir that
         cannot be used, and NothingHereYet where a workdir that is to be read is not there.
@@ -86,6 +90,10 @@ class Session:
     def reopened(self) -> "Session":
         """Return the session as a change of teacher or a rollback has left it."""
         return Session.open(**self.request)
+
+    def asking(self, **changes: Any) -> "Session":
+        """Return the session with `changes` of its fields, here and wherever it is opened again."""
+        return replace(self, **changes, request={**self.request, **changes})
 
     @property
     def asked(self) -> str:
@@ -141,8 +149,22 @@ class Session:
         return self.experiment.student(name).model
 
     def days_of(self, model: str) -> list[date]:
-        """Return the days asked for from the model's first day on, without the pruned ones."""
-        return [day for day in self._own_days(model) if day not in self.pruned]
+        """Return the days asked for from the model's first day on, without the pruned ones.
+
+        With `awaits_teacher` the days end before the first one that waits for the teacher (`awaited`).
+        """
+        days = [day for day in self._own_days(model) if day not in self.pruned]
+        awaited = self.awaited(model) if self.awaits_teacher else []
+        return [day for day in days if not awaited or day < awaited[0]]
+
+    def awaited(self, model: str) -> list[date]:
+        """Return the days of a student that reads labels which the teacher that labels them has not come to yet."""
+        if model in self.teachers or not self.experiment.student(model).distillation:
+            return []
+        teacher = self.run.teacher_model
+        done = {*(s.day for s in self.run.checkpoints(teacher).states()), *self.run.skipped(teacher)}
+        own = (day for day in self._own_days(model) if day not in done and day not in self.pruned)
+        return [day for day in own if self.run.labeller(day).model == teacher]
 
     def left_out(self, model: str) -> list[date]:
         """Return the pruned days that an untrained model would have begun with."""
@@ -175,8 +197,14 @@ class Session:
         )
 
     def to_export(self, model: str) -> list[State]:
-        """Return the finished days whose checkpoint was not published."""
-        return self.versions(model).unpublished(self.run.checkpoints(model).states())
+        """Return the finished days whose checkpoint is to become a version and has not.
+
+        These are all days of a teacher, because a day's snapshot labels days after it, and a student's newest one:
+        a version of a past day would not be served. With `every_version` they are all days of a student too.
+        """
+        states = self.run.checkpoints(model).states()
+        every = self.every_version or model in self.teachers
+        return self.versions(model).unpublished(states if every else states[-1:])
 
     def versions(self, model: str) -> Versions:
         return Versions(self.run.root / "export" / model)

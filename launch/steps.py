@@ -113,9 +113,14 @@ def export(
     new_signature: bool = False,
     progress: Callable[[int], None] = lambda n: None,
 ) -> list["Exported"]:
-    """Judge the finished days that were not judged (of `days`; None: of all), and serve the blessed versions."""
-    if not session.to_export(model) and days is None:
-        return []
+    """Judge the finished days that were not judged, and serve the blessed versions.
+
+    Which days: those of `days`; where it is None, what `Session.to_export` returns.
+    """
+    if days is None:
+        days = [state.day for state in session.to_export(model)]
+        if not days:
+            return []
     from tutelage.export.publish import export_student, export_teacher
 
     with locks.on_model(session.run, model):
@@ -133,11 +138,25 @@ def export(
         return exported
 
 
-def rejected(model: str, exported: Sequence["Exported"]) -> list[str]:
-    """Return a line for each version that was not blessed, with the reason."""
+def rejected(session: Session, model: str, exported: Sequence["Exported"]) -> list[str]:
+    """Return a line for each version that was not blessed, with the reason and with what is served."""
+    served = session.versions(model).published()
+    stays = f"{served[-1].number} is served" if served else "nothing is served"
     return [
-        f"{model} {e.version.number}: {e.verdict}" for e in exported if e.verdict and not e.verdict.blessed
+        f"{model} {e.version.number} is not blessed: {e.verdict.describe(where='the card')}; {stays}"
+        for e in exported
+        if e.verdict and not e.verdict.blessed
     ]
+
+
+def newest_rejected(session: Session, model: str, exported: Sequence["Exported"]) -> bool:
+    """Return whether a version of the newest finished day was not blessed.
+
+    One of a past day that was not blessed changes nothing of what is served.
+    """
+    newest = session.run.checkpoints(model).states()[-1:]
+    days = {e.version.day for e in exported if e.verdict and not e.verdict.blessed}
+    return bool(newest) and newest[0].day in days
 
 
 def overrule(session: Session, model: str, number: int, reason: str) -> None:

@@ -14,7 +14,7 @@ from tutelage.launch import locks
 from tutelage.launch.experiment import Experiment, plain
 from tutelage.launch.lifecycle import evolve
 from tutelage.launch.recorded import completed
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.errors import TransientError, UserError
 from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.io.links import refuse_links
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
@@ -180,7 +180,7 @@ def _remove_empty_tables(run: Run) -> None:
     """Remove the tables of a failed run, which hold no day and have the columns of another schema."""
     with locks.on_tables(run, patience=_PATIENCE, why="the schema has changed, and "):
         if _made_with(run):
-            raise UserError(f"another process has just made days in {run.root}; run again")
+            raise TransientError(f"another process has just made days in {run.root}; run again")
         refuse_links(run.root / "lake")
         for log in run.lake.interactions.path.parent.glob("*/_delta_log"):
             shutil.rmtree(log.parent)

@@ -1,4 +1,4 @@
-"""The one exception for a mistake that a user can correct, and the operating system's error behind any other."""
+"""The exception that a command prints in one line, by cause, and the operating system's error behind any other."""
 
 import errno
 import os
@@ -28,8 +28,17 @@ PASSING = (
 class UserError(Exception):
     """One line that says what was passed, what was expected, and how to correct it.
 
-    Commands print the text and exit with status 1. Every other exception keeps its traceback.
+    Commands print the text. `launch/exit_codes.py` says with which status they end. Every other exception keeps its
+    traceback.
     """
+
+
+class GateError(UserError):
+    """A gate spoke: on a day of data, on a model's day, or on a version that was to be served."""
+
+
+class TransientError(UserError):
+    """A cause that may pass without a change of the request: the same command, run again later, may succeed."""
 
 
 def system_error(error: BaseException | None) -> int | None:
@@ -56,7 +65,7 @@ def system_error(error: BaseException | None) -> int | None:
 
 @contextmanager
 def disk_full_as_user_error(folder: str | Path) -> Iterator[None]:
-    """Raise a UserError where the block fails because the disk of `folder`, or of temporary files, is full."""
+    """Raise a TransientError where the block fails because the disk of `folder`, or of temporary files, is full."""
     try:
         yield
     except UserError:
@@ -66,6 +75,6 @@ def disk_full_as_user_error(folder: str | Path) -> Iterator[None]:
             raise
         folders = [os.path.abspath(folder), tempfile.gettempdir()]
         full = min(folders, key=lambda path: shutil.disk_usage(path).free)
-        raise UserError(
+        raise TransientError(
             f"{full}: its disk is full; free some space, then run again: what was finished stays"
         ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from tutelage.pipeline.errors import GateError
 from tutelage.pipeline.io.json import read_json, write_json
 from tutelage.pipeline.io.printable import masked
 
@@ -18,6 +19,17 @@ after a second training with the fallback; `accepted`: a person kept it as it wa
 trained on again. For data: `skipped`, `accepted` or `passed`.
 """
 _OPEN = ("stopped", "skipped", "accepted")
+
+
+class DayStopped(GateError):
+    """A model's gate did not let `day` pass, and the config says to stop there. The days before it are kept."""
+
+    def __init__(self, message: str, day: date):
+        super().__init__(message)
+        self.day = day
+
+    def __reduce__(self) -> tuple[type["DayStopped"], tuple[str, date]]:
+        return type(self), (str(self), self.day)  # It is sent from a model's process to the run's.
 
 
 class Quarantine:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+_NAMED = 3
+"""How many failed checks a message names."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
@@ -49,6 +52,18 @@ class Verdict:
         return self.verdict in ("pass", "first")
 
     def __str__(self) -> str:
-        """Return the verdict in one line, with up to five failed checks and their values."""
+        """Return the verdict in one line, with up to three failed checks and their values."""
+        return self.describe()
+
+    def describe(self, *, where: str = "") -> str:
+        """Return the verdict in one line; `where` says where to find the failed checks beyond the third.
+
+        Example:
+            >>> checks = [Check(name=name, value=1.0, passed=False) for name in "abcde"]
+            >>> Verdict(verdict="fail", checks=tuple(checks)).describe(where="the card")
+            'fail; a is 1; b is 1; c is 1; and 2 more (see the card)'
+        """
         failed = [check.describe() for check in self.checks if not check.passed]
-        return "; ".join([self.verdict, *failed[:5], *([self.reason] if self.reason else [])])
+        more = [f"and {len(failed) - _NAMED} more" + (f" (see {where})" if where else "")]
+        reason = [self.reason] if self.reason else []
+        return "; ".join([self.verdict, *failed[:_NAMED], *(more if len(failed) > _NAMED else []), *reason])

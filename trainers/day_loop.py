@@ -19,7 +19,7 @@ import polars as pl
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.io.retry import with_retries
-from tutelage.pipeline.quarantine import Outcome
+from tutelage.pipeline.quarantine import DayStopped, Outcome
 from tutelage.trainers import gate
 from tutelage.trainers.checkpoints import State, pending
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
@@ -88,8 +88,8 @@ def train(
 ) -> list[State]:
     """Train a model on those of its days that it was not trained on before; return the states of these days.
 
-    Raises UserError where the days do not follow the last one, where `accept` names a day that is not next, or
-    where a day does not pass its gate and the config says to stop. Raises Preempted after a SIGTERM or Ctrl-C.
+    Raises UserError where the days do not follow the last one or where `accept` names a day that is not next,
+    DayStopped where a day does not pass its gate and the config says to stop, and Preempted after a SIGTERM or Ctrl-C.
     """
     return DayLoop(role, accept=accept, progress=progress).run()
 
@@ -167,7 +167,7 @@ class DayLoop:
     def _train_day(self, day: Day) -> None:
         """Train on the day, a second time where its gate says so, and keep it or not.
 
-        Raises UserError where the gate stops the run, Preempted after a SIGTERM or Ctrl-C.
+        Raises DayStopped where the gate stops the model, Preempted after a SIGTERM or Ctrl-C.
         """
         before = self.quarantine.days().get(day.day, {"attempts": []})["attempts"]
         attempts: list[Mapping[str, object]] = []
@@ -285,7 +285,7 @@ class DayLoop:
         """Withdraw a day that did not pass, and restore the state before it.
 
         Returns the factor of the learning rates for a second attempt, or None where the day is skipped. Raises
-        UserError where the run is to stop.
+        DayStopped where the model is to stop.
         """
         gate_config = self.role.gate
         message = f"{self.model}: {day.day} did not pass its gate and is not kept: {judged.verdict}"
@@ -299,9 +299,10 @@ class DayLoop:
             as_it_is = (
                 f", or keep it as it is with --accept_day={day.day} --reason=..." if judged.rows else ""
             )
-            raise UserError(
+            raise DayStopped(
                 f"{message}. Correct the day and materialise it again, or change the model's gate (its bounds, "
-                f"or on_failure to skip or retry){as_it_is}"
+                f"or on_failure to skip or retry){as_it_is}",
+                day.day,
             )
         if self.trainer.state:
             self.trainer.restore(self.checkpoints, self.trainer.state)

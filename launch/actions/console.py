@@ -10,7 +10,7 @@ from tutelage.launch.lifecycle.invalidation import Action
 from tutelage.launch.report.summary import PrintableConsole
 from tutelage.launch.session import Session
 from tutelage.pipeline.days import parse_day, spans
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.errors import GateError, UserError
 from tutelage.pipeline.io.printable import printable
 from tutelage.trainers.run import TEACHER
 
@@ -72,25 +72,25 @@ def model_of(session: Session, name: str) -> str:
     return session.run.teacher_model if name == TEACHER else name
 
 
-def raise_unfit(session: Session, rejected: Sequence[str], days: Sequence[date] = ()) -> None:
-    """Raise UserError for days of data in quarantine and for versions that were not blessed.
+def quarantine_error(session: Session, days: Sequence[date]) -> GateError:
+    """Return the error for days of data in quarantine."""
+    return GateError(
+        f"in quarantine, so everything goes on without: {', '.join(map(str, days))}; look into "
+        f"{session.run.lake.quarantine.folder}, then correct the day and run tutelage-materialize for it, change "
+        "the config's quality, or keep it as it is with tutelage-materialize --accept_day=DAY --reason=..."
+    )
 
-    The nightly job must not look sound when a day or a model is not fit for use.
-    """
-    message = []
+
+def raise_quarantined(session: Session, days: Sequence[date]) -> None:
+    """Raise GateError where days of data are in quarantine: a job must not look sound when one is not fit for use."""
     if days:
-        message.append(
-            f"in quarantine, so everything goes on without: {', '.join(map(str, days))}; look into "
-            f"{session.run.lake.quarantine.folder}, then correct the day and run tutelage-materialize for it, change "
-            "the config's quality, or keep it as it is with tutelage-materialize --accept_day=DAY --reason=..."
-        )
-    if rejected:
-        message.append(
-            f"not blessed, so the version before stays served: {' | '.join(rejected)}; look into "
-            f"{session.run.root / 'rejected'}, or serve one all the same with tutelage-export --promote"
-        )
-    if message:
-        raise UserError(". ".join(message))
+        raise quarantine_error(session, days)
+
+
+def rejected_version(session: Session, line: str) -> GateError:
+    """Return the error for a newest version that was not blessed; `line` is that of `steps.rejected`."""
+    folder = session.run.root / "rejected"
+    return GateError(f"{line}; look into {folder}, or serve it all the same with tutelage-export --promote")
 
 
 def progress_bars() -> Progress:

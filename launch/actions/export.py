@@ -1,7 +1,7 @@
 """tutelage-export: publish a model's finished days, or decide which version is served."""
 
 from tutelage.launch import steps
-from tutelage.launch.actions.console import bar, echo, model_of, raise_unfit
+from tutelage.launch.actions.console import bar, echo, model_of, rejected_version
 from tutelage.launch.logging_setup import import_tensorflow
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
@@ -18,11 +18,14 @@ def export(
     reason: str = "",
     mirror: str = "",
     new_signature: bool = False,
+    export: str = "newest",
 ) -> None:
     """Publish what is not published yet, or do the one thing that is asked for with the versions.
 
-    Raises UserError for a version that is not there, and where a new one is not blessed.
+    `export` is "newest" or "all": which of a student's finished days. Raises UserError for a version that is not
+    there, and GateError where that of the newest day is not blessed.
     """
+    session = session.asking(every_version=export == "all")
     asked = [promote is not None, rollback, pin is not None, unpin is not None]
     if sum(asked) > 1:
         raise UserError("--promote, --rollback, --pin and --unpin exclude one another; give one of them")
@@ -65,12 +68,20 @@ def _publish(session: Session, model: str, *, new_signature: bool) -> None:
         raise UserError(f"{model} is trained on no day in {session.run.root}; train it first")
     todo = session.to_export(model)
     if not todo:
-        echo(f"Nothing to do: every day that {model} is trained on is published.")
+        echo(f"Nothing to do: {_published(session, model)}.")
         return
     import_tensorflow(verbose=session.verbose)
     with bar(f"export {model}", len(todo)) as advance:
         exported = steps.export(session, model, new_signature=new_signature, progress=advance)
     for one in exported:
         size = f"{one.contents.bytes:,} bytes, {sum(one.contents.ops.values())} ops"
-        echo(f"{one.version.path}: {one.verdict or 'published'}; {size}")
-    raise_unfit(session, steps.rejected(model, exported))
+        verdict = one.verdict.describe(where="the card") if one.verdict else "published"
+        echo(f"{one.version.path}: {verdict}; {size}")
+    if steps.newest_rejected(session, model, exported):
+        raise rejected_version(session, steps.rejected(session, model, exported)[-1])
+
+
+def _published(session: Session, model: str) -> str:
+    if session.every_version or model in session.teachers:
+        return f"every day that {model} is trained on is published"
+    return f"the newest day that {model} is trained on is published (--export=all publishes the others too)"

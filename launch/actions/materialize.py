@@ -10,7 +10,7 @@ from tutelage.launch.actions.console import (
     echo,
     print_waits,
     pruned,
-    raise_unfit,
+    raise_quarantined,
     units,
 )
 from tutelage.launch.logging_setup import quiet_stderr
@@ -22,7 +22,7 @@ from tutelage.pipeline.errors import disk_full_as_user_error
 def materialize(session: Session, *, accept_day: str | None = None, reason: str = "") -> None:
     """Replace the days asked for, or commit the quarantined `accept_day` as it is.
 
-    Raises UserError where a day does not pass the quality gate.
+    Raises GateError where a day does not pass the quality gate.
     """
     if day := accepted_day(session, accept_day, reason):
         rows, past = steps.accept(session, day, reason)
@@ -37,7 +37,7 @@ def materialize(session: Session, *, accept_day: str | None = None, reason: str 
     days = [day for day in session.days if day not in session.pruned]
     if days and session.pruned:
         echo(f"{pruned(session, session.pruned)} and are left out; {ANEW}")
-    raise_unfit(session, [], materialize_days(session, days or session.days))
+    raise_quarantined(session, materialize_days(session, days or session.days))
 
 
 def materialize_days(session: Session, days: Sequence[date]) -> list[date]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from tutelage.launch import locks, pool, steps
-from tutelage.launch.actions.console import echo, print_waits, raise_unfit, units
+from tutelage.launch.actions.console import echo, print_waits, raise_quarantined, units
 from tutelage.launch.actions.materialize import materialize_days
 from tutelage.launch.session import Session
 from tutelage.launch.studies import study as job
@@ -18,7 +18,7 @@ def study(session: Session, *, studies: Sequence[int] = (), seeds: int) -> None:
     design = job.design(session.experiment, session.days, studies or job.STUDIES)
     with locks.alone(session.run):
         if missing := steps.to_materialize(session):
-            raise_unfit(session, [], materialize_days(session, missing))
+            raise_quarantined(session, materialize_days(session, missing))
         _train_units(session, design, seeds)
         results = job.results(session, design, studies, seeds)
         page = job.write(session, results)

@@ -73,12 +73,20 @@ def _train(session: Session, model: str, accept_day: date | None, reason: str) -
 
 
 def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outcome]:
-    """Train and export those of `models` that have something to do, each in a process of its own."""
+    """Train and export those of `models` that have something to do, each in a process of its own.
+
+    A model that fails leaves the others alone: its outcome holds the failure. Raises Preempted after a signal.
+    """
     for model in models:
         print_left_out(session, model)
-    todo = {model: session.days_to_train(model) for model in models}
-    busy = [model for model in models if todo[model] or session.to_export(model)]
+    todo: dict[str, list[date]] = {}
     outcomes: list[pool.Outcome] = []
+    for model in models:
+        try:
+            todo[model] = session.days_to_train(model)
+        except UserError as error:
+            outcomes.append(pool.Outcome(model=model, failure=error))
+    busy = [model for model in todo if todo[model] or session.to_export(model)]
     if not busy:
         return outcomes
     with progress_bars() as bars:
@@ -89,28 +97,19 @@ def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outco
             # Hidden, not removed: the model's last progress may arrive after its outcome.
             bars.update(tasks[outcome.model], visible=False)
             served = outcome.exported - len(outcome.rejected)
-            _print_trained(outcome.model, outcome.trained, published=f"; {served} versions exported")
+            if outcome.trained or not outcome.failure:
+                _print_trained(outcome.model, outcome.trained, published=f"; {served} versions exported")
+            for line in outcome.rejected:
+                echo(line)
             outcomes.append(outcome)
     return outcomes
 
 
-def train_successor(session: Session) -> tuple[list[pool.Outcome], bool, UserError | None]:
-    """Train the successor and let it take over once it is as good.
-
-    Returns the outcomes, whether it took over, and what went wrong: no student needs the successor yet, so that its
-    failure does not hold them up.
-    """
-    outcomes: list[pool.Outcome] = []
-    failure = None
-    try:
-        outcomes = train_and_export(session, session.teachers[1:])
-    except pool.Stopped:
-        raise
-    except UserError as error:
-        failure = error
-        echo(f"{error}")
+def train_successor(session: Session) -> tuple[list[pool.Outcome], bool]:
+    """Train the successor and let it take over once it is as good; return the outcomes and whether it took over."""
+    outcomes = train_and_export(session, session.teachers[1:])
     changed = _take_over(session, [state for outcome in outcomes for state in outcome.trained])
-    return outcomes, changed, failure
+    return outcomes, changed
 
 
 def _take_over(session: Session, trained: Sequence[State]) -> bool:

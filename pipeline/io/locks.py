@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.errors import TransientError
 
 _POLL_SECONDS = 0.05
 
@@ -20,7 +20,7 @@ def locked(path: Path, message: str, *, shared: bool = False, wait: float | None
     another holder; None: until it is free. The operating system releases the lock when its process ends, even if it
     was killed. The file stays: what matters is the lock, not that the file exists.
 
-    Raises UserError with `message` where another process holds the lock.
+    Raises TransientError with `message` where another process holds the lock.
 
     Example:
         >>> import tempfile
@@ -29,7 +29,7 @@ def locked(path: Path, message: str, *, shared: bool = False, wait: float | None
         ...     with locked(folder, "somebody else is at work"):
         ...         pass
         Traceback (most recent call last):
-        tutelage.pipeline.errors.UserError: somebody else is at work
+        tutelage.pipeline.errors.TransientError: somebody else is at work
     """
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags, 0o644)
@@ -50,7 +50,7 @@ def _acquire(descriptor: int, message: str, mode: int, wait: float | None) -> No
             fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise UserError(message) from None
+                raise TransientError(message) from None
             time.sleep(_POLL_SECONDS)
         else:
             return

@@ -8,7 +8,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
-from tutelage.pipeline.errors import PASSING, UserError, system_error
+from tutelage.pipeline.errors import PASSING, TransientError, system_error
 
 PAUSES = (1.0, 5.0, 20.0)
 """Seconds before each further attempt."""
@@ -23,7 +23,7 @@ def with_retries(what: str, act: Callable[P, T], *args: P.args, **kwargs: P.kwar
 
     `act` must be safe to repeat. The passing causes are `pipeline.errors.PASSING`. `what` names the action in messages.
 
-    Raises UserError where the cause did not pass. Any other error is raised as it is, at once.
+    Raises TransientError where the cause did not pass. Any other error is raised as it is, at once.
 
     Example:
         >>> with_retries("the sum", sum, [1, 2])
@@ -42,7 +42,7 @@ def with_retries(what: str, act: Callable[P, T], *args: P.args, **kwargs: P.kwar
 
     def give_up(state: RetryCallState) -> NoReturn:
         assert state.outcome
-        raise UserError(
+        raise TransientError(
             f"{message(state)}, {len(PAUSES) + 1} times; look after the disk or the network behind the workdir, "
             "then run again to go on from what was finished"
         ) from state.outcome.exception()

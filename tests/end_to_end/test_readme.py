@@ -263,7 +263,7 @@ AFTER_DEMO = {
     "tutelage-teach": ("--end_day=2026-01-01", "Nothing to do: teacher is trained on all"),
     "tutelage-label": ("--end_day=2026-01-02", "label: 1 days, 5,000 rows scored"),
     "tutelage-student": ("--end_day=2026-01-01", "Nothing to do: auxiliary is trained on all"),
-    "tutelage-export": ("--end_day=2026-01-01", "Nothing to do: every day that auxiliary is trained on"),
+    "tutelage-export": ("--end_day=2026-01-01", "Nothing to do: the newest day that auxiliary is trained on"),
     "tutelage-skew": ("", "5,000 requests against 2026-01-01 of interactions"),
     "tutelage-rollback": ("", "Nothing to do: the teacher is trained on no day after 2026-01-01"),
     "tutelage-forget": ("", "0 rows on 0 days belong to user_id 7"),

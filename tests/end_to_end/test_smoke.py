@@ -133,7 +133,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "teacher/checkpoints/2026-01-02",
         "export/teacher/2026010201",
         "students/auxiliary/checkpoints/2026-01-02",
-        "export/late_auxiliary/2026010201",
+        "export/late_auxiliary/2026010301",
     ]
     for moment in moments:
         with subprocess.Popen(

@@ -22,7 +22,7 @@ STEPS = {
     "export teacher": "export --model=teacher",
     "label": "label",
     **{f"train {name}": f"student --student={name}" for name in STUDENTS},
-    **{f"export {name}": f"export --model={name}" for name in STUDENTS},
+    **{f"export {name}": f"export --model={name} --export=all" for name in STUDENTS},
     "report": "report",
 }
 """The command and the flags of each step, in the order in which they depend on one another."""
@@ -119,7 +119,7 @@ def _mark(marks: Connection) -> None:
 def _tell_commits(marks: Connection) -> None:
     from deltalake import DeltaTable
 
-    from tutelage.pipeline import lake
+    from tutelage.pipeline import table
 
     def told(act: Callable[..., Any]) -> Callable[..., Any]:
         def tell_first(*args: Any, **kwargs: Any) -> Any:
@@ -134,7 +134,7 @@ def _tell_commits(marks: Connection) -> None:
 
     sys.addaudithook(tell_renames)
     DeltaTable.create_write_transaction = told(DeltaTable.create_write_transaction)
-    lake.write_deltalake = told(lake.write_deltalake)
+    table.write_deltalake = told(table.write_deltalake)
 
 
 def run_the_clock_backwards() -> None:

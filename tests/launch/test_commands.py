@@ -125,3 +125,15 @@ def test_a_traceback_shows_neither_escape_sequences_nor_passwords() -> None:
     assert done.returncode == 1
     assert done.stderr.endswith("\nValueError: \\x1b[2J of ftp://***@host\n")
     assert done.stderr.startswith("Traceback (most recent call last):\n")
+
+
+def test_each_failure_of_a_run_has_its_line_and_the_worst_gives_the_status(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(
+        "from tutelage.launch.exit_codes import Failures\n"
+        "from tutelage.pipeline.errors import GateError, TransientError\n"
+        "def experiment(*, smoke):\n"
+        "    raise Failures([GateError('control stopped'), TransientError('wide was killed')])\n"
+    )
+    done = _run("run", f"--config={tmp_path}/my.py", f"--workdir={tmp_path}/w")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr == "tutelage-run: wide was killed\ntutelage-run: control stopped\n"

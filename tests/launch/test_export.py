@@ -18,6 +18,10 @@ from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import State
 
 DAYS = [date(2026, 1, day) for day in (1, 2, 3)]
+NOTHING = (
+    "Nothing to do: the newest day that control is trained on is published "
+    "(--export=all publishes the others too)."
+)
 FIRST, SECOND, THIRD = 2026010101, 2026010201, 2026010301
 Export = Callable[..., list[str]]
 
@@ -53,7 +57,7 @@ def export(versions: Versions, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_with_nothing_to_do_it_prints_what_is_served(export: Export, versions: Versions) -> None:
     assert export() == [
-        "Nothing to do: every day that control is trained on is published.",
+        NOTHING,
         f"control serves {versions.folder / str(THIRD)}",
     ]
 
@@ -63,7 +67,7 @@ def test_a_rollback_prints_what_was_retired_and_what_is_served_and_is_not_undone
 ) -> None:
     serves = f"control serves {versions.folder / str(SECOND)}"
     assert export(rollback=True) == [f"retired: {versions.retired / str(THIRD)}", serves]
-    assert export() == ["Nothing to do: every day that control is trained on is published.", serves]
+    assert export() == [NOTHING, serves]
 
 
 def test_a_promotion_tells_all_that_was_retired(export: Export, versions: Versions) -> None:

@@ -174,8 +174,37 @@ def test_after_a_slice_the_next_slice_comes_next(tmp_path: Path) -> None:
         late.days_to_train("teacher")
 
 
+def test_of_a_student_the_newest_finished_day_is_exported_once_and_of_a_teacher_every_day(
+    tmp_path: Path,
+) -> None:
+    session = _open(tmp_path)
+    first, second = _train(session, "control", *DAYS[:2])
+    assert session.to_export("control") == [second]
+    _publish(session, "control", "2026010201", second)
+    assert session.to_export("control") == []
+    assert session.asking(every_version=True).to_export("control") == [first]
+    assert session.asking(every_version=True).reopened().to_export("control") == [first]
+    states = _train(session, "teacher", *DAYS[:2])
+    assert session.to_export("teacher") == states
+
+
+def test_a_student_that_reads_labels_waits_for_the_teacher_that_labels(tmp_path: Path) -> None:
+    session = _open(tmp_path).asking(awaits_teacher=True)
+    assert session.awaited("control") == session.awaited("teacher") == []
+    assert session.awaited("auxiliary") == session.days
+    assert session.days_to_train("auxiliary") == []
+    _train(session, "teacher", *DAYS[:1])
+    assert session.days_to_train("auxiliary") == DAYS[:1]
+    # It does not wait for a day that the teacher skipped.
+    session.run.quarantine("teacher").write(DAYS[1], "skipped", [{"said": "fail"}])
+    assert session.days_to_train("auxiliary") == DAYS[:2]
+    assert session.awaited("auxiliary") == session.days[2:]
+    # Only a run waits: a command that trains one student masks what is missing.
+    assert _open(tmp_path).days_to_train("auxiliary") == session.days
+
+
 def test_finished_days_are_exported_once_whatever_days_are_asked_for(tmp_path: Path) -> None:
-    session = _open(tmp_path, start_day="2026-01-03")
+    session = _open(tmp_path, start_day="2026-01-03").asking(every_version=True)
     assert session.to_export("control") == []
     first, second = _train(session, "control", *DAYS[:2])
     assert session.to_export("control") == [first, second]

@@ -30,7 +30,7 @@ from tutelage.pipeline.schema import Feature
 from tutelage.trainers.config import SuccessorConfig
 
 def experiment(*, smoke):
-    made = heirs_config.experiment(smoke=smoke)
+    made = successors_config.experiment(smoke=smoke)
     age, tags = Feature(name="age", dtype="float32"), Feature(name="tags", dtype="string", capacity=10, length=2)
     schema = replace(made.schema, features=(age, *made.schema.features, tags))
     wide = made.successor.teacher

@@ -33,6 +33,7 @@ from tutelage.trainers import handover
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
 from tutelage.trainers.handover import read_takeovers
+from tutelage.trainers.preemption import Preempted
 
 DAYS = [date(2026, 1, 1) + timedelta(days=n) for n in range(5)]
 WIDE = TeacherConfig(name="wide", model=ModelConfig(embedding_dim=2, backbone=MLP(hidden=(9,))))
@@ -375,7 +376,7 @@ def experiment(*, smoke):
 
 
 @pytest.mark.parametrize(
-    "failure", [UserError("wide fell over"), pool.Stopped("stopped by SIGTERM", signal.SIGTERM)]
+    "failure", [UserError("wide fell over"), Preempted("stopped by SIGTERM", signal.SIGTERM)]
 )
 def test_a_successor_that_fails_does_not_hold_up_students_and_is_reported_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: UserError
@@ -393,9 +394,11 @@ def test_a_successor_that_fails_does_not_hold_up_students_and_is_reported_at_the
 
     def train(session: Session, models: Sequence[str]) -> list[pool.Outcome]:
         if "teacher-wide" in models:
-            raise failure
+            if isinstance(failure, Preempted):
+                raise failure
+            return [pool.Outcome(model="teacher-wide", failure=failure)]
         trained.extend(models)
-        return [pool.Outcome(model=model, trained=[], exported=0, rejected=[]) for model in models]
+        return [pool.Outcome(model=model) for model in models]
 
     # Processes that train are slow, and end_to_end/test_successor.py has them.
     for module in (nightly, train_actions):
@@ -403,7 +406,7 @@ def test_a_successor_that_fails_does_not_hold_up_students_and_is_reported_at_the
     with pytest.raises(UserError) as error:
         nightly.run(session)
     assert error.value is failure
-    students = [] if isinstance(failure, pool.Stopped) else [student.name for student in BASE.students]
+    students = [] if isinstance(failure, Preempted) else [student.name for student in BASE.students]
     assert trained == ["teacher", *students]
 
 
