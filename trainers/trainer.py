@@ -188,7 +188,6 @@ class Trainer:
             input_versions=dict(input_versions),
         )
         networks.record(checkpoints, self.ranker.network)
-        networks.record(checkpoints, self.ranker.network)
         self.state = checkpoints.save(self.checkpoint, state)
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
