@@ -78,13 +78,16 @@ class Checkpoints:
         """Return the states of all finished days, in order.
 
         The list ends before a day whose `state.json` is torn or missing, with a warning: that day and those after it
-        are trained on again (`set_damaged_aside`).
+        are trained on again (`set_damaged_aside`). Raises UserError where they cannot be, because the variables of
+        that day or of the day before it were pruned.
         """
-        states = []
+        states: list[State] = []
         for folder in self._folders():
             try:
                 states.append(_read_state(folder))
             except TornFile as error:
+                if (states and states[-1].pruned) or not any(folder.glob("variables*")):
+                    _read_state(folder, mend=_PRUNED)
                 warn_once(str(error))
                 break
         return states
@@ -136,14 +139,11 @@ class Checkpoints:
         """Forget the last days while their files are damaged; return them with the reason. They are trained on again.
 
         A day whose `state.json` is torn takes the days after it along, because what is counted there goes on from it.
-        The folders stay as .damaged-YYYY-MM-DD, for whoever looks into the disk. Raises UserError where the variables
-        to go on from were pruned.
+        The folders stay as .damaged-YYYY-MM-DD, for whoever looks into the disk. Raises UserError as
+        `states` does.
         """
-        states, folders = self.states(), self._folders()
-        torn = folders[len(states) :]
-        if torn and ((states and states[-1].pruned) or not (torn[0] / "variables.index").exists()):
-            _read_state(torn[0], mend="restore it from a backup, or train the model anew in another workdir: pruned "
-                "days cannot be trained on again")  # fmt: skip
+        states = self.states()
+        torn = self._folders()[len(states) :]
         damaged = {}
         for n, folder in reversed(list(enumerate(torn))):
             damaged[self._set_aside(folder)] = "follows a damaged one" if n else "is damaged"
@@ -197,6 +197,10 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+_PRUNED = (
+    "restore it from a backup, or train the model anew (a student with --reset, a teacher in another workdir): the "
+    "days that were pruned cannot be trained on again"
+)
 _AGAIN = (
     "restore it from a backup, or tutelage-run sets it aside and trains on that day and those after it again"
 )

@@ -58,7 +58,7 @@ def versions_in(folder: Path) -> list[Version]:
 def read_version(path: Path) -> Version:
     """Read the version in the folder `path`. Raises UserError if no export made it."""
     card = read_card(path)
-    if not _NUMBER.fullmatch(path.name) or path.name[:8] != f"{card['day']:%Y%m%d}":
+    if not is_number(path.name) or path.name[:8] != f"{card['day']:%Y%m%d}":
         raise UserError(f"{path} is of {card['day']} by its {CARD}, but not by its name; remove it")
     return Version(path=path, number=int(path.name), **card)
 

@@ -210,19 +210,29 @@ def test_the_days_after_a_torn_state_go_with_it_unless_the_day_before_was_pruned
     ]
 
 
-@pytest.mark.parametrize("torn", [0, 1])
+@COMMANDS
+@pytest.mark.parametrize("torn", DAYS[:2])
 def test_a_torn_state_next_to_pruned_variables_is_named_and_nothing_is_set_aside(
-    workdir: Path, torn: int
+    workdir: Path, torn: date, command: Callable[[Path], None]
 ) -> None:
     checkpoints = _open(workdir).run.checkpoints("teacher")
     checkpoints.prune(DAYS[0])
-    path = checkpoints.folder / str(DAYS[torn]) / "state.json"
+    path = checkpoints.folder / str(torn) / "state.json"
     _tear(path, "half")
-    with pytest.raises(
-        TornFile, match=rf"^{re.escape(str(path))} is not JSON .*; restore it from a backup, or train"
-    ):
+    said = _refusal(command, workdir)
+    assert said.startswith(f"{path} is not JSON ")
+    assert "; restore it from a backup, or train the model anew (a student with --reset, " in said
+    with pytest.raises(TornFile):
         checkpoints.set_damaged_aside()
     assert [path.name for path in sorted(checkpoints.folder.iterdir())] == ["2026-01-01", "2026-01-02"]
+
+
+def test_a_torn_record_of_a_day_that_the_model_went_past_counts_as_skipped(workdir: Path) -> None:
+    run = _open(workdir).run
+    shutil.rmtree(run.checkpoints("teacher").folder / str(DAYS[0]))
+    run.quarantine("teacher").write(DAYS[0], "skipped", [{"said": "fail"}])
+    _tear(run.quarantine("teacher").folder / f"{DAYS[0]}.json", "half")
+    assert run.quarantine("teacher").skipped() == DAYS[:1]
 
 
 def test_a_state_that_a_newer_version_wrote_is_not_torn(workdir: Path) -> None:
