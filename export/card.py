@@ -15,6 +15,9 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from tutelage.pipeline.io.atomic import move_new
+from tutelage.pipeline.io.json import json_object, read_json
+
 PATH = "assets.extra/model_card"
 """Where the card is stored in a version's folder, without its suffixes `.json` and `.md`."""
 LIBRARIES = ("tutelage", "tensorflow", "tf-keras", "tensorflow-recommenders", "numpy", "polars")
@@ -66,8 +69,7 @@ def write_card(folder: Path, facts: Facts) -> None:
 
 def record_override(folder: Path, reason: str) -> None:
     """Add to a version's card why it is served although it was not blessed."""
-    card = json.loads((folder / f"{PATH}.json").read_text())
-    _write(folder, {**card, "override": reason})
+    _write(folder, {**_read(folder), "override": reason})
 
 
 def update_hash(folder: Path, replacements: Mapping[Path, Path]) -> None:
@@ -76,15 +78,27 @@ def update_hash(folder: Path, replacements: Mapping[Path, Path]) -> None:
     `replacements` maps a file of the version to the new one, which lies beside it and is not part of the version
     yet.
     """
-    card = json.loads((folder / f"{PATH}.json").read_text())
+    card = _read(folder)
     files = [replacements.get(file, file) for file in _files(folder) if file not in replacements.values()]
     size = sum(file.stat().st_size for file in files)
     _write(folder, {**card, "bytes": size, "sha256": sha256(folder, replacements)})
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    mend = "restore it from a backup, or remove the version: its day is exported again"
+    card: dict[str, Any] = read_json(folder / f"{PATH}.json", json_object, mend=mend)
+    return card
+
+
 def _write(folder: Path, card: Mapping[str, Any]) -> None:
-    (folder / f"{PATH}.json").write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
-    (folder / f"{PATH}.md").write_text(_markdown(card))
+    for suffix, text in (
+        ("json", json.dumps(card, indent=1, allow_nan=False) + "\n"),
+        ("md", _markdown(card)),
+    ):
+        # The name of what a killed process leaves begins as the card's does: it is no part of the version either.
+        partial = folder / f"{PATH}.partial"
+        partial.write_text(text)
+        move_new(partial, folder / f"{PATH}.{suffix}")
 
 
 def sha256(folder: Path, replacements: Mapping[Path, Path] = MappingProxyType({})) -> str:

@@ -1,11 +1,11 @@
 """Take a user's rows out of what is stored beside a version: its golden batch and its warm-up requests."""
 
-import os
 from pathlib import Path
 
 import polars as pl
 
 from tutelage.export import card, golden, warmup
+from tutelage.pipeline.io.atomic import move_new
 
 
 def forget(folder: Path, model: str, whose: pl.Expr) -> int:
@@ -24,7 +24,7 @@ def forget(folder: Path, model: str, whose: pl.Expr) -> int:
         requests = folder / warmup.PATH
         rewritten = requests.with_name(f".{requests.name}.partial")
         warmup.write_warmup(rewritten, model, golden.read_golden(partial).features)
-        os.replace(rewritten, requests)
+        move_new(rewritten, requests)
         card.update_hash(folder, {path: partial})
-        os.replace(partial, path)
+        move_new(partial, path)
     return batch.height - left.height

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") -> None:
     """Bring the days asked for from raw data to served models and a report.
 
-    `reset` names students to train from scratch, from their first day; `export` is "newest" or "all": which of a student's
-    finished days become versions. A model that stops does not stop the others. What went wrong is raised after all
-    steps are done: GateError for a day of data in quarantine, a model that its gate stopped, or a newest version
-    that was not blessed; the failure of a model; Failures where there are several.
+    `reset` names students to train from scratch, from their first day. `export` is "newest" or "all": which of a
+    student's finished days become versions. A model that stops does not stop the others. What went wrong is raised
+    after all steps are done: GateError for a day of data in quarantine, a model that its gate stopped, or a newest
+    version that was not blessed; the failure of a model; Failures where there are several.
     """
     with locks.alone(session.run):
         started = time.monotonic()

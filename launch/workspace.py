@@ -15,7 +15,8 @@ from tutelage.launch.experiment import Experiment, plain
 from tutelage.launch.lifecycle import evolve
 from tutelage.launch.recorded import completed
 from tutelage.pipeline.errors import TransientError, UserError
-from tutelage.pipeline.io.json import read_json
+from tutelage.pipeline.io.atomic import move
+from tutelage.pipeline.io.json import TornFile, json_object, read_json
 from tutelage.pipeline.io.links import refuse_links
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
 from tutelage.trainers.handover import TakeOver, read_takeovers
@@ -53,13 +54,14 @@ def open_workdir(workdir: str, experiment: Experiment, *, read_only: bool = Fals
             "give one of ASCII letters, digits, -, _ and ."
         )
     path = root / "config.json"
-    if read_only and not path.exists():
-        raise NothingHereYet(f"{workdir}: nothing here yet; tutelage-run begins an experiment there")
     run = _run(root, experiment)
+    made_with = _made_with(run)
+    if not path.exists():
+        _check_missing(path, made_with, workdir, read_only=read_only)
     if not read_only:
         _check_writable(root, workdir)
-    recorded, identity = _recorded(path, experiment.fixed), experiment.identity
-    made_with = _made_with(run)
+    mend = "restore it from a backup, or remove it if --config is unchanged: tutelage-run writes it anew"
+    recorded, identity = _recorded(path, experiment.fixed, "schema", mend), experiment.identity
     before = {name: value for name, value in (recorded or {}).items() if name in made_with}
     new = evolve.added(before, identity) if "schema" in before else []
     _check_experiment(run, experiment, before, new, workdir)
@@ -77,6 +79,20 @@ def open_workdir(workdir: str, experiment: Experiment, *, read_only: bool = Fals
     if successor and _in_charge(run, successor):
         claim_successor(run, successor)
     return run
+
+
+def _check_missing(path: Path, made_with: set[str], workdir: str, *, read_only: bool) -> None:
+    """Raise what a command that only reads says of a workdir without `config.json`; warn where it is lost."""
+    if not made_with:
+        if read_only:
+            raise NothingHereYet(f"{workdir}: nothing here yet; tutelage-run begins an experiment there")
+        return
+    if read_only:
+        raise UserError(
+            f"{path} is missing; restore it from a backup, or run tutelage-run if --config is unchanged: it writes the "
+            "file anew"
+        )
+    _log.warning("%s is missing, and is written anew as --config is now", path)
 
 
 def _run(root: Path, experiment: Experiment) -> Run:
@@ -128,8 +144,7 @@ def _made_with(run: Run) -> set[str]:
 
 def is_trained(run: Run, model: str) -> bool:
     """Return whether a model has been trained on a day, or on a part of one."""
-    checkpoints = run.checkpoints(model)
-    return bool(checkpoints.states()) or any(checkpoints.folder.glob("within-*"))
+    return run.checkpoints(model).any_day()
 
 
 def _check_experiment(
@@ -210,17 +225,36 @@ def reset_student(run: Run, student: StudentConfig) -> None:
 
 def _claim(run: Run, model: str, config: StudentConfig | SuccessorConfig, what: str, how: str) -> None:
     path, now = run.folder(model) / "config.json", plain(config)
-    recorded = _recorded(path, config)
-    if recorded is not None and is_trained(run, model):
+    trained = is_trained(run, model)
+    mend = f"restore it from a backup, remove it if {what} is unchanged, or {how}"
+    try:
+        recorded = _recorded(path, config, "model" if isinstance(config, StudentConfig) else "teacher", mend)
+    except TornFile as error:
+        if trained:
+            raise
+        recorded = None
+        move(path, path.with_name(".torn-config.json"))
+        _log.warning("%s; it is set aside and written anew, because %s is not trained yet", error, what)
+    else:
+        if recorded is None and trained:
+            _log.warning("%s is missing, and is written anew as --config is now", path)
+    if recorded is not None and trained:
         _refuse_changes(recorded, now, what, how)
     elif recorded != now:
-        path.parent.mkdir(parents=True, exist_ok=True)
         evolve.write(path, now)
 
 
-def _recorded(path: Path, now: Any) -> dict[str, Any] | None:
-    """Return the config recorded at `path`, brought up to the classes of `now`; None where there is none."""
-    return completed(read_json(path), now) if path.exists() else None
+def _recorded(path: Path, now: Any, needed: str, mend: str) -> dict[str, Any] | None:
+    """Return the config recorded at `path`, brought up to the classes of `now`; None where there is none.
+
+    Raises TornFile, which ends with `mend`, where it is no config, as it has no `needed`.
+    """
+
+    def checked(value: Any) -> dict[str, Any]:
+        json_object(json_object(value)[needed])
+        return json_object(value)
+
+    return completed(read_json(path, checked, mend=mend), now) if path.exists() else None
 
 
 def _refuse_changes(before: dict[str, Any], now: dict[str, Any], what: str, how: str) -> None:

@@ -1,6 +1,5 @@
 """Commit a materialised day to `interactions`, or put it in quarantine until its data is corrected or accepted."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.atomic import atomic_write, make_folder, move
 from tutelage.pipeline.io.links import refuse_links, refuse_path_outside
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quality import QualityConfig, judge
@@ -138,11 +137,11 @@ def _quarantine(lake: Lake, made: StagedDay, statistics: pl.DataFrame, record: M
     day = made.day
     refuse_links(lake.quarantine.folder)
     folder = _rows(lake, day)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     sources = [lake.interactions.path / file.path for file in made.files]
     for source in sources:
         if source.exists():  # A runner may repeat this.
-            os.rename(source, folder / source.name)
+            move(source, folder / source.name)
     names = [source.name for source in sources]
     for path in folder.iterdir():
         if path.name not in names:  # A file of an earlier attempt.
@@ -167,6 +166,8 @@ def accept(lake: Lake, day: date, reason: str) -> int:
             f"--accept_day={day}: no such day of data is in quarantine; tutelage-status shows those that are"
         )
     last = record["attempts"][-1]
+    if "files" not in last:
+        raise UserError(f"--accept_day={day}: {last['said']}; run tutelage-materialize for that day first")
     files, counts = [], last["counts"]
     named = [DataFile(**file) for file in last["files"]]
     for file in named:
@@ -175,8 +176,8 @@ def accept(lake: Lake, day: date, reason: str) -> int:
     for file in named:
         source, target = _rows(lake, day) / Path(file.path).name, lake.interactions.path / file.path
         if source.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(source, target)
+            make_folder(target.parent)
+            move(source, target)
         elif not target.exists():
             raise UserError(
                 f"--accept_day={day}: {source} is gone; run tutelage-materialize for that day first"

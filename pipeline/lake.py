@@ -48,7 +48,10 @@ class Lake:
         # These are made from the interactions, and lie beside them.
         beside = self.interactions.path.parent
         self.statistics = Table(beside / "statistics", STATISTICS, partition_by=day)
-        self.quarantine = Quarantine(beside / "quarantine")
+        self.quarantine = Quarantine(
+            beside / "quarantine",
+            mend="restore it from a backup, or run tutelage-materialize with --start_day={day} --end_day={day}",
+        )
         self.histories = (
             Table(beside / "histories", history_columns(schema), partition_by=day)
             if schema.histories

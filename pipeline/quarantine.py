@@ -1,14 +1,14 @@
 """Days that failed a gate, of data or of a model: one file per day, for people and for the next run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from tutelage.pipeline.errors import GateError
-from tutelage.pipeline.io.json import read_json, write_json
+from tutelage.pipeline.io.json import TornFile, read_json, warn_once, write_json
 from tutelage.pipeline.io.printable import masked
 
 Outcome = Literal["stopped", "skipped", "retried", "accepted", "passed"]
@@ -43,14 +43,36 @@ class Quarantine:
         ['2026-01-02 skipped (fail; rows is 3)']
     """
 
-    def __init__(self, folder: Path):
+    def __init__(
+        self, folder: Path, *, torn: Callable[[date], Outcome] = lambda day: "skipped", mend: str = ""
+    ):
+        """`torn` tells the outcome of a day whose record is torn, and `mend` how the record is made anew."""
         self.folder = folder
+        self._torn = torn
+        self._mend = mend or "restore it from a backup, or remove it"
 
     def days(self) -> dict[date, dict[str, Any]]:
-        """Return the record of each day, in order."""
-        return {
-            date.fromisoformat(path.stem): read_json(path) for path in sorted(self.folder.glob("[0-9]*.json"))
-        }
+        """Return the record of each day, in order.
+
+        A record that is torn is warned of, and stands in with an outcome and without what was found.
+        """
+        paths = sorted(self.folder.glob("[0-9]*.json"))
+        return {(day := date.fromisoformat(path.stem)): self._read(path, day) for path in paths}
+
+    def _read(self, path: Path, day: date) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = read_json(path, _checked, mend="")
+        except TornFile as error:
+            outcome = self._torn(day)
+            mend = self._mend.format(day=day)
+            warn_once(f"{error}until it is mended, {day} counts as {outcome}: {mend}")
+            return {
+                "outcome": outcome,
+                "reason": "",
+                "made_of": {},
+                "attempts": [{"said": "its record is torn"}],
+            }
+        return record
 
     def skipped(self) -> list[date]:
         """Return the days that were skipped, in order."""
@@ -90,6 +112,14 @@ class Quarantine:
             for day, record in self.days().items()
             if record["outcome"] in _OPEN
         ]
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as it is. Raises KeyError or TypeError where it lacks what every record has."""
+    for attempt in (*record["attempts"], record["outcome"]):
+        if not isinstance(attempt, str):
+            attempt["said"]
+    return record
 
 
 def _plain(value: Any) -> Any:

@@ -1,9 +1,11 @@
 """One Delta Lake table: replace a partition in one commit, read it as it is now or as it was."""
 
+import contextlib
 import copy
 import json
 import os
 import time
+import urllib.parse
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from deltalake.schema import Schema as DeltaSchema
 from deltalake.transaction import AddAction, RemoveAction
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.atomic import make_folder, sync
 
 Partition = Mapping[str, str | date]
 """The value of each partition column."""
@@ -122,6 +125,8 @@ class Table:
                 partition_by=self.partition_by,
                 configuration=_CONFIGURATION,
             )
+            self._sync(-1)
+            sync(self.path.parent)
 
     def add_columns(self) -> None:
         """Add the declared columns that the table lacks. They are null in the rows that exist."""
@@ -129,7 +134,9 @@ class Table:
         have = [field.name for field in table.schema().fields]
         declared = DeltaSchema.from_arrow(self.schema).fields
         if new := [field for field in declared if field.name not in have]:
+            before = table.version()
             table.alter.add_columns(new)
+            self._sync(before)
 
     def scan(self, **partition: str | date) -> pl.LazyFrame:
         """Return the rows whose partition columns have these values."""
@@ -173,13 +180,16 @@ class Table:
         full = full.select(n if n in full.columns else pl.lit(None).alias(n) for n in self.schema.names)
         predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
         content = [] if where else [_content(self.key(partition), _digest(self._data(full)))]
+        table = DeltaTable(self.path)
+        before = table.version()
         write_deltalake(
-            self.path,
+            table,
             full.to_arrow().cast(self.schema),
             mode="overwrite",
             predicate=predicate,
             commit_properties=CommitProperties(app_transactions=content),
         )
+        self._sync(before)
 
     def clear(self, partition: Partition, **where: str | date) -> None:
         """Remove the rows that `replace` would replace."""
@@ -189,10 +199,12 @@ class Table:
         """Write a data file under a name that no other attempt has. `commit` makes it visible."""
         folder = "/".join(f"{key}={partition[key]}" for key in self.partition_by)
         path = f"{folder}/{name}-{uuid.uuid4().hex}.parquet"
-        (self.path / folder).mkdir(parents=True, exist_ok=True)
+        make_folder(self.path / folder)
         data = self._data(frame)
         # Level 1 takes two thirds of the default level's time, for files of the same size.
         data.write_parquet(self.path / path, compression_level=1)
+        sync(self.path / path)
+        sync(self.path / folder)
         return DataFile(path=path, rows=frame.height, digest=_digest(data))
 
     def commit(
@@ -235,6 +247,7 @@ class Table:
                     f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
                     "run this one again if they are to be replaced"
                 )
+            opened = table.version()
             try:
                 table.create_write_transaction(
                     adds,
@@ -248,10 +261,33 @@ class Table:
                 # Delta also refuses a commit after another partition was replaced, which is no conflict.
                 table = DeltaTable(self.path)
                 continue
+            self._sync(opened)
             table.update_incremental()
             there = table.file_uris(file_pruning_predicate=where)
             self._check_rows(key, there, expected=sum(file.rows for file in files))
             return
+
+    def _sync(self, before: int) -> None:
+        """Bring the commits after the version `before` to the disk with the files that they name; Delta does not.
+
+        What is written next, such as a checkpoint, says that these rows are there.
+        """
+        log = self.path / "_delta_log"
+        version, folders = before + 1, {log}
+        while (entry := log / f"{version:020}.json").exists():
+            for line in entry.read_bytes().splitlines():
+                if added := json.loads(line).get("add"):
+                    data = self.path / urllib.parse.unquote(added["path"])
+                    with contextlib.suppress(FileNotFoundError):  # A later commit may have replaced it.
+                        sync(data)
+                        folders |= {folder for folder in data.parents if folder.is_relative_to(self.path)}
+            for path in log.glob(f"{version:020}*"):
+                sync(path)
+            version += 1
+        if (last := log / "_last_checkpoint").exists():
+            sync(last)
+        for folder in folders:
+            sync(folder)
 
     def _check_rows(self, key: str, files: Sequence[str], *, expected: int) -> None:
         rows = sum(pq.read_metadata(file).num_rows for file in files)
@@ -270,6 +306,7 @@ class Table:
         metadata of the last commit stays valid.
         """
         table = DeltaTable(self.path)
+        before = table.version()
         values = {name: str(partition[name]) for name in self.partition_by}
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = []
@@ -295,6 +332,7 @@ class Table:
             self.partition_by,
             commit_properties=CommitProperties(custom_metadata=custom),
         )
+        self._sync(before)
 
     def vacuum(self) -> None:
         """Remove every file that the newest version does not name. No other process may use the table meanwhile."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.atomic import make_folder, move, move_new
+from tutelage.pipeline.io.json import TornFile, json_object, read_json, warn_once, write_json
 
 if TYPE_CHECKING:  # the states of a model are listed without TensorFlow
     import tensorflow as tf
@@ -76,25 +75,45 @@ class Checkpoints:
         """The day whose files were found to be sound, and were not restored since."""
 
     def states(self) -> list[State]:
-        """Return the states of all finished days, in order."""
-        paths = sorted(self.folder.glob("[0-9]*-[0-9]*-[0-9]*/state.json"))
-        return [State.read(json.loads(path.read_text())) for path in paths]
+        """Return the states of all finished days, in order.
+
+        The list ends before a day whose `state.json` is torn or missing, with a warning: that day and those after it
+        are trained on again (`set_damaged_aside`). Raises UserError where they cannot be, because the variables of
+        that day or of the day before it were pruned.
+        """
+        states: list[State] = []
+        for folder in self._folders():
+            try:
+                states.append(_read_state(folder))
+            except TornFile as error:
+                if (states and states[-1].pruned) or not any(folder.glob("variables*")):
+                    _read_state(folder, mend=_PRUNED)
+                warn_once(str(error))
+                break
+        return states
+
+    def _folders(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("[0-9]*-[0-9]*-[0-9]*") if path.is_dir())
+
+    def any_day(self) -> bool:
+        """Return whether there is a checkpoint of any day or of a part of one, sound or damaged."""
+        return bool(self._folders() or self.partials())
 
     def save(self, checkpoint: tf.train.Checkpoint, state: State) -> State:
         """Write a day's checkpoint, and drop the partial one; return the state with the size and hash of the files.
 
         The folder has a temporary name until it is complete: what a killed writer leaves is never read.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         for leftover in self.folder.glob(".partial-*"):
             shutil.rmtree(leftover)
         partial = self.folder / f".partial-{state.id}"
         checkpoint.write(str(partial / "variables"))
         size = sum(path.stat().st_size for path in partial.iterdir())
         state = replace(state, size=size, sha256=sha256_of(partial))
-        (partial / "state.json").write_text(json.dumps(state.recorded()))
+        write_json(partial / "state.json", state.recorded())
         self.discard_partial()
-        os.rename(partial, self.folder / str(state.day))
+        move_new(partial, self.folder / str(state.day))
         return state
 
     def restore(self, checkpoint: tf.train.Checkpoint, day: date) -> None:
@@ -116,26 +135,35 @@ class Checkpoints:
         # The file may hold more (an export reads no optimizer), never less.
         checkpoint.read(str(path)).assert_existing_objects_matched().expect_partial()
 
-    def set_damaged_aside(self) -> list[date]:
-        """Forget the last days while their files are damaged, and return them: they are trained on again.
+    def set_damaged_aside(self) -> dict[date, str]:
+        """Forget the last days while their files are damaged; return them with the reason. They are trained on again.
 
-        Their folders stay as .damaged-YYYY-MM-DD, for whoever looks into the disk.
+        A day whose `state.json` is torn takes the days after it along, because what is counted there goes on from it.
+        The folders stay as .damaged-YYYY-MM-DD, for whoever looks into the disk. Raises UserError as
+        `states` does.
         """
-        damaged = []
-        for state in reversed(self.states()):
+        states = self.states()
+        torn = self._folders()[len(states) :]
+        damaged = {}
+        for n, folder in reversed(list(enumerate(torn))):
+            damaged[self._set_aside(folder)] = "follows a damaged one" if n else "is damaged"
+        for state in reversed(states):
             if state.pruned or self._sound(state.day):
                 # Hashing the files a second time would take as long as reading them.
                 self._verified = state.day
                 break
-            aside = self.folder / f".damaged-{state.day}"
-            shutil.rmtree(aside, ignore_errors=True)
-            os.rename(self.folder / str(state.day), aside)
-            damaged.append(state.day)
-        return damaged[::-1]
+            damaged[self._set_aside(self.folder / str(state.day))] = "is damaged"
+        return dict(sorted(damaged.items()))
+
+    def _set_aside(self, folder: Path) -> date:
+        aside = self.folder / f".damaged-{folder.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        move(folder, aside)
+        return date.fromisoformat(folder.name)
 
     def _sound(self, day: date) -> bool:
         folder = self.folder / str(day)
-        return bool(json.loads((folder / "state.json").read_text())["sha256"] == sha256_of(folder))
+        return _read_state(folder).sha256 == sha256_of(folder)
 
     def partials(self) -> list[Path]:
         """Return the folders of partial checkpoints, the oldest first. There is more than one only after a kill."""
@@ -149,9 +177,8 @@ class Checkpoints:
     def prune(self, day: date) -> None:
         """Remove the variables of a day and keep its state."""
         folder = self.folder / str(day)
-        values = json.loads((folder / "state.json").read_text())
-        with atomic_write(folder / "state.json") as partial:
-            partial.write_text(json.dumps({**values, "pruned": True}))
+        values = read_json(folder / "state.json", json_object)
+        write_json(folder / "state.json", {**values, "pruned": True})
         for path in folder.iterdir():
             if path.name != "state.json":
                 path.unlink()
@@ -168,6 +195,32 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove the checkpoints of all days."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_PRUNED = (
+    "restore it from a backup, or train the model anew (a student with --reset, a teacher in another workdir): the "
+    "days that were pruned cannot be trained on again"
+)
+_AGAIN = (
+    "restore it from a backup, or tutelage-run sets it aside and trains on that day and those after it again"
+)
+
+
+def _read_state(folder: Path, *, mend: str = _AGAIN) -> State:
+    """Return the state of a day's folder. Raises TornFile where it is torn or missing."""
+    path = folder / "state.json"
+    try:
+        values = read_json(path, json_object, mend=mend)
+        if newer := sorted(values.keys() - State.__dataclass_fields__.keys() - {"made_of"}):
+            raise UserError(
+                f"{path} holds {newer[0]!r}, which this version of tutelage does not know; install a newer one"
+            )
+        state: State = read_json(path, State.read, mend=mend)
+    except FileNotFoundError:
+        raise TornFile(f"{path} is missing; {mend}") from None
+    if str(state.day) != folder.name:
+        raise TornFile(f"{path} is of {state.day} and not of {folder.name}; {mend}")
+    return state
 
 
 def sha256_of(folder: Path) -> str:

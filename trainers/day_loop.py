@@ -127,9 +127,9 @@ class DayLoop:
 
     def _set_damaged_aside(self) -> None:
         """Return to the last sound checkpoint, and forget the skipped days after it."""
-        for damaged in self.checkpoints.set_damaged_aside():
+        for damaged, why in self.checkpoints.set_damaged_aside().items():
             _log.warning(
-                "%s: the checkpoint of %s is damaged; going on from the day before it", self.model, damaged
+                "%s: the checkpoint of %s %s; going on from the day before it", self.model, damaged, why
             )
             for later in self.quarantine.skipped():
                 if later > damaged:

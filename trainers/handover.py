@@ -6,7 +6,6 @@ students read its labels from then on. `takeovers.json` in the workdir records e
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -19,7 +18,7 @@ import polars as pl
 
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.json import json_object, read_json, write_json
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
 
@@ -72,24 +71,35 @@ def read_takeovers(root: Path) -> tuple[TakeOver, ...]:
     path = root / FILE
     if not path.exists():
         return ()
-    return tuple(
-        TakeOver(
-            **{
-                **values,
-                "before": Labeller(**values["before"]),
-                "first_day": values["first_day"] and date.fromisoformat(values["first_day"]),
-                "judged": [date.fromisoformat(day) for day in values["judged"]],
-                "from_day": date.fromisoformat(values["from_day"]),
-            }
-        )
-        for values in json.loads(path.read_text())
+    changes: tuple[TakeOver, ...] = read_json(
+        path, lambda recorded: tuple(map(_take_over, recorded)), mend=_MEND
+    )
+    return changes
+
+
+_MEND = (
+    "restore it from a backup, or remove it with the former teacher as the config's teacher and the later one as its "
+    "successor: tutelage-run decides the change again, and makes anew what was made from other labels"
+)
+
+
+def _take_over(recorded: Mapping[str, Any]) -> TakeOver:
+    first_day = recorded["first_day"]
+    return TakeOver(
+        **{
+            **recorded,
+            "before": Labeller(**recorded["before"]),
+            "teacher": json_object(recorded["teacher"]),
+            "first_day": first_day and date.fromisoformat(first_day),
+            "judged": [date.fromisoformat(day) for day in recorded["judged"]],
+            "from_day": date.fromisoformat(recorded["from_day"]),
+        }
     )
 
 
 def write_takeovers(root: Path, takeovers: Sequence[TakeOver]) -> None:
     """Replace the recorded changes of teacher."""
-    with atomic_write(root / FILE) as partial:
-        partial.write_text(json.dumps([asdict(each) for each in takeovers], indent=1, default=str) + "\n")
+    write_json(root / FILE, [asdict(each) for each in takeovers])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +263,9 @@ def describe_start(run: Run, model: str) -> str | None:
     path = run.warm_start(model)
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
+    found = read_json(
+        path, json_object, mend="restore it from a backup, or remove it: it only tells of the start"
+    )
     anew = [
         f"{each['name']} {each['shape']}" + (f" (there {each['teacher']})" if each["teacher"] else "")
         for each in found["anew"]
@@ -297,8 +309,7 @@ def warm_start(trainer: Trainer, teacher: Trainer, run: Run, successor: Successo
         trainer.adam.iterations.assign(teacher.adam.iterations)
         trainer.adagrad.iterations.assign(teacher.adagrad.iterations)
     found = {"teacher": run.teacher.name, "day": str(base.day), "taken": taken, "anew": anew}
-    with atomic_write(run.warm_start(run.of_successor(successor.teacher).teacher_model)) as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(run.warm_start(run.of_successor(successor.teacher).teacher_model), found)
 
 
 def _base(run: Run, successor: SuccessorConfig) -> State:

@@ -1,10 +1,9 @@
 """What a user's network is made of, recorded beside its checkpoints: one that has changed cannot read them."""
 
-import json
 from collections.abc import Mapping, Sequence
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.json import json_object, read_json, write_json
 from tutelage.trainers.checkpoints import Checkpoints
 
 _FILE = "network.json"
@@ -14,9 +13,7 @@ def record(checkpoints: Checkpoints, shapes: Mapping[str, Sequence[int]]) -> Non
     """Write the shapes of a network's variables by their paths (`Ranker.network`); none are not recorded."""
     path = checkpoints.folder / _FILE
     if shapes and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as partial:
-            partial.write_text(json.dumps(dict(shapes), indent=1) + "\n")
+        write_json(path, shapes)
 
 
 def check(checkpoints: Checkpoints, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -24,7 +21,11 @@ def check(checkpoints: Checkpoints, shapes: Mapping[str, Sequence[int]]) -> None
     path = checkpoints.folder / _FILE
     if not path.exists():
         return
-    recorded = json.loads(path.read_text())
+    recorded = read_json(
+        path,
+        json_object,
+        mend="restore it from a backup, or remove it if the network's function is unchanged: it is written anew",
+    )
     changes = [
         f"{name} was {recorded.get(name, 'not there')} and is {shapes.get(name, 'not there')}"
         for name in dict.fromkeys([*recorded, *shapes])

@@ -1,8 +1,6 @@
 """A day whose training was interrupted: the partial checkpoint within it, and how training goes on from there."""
 
-import json
 import logging
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -11,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tutelage.pipeline.io.atomic import move_new
+from tutelage.pipeline.io.json import TornFile, read_json, write_json
 from tutelage.trainers import networks
 from tutelage.trainers.checkpoints import Checkpoints, sha256_of
 from tutelage.trainers.day_pass import Attempt, TrainResult
@@ -64,10 +64,10 @@ def save_partial(trainer: "Trainer", checkpoints: Checkpoints, day: "Day", so_fa
         seconds=so_far.trained.seconds,
         sha256=sha256_of(saved),
     )
-    (saved / "state.json").write_text(json.dumps({**asdict(partial_day), "day": str(day.day)}))
+    write_json(saved / "state.json", asdict(partial_day))
     # The numbers rise: if the process is killed before the older folder is removed, the newer one is read.
     number = 1 + max((int(path.name.removeprefix("within-")) for path in checkpoints.partials()), default=0)
-    os.rename(saved, checkpoints.folder / f"within-{number:06}")
+    move_new(saved, checkpoints.folder / f"within-{number:06}")
     for path in checkpoints.partials()[:-1]:
         shutil.rmtree(path)
 
@@ -75,12 +75,29 @@ def save_partial(trainer: "Trainer", checkpoints: Checkpoints, day: "Day", so_fa
 def find_partial(checkpoints: Checkpoints) -> tuple[PartialDay, Path] | None:
     """Return the newest sound partial checkpoint and its folder; warn of damaged ones and remove them."""
     for path in reversed(checkpoints.partials()):
-        values = json.loads((path / "state.json").read_text())
-        if values["sha256"] == sha256_of(path):
-            return PartialDay(**{**values, "day": date.fromisoformat(values["day"])}), path
-        _log.warning("%s: the partial checkpoint within %s is damaged", checkpoints.folder, values["day"])
+        try:
+            partial_day = _read(path)
+        except TornFile as error:
+            _log.warning(str(error))
+        else:
+            if partial_day.sha256 == sha256_of(path):
+                return partial_day, path
+            _log.warning(
+                "%s: the partial checkpoint within %s is damaged", checkpoints.folder, partial_day.day
+            )
         shutil.rmtree(path)
     return None
+
+
+def _read(folder: Path) -> PartialDay:
+    path, mend = folder / "state.json", "the day is trained on from its start"
+    try:
+        partial_day: PartialDay = read_json(
+            path, lambda value: PartialDay(**{**value, "day": date.fromisoformat(value["day"])}), mend=mend
+        )
+    except FileNotFoundError:
+        raise TornFile(f"{path} is missing; {mend}") from None
+    return partial_day
 
 
 def resume_partial(trainer: "Trainer", checkpoints: Checkpoints, day: "Day") -> Attempt | None:

@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.quarantine import Quarantine
+from tutelage.pipeline.quarantine import Outcome, Quarantine
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.checkpoints import Checkpoints
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
@@ -86,7 +86,16 @@ class Run:
 
     def quarantine(self, model: str) -> Quarantine:
         """Return the records of a model's days that did not pass its gate."""
-        return Quarantine(self.folder(model) / "quarantine")
+
+        def torn(day: date) -> Outcome:
+            """Return what became of a day, by the days that the model was trained on."""
+            days = [state.day for state in self.checkpoints(model).states()]
+            if day in days:
+                return "passed"
+            return "skipped" if days and days[-1] > day else "stopped"
+
+        mend = "restore it from a backup, or remove it where no later day was trained on: {day} is then judged again"
+        return Quarantine(self.folder(model) / "quarantine", torn=torn, mend=mend)
 
     def skipped(self, model: str) -> list[date]:
         """Return the days that a model is not trained on: its own gate or the data's did not let them pass."""

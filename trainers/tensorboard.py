@@ -6,6 +6,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tutelage.pipeline.io.atomic import move_new
+
 
 def write_events(folder: Path, rows: Sequence[Mapping[str, object]], *, day: date) -> None:
     """Write one scalar for each metric, at the step YYYYMMDD, under `basis/task/metric/slice`."""
@@ -20,4 +22,4 @@ def write_events(folder: Path, rows: Sequence[Mapping[str, object]], *, day: dat
     writer.close()
     # TensorBoard reads files in the order of their names, which must be that of the days, not that of writing.
     (written,) = folder.glob(f"events.*.{day}")
-    written.rename(folder / f"events.out.tfevents.{day}")
+    move_new(written, folder / f"events.out.tfevents.{day}")

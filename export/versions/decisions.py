@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.json import TornFile, parse_json, warn_once
 
 
 class Decisions:
@@ -54,11 +55,37 @@ class Decisions:
         return None if last["done"] or (last["action"], last["version"]) != (action, number) else last
 
     def _read(self) -> list[dict[str, Any]]:
-        return list(map(json.loads, self.path.read_text().splitlines())) if self.path.exists() else []
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().splitlines()
+        if not lines:
+            warn_once(
+                f"{self.path} is empty, so the decisions before are not known; restore it from a backup"
+            )
+        records = []
+        for n, line in enumerate(lines, 1):
+            try:
+                what = f"{self.path}, line {n}"
+                records.append(
+                    parse_json(line, what, _checked, mend="restore it from a backup, or remove the line")
+                )
+            except TornFile as error:
+                if n < len(lines):
+                    raise
+                # An append of an older version was interrupted.
+                warn_once(f"{error}; the lines before it are used")
+        return records
 
     def _write(self, records: Sequence[dict[str, Any]]) -> None:
         with atomic_write(self.path) as partial:
             partial.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as it is. Raises KeyError or TypeError where it is none."""
+    for name in ("action", "version", "retires", "reason", "done"):
+        record[name]
+    return record
 
 
 def _user() -> str:

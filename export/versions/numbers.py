@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from tutelage.export.versions.version import numbered
+from tutelage.export.versions.version import is_number, numbered
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.json import warn_once
 
 
 class Numbers:
@@ -21,8 +22,14 @@ class Numbers:
 
     def used(self) -> set[str]:
         """Return all numbers that were ever given."""
-        written = set(self.ledger.read_text().split()) if self.ledger.exists() else set()
-        return written.union(path.name for folder in self._folders for path in numbered(folder))
+        written = set(self.ledger.read_text(errors="replace").split()) if self.ledger.exists() else set()
+        whole = {number for number in written if is_number(number)}
+        if whole != written or (self.ledger.exists() and not whole):
+            warn_once(
+                f"{self.ledger} is torn, so the numbers of removed versions may be given again; restore it from a "
+                "backup"
+            )
+        return whole.union(path.name for folder in self._folders for path in numbered(folder))
 
     def next(self, day: date) -> int:
         """Return the next free number of `day`. Raises UserError when the day has used 99 numbers."""

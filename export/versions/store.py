@@ -17,6 +17,7 @@ from tutelage.export.versions.numbers import Numbers
 from tutelage.export.versions.pins import Pins
 from tutelage.export.versions.version import Version, read_card, read_version, versions_in, write_card
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.atomic import make_folder, move, move_new
 from tutelage.pipeline.io.locks import locked
 from tutelage.trainers.checkpoints import State
 
@@ -144,7 +145,7 @@ class Versions:
             for number in numbers:
                 # A version that is half deleted must not look like one, so it is renamed first.
                 shutil.rmtree(aside, ignore_errors=True)
-                os.rename(self._find(number).path, aside)
+                move(self._find(number).path, aside)
                 shutil.rmtree(aside)
 
     def pin(self, number: int, reason: str = "") -> None:
@@ -173,8 +174,8 @@ class Versions:
             card = read_card(staging)
             number = self._numbers.next(card["day"])
             path = folder / str(number)
-            folder.mkdir(parents=True, exist_ok=True)
-            os.rename(staging, path)
+            make_folder(folder)
+            move_new(staging, path)
             # Written after the rename, so that a killed process does not waste a number.
             self._numbers.write_down()
             return Version(path=path, number=number, **card)
@@ -208,8 +209,8 @@ class Versions:
     def _move(self, number: int, folder: Path) -> None:
         path = self._find(number).path
         if path.parent != folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            os.rename(path, folder / path.name)
+            make_folder(folder)
+            move(path, folder / path.name)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

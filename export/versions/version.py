@@ -1,7 +1,5 @@
 """A version on disk: its number, and the checkpoint that it was made from."""
 
-import contextlib
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import TornFile, read_json, warn_once, write_json
 from tutelage.trainers.checkpoints import State
 
 CARD = "assets.extra/tutelage.json"
@@ -30,24 +29,36 @@ class Version:
     """The id of the checkpoint that the version was made from."""
 
 
+def is_number(text: str) -> bool:
+    """Return whether `text` is the number of a version."""
+    return bool(_NUMBER.fullmatch(text))
+
+
 def numbered(folder: Path) -> list[Path]:
     """Return what `folder` holds under a version's number, in the order of the numbers, whoever made it."""
-    return sorted(path for path in folder.glob("[0-9]*") if _NUMBER.fullmatch(path.name))
+    return sorted(path for path in folder.glob("[0-9]*") if is_number(path.name))
 
 
 def versions_in(folder: Path) -> list[Version]:
-    """Return the versions in `folder` in the order of their numbers. Folders that no export made are skipped."""
+    """Return the versions in `folder` in the order of their numbers.
+
+    Folders that no export made are skipped, and so are those with a torn card, with a warning.
+    """
     found = []
     for path in numbered(folder):
-        with contextlib.suppress(UserError):
+        try:
             found.append(read_version(path))
+        except TornFile as error:
+            warn_once(str(error))
+        except UserError:
+            pass
     return found
 
 
 def read_version(path: Path) -> Version:
     """Read the version in the folder `path`. Raises UserError if no export made it."""
     card = read_card(path)
-    if not _NUMBER.fullmatch(path.name) or path.name[:8] != f"{card['day']:%Y%m%d}":
+    if not is_number(path.name) or path.name[:8] != f"{card['day']:%Y%m%d}":
         raise UserError(f"{path} is of {card['day']} by its {CARD}, but not by its name; remove it")
     return Version(path=path, number=int(path.name), **card)
 
@@ -55,8 +66,7 @@ def read_version(path: Path) -> Version:
 def write_card(path: Path, state: State) -> None:
     """Write the card of a version that is made from the checkpoint `state` into its folder `path`."""
     card = {"day": str(state.day), "step": state.step, "checkpoint": state.id}
-    (path / CARD).parent.mkdir(exist_ok=True)
-    (path / CARD).write_text(json.dumps(card))
+    write_json(path / CARD, card)
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -70,11 +80,14 @@ def read_card(path: Path) -> dict[str, Any]:
         links += [inside for name in (*folders, *files) if (inside := Path(folder, name)).is_symlink()]
     if links:
         raise UserError(f"{links[0]} is a link, but a version is made of plain files; remove {path}")
+    mend = f"restore it from a backup, or remove {path}: its day is exported again"
     try:
-        card = json.loads((path / CARD).read_text())
-        day, step, checkpoint = date.fromisoformat(card["day"]), int(card["step"]), str(card["checkpoint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path} was not made by an export: its {CARD} is missing or damaged; remove it"
-        ) from None
-    return {"day": day, "step": step, "checkpoint": checkpoint}
+        card: dict[str, Any] = read_json(path / CARD, _facts, mend=mend)
+    except OSError:
+        raise UserError(f"{path} was not made by an export: its {CARD} is missing; remove it") from None
+    return card
+
+
+def _facts(card: dict[str, Any]) -> dict[str, Any]:
+    day = date.fromisoformat(card["day"])
+    return {"day": day, "step": int(card["step"]), "checkpoint": str(card["checkpoint"])}

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.json import read_json, write_json
+from tutelage.pipeline.io.json import json_object, read_json, write_json
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.config import TeacherConfig
 from tutelage.trainers.handover import write_takeovers
@@ -77,12 +77,12 @@ def evolve(run: Run, names: list[str], teachers: Mapping[str, TeacherConfig]) ->
         table.add_columns()
     for path in sorted((run.root / "students").glob("*/config.json")):
         if run.checkpoints(path.parent.name).states():
-            made = read_json(path)
+            made = read_json(path, json_object)
             write(path, without_too(made, names))
     own = {teacher.name: list(teacher.model.without) for teacher in teachers.values()}
     for path in sorted(run.root.glob(f"{TEACHER}-*/config.json")):
         if run.checkpoints(path.parent.name).states():
-            made = read_json(path)
+            made = read_json(path, json_object)
             write(path, {**made, "teacher": without_too(made["teacher"], names, own)})
     if run.takeovers:
         changes = [replace(each, teacher=without_too(each.teacher, names, own)) for each in run.takeovers]

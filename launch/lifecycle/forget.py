@@ -15,7 +15,7 @@ from tutelage.launch.session import Session
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
-from tutelage.pipeline.io.json import read_json
+from tutelage.pipeline.io.json import json_object, read_json
 from tutelage.pipeline.schema import Schema, interaction_columns
 from tutelage.pipeline.table import FORGOTTEN, Table, add_dropped
 from tutelage.trainers.partial import find_partial
@@ -197,7 +197,7 @@ def _taught(session: Session, days: Sequence[date]) -> dict[str, date]:
         trained = [state.day for state in run.checkpoints(model).states()]
         met = [day for day in trained if day in days]
         if trained and (start := run.warm_start(model)).exists():
-            base = read_json(start)
+            base = read_json(start, json_object)
             if date.fromisoformat(base["day"]) >= first.get(models.get(base["teacher"], ""), date.max):
                 met = trained
         if met:

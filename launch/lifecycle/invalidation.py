@@ -4,7 +4,6 @@ A teacher's day takes the labels that it made and the days of its successor, whi
 take the days of the students that read them. Any day takes its versions, metrics and verdicts.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.atomic import move
 from tutelage.pipeline.io.links import refuse_links
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers.handover import TakeOver, write_takeovers
@@ -203,5 +203,5 @@ def _remove(folder: Path, day: date) -> None:
     # Renamed first: half a checkpoint must not look like a checkpoint. The next save removes such names.
     aside = folder / f".partial-gone-{day}"
     shutil.rmtree(aside, ignore_errors=True)
-    os.rename(folder / str(day), aside)
+    move(folder / str(day), aside)
     shutil.rmtree(aside)

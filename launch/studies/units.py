@@ -22,6 +22,7 @@ from tutelage.launch.studies.labels import StudyRun
 from tutelage.launch.studies.leakage import calibration_sums
 from tutelage.launch.studies.statistics import user_sums
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.atomic import move_new
 from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition, labels_by_snapshot
 from tutelage.trainers.config import GateConfig
 from tutelage.trainers.run import TEACHER, Run
@@ -85,7 +86,7 @@ class Unit:
             frame.write_parquet(folder / f"{name}.parquet")
         (folder / "design.json").write_text(self.design)
         shutil.rmtree(self.folder, ignore_errors=True)
-        folder.rename(self.folder)
+        move_new(folder, self.folder)
         shutil.rmtree(self.scratch)
 
     def _file(self, name: str) -> Path:

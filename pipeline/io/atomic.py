@@ -1,9 +1,59 @@
-"""Files that are replaced as a whole: a reader finds all of the old file or all of the new one."""
+"""Files and folders that appear as a whole, and stay after a power loss: all of the old one or all of the new one.
 
+A rename alone is not enough. After a power loss a file system may keep the new name and lose what the file held, so
+the content is brought to the disk first (fsync), then the file is renamed, then its folder is brought to the disk.
+"""
+
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems of networks and object stores have no fsync for a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """Wait until a folder is on the disk with everything in it, which a library wrote that does not wait itself."""
+    for at, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(at, name))
+        sync(Path(at))
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those that it lies in where they do not exist, and bring their names to the disk."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or a folder, whose content is on the disk, and bring the new name to the disk."""
+    os.rename(source, target)
+    sync(target.parent)
+
+
+def move_new(source: Path, target: Path) -> None:
+    """Bring a file or a folder that was just written to the disk, with everything in it, and rename it then."""
+    if source.is_dir():
+        sync_all(source)
+    else:
+        sync(source)
+    os.replace(source, target)
+    sync(target.parent)
 
 
 @contextmanager
@@ -21,10 +71,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'done'
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield partial
-        os.replace(partial, path)
+        move_new(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
-"""JSON files: read with an error that names the file, written as a whole."""
+"""JSON files: read with an error of one line that names the file, written as a whole."""
 
+import functools
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,50 @@ from typing import Any
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 
+_log = logging.getLogger(__name__)
+RESTORE = "restore it from a copy, or remove it"
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
 
-    Raises UserError where it is not JSON, and OSError where there is no such file.
+class TornFile(UserError):
+    """A file does not hold what was written to it: a disk lost some of it, or somebody changed it."""
+
+
+def read_json(path: Path, parse: Callable[[Any], Any] = lambda value: value, *, mend: str = RESTORE) -> Any:
+    """Return the content of a JSON file, as `parse` makes it of what the JSON holds.
+
+    Raises TornFile, which ends with `mend`, where the file is not JSON or `parse` does not find what it looks for.
+    Raises OSError where there is no such file.
     """
+    return parse_json(path.read_bytes(), str(path), parse, mend=mend)
+
+
+def parse_json(
+    text: bytes, what: str, parse: Callable[[Any], Any] = lambda value: value, *, mend: str
+) -> Any:
+    """Return what `parse` makes of the JSON in `text`. Raises TornFile, which begins with `what`, as `read_json`."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); restore it from a copy, or remove it") from None
+        why = f"is not JSON ({error})" if text.strip(b"\0 \r\n") else "is empty"
+        raise TornFile(f"{what} {why}; {mend}") from None
+    try:
+        return parse(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise TornFile(f"{what} does not hold what was written there ({missing}); {mend}") from None
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """Return a JSON object as it is. Raises TypeError for any other value."""
+    if not isinstance(value, dict):
+        raise TypeError(f"it is a {type(value).__name__} and not an object")
+    return value
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, once in a process: what is torn is read more than once."""
+    _log.warning(message)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.recording import record_disk
 from tutelage.export.versions import CARD, Version, Versions
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.locks import locked
@@ -83,6 +84,20 @@ def test_a_published_version_names_its_checkpoint(versions: Versions, tmp_path: 
     assert version == Version(path=path, number=FIRST, day=DAY, step=12, checkpoint=state.id)
     assert (path / "saved_model.pb").read_bytes() == b"graph"
     assert versions.published() == [version]
+
+
+def test_a_version_is_on_the_disk_before_a_server_can_see_it(
+    versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = _state()
+    staged = versions.stage(state, _write)
+    done = record_disk(monkeypatch, tmp_path)
+    versions.publish(staged)
+    staging = f"publication/wide/staging/{state.id}"
+    served = done.index(f"rename {staging} export/wide/{FIRST}")
+    for name in ("", "/saved_model.pb", "/assets.extra", f"/{CARD}"):
+        assert f"fsync {staging}{name}" in done[:served]
+    assert done[served + 1] == "fsync export/wide"
 
 
 def test_a_rejected_version_has_a_number_and_is_not_served(versions: Versions, tmp_path: Path) -> None:
@@ -401,8 +416,10 @@ def test_a_folder_that_no_export_made_is_not_a_version_and_blocks_decisions(
         _card(versions.folder / name, card)
     assert [version.number for version in versions.published()] == [FIRST, LAST]
     # A server would load it, so nobody knows which version is served until it is removed.
+    path = re.escape(str(versions.folder / name))
+    mend = f"remove it|restore it from a backup, or remove {path}: its day is exported again"
     for decide in (versions.rollback, lambda: versions.promote(FIRST)):
-        with pytest.raises(UserError, match=rf"^{re.escape(str(versions.folder / name))} .*; remove it$"):
+        with pytest.raises(UserError, match=rf"^{path}[ /].*; ({mend})$"):
             decide()
     assert len(versions.published()) == 2
 

@@ -9,9 +9,11 @@ from datetime import date
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
+from tests.recording import record_disk
 from tutelage.pipeline import table as table_module
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
@@ -335,3 +337,38 @@ def test_a_table_as_of_a_version_shows_its_rows(lake: Lake) -> None:
     assert (table.version, table.as_of(version).version) == (version + 1, version)
     assert _users(table.as_of(version).scan()) == [1]
     assert not table.pinned
+
+
+def test_rows_and_their_commit_are_on_the_disk_when_a_write_returns(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, where = lake.interactions, {"day": FIRST}
+
+    def replace() -> None:
+        table.replace(_rows([1, 2]), where)
+
+    def commit() -> None:
+        _commit(table, FIRST, [1, 2, 3], attempt=1)
+
+    def delete() -> None:
+        table.delete_rows(where, pl.col("user") == 1, metadata=None)
+
+    done = record_disk(monkeypatch, table.path)
+    for version, act in enumerate((replace, commit, delete), 1):
+        del done[:]
+        act()
+        assert table.version == version
+        assert {f"fsync _delta_log/{version:020}.json", "fsync _delta_log", "fsync ."} <= set(done)
+        for path in table.files(**where):
+            part = Path(path).relative_to(table.path)
+            assert {f"fsync {part}", f"fsync {part.parent}"} <= set(done)
+
+
+def test_a_path_that_delta_encodes_is_brought_to_the_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(tmp_path, pa.schema([("value", pa.int64())]), partition_by={"model": pa.string()})
+    table.create()
+    done = record_disk(monkeypatch, tmp_path)
+    table.replace(pl.DataFrame({"value": [1]}), {"model": "a b=c"})
+    assert [said for said in done if said.endswith(".parquet")]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.recording import record_disk
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.checkpoints import Checkpoints, State, pending, step_of_example
 
@@ -52,3 +53,24 @@ def test_a_state_from_before_memory_and_size_were_recorded_is_read(tmp_path: Pat
     )
     (state,) = Checkpoints(tmp_path).states()
     assert (state.step, state.memory, state.size) == (3, 0, 0)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Variables:
+        """Write files as a TensorFlow checkpoint does, which does not wait for the disk."""
+
+        def write(self, prefix: str) -> None:
+            Path(prefix).parent.mkdir()
+            for suffix in (".index", ".data-00000-of-00001"):
+                Path(prefix + suffix).write_bytes(b"variables")
+
+    (state,) = _states(DAYS[0])
+    done = record_disk(monkeypatch, tmp_path)
+    Checkpoints(tmp_path).save(Variables(), state)  # type: ignore[arg-type]
+    named = done.index(f"rename .partial-{state.id} 2026-01-01")
+    files = ("variables.index", "variables.data-00000-of-00001", "state.json")
+    for name in ("", *(f"/{file}" for file in files)):
+        assert f"fsync .partial-{state.id}{name}" in done[:named]
+    assert done[named + 1 :] == ["fsync ."]

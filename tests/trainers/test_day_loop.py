@@ -274,6 +274,23 @@ def test_a_damaged_last_checkpoint_is_warned_of_and_its_day_trained_on_again_wit
     assert (folder / ".damaged-2026-01-02").is_dir()
 
 
+@pytest.mark.parametrize("torn", ["zero", "half", "missing"])
+def test_a_checkpoint_with_a_torn_state_is_told_and_its_day_trained_on_again_with_the_same_result(
+    taught: Run, in_calls: dict[date, Run], tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = _copy(in_calls[DAYS[1]], tmp_path)
+    state = run.checkpoints(TEACHER).folder / "2026-01-02/state.json"
+    content = state.read_bytes()
+    state.unlink()
+    if torn != "missing":
+        state.write_bytes(content[: len(content) // 2] if torn == "half" else b"")
+    assert [each.day for each in train_teacher(run, DAYS)] == DAYS[1:]
+    named, damaged = caplog.messages
+    assert named.startswith(f"{state} ")
+    assert damaged == "teacher: the checkpoint of 2026-01-02 is damaged; going on from the day before it"
+    _assert_same_teacher(taught, run)
+
+
 def test_the_last_checkpoint_is_hashed_once_when_training_continues(
     in_calls: dict[date, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,25 @@ def test_a_damaged_one_is_warned_of_and_the_day_trained_on_from_its_start_with_t
     assert_same(undisturbed.root, run.root)
 
 
+@pytest.mark.parametrize("torn", ["zero", "half", "missing"])
+def test_one_with_a_torn_state_is_told_and_the_day_trained_on_from_its_start(
+    undisturbed: Run, stopped: Run, tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = _copy(stopped, tmp_path)
+    path = run.checkpoints(TEACHER).folder / "within-000001/state.json"
+    content = path.read_bytes()
+    path.unlink()
+    if torn != "missing":
+        path.write_bytes(content[: len(content) // 2] if torn == "half" else b"")
+    again: list[int] = []
+    train_teacher(run, DAYS, progress=again.append)
+    assert again[:4] == [16, 16, 16, 9]
+    (said,) = caplog.messages
+    assert said.startswith(f"{path} ")
+    assert said.endswith("; the day is trained on from its start")
+    assert_same(undisturbed.root, run.root)
+
+
 def test_a_day_whose_data_has_changed_is_trained_on_from_its_start(stopped: Run, tmp_path: Path) -> None:
     run = _copy(stopped, tmp_path)
     # The same rows in another file are the same day.

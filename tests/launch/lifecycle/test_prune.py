@@ -287,7 +287,7 @@ def test_a_pruned_checkpoint_cannot_be_restored_and_a_damaged_one_after_it_does_
     checkpoints.prune(DAYS[1])
     (data,) = (tmp_path / str(DAYS[2])).glob("variables.data*")
     data.write_bytes(b"")
-    assert checkpoints.set_damaged_aside() == [DAYS[2]]
+    assert checkpoints.set_damaged_aside() == {DAYS[2]: "is damaged"}
     assert [state.step for state in checkpoints.states()] == [1, 2]
     with pytest.raises(UserError) as error:
         checkpoints.restore(checkpoint, DAYS[1])
