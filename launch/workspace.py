@@ -128,7 +128,7 @@ def _made_with(run: Run) -> set[str]:
 def is_trained(run: Run, model: str) -> bool:
     """Return whether a model has been trained on a day, or on a part of one."""
     checkpoints = run.checkpoints(model)
-    return bool(checkpoints.states()) or any(checkpoints.folder.glob("within-*"))
+    return not checkpoints.is_empty or any(checkpoints.folder.glob("within-*"))
 
 
 def _check_experiment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -77,8 +78,14 @@ class Checkpoints:
 
     def states(self) -> list[State]:
         """Return the states of all finished days, in order."""
-        paths = sorted(self.folder.glob("[0-9]*-[0-9]*-[0-9]*/state.json"))
-        return [State.read(json.loads(path.read_text())) for path in paths]
+        paths = sorted(map(str, self.folder.glob("[0-9]*-[0-9]*-[0-9]*/state.json")))
+        stats = map(os.stat, paths)
+        return [_read(path, s.st_ino, s.st_mtime_ns) for path, s in zip(paths, stats, strict=True)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no day is finished. It reads no state, so that it costs the same after many days."""
+        return not any(self.folder.glob("[0-9]*-[0-9]*-[0-9]*/state.json"))
 
     def save(self, checkpoint: tf.train.Checkpoint, state: State) -> State:
         """Write a day's checkpoint, and drop the partial one; return the state with the size and hash of the files.
@@ -168,6 +175,16 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove the checkpoints of all days."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@functools.lru_cache(maxsize=1_000_000)
+def _read(path: str, inode: int, modified: int) -> State:
+    """Read the state in a file. Commands ask for the states of many days again and again; a file is read once.
+
+    A file that is replaced or changed has another inode or another time.
+    """
+    with open(path) as file:
+        return State.read(json.load(file))
 
 
 def sha256_of(folder: Path) -> str:

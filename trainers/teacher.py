@@ -59,6 +59,6 @@ class Successor(Teacher):
     def build(self) -> Trainer:
         """Return the successor, warm-started where its config names a first day and it has no state yet."""
         trainer = super().build()
-        if self._config.first_day and not self.checkpoints.states():
+        if self._config.first_day and self.checkpoints.is_empty:
             warm_start(trainer, Teacher(self._present).build(), self._present, self._config)
         return trainer

@@ -61,7 +61,7 @@ def export(
 
 
 def _publish(session: Session, model: str, *, new_signature: bool) -> None:
-    if not session.run.checkpoints(model).states():
+    if session.run.checkpoints(model).is_empty:
         raise UserError(f"{model} is trained on no day in {session.run.root}; train it first")
     todo = session.to_export(model)
     if not todo:
