@@ -67,6 +67,8 @@ class Table:
         self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
         self._pinned: DeltaTable | None = None
         self._pinned_numbers: Mapping[str, int] = {}
+        self._committed: DeltaTable | None = None
+        """The table after the last commit through this object, from which the next one goes on."""
 
     @classmethod
     def open(cls, path: Path) -> "Table":
@@ -228,7 +230,7 @@ class Table:
         now = int(time.time() * 1000)
         where = [(name, "=", value) for name, value in values.items()]
         adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
-        table = DeltaTable(self.path)
+        table = self._caught_up()
         found = table.transaction_version(key)
         before = self._numbers().get(key) if self.pinned else found
         while found != attempt:
@@ -254,7 +256,16 @@ class Table:
             table.update_incremental()
             there = table.file_uris(file_pruning_predicate=where)
             self._check_rows(key, there, expected=sum(file.rows for file in files))
+            self._committed = table
             return
+
+    def _caught_up(self) -> DeltaTable:
+        """Return the table as it is now, to be committed to. A job that commits many days reads the log once."""
+        table, self._committed = self._committed, None
+        if table is None:
+            return DeltaTable(self.path)
+        table.update_incremental()
+        return table
 
     def _check_rows(self, key: str, files: Sequence[str], *, expected: int) -> None:
         rows = sum(pq.read_metadata(file).num_rows for file in files)

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tutelage.launch.report import charts
 from tutelage.launch.report.data import ReportData, counts_by_day, id_maps
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.summary import Results
@@ -437,3 +438,10 @@ def test_the_report_links_to_a_study_that_exists(tmp_path):
     assert '<a href="../study/results.html">study of the effect of distillation</a>' in _page(
         tmp_path / "report", study=page
     )
+
+
+def test_a_long_line_has_about_sixty_markers_and_one_for_each_day_between_two_gaps() -> None:
+    nan = math.nan
+    assert charts._marked([1.0] * 60) == list(range(60))
+    assert charts._marked([1.0] * 120) == list(range(0, 120, 2))
+    assert charts._marked([1.0] * 100 + [nan, 2.0, nan] + [1.0] * 17) == sorted({*range(0, 120, 2), 101})
