@@ -168,8 +168,9 @@ class Session:
 
     def left_out(self, model: str) -> list[date]:
         """Return the pruned days that an untrained model would have begun with."""
-        trained = self.run.checkpoints(model).states()
-        return [] if trained else [day for day in self._own_days(model) if day in self.pruned]
+        if self.run.checkpoints(model).states():
+            return []
+        return [day for day in self._own_days(model) if day in self.pruned]
 
     def first_day(self, model: str) -> date | None:
         """Return the first day that the config gives a model; None: any."""

@@ -80,14 +80,17 @@ class Lake:
 
     def quarantined_days(self) -> list[date]:
         """Return the days that failed the quality gate and are not in `interactions`. Models go on without them."""
-        have = set(self.interactions.partitions()["day"])
-        return [day for day in self.quarantine.skipped() if day not in have]
+        skipped = self.quarantine.skipped()
+        # Most often there is none, and the table need not be asked.
+        have = set(self.interactions.partitions()["day"]) if skipped else set()
+        return [day for day in skipped if day not in have]
 
     def pruned(self, days: Sequence[date]) -> frozenset[date]:
         """Return those of `days` that were removed from `interactions` and not materialised again."""
-        have = self.interactions.partitions()["day"].to_list()
+        have = set(self.interactions.partitions()["day"])
+        newest = max(have, default=date.min)
         # The newest day is never removed. The log is long, so it is read only where a day is missing.
-        missing = {day for day in days if day not in have and day < max(have, default=day)}
+        missing = {day for day in days if day not in have and day < newest}
         counts = self.interactions.counts() if missing else {}
         of = {day: counts.get(str(day), {}) for day in missing}
         return frozenset(day for day in missing if PRUNED in {**of[day], **of[day].get("dropped", {})})

@@ -69,6 +69,9 @@ class Table:
         self.partition_by = list(partition_by)
         self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
         self._pinned: DeltaTable | None = None
+        self._pinned_numbers: Mapping[str, int] = {}
+        self._committed: DeltaTable | None = None
+        """The table after the last commit through this object, from which the next one goes on."""
 
     @classmethod
     def open(cls, path: Path) -> "Table":
@@ -98,7 +101,7 @@ class Table:
 
     def _pin(self, delta: DeltaTable) -> "Table":
         pinned = copy.copy(self)
-        pinned._pinned = delta
+        pinned._pinned, pinned._pinned_numbers = delta, {}
         return pinned
 
     @property
@@ -239,9 +242,10 @@ class Table:
         now = int(time.time() * 1000)
         where = [(name, "=", value) for name, value in values.items()]
         adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
-        table = DeltaTable(self.path)
-        before = (self._pinned or table).transaction_version(key)
-        while (found := table.transaction_version(key)) != attempt:
+        table = self._caught_up()
+        found = table.transaction_version(key)
+        before = self._numbers().get(key) if self.pinned else found
+        while found != attempt:
             if found != before:
                 raise UserError(
                     f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
@@ -260,11 +264,13 @@ class Table:
             except CommitFailedError:
                 # Delta also refuses a commit after another partition was replaced, which is no conflict.
                 table = DeltaTable(self.path)
+                found = table.transaction_version(key)
                 continue
             self._sync(opened)
             table.update_incremental()
             there = table.file_uris(file_pruning_predicate=where)
             self._check_rows(key, there, expected=sum(file.rows for file in files))
+            self._committed = table
             return
 
     def _sync(self, before: int) -> None:
@@ -288,6 +294,14 @@ class Table:
             sync(last)
         for folder in folders:
             sync(folder)
+
+    def _caught_up(self) -> DeltaTable:
+        """Return the table as it is now, to be committed to. A job that commits many days reads the log once."""
+        table, self._committed = self._committed, None
+        if table is None:
+            return DeltaTable(self.path)
+        table.update_incremental()
+        return table
 
     def _check_rows(self, key: str, files: Sequence[str], *, expected: int) -> None:
         rows = sum(pq.read_metadata(file).num_rows for file in files)
@@ -346,8 +360,8 @@ class Table:
 
     def attempts(self, days: Sequence[date]) -> dict[date, int | None]:
         """Return the attempt that committed each day of a table by day; None where no job did."""
-        table = self._delta
-        return {day: table.transaction_version(str(day)) for day in days}
+        numbers = self._numbers()
+        return {day: numbers.get(str(day)) for day in days}
 
     def versions(self, keys: Sequence[str]) -> dict[str, int]:
         """Return a number for the rows of each partition that has any, by its `key`.
@@ -355,17 +369,37 @@ class Table:
         The number depends on the rows, not on their order or on when they were written. For rows written before
         it was recorded, it is the attempt.
         """
-        table = self._delta
+        numbers = self._numbers()
+        found = {key: numbers.get(f"{key}#content", numbers.get(key)) for key in keys}
         # The number of an empty partition is 0.
-        found = {key: table.transaction_version(f"{key}#content") for key in keys}
-        found = {key: table.transaction_version(key) if n is None else n for key, n in found.items()}
         return {key: number for key, number in found.items() if number}
 
     def sources(self, keys: Sequence[str]) -> dict[str, int]:
         """Return the `source` of each partition whose commit was given one, by its `key`."""
-        table = self._delta
-        found = {key: table.transaction_version(f"{key}#source") for key in keys}
-        return {key: number for key, number in found.items() if number is not None}
+        numbers = self._numbers()
+        return {key: numbers[f"{key}#source"] for key in keys if f"{key}#source" in numbers}
+
+    def _numbers(self) -> Mapping[str, int]:
+        """Return the numbers that commits recorded, up to the version that is read, by their names.
+
+        They are read from the log in one pass: `DeltaTable.transaction_version` reads the log anew for each name.
+        """
+        if self._pinned_numbers:
+            return self._pinned_numbers
+        log, last = self.path / "_delta_log", self.version
+        checkpoints = [int(path.name[:20]) for path in log.glob("?" * 20 + ".checkpoint.parquet")]
+        newest = max((version for version in checkpoints if version <= last), default=-1)
+        numbers: dict[str, int] = {}
+        if newest >= 0:
+            recorded = pl.read_parquet(log / f"{newest:020}.checkpoint.parquet", columns=["txn"])
+            numbers |= recorded["txn"].struct.unnest().select("appId", "version").drop_nulls().iter_rows()
+        for version in range(newest + 1, last + 1):
+            for line in (log / f"{version:020}.json").read_text().splitlines():
+                if transaction := json.loads(line).get("txn"):
+                    numbers[transaction["appId"]] = transaction["version"]
+        if self.pinned:
+            self._pinned_numbers = numbers
+        return numbers
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """Return the `metadata` of each partition's newest commit, by its `key`."""

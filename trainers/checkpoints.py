@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import uuid
@@ -198,8 +199,8 @@ class Checkpoints:
 
 
 _PRUNED = (
-    "restore it from a backup, or train the model anew (a student with --reset, a teacher in another workdir): the "
-    "days that were pruned cannot be trained on again"
+    "restore it from a backup, or train the model from scratch (a student with --reset, a teacher in another workdir): "
+    "the days that were pruned cannot be trained on again"
 )
 _AGAIN = (
     "restore it from a backup, or tutelage-run sets it aside and trains on that day and those after it again"
@@ -210,16 +211,27 @@ def _read_state(folder: Path, *, mend: str = _AGAIN) -> State:
     """Return the state of a day's folder. Raises TornFile where it is torn or missing."""
     path = folder / "state.json"
     try:
-        values = read_json(path, json_object, mend=mend)
-        if newer := sorted(values.keys() - State.__dataclass_fields__.keys() - {"made_of"}):
-            raise UserError(
-                f"{path} holds {newer[0]!r}, which this version of tutelage does not know; install a newer one"
-            )
-        state: State = read_json(path, State.read, mend=mend)
+        stat = path.stat()
+        state = _read(str(path), stat.st_ino, stat.st_mtime_ns, mend)
     except FileNotFoundError:
         raise TornFile(f"{path} is missing; {mend}") from None
     if str(state.day) != folder.name:
         raise TornFile(f"{path} is of {state.day} and not of {folder.name}; {mend}")
+    return state
+
+
+@functools.lru_cache(maxsize=1_000_000)
+def _read(path: str, inode: int, modified: int, mend: str) -> State:
+    """Read the state in a file. Commands ask for the states of many days again and again; a file is read once.
+
+    A file that is replaced or changed has another inode or another time.
+    """
+    values = read_json(Path(path), json_object, mend=mend)
+    if newer := sorted(values.keys() - State.__dataclass_fields__.keys() - {"made_of"}):
+        raise UserError(
+            f"{path} holds {newer[0]!r}, which this version of tutelage does not know; install a newer one"
+        )
+    state: State = read_json(Path(path), State.read, mend=mend)
     return state
 
 

@@ -75,11 +75,8 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises UserError if the card is missing or damaged, or if the folder holds a symbolic link: a link could
     change what is served without a new number.
     """
-    links = [path] if path.is_symlink() else []
-    for folder, folders, files in os.walk(path):
-        links += [inside for name in (*folders, *files) if (inside := Path(folder, name)).is_symlink()]
-    if links:
-        raise UserError(f"{links[0]} is a link, but a version is made of plain files; remove {path}")
+    if link := str(path) if path.is_symlink() else _link_below(str(path)):
+        raise UserError(f"{link} is a link, but a version is made of plain files; remove {path}")
     mend = f"restore it from a backup, or remove {path}: its day is exported again"
     try:
         card: dict[str, Any] = read_json(path / CARD, _facts, mend=mend)
@@ -91,3 +88,19 @@ def read_card(path: Path) -> dict[str, Any]:
 def _facts(card: dict[str, Any]) -> dict[str, Any]:
     day = date.fromisoformat(card["day"])
     return {"day": day, "step": int(card["step"]), "checkpoint": str(card["checkpoint"])}
+
+
+def _link_below(folder: str) -> str | None:
+    """Return a symbolic link anywhere in a folder, if there is one. A folder that cannot be read has none."""
+    try:
+        # The types of entries come with the list of their names, so that old versions are checked quickly.
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except OSError:
+        return None
+    for entry in found:
+        if entry.is_symlink():
+            return entry.path
+        if entry.is_dir() and (link := _link_below(entry.path)):
+            return link
+    return None

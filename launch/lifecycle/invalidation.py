@@ -126,7 +126,7 @@ class Invalidation:
     def _outputs(self, session: Session, model: str, reason: str) -> Iterator[Action]:
         """Yield the removal of a model's versions and metrics."""
         run, versions = session.run, session.versions(model)
-        days = [*self.days(session, model), *self.verdicts(session, model)]
+        days = {*self.days(session, model), *self.verdicts(session, model)}
         numbers = [version.number for version in versions.published() if version.day in days]
         if numbers:
             yield Action(

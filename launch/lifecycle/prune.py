@@ -1,6 +1,7 @@
 """Remove old days from a workdir, with their checkpoints and versions, unless a live model needs them."""
 
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -114,7 +115,8 @@ def _model(
     served = versions.published()
     stay = {max((version.number for version in [*idle, *served]), default=0), *versions.pinned()}
     if is_teacher(model):  # No server has it: the labeler takes the newest version from before a day.
-        stay |= {max((v.number for v in served if v.day < day), default=0) for day in to_label}
+        days = [version.day for version in served]  # In order, as the numbers are.
+        stay |= {served[n - 1].number for day in to_label if (n := bisect_left(days, day))}
         idle += served
     alive = {state.id for state in checkpoints.states()[-1:]}
     numbers = sorted(
@@ -161,9 +163,8 @@ def _days(root: Path, table: Table, before: date, needed: Iterable[date]) -> lis
 
 
 def _reasons(kept: Sequence[tuple[date, str]], session: Session) -> list[str]:
-    reasons = dict.fromkeys(reason for _, reason in kept)
+    days: dict[str, list[date]] = {}
+    for day, reason in kept:
+        days.setdefault(reason, []).append(day)
     length = session.run.schema.slice_days
-    return [
-        f"{spans([day for day, why in kept if why == reason], slice_days=length)}: {reason}"
-        for reason in reasons
-    ]
+    return [f"{spans(each, slice_days=length)}: {reason}" for reason, each in days.items()]

@@ -29,6 +29,8 @@ from tutelage.launch.report.drawing import (
 from tutelage.launch.report.summary import Results, label_of
 
 _HEIGHT = 2.6
+_MARKED = 60
+"""Values of a line that have a marker: of a thousand days, markers would hide the lines and take most of the page."""
 _CAPTIONS = {
     "auc": "How well examples are ranked. Higher is better; 0.5 is chance.",
     "log_loss": "How far the predicted probabilities are from the labels. Lower is better.",
@@ -167,11 +169,22 @@ def _model_lines(
         finite = [value for value in line if not math.isnan(value)]
         if finite:
             size = 4 if len(days) <= 31 else 1.5
-            axes.plot(ordinals(days), line, markersize=size, **_model_style(results, model))
+            style = {"markersize": size, "markevery": _marked(line), **_model_style(results, model)}
+            axes.plot(ordinals(days), line, **style)
             drawn[model] = finite
     # Close to the names on the right.
     time_axis(axes, days, 0.05 * (days[-1] - days[0]).days if len(days) > 1 else None)
     return figure, drawn
+
+
+def _marked(line: Sequence[float]) -> list[int]:
+    """Return which values of a line have a marker: all of up to 60, else about as many.
+
+    A value between two gaps always has one, because no line shows it.
+    """
+    every = -(-len(line) // _MARKED)
+    gap = [math.isnan(value) for value in (math.nan, *line, math.nan)]
+    return [i for i in range(len(line)) if i % every == 0 or (gap[i] and gap[i + 2])]
 
 
 def _model_style(results: Results, model: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the report shows, gathered from a workdir: `gather` reads, the page only renders."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,15 +150,14 @@ def day_counts(session: "Session") -> pl.DataFrame:
 def counts_by_day(counts: pl.DataFrame) -> list[DayCounts]:
     """Return the rows of `day_counts` day by day."""
     reasons = sorted(set(counts["reason"].drop_nulls()) - {""})
-    days = []
-    for (day,), rows in counts.sort("day").group_by("day", maintain_order=True):
-        dropped = dict.fromkeys(reasons, 0)
-        for reason, number in rows.select("reason", "dropped").iter_rows():
-            if reason:
-                dropped[reason] += number
-        first = rows.select("rows_in", "kept", *NOTES).row(0, named=True)
-        days.append(DayCounts(day=day, dropped=dropped, **first))
-    return days
+    days: dict[date, DayCounts] = {}
+    for row in counts.sort("day").iter_rows(named=True):
+        values = {name: row[name] for name in ("day", "rows_in", "kept", *NOTES)}
+        of_day = days.setdefault(row["day"], DayCounts(dropped=dict.fromkeys(reasons, 0), **values))
+        if row["reason"]:
+            dropped = {**of_day.dropped, row["reason"]: of_day.dropped[row["reason"]] + row["dropped"]}
+            days[row["day"]] = replace(of_day, dropped=dropped)
+    return list(days.values())
 
 
 def total_counts(days: Sequence[DayCounts]) -> DayCounts:

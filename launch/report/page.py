@@ -67,6 +67,7 @@ def write_report(path: Path, data: ReportData) -> None:
         caption=results.caption(LAST_DAYS),
         sections=list(_sections(results)),
         daily={tuple(key): value for *key, value in results.values.iter_rows()},
+        trained={model: set(days) for model, days in results.trained.items()},
         rows_chart=charts.rows_by_day(days) if days else None,
         total=total_counts(days) if days else None,
         notes={name: head for name, head in NOTES.items() if any(day.notes[name] for day in days)},
@@ -116,12 +117,13 @@ def _sections(results: Results) -> Iterator[_Section]:
 
 def _resources(data: ReportData) -> Iterator[Chart]:
     """Yield a chart of what models used after each day that has metrics, in memory and on disk, if it was recorded."""
+    trained = {model: set(days) for model, days in data.results.trained.items()}
     for field, title, caption in _RESOURCES:
         values: dict[Any, int] = {
             (model, state.day): getattr(state, field)
             for model, states in data.states.items()
             for state in states
-            if getattr(state, field) and state.day in data.results.trained.get(model, ())
+            if getattr(state, field) and state.day in trained.get(model, ())
         }
         if values:
             yield charts.bytes_by_day(data.results, title, values, caption)

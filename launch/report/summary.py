@@ -115,18 +115,18 @@ class Results:
             raise UserError(f"metrics hold {twice.row(0, named=True)} twice, in runs {runs}; keep one run")
         # A day that did not pass its gate has a verdict in the metrics, but was not trained on.
         metrics = metrics.filter(pl.col("basis").is_in(["day_ahead", "pre_update"]))
-        found = metrics["model"].unique(maintain_order=True).to_list()
+        trained = metrics.group_by("model", maintain_order=True).agg(pl.col("day").unique().sort())
+        found = trained["model"].to_list()
         teachers = sorted((m for m in found if is_teacher(m)), key=lambda m: m != teacher)
         models = dict.fromkeys([*teachers, *students, *found])
+        found_tasks = metrics["task"].unique(maintain_order=True)
         values = values.select(*_KEY, "value")
         values = pl.concat([values, _deltas(values, baselines)]).sort(_KEY)
         return cls(
             values=values.with_columns(value=pl.when(pl.col("value").is_finite()).then("value")),
             models=tuple(models),
-            tasks=tuple(dict.fromkeys([*tasks, *metrics.filter(pl.col("task") != "")["task"]])),
-            trained={
-                m: metrics.filter(pl.col("model") == m)["day"].unique().sort().to_list() for m in models
-            },
+            tasks=tuple(dict.fromkeys([*tasks, *(task for task in found_tasks if task)])),
+            trained={**{model: [] for model in models}, **dict(trained.iter_rows())},
             baselines=dict(baselines),
             teacher=teacher,
         )

@@ -221,7 +221,7 @@ def test_a_torn_state_next_to_pruned_variables_is_named_and_nothing_is_set_aside
     _tear(path, "half")
     said = _refusal(command, workdir)
     assert said.startswith(f"{path} is not JSON ")
-    assert "; restore it from a backup, or train the model anew (a student with --reset, " in said
+    assert "; restore it from a backup, or train the model from scratch (a student with --reset, " in said
     with pytest.raises(TornFile):
         checkpoints.set_damaged_aside()
     assert [path.name for path in sorted(checkpoints.folder.iterdir())] == ["2026-01-01", "2026-01-02"]

@@ -217,6 +217,7 @@ def _overtaken(table: Table, other: Callable[[], None]) -> Iterator[None]:
     """In the block, the first look at the table is stale, because `other` commits right after it."""
     stale = DeltaTable(table.path)
     other()
+    table._committed = None  # The block is another process, which has committed nothing yet.
     looks = iter([stale])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_module, "DeltaTable", lambda path: next(looks, None) or DeltaTable(path))

@@ -4,8 +4,9 @@ from datetime import date
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
-from deltalake import CommitProperties, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, History, Schema, Task
@@ -138,3 +139,65 @@ def test_histories_are_not_stale_when_the_same_rows_are_written_again(lake: Lake
     assert lake.label_sources([DAY]) != sources
     input_versions = lake.input_versions([DAY], histories=True, labels=("t", "p"))
     assert list(input_versions[DAY]) == ["interactions", "histories"]  # There are no labels.
+
+
+@pytest.mark.parametrize("checkpoint", [None, 2, 4])
+def test_numbers_are_those_that_delta_gives_one_by_one(tmp_path: Path, checkpoint: int | None) -> None:
+    """Whether the log has a checkpoint before the version that is read, after it, or none."""
+    table = Table(
+        tmp_path / "table", pa.schema([("example_id", pa.int64())]), partition_by={"day": pa.date32()}
+    )
+    table.create()
+    days = [date(2026, 1, day) for day in (1, 2, 3, 4, 5)]
+    for attempt, day in enumerate([*days[:3], days[0]], 1):  # versions 1 to 4
+        file = table.write_file(pl.DataFrame({"example_id": [attempt]}), {"day": day}, name="part")
+        table.commit([file], {"day": day}, attempt=attempt, metadata={}, source=10 * attempt)
+        if attempt == checkpoint:
+            DeltaTable(table.path).create_checkpoint()
+    assert table.attempts(days) == dict(zip(days, [4, 2, 3, None, None], strict=True))
+    assert table.as_of(3).attempts(days) == dict(zip(days, [1, 2, 3, None, None], strict=True))
+    assert table.as_of(3).sources(list(map(str, days))) == {
+        "2026-01-01": 10,
+        "2026-01-02": 20,
+        "2026-01-03": 30,
+    }
+    for version in (table, table.as_of(3), table.as_of(1), table.snapshot()):
+        delta = version._delta
+        contents = {str(day): delta.transaction_version(f"{day}#content") for day in days}
+        assert version.versions(list(contents)) == {key: n for key, n in contents.items() if n}
+
+
+def test_a_job_opens_a_table_once_for_all_its_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(
+        tmp_path / "table", pa.schema([("example_id", pa.int64())]), partition_by={"day": pa.date32()}
+    )
+    table.create()
+    opened = []
+    original = DeltaTable.__init__
+    monkeypatch.setattr(
+        DeltaTable, "__init__", lambda *a, **named: (opened.append(1), original(*a, **named))[1]
+    )
+    for day in (1, 2, 3):
+        partition = {"day": date(2026, 1, day)}
+        file = table.write_file(pl.DataFrame({"example_id": [day]}), partition, name="part")
+        table.commit([file], partition, attempt=1, metadata={})
+    assert len(opened) == 1
+    assert table.partitions()["rows"].to_list() == [1, 1, 1]
+
+
+def test_a_job_that_goes_on_sees_what_another_committed_meanwhile(tmp_path: Path) -> None:
+    one, other = (
+        Table(tmp_path / "table", pa.schema([("example_id", pa.int64())]), partition_by={"day": pa.date32()})
+        for _ in range(2)
+    )
+    one.create()
+    partition = {"day": DAY}
+
+    def commit(table: Table, attempt: int) -> None:
+        file = table.write_file(pl.DataFrame({"example_id": [attempt]}), partition, name="part")
+        table.commit([file], partition, attempt=attempt, metadata={})
+
+    for table, attempt in ((one, 1), (other, 2), (one, 3)):
+        commit(table, attempt)
+    assert one.attempts([DAY]) == {DAY: 3}
+    assert one.scan().collect()["example_id"].to_list() == [3]

@@ -1,5 +1,6 @@
 """States of a model, and the days that come next."""
 
+import json
 from datetime import date
 from pathlib import Path
 
@@ -74,3 +75,24 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     for name in ("", *(f"/{file}" for file in files)):
         assert f"fsync .partial-{state.id}{name}" in done[:named]
     assert done[named + 1 :] == ["fsync ."]
+
+
+def test_a_state_is_read_again_only_where_its_file_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert not checkpoints.any_day()
+    for day in (1, 2):
+        state = State(day=date(2026, 1, day), step=day, examples=day, rows=1)
+        (tmp_path / str(state.day)).mkdir()
+        (tmp_path / str(state.day) / "state.json").write_text(json.dumps(state.recorded()))
+    read: list[str] = []
+    original = State.read
+    monkeypatch.setattr(State, "read", lambda recorded: (read.append(recorded["day"]), original(recorded))[1])
+    assert checkpoints.any_day()
+    assert [state.pruned for state in checkpoints.states()] == [False, False]
+    assert checkpoints.states() == Checkpoints(tmp_path).states()
+    assert read == ["2026-01-01", "2026-01-02"]
+    checkpoints.prune(date(2026, 1, 1))
+    assert [state.pruned for state in checkpoints.states()] == [True, False]
+    assert read[2:] == ["2026-01-01"]

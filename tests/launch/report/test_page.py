@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tutelage.launch.report import charts
 from tutelage.launch.report.data import ReportData, counts_by_day, id_maps
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.summary import Results
@@ -447,3 +448,10 @@ def test_names_and_notes_show_no_control_characters_and_no_passwords(tmp_path):
     assert r"a\u202e</th>" in page
     assert r"x\x1b[2J of ftp://***@host/a.csv is missing" in page
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]|hunter2", page)
+
+
+def test_a_long_line_has_about_sixty_markers_and_one_for_each_day_between_two_gaps() -> None:
+    nan = math.nan
+    assert charts._marked([1.0] * 60) == list(range(60))
+    assert charts._marked([1.0] * 120) == list(range(0, 120, 2))
+    assert charts._marked([1.0] * 100 + [nan, 2.0, nan] + [1.0] * 17) == sorted({*range(0, 120, 2), 101})
