@@ -218,6 +218,13 @@ def _bench_sixty_days(line: str, folder: Path, request: pytest.FixtureRequest) -
     assert re.search(r"^video_id \(2,499 rows\), ids_evicted +0$", printed, re.MULTILINE)
 
 
+def _bench_days(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    (command,) = (line for line in _recipe(line) if "benchmarks" in line)
+    command = command.replace(".venv/bin/python", sys.executable)
+    printed = _shell(f"PYTHONPATH={ROOT} {command} --days=2 --models=4", folder)
+    assert re.search(r"^materialise all, per day +[\d.]+$", printed, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def served(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo a day later, in a folder of its own: two versions of a student."""
@@ -251,6 +258,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make bench-resume": _bench_resume,
     "make bench-serving": _bench_serving,
     "make bench-sixty-days": _bench_sixty_days,
+    "make bench-days": _bench_days,
     "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
     "make golden": partial(_make, runs=("-m tests.golden",)),  # test_smoke.py makes the run

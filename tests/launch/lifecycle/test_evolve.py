@@ -133,7 +133,7 @@ def test_a_student_that_is_trained_stays_without_what_is_new_or_is_reset(tmp_pat
     assert str(error.value) == (
         "student 'control' was made with another config: "
         'model.without was ["age", "tags", "like", "clicked"] and is []; '
-        "pass --reset to train control anew, or give the changed one a new name"
+        "pass --reset to train control from scratch, or give the changed one a new name"
     )
     claim_student(session.run, _experiment(small.CONFIG).student("late"))
     claim_student(session.run, session.experiment.student("keen"))

@@ -185,7 +185,7 @@ def test_checkpoints_and_versions_that_were_trained_with_it_are_listed(
     ]
     assert printed[-2] == (
         "A model cannot unlearn: tutelage-rollback --to_day=2026-01-02 takes the teacher back, with the "
-        "students that were trained on its labels; tutelage-student --reset trains a student anew."
+        "students that were trained on its labels; tutelage-student --reset trains a student from scratch."
     )
     assert printed[-1] == forget.ELSEWHERE
 

@@ -272,7 +272,7 @@ def test_no_student_is_rolled_back_to_a_day_whose_checkpoint_was_pruned(workdir:
         rollback.plan(_open(workdir), DAYS[3])
     assert str(error.value) == (
         "--to_day=2026-01-04: auxiliary would go back to 2026-01-03, and its checkpoint of that day was pruned; "
-        "give a later day, or train it anew with tutelage-student --student=auxiliary --reset"
+        "give a later day, or train it from scratch with tutelage-student --student=auxiliary --reset"
     )
 
 
@@ -293,7 +293,7 @@ def test_a_pruned_checkpoint_cannot_be_restored_and_a_damaged_one_after_it_does_
         checkpoints.restore(checkpoint, DAYS[1])
     assert str(error.value) == (
         f"the checkpoint of 2026-01-02 in {tmp_path} was pruned; put its folder back from a copy, or train the "
-        "model anew"
+        "model from scratch"
     )
     assert json.loads((tmp_path / "2026-01-02/state.json").read_text())["pruned"]
 
