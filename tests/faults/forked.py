@@ -27,6 +27,8 @@ STEPS = {
 }
 """The command and the flags of each step, in the order in which they depend on one another."""
 
+# A command sets this before it imports TensorFlow, which here is imported before the command is run.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _context = multiprocessing.get_context("forkserver")
 # What the commands import. Importing TensorFlow takes many times as long as a fork.
 _context.set_forkserver_preload(
