@@ -31,6 +31,7 @@ from tutelage.export.config import ServingConfig
 from tutelage.export.versions import CARD
 from tutelage.launch.configs.synthetic import SCHEMA, STUDENT, TASKS
 from tutelage.launch.experiment import Experiment
+from tutelage.launch.logging_setup import silence
 from tutelage.launch.session import Session
 from tutelage.models.config import distil
 from tutelage.pipeline.quality import QualityConfig
@@ -40,8 +41,6 @@ from tutelage.pipeline.table import DataFile, Table
 from tutelage.trainers.config import GateConfig, StudentConfig, TeacherConfig, TrainingConfig
 from tutelage.trainers.run import is_teacher
 
-_DAYS = flags.DEFINE_multi_integer("days", [10, 100, 1000], "Numbers of days.")
-_MODELS = flags.DEFINE_integer("models", 20, "Number of models, the teacher among them; at least 4.")
 _FIRST = date(2020, 1, 1)
 _KINDS = 3
 """Students 1 to 3 are trained; each of the others is a copy of one of them."""
@@ -345,7 +344,7 @@ def seconds(command: Callable[[Path, int, int], None], workdir: Path, models: in
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    counts, models = _DAYS.value, _MODELS.value
+    counts, models = flags.FLAGS.days, flags.FLAGS.models
     if models < 1 + _KINDS:
         raise app.UsageError(f"--models={models}: give at least {1 + _KINDS}")
     with tempfile.TemporaryDirectory() as folder, _fresh() as apart:
@@ -371,11 +370,14 @@ def _fresh() -> Iterator[Callable[..., Any]]:
     context = multiprocessing.get_context("spawn")
 
     def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with ProcessPoolExecutor(1, context, functools.partial(silence, verbose=False)) as pool:
             return pool.submit(function, *arguments).result()
 
     yield apart
 
 
 if __name__ == "__main__":
+    # Here, because the processes import this module under two names.
+    flags.DEFINE_multi_integer("days", [10, 100, 1000], "Numbers of days.")
+    flags.DEFINE_integer("models", 20, "Number of models, the teacher among them; at least 4.")
     app.run(main)

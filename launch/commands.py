@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from tutelage.launch.exit_codes import Failures, exit_code
-from tutelage.launch.logging_setup import silence
+from tutelage.launch.logging_setup import silence, write_stderr
 from tutelage.pipeline.errors import UserError, disk_full_as_user_error
 from tutelage.pipeline.io.printable import printable, printable_lines
 from tutelage.trainers.preemption import SIGNALS, Preempted, stopped
@@ -285,7 +285,7 @@ def _stop(number: int, frame: object) -> None:
 
 def _end(text: str, status: int) -> NoReturn:
     sys.stdout.flush()
-    os.write(2, (printable(f"{_program()}: {text}") + "\n").encode())
+    write_stderr(printable(f"{_program()}: {text}") + "\n")
     os._exit(status)
 
 

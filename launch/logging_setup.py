@@ -39,6 +39,15 @@ class PrintableRecord(logging.LogRecord):
         return printable_lines(super().getMessage())
 
 
+_shown = [2]
+"""The one descriptor that reaches the user: 2, or where `quiet_stderr` has kept it."""
+
+
+def write_stderr(text: str) -> None:
+    """Write to what the user sees, also in a signal handler while `quiet_stderr` holds back what libraries write."""
+    os.write(_shown[0], text.encode())
+
+
 @contextlib.contextmanager
 def quiet_stderr(*, verbose: bool) -> Iterator[None]:
     """Hold back what is written to file descriptor 2, by C++ too; write it out where the code inside fails."""
@@ -47,6 +56,9 @@ def quiet_stderr(*, verbose: bool) -> Iterator[None]:
         return
     sys.stderr.flush()
     kept = os.dup(2)
+    outer = _shown[0]
+    if outer == 2:
+        _shown[0] = kept
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         # This package's own warnings are shown at once.
@@ -66,6 +78,7 @@ def quiet_stderr(*, verbose: bool) -> Iterator[None]:
             shown.stream.close()
             sys.stderr.flush()
             os.dup2(kept, 2)
+            _shown[0] = outer
             os.close(kept)
 
 

@@ -117,3 +117,18 @@ def test_a_message_that_is_logged_shows_neither_escape_sequences_nor_passwords()
         "logging.getLogger('tutelage.pipeline').warning('%s: skipped %s', 'ftp://me:pw@host', '\\x1b[2J')\n"
     )
     assert _python(code).stderr == "ftp://***@host: skipped \\x1b[2J\n"
+
+
+def test_what_a_signal_handler_says_is_shown_while_libraries_are_held_back() -> None:
+    code = (
+        "import os\n"
+        "from tutelage.launch.logging_setup import quiet_stderr, write_stderr\n"
+        "with quiet_stderr(verbose=False):\n"
+        "    with quiet_stderr(verbose=False):\n"
+        "        os.write(2, b'a library\\n')\n"
+        "        write_stderr('inside\\n')\n"
+        "    write_stderr('between\\n')\n"
+        "write_stderr('after\\n')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "inside\nbetween\nafter\n")
