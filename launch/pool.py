@@ -151,7 +151,7 @@ def _start(context: SpawnContext, arguments: tuple[Any, ...]) -> tuple[Connectio
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(theirs, *arguments))
     process.start()
-    theirs.close()  # Else the end of the child would not be the end of the pipe.
+    theirs.close()  # The pipe must end when the child ends.
     return ours, process
 
 
@@ -208,7 +208,7 @@ def _send(connection: Connection, what: str, value: object) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return `error` such that it can be sent to the parent, with its traceback where it is no user's mistake."""
+    """Return `error` in a form that can be sent to the parent. A programming error carries its traceback."""
     if not isinstance(error, UserError):
         error.add_note("".join(traceback.format_exception(error)))
     try:

@@ -60,7 +60,7 @@ def open_workdir(workdir: str, experiment: Experiment, *, read_only: bool = Fals
         _check_missing(path, made_with, workdir, read_only=read_only)
     if not read_only:
         _check_writable(root, workdir)
-    mend = "restore it from a backup, or remove it if --config is unchanged: tutelage-run writes it anew"
+    mend = "restore it from a backup, or remove it if --config is unchanged: tutelage-run writes it again"
     recorded, identity = _recorded(path, experiment.fixed, "schema", mend), experiment.identity
     before = {name: value for name, value in (recorded or {}).items() if name in made_with}
     new = evolve.added(before, identity) if "schema" in before else []
@@ -90,9 +90,9 @@ def _check_missing(path: Path, made_with: set[str], workdir: str, *, read_only: 
     if read_only:
         raise UserError(
             f"{path} is missing; restore it from a backup, or run tutelage-run if --config is unchanged: it writes the "
-            "file anew"
+            "file again"
         )
-    _log.warning("%s is missing, and is written anew as --config is now", path)
+    _log.warning("%s is missing, and is written again as --config is now", path)
 
 
 def _run(root: Path, experiment: Experiment) -> Run:
@@ -234,10 +234,10 @@ def _claim(run: Run, model: str, config: StudentConfig | SuccessorConfig, what: 
             raise
         recorded = None
         move(path, path.with_name(".torn-config.json"))
-        _log.warning("%s; it is set aside and written anew, because %s is not trained yet", error, what)
+        _log.warning("%s; it is set aside and written again, because %s is not trained yet", error, what)
     else:
         if recorded is None and trained:
-            _log.warning("%s is missing, and is written anew as --config is now", path)
+            _log.warning("%s is missing, and is written again as --config is now", path)
     if recorded is not None and trained:
         _refuse_changes(recorded, now, what, how)
     elif recorded != now:

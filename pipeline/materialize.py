@@ -371,7 +371,7 @@ def _commit_days(
 
 
 def _explain(lost: Counter[str], source: Source, schema: Schema) -> tuple[str, str]:
-    """Return why days have no rows, where rows were `lost` that may have been theirs, and what to do."""
+    """Return why days have no rows, and what to do. `lost` counts dropped rows that may belong to these days."""
     if not lost:
         return "", "Ask for days that the data has"
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in lost.most_common())

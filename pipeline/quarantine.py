@@ -46,7 +46,7 @@ class Quarantine:
     def __init__(
         self, folder: Path, *, torn: Callable[[date], Outcome] = lambda day: "skipped", mend: str = ""
     ):
-        """`torn` tells the outcome of a day whose record is torn, and `mend` how the record is made anew."""
+        """`torn` tells the outcome of a day whose record is torn, and `mend` how the record is made again."""
         self.folder = folder
         self._torn = torn
         self._mend = mend or "restore it from a backup, or remove it"

@@ -87,7 +87,7 @@ class Invalidation:
         return ""
 
     def days(self, session: Session, model: str) -> list[date]:
-        """Return the days that go, of those that the model was trained on."""
+        """Return the trained days that the model loses."""
         trained = [state.day for state in session.run.checkpoints(model).states()]
         return [day for day in trained if day >= self.since.get(model, date.max)]
 

@@ -33,7 +33,7 @@ def sync_all(folder: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those that it lies in where they do not exist, and bring their names to the disk."""
+    """Create a folder and its missing parents, and bring their names to the disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:

@@ -109,7 +109,7 @@ def test_a_torn_config_is_named_with_what_mends_it(
     said = _refusal(command, workdir)
     assert said.startswith(f"{path} ")
     assert said.endswith(
-        "; restore it from a backup, or remove it if --config is unchanged: tutelage-run writes it anew"
+        "; restore it from a backup, or remove it if --config is unchanged: tutelage-run writes it again"
     )
 
 
@@ -122,7 +122,7 @@ def test_a_config_that_is_gone_is_told_and_written_anew_by_the_next_run(
     for command in (_status, _report):
         assert _refusal(command, workdir).startswith(f"{path} is missing; restore it from a backup, or run ")
     _open(workdir)
-    assert caplog.messages == [f"{path} is missing, and is written anew as --config is now"]
+    assert caplog.messages == [f"{path} is missing, and is written again as --config is now"]
     assert path.read_bytes() == before
 
 
@@ -171,7 +171,9 @@ def test_a_torn_config_of_an_untrained_student_is_set_aside_and_written_anew(
     claim_student(session.run, student)
     (said,) = caplog.messages
     assert said.startswith(f"{path} ")
-    assert said.endswith("; it is set aside and written anew, because student 'auxiliary' is not trained yet")
+    assert said.endswith(
+        "; it is set aside and written again, because student 'auxiliary' is not trained yet"
+    )
     assert path.read_bytes() == before
     assert path.with_name(".torn-config.json").exists()
 
