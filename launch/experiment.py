@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from tutelage.export.config import ServingConfig
 from tutelage.models.backbones.base import Backbone, described
 from tutelage.models.task_kinds import kind_of
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import Schema
@@ -73,11 +75,17 @@ class Experiment:
     slice_by: tuple[str, ...] = ()
     """Metrics are also computed per value of these id features, for values with at least 1,000 examples a day."""
     quality: QualityConfig = DEFAULT_QUALITY
+    false_alarms_per_year: float = 1.0
+    """How many sound days (or slices) a year the gates of data and of training may stop by chance, all together."""
     study: StudyConfig | None = None
     successor: SuccessorConfig | None = None
     """A teacher that trains beside the present one until it is as good, then takes its place."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.false_alarms_per_year < math.inf:
+            raise UserError(
+                f"false_alarms_per_year is {self.false_alarms_per_year}, expected a number above 0, as in 1.0"
+            )
         self._check_names()
         self._check_kinds()
         models: list[TeacherConfig | StudentConfig] = [self.teacher, *self.students]
@@ -156,6 +164,14 @@ class Experiment:
                         f"serving: score names {name!r}, and the model of {student.name!r} leaves that task out; "
                         "take it out of the score, or give the student the task"
                     )
+
+    @property
+    def alarms(self) -> AlarmBudget:
+        """The share of one gate of the false alarms: the data's gate, and one gate for each model's training."""
+        gates = 2 + len(self.students) + (self.successor is not None)
+        return AlarmBudget(per_year=self.false_alarms_per_year, slice_days=self.schema.slice_days).shared(
+            gates
+        )
 
     def student(self, name: str) -> StudentConfig:
         """Return the student of this name. Raises UserError where there is none."""

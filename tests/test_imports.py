@@ -18,6 +18,7 @@ TABLES = LEAVES | {
     "pipeline.table",
     "pipeline.days",
     "pipeline.quarantine",
+    "pipeline.alarms",
     "pipeline.io",
     "pipeline.verdict",
 }
@@ -49,6 +50,7 @@ LIGHT = (
     "pipeline.drift",
     "pipeline.lake",
     "pipeline.quarantine",
+    "pipeline.alarms",
     "pipeline.io",
     "pipeline.verdict",
 )
