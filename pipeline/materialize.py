@@ -342,7 +342,7 @@ def materialize(
     histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
     if missing := [text for text in map(str, days) if text not in made]:
         lost.update({reason: rows for reason, rows in elsewhere.items() if reason != "outside_days"})
-        why, remedy = _explain(lost, source, schema)
+        why, remedy = _explain(lost, source, schema, raw_dir)
         raise UserError(
             f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}{why}; "
             f"of the other days, {len(done)} were committed. {remedy}"
@@ -370,7 +370,7 @@ def _commit_days(
     return done, held
 
 
-def _explain(lost: Counter[str], source: Source, schema: Schema) -> tuple[str, str]:
+def _explain(lost: Counter[str], source: Source, schema: Schema, raw_dir: str) -> tuple[str, str]:
     """Return why days have no rows, and what to do. `lost` counts dropped rows that may belong to these days."""
     if not lost:
         return "", "Ask for days that the data has"
@@ -381,9 +381,9 @@ def _explain(lost: Counter[str], source: Source, schema: Schema) -> tuple[str, s
         several = {"label": schema.labels, "key": schema.key}.get(name)
         what = f"the columns {', '.join(several)}" if several else "the time and its unit" * (name == "time")
         return why, f"Look at {what or 'the data'}, and correct it or the config"
-    raw = dict(getattr(source, "renamed", ())).get(name, name)  # `Files` reads columns under other names.
-    column = f"column {raw!r}, which is read as {name} ({source.columns()[name]})"
-    return why, f"Look at {column}: correct its values, or name another column in the config"
+    if advise := getattr(source, "advise", None):
+        return why, advise(raw_dir, name)
+    return why, f"Look at column {name} ({source.columns()[name]}): correct its values, or the source"
 
 
 def check_columns(source: Source, schema: Schema) -> None:
