@@ -5,7 +5,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -50,6 +50,8 @@ class Facts:
     """A mapping for each thing that the gate looked at: its name, both values, the bound, whether it passed."""
     parameters: int
     ops: int
+    units: Mapping[str, str] = field(default_factory=dict)
+    """The unit of a task's values, where it is known."""
 
 
 def write_card(folder: Path, facts: Facts) -> None:
@@ -167,8 +169,14 @@ def _plain(value: Any) -> Any:
 
 def _markdown(card: Mapping[str, Any]) -> str:
     blessed = card["blessed"] or {}
+    units = card.get("units", {})  # Cards of older releases have none.
     metrics = [
-        (task, metric, value, blessed.get(task, {}).get(metric))
+        (
+            f"{task} ({units[task]})" if task in units else task,
+            metric,
+            value,
+            blessed.get(task, {}).get(metric),
+        )
         for task, values in card["metrics"].items()
         for metric, value in values.items()
     ]

@@ -142,6 +142,7 @@ class _Publication:
             checks=[asdict(check) for check in verdict.checks],
             parameters=sum(int(np.prod(shape)) for _, shape in contents.variables),
             ops=sum(contents.ops.values()),
+            units={task.name: task.unit for task in self._ranker.schema.tasks if task.unit},
         )
         card.write_card(folder, facts)
         return verdict, contents

@@ -192,9 +192,9 @@ class Experiment:
         return typing.cast(dict[str, Any], plain(self.fixed))
 
 
-CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days")
-"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved and how
-a change of teacher goes, not what a model trains on."""
+CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days", "unit")
+"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved, how a change
+of teacher goes and what a unit is called, not what a model trains on."""
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import apache_beam as beam
 import polars as pl
 
-from tutelage.pipeline import beam_job, histories
+from tutelage.pipeline import beam_job, histories, negatives
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
@@ -31,7 +31,7 @@ NO_DAY = "no day"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What became of the rows of a day: rows_in = kept + the sum of `dropped`."""
+    """What became of the rows of a day: rows_in + sampled = kept + the sum of `dropped`."""
 
     rows_in: int
     kept: int
@@ -41,6 +41,10 @@ class Counts:
     """Kept rows that arrived after their day was over."""
     masked: Mapping[str, int] = field(default_factory=dict)
     """Nulls of each label that was not mature, among the kept rows."""
+    sampled: int = 0
+    """Negatives that were added (`Schema.negatives`)."""
+    pairs: int = 0
+    """Pairs of a user and an item that these were drawn from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,11 +176,13 @@ class ReadUnit(beam_job.ThreadedDoFn):
                 if left.height < part.height:
                     dropped["downsampled"] = part.height - left.height
                 part = left
+            if self.schema.negatives:
+                part = part.with_columns(pl.lit(None, pl.Float32).alias(SAMPLING_RATE))
             yield (
                 str(day),
                 Piece(
                     order=order,
-                    path=self._stage(part, day),
+                    path=_stage(part, day, self.schema, self.staging),
                     rows=part.height,
                     late=unit_day is not None and day + timedelta(days=self.schema.slice_days) <= unit_day,
                     dropped=dropped,
@@ -194,14 +200,15 @@ class ReadUnit(beam_job.ThreadedDoFn):
             reasons.setdefault(value, {})[reason] = rows
         return reasons
 
-    def _stage(self, rows: pl.DataFrame, day: date) -> str:
-        """Write the rows into a file of the staging folder and return its path, "" where there are none."""
-        if rows.is_empty():
-            return ""
-        # A runner may start a unit again while its first attempt still runs, so the name is unique.
-        path = str(self.staging.path / f"{day}-{uuid.uuid4().hex}.arrow")
-        rows.select(*interaction_columns(self.schema).names, "content").write_ipc(path)
-        return path
+
+def _stage(rows: pl.DataFrame, day: date, schema: Schema, staging: beam_job.Staging) -> str:
+    """Write the rows into a file of the staging folder and return its path, "" where there are none."""
+    if rows.is_empty():
+        return ""
+    # A runner may start a unit again while its first attempt still runs, so the name is unique.
+    path = str(staging.path / f"{day}-{uuid.uuid4().hex}.arrow")
+    rows.select(*interaction_columns(schema).names, "content").write_ipc(path)
+    return path
 
 
 def _downsampled(frame: pl.DataFrame, label: str, rate: float) -> pl.DataFrame:
@@ -219,7 +226,8 @@ class MakeDay(beam_job.ThreadedDoFn):
     """Turns all pieces of a day into data files without repeats, and gives the day to the driver.
 
     For the rows of no requested day it only adds up the counts. Memory, for each of three days at a time: 4,194,304
-    ids, the keys of those that repeat, the rows of one data file, and the day's sketches.
+    ids, the keys of those that repeat, the rows of one data file, and the day's sketches; with `Schema.negatives` also
+    what `negatives.draw` says.
     """
 
     def __init__(self, schema: Schema, lake_root: str, staging: str):
@@ -249,6 +257,8 @@ class MakeDay(beam_job.ThreadedDoFn):
     def _make(self, day: date, pieces: Sequence[Piece], dropped: Counter[str]) -> StagedDay | None:
         """Write the data files and the statistics of a day; returns None where no row is left."""
         rows_in = sum(piece.rows for piece in pieces) + dropped.total()
+        sampled, pairs = self._sample(day, pieces)
+        pieces = [*pieces, *sampled]
         repeats = find_repeats(pieces, self.schema.key)
         dropped.update(dict(repeats["reason"].value_counts().iter_rows()))
         table = Lake(self.lake_root, self.schema).interactions
@@ -274,8 +284,21 @@ class MakeDay(beam_job.ThreadedDoFn):
                 "dropped": dict(sorted(dropped.items())),
                 "late": late,
                 "masked": {name: rows for name, rows in masked.items() if rows},
+                **({"sampled": sum(piece.rows for piece in sampled), "pairs": pairs} if sampled else {}),
             },
         )
+
+    def _sample(self, day: date, pieces: Sequence[Piece]) -> tuple[list[Piece], int]:
+        """Stage the negatives of a day; returns their pieces, and the number of pairs that they were drawn from."""
+        made: list[Piece] = []
+        pairs = 0
+        if self.schema.negatives and pieces:
+            for drawn in negatives.draw(pieces, self.schema, day):
+                if rows := drawn.rows.height:
+                    path = _stage(drawn.rows, day, self.schema, self.staging)
+                    made.append(Piece(order=pieces[-1].order, path=path, rows=rows))
+                pairs += drawn.pairs
+        return made, pairs
 
 
 def _to_json(made: StagedDay) -> dict[str, Any]:

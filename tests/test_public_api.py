@@ -22,6 +22,7 @@ PUBLIC = {
         "LabelRequest",
         "Lake",
         "MovieLens",
+        "Negatives",
         "QualityConfig",
         "RawFile",
         "Schema",

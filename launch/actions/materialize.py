@@ -14,7 +14,7 @@ from tutelage.launch.actions.console import (
     units,
 )
 from tutelage.launch.logging_setup import quiet_stderr
-from tutelage.launch.report.summary import noted
+from tutelage.launch.report.summary import came_in, noted
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import disk_full_as_user_error
 
@@ -58,9 +58,11 @@ def materialize_days(session: Session, days: Sequence[date]) -> list[date]:
     notes = noted(
         {"late": sum(c.late for c in counts), "masked": sum(sum(c.masked.values()) for c in counts)}
     )
+    sampled = sum(c.sampled for c in (*counts, *done.held.values()))
     held = f" + {sum(c.kept for c in done.held.values()):,} quarantined" if done.held else ""
     echo(
-        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {sum(c.kept for c in counts):,} kept{notes} + "
+        f"materialize: {len(done.days)} days, {came_in(done.rows_in, sampled)} = {sum(c.kept for c in counts):,} "
+        f"kept{notes} + "
         f"{sum(dropped.values()):,} dropped ({reasons}){held}; {done.seconds:.1f} s, "
         f"{done.rows_in / done.seconds:,.0f} rows/s"
     )

@@ -27,7 +27,7 @@ SCHEMA = Schema(
     ),
     tasks=(
         Task(name="click", label="click"),
-        Task(name="rating", label="rating", kind="log1p"),
+        Task(name="rating", label="rating", kind="log1p", unit="stars"),
     ),
     key=("user_id", "movie_id", "event_time_us"),
     user="user_id",

@@ -35,7 +35,7 @@ _CAPTIONS = {
     "auc": "How well examples are ranked. Higher is better; 0.5 is chance.",
     "log_loss": "How far the predicted probabilities are from the labels. Lower is better.",
     "calibration": "Sum of predictions over sum of labels. 1 is right; above it the model predicts too much.",
-    "ltv_loss": "Mean squared error of log1p of the value. Lower is better.",
+    "ltv_loss": "Mean squared error of log1p of {value}. Lower is better.",
     "label_coverage": "Share of a day's kept rows whose soft label was used. The hard label is used on every row.",
 }
 _ID_COUNTS = {
@@ -72,7 +72,9 @@ def metric_by_day(results: Results, task: str, metric: str) -> Chart:
     reference_line(axes, y=reference)
     _name_lines(figure, results, drawn)
     svg = to_svg(figure, f"{title} by day, one line per model")
+    unit = results.units.get(task)
     caption = _CAPTIONS.get(metric, "The task's loss. Lower is better.")
+    caption = caption.format(value=f"the {unit}" if unit else "the value")
     if loss != metric:
         caption = f"{results.against}. Below the line at 0 the student is better."
     return Chart(title, svg, caption + _outside(outside))

@@ -30,6 +30,8 @@ class DayCounts:
     """Labels of kept rows that were not mature."""
     dropped: Mapping[str, int]
     """Rows by reason. All days have the same reasons."""
+    sampled: int = 0
+    """Negatives that were added to the rows that came in."""
 
     @property
     def dropped_rows(self) -> int:
@@ -37,13 +39,13 @@ class DayCounts:
 
     @property
     def reconciled(self) -> bool:
-        """Whether every row that came in was kept or dropped."""
-        return self.rows_in == self.kept + self.dropped_rows
+        """Whether every row that came in or was sampled was kept or dropped."""
+        return self.rows_in + self.sampled == self.kept + self.dropped_rows
 
     @property
     def notes(self) -> dict[str, int]:
         """The counts that `summary.NOTES` names."""
-        return {"late": self.late, "masked": self.masked}
+        return {"sampled": self.sampled, "late": self.late, "masked": self.masked}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,7 @@ def gather(session: "Session") -> ReportData:
             {student.name: student.baseline for student in experiment.students if student.baseline},
             students=session.students,
             tasks=[task.name for task in experiment.schema.tasks],
+            units={task.name: task.unit for task in experiment.schema.tasks if task.unit},
             teacher=run.teacher_model,
         ),
         counts=counts_by_day(day_counts(session)),
@@ -124,7 +127,7 @@ def run_metrics(session: "Session") -> pl.DataFrame:
 def day_counts(session: "Session") -> pl.DataFrame:
     """Return one row per materialised day and reason for dropping rows: day, rows_in, kept, reason, dropped.
 
-    A day that dropped nothing has one row whose reason is null. `late` and `masked` are as in `DayCounts`.
+    A day that dropped nothing has one row whose reason is null. `late`, `masked` and `sampled` are as in `DayCounts`.
     """
     table = session.run.lake.interactions
     have = set(table.partitions()["day"])
@@ -137,11 +140,12 @@ def day_counts(session: "Session") -> pl.DataFrame:
             dropped,
             counts.get("late", 0),
             sum(counts.get("masked", {}).values()),
+            counts.get("sampled", 0),
         )
         for day, counts in table.counts().items()
         for reason, dropped in (counts["dropped"] or {None: 0}).items()
     ]
-    columns = ("day", "rows_in", "kept", "reason", "dropped", "late", "masked")
+    columns = ("day", "rows_in", "kept", "reason", "dropped", "late", "masked", "sampled")
     schema = {**dict.fromkeys(columns, pl.Int64), "day": pl.Date, "reason": pl.String}
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     return frame.filter(pl.col("day").is_in(have)).sort("day", "reason")
@@ -168,6 +172,7 @@ def total_counts(days: Sequence[DayCounts]) -> DayCounts:
         kept=sum(day.kept for day in days),
         late=sum(day.late for day in days),
         masked=sum(day.masked for day in days),
+        sampled=sum(day.sampled for day in days),
         dropped={reason: sum(day.dropped[reason] for day in days) for reason in days[0].dropped},
     )
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from tutelage.launch.report.data import DayCounts, ReportData, total_counts
-from tutelage.launch.report.summary import DASH, Results, is_loss, label_of, noted
+from tutelage.launch.report.summary import DASH, Results, came_in, is_loss, label_of, noted
 
 _BEFORE = 7
 """Days that the last day is compared with."""
@@ -74,7 +74,7 @@ def _rows(days: Sequence[DayCounts]) -> Iterator[Headline]:
     elif days:
         total = total_counts(days)
         kept = f"{total.kept:,} kept{noted(total.notes)}"
-        text = f"{total.rows_in:,} in = {kept} + {total.dropped_rows:,} dropped"
+        text = f"{came_in(total.rows_in, total.sampled, 'in')} = {kept} + {total.dropped_rows:,} dropped"
         yield Headline(f"Rows add up on every day ({len(days)}): {text}.", "ok")
 
 

@@ -342,7 +342,11 @@ def _as_label(name: str, values: pl.Series, dtype: pl.DataType) -> str:
     column = as_column(values.name)
     numbers = values.cast(pl.Float64, strict=False)
     if numbers.null_count() < len(values):
-        text = f"{column} >= {numbers.drop_nulls().to_numpy().max():g}" if dtype == pl.Int8 else f"GREATEST({column}, 0)"
+        text = (
+            f"{column} >= {numbers.drop_nulls().to_numpy().max():g}"
+            if dtype == pl.Int8
+            else f"GREATEST({column}, 0)"
+        )
     else:
         quoted = "'" + str(values[0]).replace("'", "''") + "'"
         text = (

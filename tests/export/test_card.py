@@ -144,3 +144,11 @@ def test_a_path_with_quotes_is_escaped() -> None:
     text = models_config('s3://bucket/it\'s "export"', ["wide"])
     config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     assert config.model_config_list.config[0].base_path == 's3://bucket/it\'s "export"/wide'
+
+
+def test_values_are_shown_with_their_unit(version: Path) -> None:
+    metrics = {"rating": {"ltv_loss": 0.25}, "click": {"auc": 0.75}}
+    assert _card(version, metrics=metrics, units={"rating": "stars"})["units"] == {"rating": "stars"}
+    text = (version / "assets.extra/model_card.md").read_text()
+    assert "| rating (stars) | ltv_loss | 0.25 |" in text
+    assert "| click | auc | 0.75 |" in text

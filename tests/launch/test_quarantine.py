@@ -186,13 +186,15 @@ def test_a_rollback_removes_the_verdicts_on_later_days(skipped: Session) -> None
     assert skipped.days_to_train(TEACHER) == DAYS[1:]
 
 
-def test_a_gate_may_change_in_a_workdir(tmp_path: Path) -> None:
+def test_a_gate_and_the_name_of_a_unit_may_change_in_a_workdir(tmp_path: Path) -> None:
     _open(tmp_path)
     changed = (
         "teacher.gate.on_failure=skip",
         "teacher.gate.auc_drop=0.2",
         "training.checkpoint_minutes=None",
+        "schema.tasks.watch.unit=minutes",
     )
     session = _open(tmp_path, *changed)
+    assert session.run.schema.tasks[-1].unit == "minutes"
     assert session.run.teacher.gate.on_failure == "skip"
     assert session.run.training.checkpoint_minutes is None

@@ -33,7 +33,7 @@ def _metrics(rows: Iterable[tuple[str, str, str, dict[int, float]]]) -> pl.DataF
 def _counts(*rows: tuple[int, int, int, str | None, int]) -> pl.DataFrame:
     schema = {"day": pl.Date, "rows_in": pl.Int64, "kept": pl.Int64, "reason": pl.String, "dropped": pl.Int64}
     frame = pl.DataFrame([(date(2024, 5, d), *row) for d, *row in rows], schema=schema, orient="row")
-    return frame.with_columns(late=0, masked=0)
+    return frame.with_columns(late=0, masked=0, sampled=0)
 
 
 def _page(path: Path, **changes: Any) -> str:
@@ -135,6 +135,17 @@ def test_late_rows_and_labels_that_are_not_mature_are_shown_only_if_there_are_an
     page = _page(tmp_path, counts=late.with_columns(masked=pl.lit(40)))
     assert ["2024-05-02", "1,050", "1,050", "1,005", "40", "0", "0", "0", "yes"] in _rows(page)
     assert "1,150 kept (1,017 late, 80 labels not mature) + 10 dropped" in page
+
+
+def test_sampled_negatives_are_shown_as_what_was_added(tmp_path):
+    counts = _counts((1, 110, 300, "duplicate", 10))
+    assert "negatives sampled" not in _page(tmp_path, counts=counts)
+    page = _page(tmp_path, counts=counts.with_columns(sampled=pl.lit(200)))
+    assert ["day", "in", "kept", "negatives sampled", "dropped", "duplicate", "adds up"] in _rows(page)
+    assert ["2024-05-01", "110", "300", "200", "10", "10", "yes"] in _rows(page)
+    line = "Rows add up on every day (1): 110 in + 200 negatives sampled = 300 kept + 10 dropped."
+    assert ("ok", line) in _headlines(page)
+    assert "Rows in + negatives sampled = kept + dropped" in page
 
 
 def test_a_last_day_that_is_not_the_worst_gives_no_warning(tmp_path):
