@@ -65,10 +65,11 @@ class Columns:
 
     def unfit(self, file: File, name: str) -> pl.DataFrame:
         """Return the raw values, each combination once, in which rows of the first frame are dropped as `bad_NAME`."""
-        raw, *_ = next(self._frames(file))
-        bad = self._fit(raw, file)["dropped"] == f"bad_{name}"
         columns = columns_of(self.expressions[name]) if name in self.expressions else [self.raw[name]]
-        return raw.filter(bad).select(columns).unique(maintain_order=True)
+        for raw, *_ in self._frames(file):
+            bad = self._fit(raw, file)["dropped"] == f"bad_{name}"
+            return raw.filter(bad).select(columns).unique(maintain_order=True)
+        return pl.DataFrame(schema=columns)
 
     def _frames(self, file: File) -> Frames:
         """Yield what `formats.frames` does, with the columns that the expressions compute."""

@@ -28,6 +28,8 @@ _DAY_PARTS = {"%Y": 4, "%m": 2, "%d": 2}
 _MICROSECOND = timedelta(microseconds=1)
 _FRAMES = 8
 """Frames of 65,536 rows that are joined with side tables at a time."""
+_ADVISED = 20
+"""Files that are searched for values that do not fit."""
 _EVER = (0, 4_102_444_800_000_000)
 """The years 1970 to 2099, in microseconds."""
 _THREADS = 16
@@ -208,12 +210,15 @@ class Files:
                 yield frame.select("event_time_us", *self.columns(), "content", "dropped")
 
     def advise(self, raw_dir: str, name: str) -> str:
-        """Return what to do where no value of a column fits: its values in the first file, and what to write."""
-        file, *_ = find(raw_dir, self.pattern)
-        with readable(file):
-            values = self._events.unfit(file, name)
+        """Return what to do where no value of a column fits: values that the first files have, and what to write."""
+        values = pl.DataFrame()
+        for file in find(raw_dir, self.pattern)[:_ADVISED]:
+            with readable(file):
+                values = self._events.unfit(file, name)
+            if len(values):
+                break
         text, dtype = dict(self.expressions).get(name), self.columns()[name]
-        shown = [", ".join(repr(value) for value in values[raw][:3]) for raw in values.columns]
+        shown = [", ".join(f"{value!r:.60}" for value in values[raw][:3]) for raw in values.columns]
         found = "; ".join(
             f"{raw!r} holds {those}" for raw, those in zip(values.columns, shown, strict=True) if those
         )

@@ -990,6 +990,14 @@ def test_the_expression_that_a_message_proposes_can_be_written(
     assert frame[label].to_list()[0] == {"profit": 0.0, "my stars": 0}.get(column, 1)
 
 
+def test_the_values_of_a_label_are_found_after_a_file_without_rows(tmp_path: Path) -> None:
+    rows = [{**EVENT, "verdict": "yes"}]
+    pl.DataFrame(rows).clear().write_parquet(tmp_path / "a.parquet")
+    _write(tmp_path, "parquet", rows, name="b")
+    source = _files("parquet", renamed=(("user", "uid"), ("click", "verdict")))
+    assert "which is read as click (Int8), holds 'yes': name" in _no_rows(tmp_path, "parquet", source)
+
+
 def test_where_no_row_is_left_the_values_that_an_expression_read_are_named(tmp_path: Path) -> None:
     _write(tmp_path, "csv", [{**EVENT, "bought": day} for day in ("2026-01-03", "soon")])
     source = _files(expressions=(("click", "bought > ts"),))
