@@ -52,6 +52,8 @@ class Facts:
     ops: int
     units: Mapping[str, str] = field(default_factory=dict)
     """The unit of a task's values, where it is known."""
+    sampled_negatives: int = 0
+    """How many negatives were sampled for each positive (`Schema.negatives`)."""
 
 
 def write_card(folder: Path, facts: Facts) -> None:
@@ -169,7 +171,8 @@ def _plain(value: Any) -> Any:
 
 def _markdown(card: Mapping[str, Any]) -> str:
     blessed = card["blessed"] or {}
-    units = card.get("units", {})  # Cards of older releases have none.
+    # Cards of older releases have neither.
+    units, n = card.get("units", {}), card.get("sampled_negatives", 0)
     metrics = [
         (
             f"{task} ({units[task]})" if task in units else task,
@@ -184,6 +187,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         "Verdict of the gate": card["verdict"],
         **({"Served despite that, because": card["override"]} if "override" in card else {}),
         "Trained on": f"{card['first_day']} to {card['day']}, {card['rows']:,} rows",
+        **({"Scores are those among": f"a positive and {n} sampled negatives"} if n else {}),
         "Teacher": card["teacher"],
         "Label coverage of the last day": card["label_coverage"],
         "Size": f"{card['bytes']:,} bytes, {card['parameters']:,} parameters, {card['ops']:,} ops",

@@ -143,6 +143,7 @@ class _Publication:
             parameters=sum(int(np.prod(shape)) for _, shape in contents.variables),
             ops=sum(contents.ops.values()),
             units={task.name: task.unit for task in self._ranker.schema.tasks if task.unit},
+            sampled_negatives=negatives.per_positive if (negatives := self._ranker.schema.negatives) else 0,
         )
         card.write_card(folder, facts)
         return verdict, contents

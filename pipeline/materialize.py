@@ -404,7 +404,7 @@ def _explain(lost: Counter[str], source: Source, schema: Schema, raw_dir: str) -
         several = {"label": schema.labels, "key": schema.key}.get(name)
         what = f"the columns {', '.join(several)}" if several else "the time and its unit" * (name == "time")
         return why, f"Look at {what or 'the data'}, and correct it or the config"
-    if advise := getattr(source, "advise", None):
+    if advise := getattr(source, "advise", None):  # A source need not have it.
         return why, advise(raw_dir, name)
     return why, f"Look at column {name} ({source.columns()[name]}): correct its values, or the source"
 

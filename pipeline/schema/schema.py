@@ -34,6 +34,9 @@ class Schema:
     and models are not trained on them. Events may arrive up to `late_days` days after their day, which postpones its
     release too. Without any of these, a day is released when it is asked for.
 
+    Rows of one label are often too many or missing: `downsampling` says which share of the negatives was kept, and
+    `negatives` adds negatives to a log of positives only.
+
     Example:
         >>> user = Feature(name="user", dtype="int64", capacity=1_000, scope="user")
         >>> item = Feature(name="item", dtype="int64", capacity=1_000)

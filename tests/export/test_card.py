@@ -152,3 +152,11 @@ def test_values_are_shown_with_their_unit(version: Path) -> None:
     text = (version / "assets.extra/model_card.md").read_text()
     assert "| rating (stars) | ltv_loss | 0.25 |" in text
     assert "| click | auc | 0.75 |" in text
+
+
+def test_a_card_says_among_how_many_sampled_negatives_a_score_is(version: Path) -> None:
+    _card(version)
+    assert "sampled" not in (version / "assets.extra/model_card.md").read_text()
+    assert _card(version, sampled_negatives=4)["sampled_negatives"] == 4
+    line = "| Scores are those among | a positive and 4 sampled negatives |"
+    assert line in (version / "assets.extra/model_card.md").read_text()

@@ -45,7 +45,7 @@ def _page(path: Path, **changes: Any) -> str:
         **changes,
     }
     metrics, counts, capacities = (given.pop(name) for name in ("metrics", "counts", "capacities"))
-    order = {name: given.pop(name) for name in ("baselines", "students", "tasks") if name in given}
+    order = {name: given.pop(name) for name in ("baselines", "students", "tasks", "units") if name in given}
     data = ReportData(
         results=Results.of(metrics, **order),
         counts=counts_by_day(counts),
@@ -83,6 +83,11 @@ COUNTS = _counts((1, 110, 100, "duplicate", 7), (1, 110, 100, "no_user", 3), (2,
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return _page(tmp_path_factory.mktemp("report"))
+
+
+def test_the_chart_of_a_value_names_its_unit(tmp_path, page):
+    assert "Mean squared error of log1p of the value." in page
+    assert "Mean squared error of log1p of the seconds." in _page(tmp_path, units={"watch": "seconds"})
 
 
 def test_tables_hold_the_hand_computed_numbers(tmp_path):
