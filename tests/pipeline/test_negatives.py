@@ -1,5 +1,6 @@
 """Sampled negatives: what the job adds to a day of positives, from which items, and that it is the same each time."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -8,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from tests.pipeline.rows import DAY
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import Materialized, materialize
+from tutelage.pipeline.negatives import draw
+from tutelage.pipeline.pieces import Piece
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Downsampling, Feature, History, Negatives, Schema, Task
 from tutelage.pipeline.sources.base import Unit
@@ -296,3 +302,69 @@ def test_a_history_holds_what_was_met_and_no_sampled_item(tmp_path: Path) -> Non
     second = lake.histories.scan(day=DAYS[0] + timedelta(days=1)).collect()
     items = {user: [f"i{i:02}" for i in range(22, -1, -2) if i % 3 == user] for user in range(3)}
     assert dict(second.select("user", "history").iter_rows()) == items
+
+
+def _pieces(folder: Path, rows: pl.DataFrame, cuts: Sequence[int]) -> list[Piece]:
+    """Write the rows as pieces that end at `cuts`."""
+    pieces = []
+    for i, (start, end) in enumerate(itertools.pairwise([0, *sorted(cuts), rows.height])):
+        if part := rows[start:end].height:
+            rows[start:end].write_ipc(folder / f"{i}.arrow")
+            pieces.append(Piece(order=(i, 0), path=str(folder / f"{i}.arrow"), rows=part))
+    return pieces
+
+
+@settings(max_examples=40)
+@given(
+    events=st.lists(
+        st.tuples(st.integers(0, 30), st.integers(-4, 4), st.integers(0, 12), st.sampled_from([0, 1, None])),
+        min_size=1,
+        max_size=40,
+    ),
+    cuts=st.lists(st.integers(0, 40), max_size=3),
+    per_positive=st.integers(1, 5),
+    seed=st.integers(-(2**63), 2**63 - 1),
+    bucket_rows=st.sampled_from([5, 1 << 22]),
+)
+def test_whatever_a_day_holds_its_negatives_are_sound_and_do_not_depend_on_its_pieces(
+    tmp_path_factory: pytest.TempPathFactory,
+    events: list[tuple[int, int, int, int | None]],
+    cuts: list[int],
+    per_positive: int,
+    seed: int,
+    bucket_rows: int,
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "pieces"
+    folder.mkdir(exist_ok=True)
+    features = (SCHEMA.features[0], replace(SCHEMA.features[2], dtype="int64"))
+    negatives = Negatives(item="item", per_positive=per_positive, seed=seed)
+    schema = replace(SCHEMA, features=features, tasks=SCHEMA.tasks[:1], negatives=negatives)
+    dtypes = {"event_time_us": pl.Int64, "user": pl.Int64, "item": pl.Int64, "click": pl.Int8}
+    rows = pl.DataFrame(events, schema=dtypes, orient="row").with_columns(
+        sampling_rate=pl.lit(None, pl.Float32), content=pl.lit(1, pl.UInt64)
+    )
+    rows = rows.with_columns(example_id=example_id(schema.key, rows.schema))
+    whole = pl.concat(d.rows for d in draw(_pieces(folder, rows, []), schema, DAYS[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tutelage.pipeline.negatives.BUCKET_ROWS", bucket_rows)
+        drawn = list(draw(_pieces(folder, rows, cuts), schema, DAYS[0]))
+    parts = pl.concat(d.rows for d in drawn)
+    assert_frame_equal(parts.sort("example_id"), whole.sort("example_id"))
+
+    kept = rows.unique("example_id", keep="first", maintain_order=True)
+    met = {
+        user: {item for _, whose, item, _ in kept.select(*dtypes).rows() if whose == user}
+        for user in kept["user"]
+    }
+    items = set(kept["item"])
+    pairs = 0
+    for user, mine in met.items():
+        positives = kept.filter(pl.col("user") == user, pl.col("click") == 1)["event_time_us"].to_list()
+        of_user = whole.filter(user=user)
+        assert of_user.height == of_user["item"].n_unique()
+        assert of_user.height == min(per_positive * len(positives), len(items - mine))
+        assert set(of_user["item"]) <= items - mine
+        assert set(of_user["event_time_us"]) <= set(positives)
+        pairs += len(items - mine) * bool(positives)
+    assert sum(d.pairs for d in drawn) == pairs
+    assert set(whole["click"]) <= {0}
