@@ -192,7 +192,7 @@ class Experiment:
         return typing.cast(dict[str, Any], plain(self.fixed))
 
 
-CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days")
+CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "max_kills", "new_teacher", "mask_days")
 """Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved and how
 a change of teacher goes, not what a model trains on."""
 

@@ -190,15 +190,15 @@ def test_of_a_student_the_newest_finished_day_is_exported_once_and_of_a_teacher_
 
 def test_a_student_that_reads_labels_waits_for_the_teacher_that_labels(tmp_path: Path) -> None:
     session = _open(tmp_path).asking(awaits_teacher=True)
-    assert session.awaited("control") == session.awaited("teacher") == []
-    assert session.awaited("auxiliary") == session.days
+    assert session.awaited("control") == session.awaited("teacher") == {}
+    assert session.awaited("auxiliary") == dict.fromkeys(session.days, "teacher")
     assert session.days_to_train("auxiliary") == []
     _train(session, "teacher", *DAYS[:1])
     assert session.days_to_train("auxiliary") == DAYS[:1]
     # It does not wait for a day that the teacher skipped.
     session.run.quarantine("teacher").write(DAYS[1], "skipped", [{"said": "fail"}])
     assert session.days_to_train("auxiliary") == DAYS[:2]
-    assert session.awaited("auxiliary") == session.days[2:]
+    assert session.awaited("auxiliary") == dict.fromkeys(session.days[2:], "teacher")
     # Only a run waits: a command that trains one student masks what is missing.
     assert _open(tmp_path).days_to_train("auxiliary") == session.days
 
