@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def _run(
     sys.argv = [f"tutelage-{name}", *flags]
     if first:
         first()
-    _tell_commits(marks)
+    tell_commits(partial(_mark, marks))
     from tutelage.launch import commands
 
     _mark(marks)
@@ -118,21 +119,22 @@ def _mark(marks: Connection) -> None:
     marks.send_bytes(repr(time.monotonic()).encode())
 
 
-def _tell_commits(marks: Connection) -> None:
+def tell_commits(tell: Callable[[], object]) -> None:
+    """Call `tell` whenever this process is about to commit something: by a rename, or in Delta."""
     from deltalake import DeltaTable
 
     from tutelage.pipeline import table
 
     def told(act: Callable[..., Any]) -> Callable[..., Any]:
         def tell_first(*args: Any, **kwargs: Any) -> Any:
-            _mark(marks)
+            tell()
             return act(*args, **kwargs)
 
         return tell_first
 
     def tell_renames(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "os.rename":
-            _mark(marks)
+            tell()
 
     sys.addaudithook(tell_renames)
     DeltaTable.create_write_transaction = told(DeltaTable.create_write_transaction)

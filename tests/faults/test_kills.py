@@ -12,11 +12,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from tests.faults.forked import STEPS, Command, Undisturbed, complete
-from tests.same import assert_same
+from tests.same import assert_same, lost_and_doubled
 
 KILLS = {
     "materialize": 30,
@@ -32,12 +31,6 @@ KILLS = {
 """200 in all."""
 NEAR = 0.05
 """Half of the kills are aimed to within this many seconds of a commit."""
-KEYS = {
-    "interactions": ["day", "example_id"],
-    "histories": ["day", "user_id"],
-    "soft_labels": ["teacher", "producer", "day", "example_id"],
-    "metrics": ["run", "model", "day", "task", "metric", "slice", "basis"],
-}
 
 
 def _instant(seconds: list[float], chance: random.Random, *, near: bool) -> float:
@@ -73,15 +66,6 @@ def _kill(step: str, workdir: Path, seconds: list[float], instant: float) -> tup
     return code != 0, killed - [*made, *commits][-1]
 
 
-def _lost_and_doubled(expected: Path, found: Path) -> tuple[int, int]:
-    lost = doubled = 0
-    for table, keys in KEYS.items():
-        wanted, rows = (pl.read_delta(str(root / "lake" / table)).select(keys) for root in (expected, found))
-        lost += wanted.join(rows, on=keys, how="anti", nulls_equal=True).height
-        doubled += rows.height - rows.n_unique()
-    return lost, doubled
-
-
 def _report(workdir: Path) -> str:
     path = workdir / "report/index.html"
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", path.read_text()) if path.exists() else ""
@@ -92,7 +76,7 @@ def _go(step: str, done: Undisturbed, seconds: list[float], instant: float, work
     shutil.copytree(done.before[step], workdir)
     cut_short, since_commit = _kill(step, workdir, seconds, instant)
     complete(step, workdir)
-    lost, doubled = _lost_and_doubled(done.after[step], workdir)
+    lost, doubled = lost_and_doubled(done.after[step], workdir)
     assert_same(done.after[step], workdir)
     assert _report(done.after[step]) == _report(workdir)
     shutil.rmtree(workdir)
