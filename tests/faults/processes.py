@@ -20,6 +20,7 @@ from tests.faults.forked import Command, tell_commits
 CONFIG = str(Path(__file__).with_name("four_days.py"))
 DRIVER = "driver"
 WORKER = "Beam worker"
+NIGHT = "run --export=all"
 _POLL_SECONDS = 0.002
 _PATIENCE_SECONDS = 300
 
@@ -35,7 +36,7 @@ class Instant:
 class Night:
     """A command, by default the nightly one, in `workdir`; `told` is a new folder, for what its processes tell."""
 
-    def __init__(self, workdir: Path, told: Path, command: str = "run --export=all"):
+    def __init__(self, workdir: Path, told: Path, command: str = NIGHT):
         told.mkdir()
         self.told = told
         self.command = Command(command, workdir, config=CONFIG, first=partial(_fork_trainers, told))
