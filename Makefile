@@ -34,7 +34,7 @@ demo: $(READY) ## run the synthetic experiment end to end into demo/
 test: $(READY) lint types ## lint, types and every test that is not slow
 	$(RUN) pytest -q -n 2 --dist loadfile
 
-test-faults: $(READY) ## the slow tests: kills at 400 instants, full disks, 10,000 requests, 10,000 odd files
+test-faults: $(READY) ## the slow tests: 600 kills, 200 power cuts, full disks, 10,000 requests, 10,000 odd files
 	$(RUN) pytest -q -m slow
 
 golden: $(READY) ## rewrite tests/golden_losses.csv; git diff shows what changed
