@@ -22,6 +22,8 @@ DRIVER = "driver"
 WORKER = "Beam worker"
 NIGHT = "run --export=all"
 _POLL_SECONDS = 0.002
+_WORKER_POLL_SECONDS = 0.05
+"""Looking for the processes below another one takes milliseconds."""
 _PATIENCE_SECONDS = 300
 
 
@@ -71,7 +73,7 @@ class Night:
                 return False
             if not driver.is_running() or driver.status() == psutil.STATUS_ZOMBIE:
                 return False
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_WORKER_POLL_SECONDS)
 
     def end(self) -> tuple[int | None, str]:
         """Wait for the end of the driver and of its processes; return its exit status and what it wrote to stderr."""
