@@ -1,8 +1,8 @@
 """What a power cut leaves of a workdir: only what was brought to the disk (fsync) is sure to be there.
 
 A process that records tells what each fsync brought to the disk: the content of a file, or the names in a folder. What
-is not brought there is lost, whichever library wrote it. Its own calls of fsync are not seen here, and need not be:
-tutelage calls `os.fsync` for what TensorFlow, Polars and Delta Lake have written.
+is not brought there is lost, whichever library wrote it. Calls of `os.fsync` are all that need to be seen: by strace,
+TensorFlow, Polars, NumPy and Delta Lake never call fsync, so that tutelage does it for what they have written.
 
 Files are known by their inodes. A recorded one is kept from being used again by a link to it, or for a folder by a
 descriptor that stays open.
