@@ -192,9 +192,21 @@ class Experiment:
         return typing.cast(dict[str, Any], plain(self.fixed))
 
 
-CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days", "unit")
-"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved, how a change
-of teacher goes and what a unit is called, not what a model trains on."""
+CHANGEABLE = (
+    "gate",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "holdout",
+    "judged_days",
+    "margin",
+    "max_kills",
+    "new_teacher",
+    "mask_days",
+    "unit",
+)
+"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved and how long
+it stays, how a change of teacher goes, which few rows of the next days are withheld and what a unit is called, not
+what a model is."""
 
 
 def plain(value: Any) -> Any:

@@ -56,15 +56,17 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
         # The teacher trains on its days. Its pre-update logits are soft labels, its exports are snapshots.
         outcomes = train_and_export(session, [session.run.teacher_model])
 
-        # A successor trains beside it, and takes over once it is as good.
+        # A model does not go past a teacher that it needs and that has stopped: it waits, served as it is.
+        session = session.asking(awaits_teacher=True)
+
+        # A successor trains beside it, and takes over once it is as good. Students wait for one that was killed,
+        # because it might have taken over.
         taken_over = False
         if session.successor:
             more, taken_over = train_successor(session)
             outcomes += more
-            session = session.reopened()
-
-        # A student that reads labels does not go past a teacher that has stopped: it waits, served as it is.
-        session = session.asking(awaits_teacher=True)
+            killed = any(isinstance(outcome.failure, pool.Killed) for outcome in more)
+            session = session.reopened().asking(awaits_successor=killed)
 
         # Snapshots of earlier days score the days of the students that read such labels.
         unlabelled = steps.to_label(session)
@@ -105,12 +107,24 @@ def _states(session: Session, outcomes: Sequence[pool.Outcome], held: Collection
         trained = f"trained until {states[-1].day}" if states else "not trained yet"
         if isinstance(failure, DayStopped):
             yield f"{model}: stopped at {failure.day} by its gate; {trained}"
+        elif isinstance(failure, pool.Killed):
+            yield f"{model}: its process was killed; {trained}"
         elif failure:
             yield f"{model}: failed: {str(failure) or type(failure).__name__}; {trained}"
-        elif model in held or session.awaited(model):
+        elif model in held:
             yield f"{model}: waits for the teacher's labels; {trained}"
+        elif waits := session.awaited(model):
+            yield f"{model}: waits for {_waited_for(session, model, waits[min(waits)])}; {trained}"
         else:
             yield f"{model}: {trained}"
+
+
+def _waited_for(session: Session, model: str, teacher: str) -> str:
+    if model in session.teachers:
+        return "the teacher"
+    if teacher == session.run.teacher_model:
+        return "the teacher's labels"
+    return f"{teacher}, whose process was killed"
 
 
 def _raise_failures(

@@ -12,6 +12,7 @@ from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.workspace import open_workdir
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.days import describe_moves, parse_day, slices_between
+from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.trainers.checkpoints import State, pending
 from tutelage.trainers.config import SuccessorConfig
 from tutelage.trainers.run import TEACHER, Run, successor_model
@@ -37,7 +38,9 @@ class Session:
     every_version: bool = False
     """Whether a student's past days are exported too, and not only its newest finished day."""
     awaits_teacher: bool = False
-    """Whether a student that reads labels goes no further than the teacher that labels."""
+    """Whether models go no further than the teacher that they need (`awaited`)."""
+    awaits_successor: bool = False
+    """Whether students that read labels go no further than the successor, because its process was killed."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     """The moment of the command, which is the same in all its processes."""
     request: Mapping[str, Any] = field(default_factory=dict)
@@ -151,20 +154,46 @@ class Session:
     def days_of(self, model: str) -> list[date]:
         """Return the days asked for from the model's first day on, without the pruned ones.
 
-        With `awaits_teacher` the days end before the first one that waits for the teacher (`awaited`).
+        With `awaits_teacher` the days end before the first one that waits for a teacher (`awaited`).
         """
         days = [day for day in self._own_days(model) if day not in self.pruned]
-        awaited = self.awaited(model) if self.awaits_teacher else []
-        return [day for day in days if not awaited or day < awaited[0]]
+        awaited = min(self.awaited(model), default=date.max) if self.awaits_teacher else date.max
+        return [day for day in days if day < awaited]
 
-    def awaited(self, model: str) -> list[date]:
-        """Return the days of a student that reads labels which the teacher that labels them has not come to yet."""
-        if model in self.teachers or not self.experiment.student(model).distillation:
-            return []
-        teacher = self.run.teacher_model
-        done = {*(s.day for s in self.run.checkpoints(teacher).states()), *self.run.skipped(teacher)}
-        own = (day for day in self._own_days(model) if day not in done and day not in self.pruned)
-        return [day for day in own if self.run.labeller(day).model == teacher]
+    def awaited(self, model: str) -> dict[date, str]:
+        """Return the days that a model is to wait with, in order, each with the teacher that it waits for.
+
+        A student that reads labels waits for the training of the teacher that labels a day. One that reads labels by
+        snapshot waits for the exports of the days before it too, and with `awaits_successor` each of them waits for
+        the successor, which may take over. A successor that starts warm waits for the teacher's days before its own.
+        """
+        days, teacher = self._to_come(model), self.run.teacher_model
+        if model in self.teachers:
+            late = self._to_come(teacher) if model != teacher and self._starts_warm(model) else []
+            return dict.fromkeys(days if late and days and late[0] < days[0] else [], teacher)
+        student = self.experiment.student(model)
+        if not student.distillation:
+            return {}
+        late = self._to_come(teacher)
+        exports = [state.day for state in self.to_export(teacher)] if student.producer == SNAPSHOT else []
+        waits = {
+            day: teacher
+            for day in days
+            if self.run.labeller(day).model == teacher and (day in late or any(at < day for at in exports))
+        }
+        if self.awaits_successor and self.successor:
+            late = self._to_come(self.teachers[-1])
+            waits = {**{day: self.teachers[-1] for day in days if day in late}, **waits}
+        return dict(sorted(waits.items()))
+
+    def _starts_warm(self, model: str) -> bool:
+        """Whether a successor is still to start, with what the teacher was trained to before its first day."""
+        return self.first_day(model) is not None and not self.run.checkpoints(model).states()
+
+    def _to_come(self, model: str) -> list[date]:
+        """Return the days asked for that a model is still to be trained on."""
+        done = {*(state.day for state in self.run.checkpoints(model).states()), *self.run.skipped(model)}
+        return [day for day in self._own_days(model) if day not in done and day not in self.pruned]
 
     def left_out(self, model: str) -> list[date]:
         """Return the pruned days that an untrained model would have begun with."""

@@ -15,7 +15,7 @@ from tutelage.launch.experiment import Experiment, plain
 from tutelage.launch.lifecycle import evolve
 from tutelage.launch.recorded import completed
 from tutelage.pipeline.errors import TransientError, UserError
-from tutelage.pipeline.io.atomic import move
+from tutelage.pipeline.io.atomic import make_folder, move
 from tutelage.pipeline.io.json import TornFile, json_object, read_json
 from tutelage.pipeline.io.links import refuse_links
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
@@ -118,7 +118,7 @@ def _in_charge(run: Run, successor: SuccessorConfig) -> bool:
 
 def _check_writable(root: Path, workdir: str) -> None:
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         probe = root / f".write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()

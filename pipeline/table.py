@@ -121,6 +121,7 @@ class Table:
     def create(self) -> None:
         """Create an empty table unless it exists."""
         if not DeltaTable.is_deltatable(str(self.path)):
+            make_folder(self.path)
             DeltaTable.create(
                 self.path,
                 self.schema,
@@ -129,7 +130,7 @@ class Table:
                 configuration=_CONFIGURATION,
             )
             self._sync(-1)
-            sync(self.path.parent)
+            sync(self.path)  # It holds the name of the log's folder.
 
     def add_columns(self) -> None:
         """Add the declared columns that the table lacks. They are null in the rows that exist."""

@@ -172,12 +172,17 @@ class SuccessorConfig:
     margin: float = 0.0
     """It takes over if each task's loss is at most this share above the teacher's; below 0, it must be lower by that
     share. It may be changed at any time."""
+    max_kills: int = 3
+    """Students wait for a successor whose process was killed. Once that has happened so often on one day, it counts as
+    failed, and students go on without it. It may be changed at any time."""
 
     def __post_init__(self) -> None:
         if self.judged_days < 1:
             raise UserError(f"successor: judged_days is {self.judged_days}, expected at least 1")
         if not -1 < self.margin < math.inf:
             raise UserError(f"successor: margin is {self.margin}, expected a share above -1, as in 0.01")
+        if self.max_kills < 1:
+            raise UserError(f"successor: max_kills is {self.max_kills}, expected at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -215,6 +215,6 @@ class Versions:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one process at a time move versions. A move takes milliseconds, so the others wait."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.log.parent)
         with locked(self.log.with_name(".lock"), "", wait=None):
             yield

@@ -1,11 +1,12 @@
 """tutelage-teach and tutelage-student: train a model on the days that it still lacks; and all of them for the run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 
 import polars as pl
 
-from tutelage.launch import pool, steps
+from tutelage.launch import kills, pool, steps
 from tutelage.launch.actions.console import (
     accepted_day,
     bar,
@@ -107,9 +108,28 @@ def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outco
 
 def train_successor(session: Session) -> tuple[list[pool.Outcome], bool]:
     """Train the successor and let it take over once it is as good; return the outcomes and whether it took over."""
-    outcomes = train_and_export(session, session.teachers[1:])
+    outcomes = [_count_kill(session, each) for each in train_and_export(session, session.teachers[1:])]
     changed = _take_over(session, [state for outcome in outcomes for state in outcome.trained])
     return outcomes, changed
+
+
+def _count_kill(session: Session, outcome: pool.Outcome) -> pool.Outcome:
+    """Count a kill of the successor while it was trained; return its outcome. After too many it has failed."""
+    model, successor = outcome.model, session.successor
+    assert successor
+    folder = session.run.folder(model)
+    if outcome.failure is None:
+        kills.forget(folder)
+    if not isinstance(outcome.failure, pool.Killed) or not (days := session.days_to_train(model)):
+        return outcome
+    count = kills.count(folder, days[0])
+    if count < successor.max_kills:
+        return outcome
+    failure = UserError(
+        f"{model} was killed {count} times on {days[0]} and counts as failed: students go on with the labels of "
+        f"{session.run.teacher.name}; give it more memory, raise successor.max_kills, or take it out of the config"
+    )
+    return replace(outcome, failure=failure)
 
 
 def _take_over(session: Session, trained: Sequence[State]) -> bool:

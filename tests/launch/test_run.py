@@ -125,7 +125,7 @@ def test_students_wait_for_a_teacher_whose_process_was_killed_and_catch_up_the_n
     assert error
     assert exit_code(error) == 75
     assert capsys.readouterr().out.splitlines()[-4:] == [
-        "teacher: failed: a process that trained teacher was killed; not trained yet",
+        "teacher: its process was killed; not trained yet",
         "control: trained until 2026-01-05",
         "auxiliary: waits for the teacher's labels; not trained yet",
         "late: trained until 2026-01-05",

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.launch import small
 from tutelage.launch.actions.console import out, print_waits
 from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session
@@ -44,7 +45,7 @@ def _train(session: Session, model: str, *days: date) -> list[State]:
     states = [State(day=day, step=10 * n, examples=5_000 * n, rows=5_000) for n, day in enumerate(days, 1)]
     for state in states:
         folder = session.run.checkpoints(model).folder / str(state.day)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "state.json").write_text(json.dumps(state.recorded()))
     return states
 
@@ -190,17 +191,51 @@ def test_of_a_student_the_newest_finished_day_is_exported_once_and_of_a_teacher_
 
 def test_a_student_that_reads_labels_waits_for_the_teacher_that_labels(tmp_path: Path) -> None:
     session = _open(tmp_path).asking(awaits_teacher=True)
-    assert session.awaited("control") == session.awaited("teacher") == []
-    assert session.awaited("auxiliary") == session.days
+    assert session.awaited("control") == session.awaited("teacher") == {}
+    assert session.awaited("auxiliary") == dict.fromkeys(session.days, "teacher")
     assert session.days_to_train("auxiliary") == []
     _train(session, "teacher", *DAYS[:1])
     assert session.days_to_train("auxiliary") == DAYS[:1]
     # It does not wait for a day that the teacher skipped.
     session.run.quarantine("teacher").write(DAYS[1], "skipped", [{"said": "fail"}])
     assert session.days_to_train("auxiliary") == DAYS[:2]
-    assert session.awaited("auxiliary") == session.days[2:]
+    assert session.awaited("auxiliary") == dict.fromkeys(session.days[2:], "teacher")
     # Only a run waits: a command that trains one student masks what is missing.
     assert _open(tmp_path).days_to_train("auxiliary") == session.days
+
+
+def test_a_reader_of_snapshot_labels_also_waits_for_the_exports_of_earlier_days(tmp_path: Path) -> None:
+    session = _open(tmp_path).asking(awaits_teacher=True)
+    first, second, _ = _train(session, "teacher", *DAYS)
+    assert session.awaited("snapshot") == dict.fromkeys(DAYS[1:], "teacher")
+    assert session.days_to_train("snapshot") == DAYS[:1]
+    _publish(session, "teacher", "2026010101", first)
+    assert session.days_to_train("snapshot") == DAYS[:2]
+    _publish(session, "teacher", "2026010201", second)
+    assert session.awaited("snapshot") == session.awaited("auxiliary") == {}
+
+
+def test_a_successor_waits_for_the_teacher_s_days_before_its_own_and_students_for_one_that_was_killed(
+    tmp_path: Path,
+) -> None:
+    config = Path(__file__).with_name("beside_config.py")
+    session = small.open_session(tmp_path, config=config).asking(awaits_teacher=True)
+    wide = "teacher-wide"
+    assert session.awaited(wide) == dict.fromkeys(small.DAYS[2:], "teacher")
+    assert session.days_to_train(wide) == []
+    _train(session, "teacher", *small.DAYS[:2])
+    assert session.awaited(wide) == {}
+    assert session.days_to_train(wide) == small.DAYS[2:]
+    killed = session.asking(awaits_successor=True)
+    # The teacher has stopped after the second day, which makes no difference here.
+    assert session.awaited("auxiliary") == dict.fromkeys(small.DAYS[2:], "teacher")
+    assert killed.awaited("auxiliary") == dict.fromkeys(small.DAYS[2:], "teacher")
+    _train(session, "teacher", *small.DAYS)
+    assert session.awaited("auxiliary") == {}
+    assert killed.awaited("auxiliary") == dict.fromkeys(small.DAYS[2:], wide)
+    _train(session, wide, small.DAYS[2])
+    assert killed.reopened().days_to_train("auxiliary") == small.DAYS[:3]
+    assert killed.awaited("control") == {}
 
 
 def test_finished_days_are_exported_once_whatever_days_are_asked_for(tmp_path: Path) -> None:
