@@ -21,6 +21,27 @@ def jensen_shannon(current: np.ndarray, reference: np.ndarray) -> float:
     return float(np.sqrt(max(np.mean(bits), 0)))
 
 
+def mix_change(current: np.ndarray, reference: np.ndarray) -> float:
+    """Return Σ (p − q)² of two histograms over the same buckets: 0 for equal shares, 2 for one bucket each.
+
+    Where the buckets are ids, a mean of what belongs to ids alone, such as the length of a video, differs by about the
+    root of this, in standard deviations over ids. With n current rows it is about 1 / n by chance. Both histograms need
+    at least one row.
+    """
+    p, q = _align(current, reference)[1]
+    return float(np.sum((p / p.sum() - q / q.sum()) ** 2))
+
+
+def without_most_changed(current: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both histograms without the bucket whose share changed most, where something is left without it."""
+    values, (p, q) = _align(current, reference)
+    changed = int(np.argmax(np.abs(p / p.sum() - q / q.sum())))
+    rest = np.arange(values.size) != changed
+    if not (p[rest].any() and q[rest].any()):
+        return current, reference
+    return np.array([values[rest], p[rest]]), np.array([values[rest], q[rest]])
+
+
 def psi(current: np.ndarray, reference: np.ndarray) -> float:
     """Return the population stability index Σ (p − q) · ln(p / q) of two histograms of numbers.
 

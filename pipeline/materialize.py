@@ -13,13 +13,15 @@ import apache_beam as beam
 import polars as pl
 
 from tutelage.pipeline import beam_job, histories
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.leaks import Suspicion, leaks
 from tutelage.pipeline.pieces import Piece, concatenate_small, find_repeats, without_repeats
-from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
+from tutelage.pipeline.quality import DEFAULT_ALARMS, DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import SAMPLING_RATE, Schema, interaction_columns
 from tutelage.pipeline.sources.base import Source, Unit
 from tutelage.pipeline.statistics import Sketches
@@ -55,6 +57,8 @@ class Materialized:
     """The counts of these days: what they kept is in quarantine."""
     elsewhere: Mapping[str, int]
     """Rows that belong to none of the requested days, by reason."""
+    warnings: Sequence[str] = ()
+    """A line for each column that seems to give a label away, or has numbers that count as missing."""
     seconds: float
 
     @property
@@ -254,8 +258,10 @@ class MakeDay(beam_job.ThreadedDoFn):
         table = Lake(self.lake_root, self.schema).interactions
         sketches, files = Sketches(self.schema), list[DataFile]()
         late, masked = 0, Counter[str]()
+        suspicions: list[Suspicion] = []
         for frame, late_rows in without_repeats(repeats, pieces):
             sketches.add(frame)
+            suspicions = suspicions if files else leaks(frame, self.schema)
             files.append(table.write_file(frame, {"day": day}, name=f"part-{len(files):05d}"))
             late += late_rows
             masked.update({name: frame[name].null_count() for name in self.schema.maturity})
@@ -268,6 +274,7 @@ class MakeDay(beam_job.ThreadedDoFn):
             files=tuple(files),
             statistics=str(statistics),
             differences=(),
+            leaks={suspicion.column: suspicion.said for suspicion in suspicions},
             metadata={
                 "rows_in": rows_in,
                 "kept": sum(file.rows for file in files),
@@ -289,6 +296,7 @@ def _from_json(record: Mapping[str, Any]) -> StagedDay:
         statistics=record["statistics"],
         differences=tuple(record["differences"]),
         metadata=record["metadata"],
+        leaks=record["leaks"],
     )
 
 
@@ -301,6 +309,7 @@ def materialize(
     workdir: str,
     days: Sequence[date],
     quality: QualityConfig = DEFAULT_QUALITY,
+    alarms: AlarmBudget = DEFAULT_ALARMS,
     now: datetime | None = None,
     beam_flags: Sequence[str] = (),
     progress: beam_job.Progress | None = None,
@@ -337,7 +346,7 @@ def materialize(
             lost: Counter[str] = Counter()
             for text in [text for text, given in made.items() if "lost" in given]:
                 lost.update(made.pop(text)["lost"])
-            committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of)
+            committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of, alarms=alarms)
             done, held = _commit_days([_from_json(made[text]) for text in sorted(made)], elsewhere, committer)
     histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
     if missing := [text for text in map(str, days) if text not in made]:
@@ -352,6 +361,7 @@ def materialize(
         quarantined=committer.quarantined_days,
         held=held,
         elsewhere=elsewhere,
+        warnings=committer.warnings(),
         seconds=time.monotonic() - started,
     )
 
