@@ -49,7 +49,8 @@ def sound(feature: Feature, values: tf.Tensor) -> tf.Tensor:
     [0.0, 3.0, 0.0]
     """
     default = tf.fill(tf.shape(values), tf.constant(feature.default, tf.float32))
-    return tf.where(tf.abs(values) <= feature.largest, values, default)
+    values = tf.where(tf.abs(values) <= feature.largest, values, default)
+    return tf.clip_by_value(values, -feature.cut, feature.cut) if feature.cut else values
 
 
 class Embedder:

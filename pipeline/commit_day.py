@@ -131,11 +131,11 @@ class DayCommitter:
 
     def warnings(self) -> list[str]:
         """Return a line for each column that seems to give a label away, or has numbers that count as missing."""
-        found = [*self.leaks.items(), *self.missing.items()]
-        return [
-            f"{column} {said} ({days[0]}{f' and {len(days) - 1} more days' if len(days) > 1 else ''})"
-            for column, (said, days) in found
-        ]
+        found = []
+        for column, (said, days) in (*self.leaks.items(), *self.missing.items()):
+            more = f" and {len(days) - 1} more days" if len(days) > 1 else ""
+            found.append(f"{column} {said} ({days[0]}{more})")
+        return found
 
     def _before(self, day: date) -> list[pl.DataFrame]:
         """Return the statistics of the trailing days before `day`."""

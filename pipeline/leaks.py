@@ -11,7 +11,7 @@ from tutelage.pipeline.schema import Feature, Schema
 
 LEAK_AUC = 0.98
 """A single column that ranks a binary label so well is suspected to be known only after the event."""
-_SAMPLE = 1 << 14
+_SAMPLE = 1 << 13
 """Rows, evenly spaced, that are looked at."""
 _BINS = 100
 """A number is cut into so many bins of equal rows."""
@@ -70,7 +70,7 @@ def leaks(frame: pl.DataFrame, schema: Schema) -> list[Suspicion]:
 
     The measure is the AUC of the label's mean by value, taken from the other half of the rows: by id, by the first item
     of a list, by hundredth of a number, each with the nulls as a value of their own. A column that is null on negatives
-    only, or on positives only, is one too. It takes some milliseconds: 16,384 rows are looked at.
+    only, or on positives only, is one too. It takes some milliseconds: 8,192 rows are looked at.
     """
     sample = frame.gather_every(-(-frame.height // _SAMPLE)) if frame.height > _SAMPLE else frame
     codes = {feature: _codes(feature, sample[feature.name]) for feature in schema.features}

@@ -226,8 +226,10 @@ class MakeDay(beam_job.ThreadedDoFn):
     ids, the keys of those that repeat, the rows of one data file, and the day's sketches.
     """
 
-    def __init__(self, schema: Schema, lake_root: str, staging: str):
+    def __init__(self, schema: Schema, lake_root: str, staging: str, newest: date):
+        """`newest` is the day of the job that is searched for leaks; a backfill need not say the same of every day."""
         self.schema = schema
+        self.newest = newest
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
@@ -261,7 +263,7 @@ class MakeDay(beam_job.ThreadedDoFn):
         suspicions: list[Suspicion] = []
         for frame, late_rows in without_repeats(repeats, pieces):
             sketches.add(frame)
-            suspicions = suspicions if files else leaks(frame, self.schema)
+            suspicions = leaks(frame, self.schema) if day == self.newest and not files else suspicions
             files.append(table.write_file(frame, {"day": day}, name=f"part-{len(files):05d}"))
             late += late_rows
             masked.update({name: frame[name].null_count() for name in self.schema.maturity})
@@ -335,7 +337,7 @@ def materialize(
             read = ReadUnit(source, schema, days, now or datetime.now(UTC), str(staging.path))
             groups = beam_job.one_group_per_unit(pipeline, units)
             pieces = groups | "Read" >> beam.ParDo(read) | "ByDay" >> beam.GroupByKey()
-            _ = pieces | "Make" >> beam.ParDo(MakeDay(schema, str(root), str(staging.path)))
+            _ = pieces | "Make" >> beam.ParDo(MakeDay(schema, str(root), str(staging.path), max(days)))
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
         # The pieces are not needed any more, and deleting them takes a while.

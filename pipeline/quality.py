@@ -198,19 +198,20 @@ class _Comparison:
         accepted: Collection[date],
     ):
         self.schema, self.config = schema, config
+        self._names = [feature.name for feature in schema.features] + schema.labels
         self.day, self.now = day
         self.days = list(before)
         self.before = np.stack(list(before.values()))
         self.accepted = np.array([other in accepted for other in self.days])
         self.past = choose(
-            self.days, self.day, trailing_days=config.trailing_days, slice_days=alarms.slice_days
+            self.days, self.day, trailing_days=config.trailing_days, slice_days=schema.slice_days
         )
         # Before there is a week, its rhythm is not known.
-        self.has_week = alarms.slice_days != 1 or len(self.days) >= max(WEEKDAYS, config.min_days)
+        self.has_week = schema.slice_days != 1 or len(self.days) >= max(WEEKDAYS, config.min_days)
         features, labels = len(schema.features), len(schema.labels)
         ids = sum(feature.is_id for feature in schema.features)
         # Rows on both sides, repeats; nulls, drift and new ids; means, drift; slow changes of means and of nulls.
-        tests = 3 + 3 * features + ids + 4 * labels + 2 * (2 * (features - ids + labels) + features)
+        tests = 3 + 3 * features + ids + 4 * labels + 3 * (2 * (features - ids + labels) + features)
         self.by_rows, self.by_mix = self._weights()
         self.bound = lambda dof: alarms.bound(tests, dof=dof)
 
@@ -238,10 +239,6 @@ class _Comparison:
             yield from self._drifts(ids, "id_drift", power=1)
             yield from self._drifts([*numbers, *values], "number_drift", power=2)
             yield from self._slow(numbers, labels, is_binary)
-
-    @property
-    def _names(self) -> list[str]:
-        return [feature.name for feature in self.schema.features] + self.schema.labels
 
     def _rows(self) -> Iterator[Check]:
         now, before = self._field("rows", [0])
@@ -325,7 +322,9 @@ class _Comparison:
     ) -> list[Check]:
         """Check shares of the rows, which may rise by `rise` or by chance, and up to `most`."""
         usual = np.nan_to_num(median(before[self.past.reference]))
-        found = self._expect(before, np.maximum(usual * (1 - usual), now * (1 - now)) / rows)
+        # Half a row more, so that a share of 1 has an error too.
+        share = (now * rows + 0.5) / (rows + 1)
+        found = self._expect(before, np.maximum(usual * (1 - usual), share * (1 - share)) / rows)
         high, _ = self._ends(before, found)
         return self._checks(
             names,
@@ -399,44 +398,55 @@ class _Comparison:
 
     def _slow(self, numbers: list[int], labels: list[int], is_binary: list[bool]) -> Iterator[Check]:
         """Check for changes that are too slow to be seen from one day to the next, since a day was last accepted."""
+        config, names = self.config, self._names
         since = int(np.flatnonzero(self.accepted)[-1]) if self.accepted.any() else 0
-        days = [*self.days[since:], self.day]
         every = np.concatenate([self.before[since:], self.now[None]])
         rows, nulls, mean, sd = (every[:, FIELDS.index(field)] for field in ("rows", "nulls", "mean", "sd"))
-        columns = [*numbers, *labels]
-        labelled = np.maximum(rows - nulls, 1)[:, columns]
-        for found in slow_changes(mean[:, columns], sd[:, columns] ** 2 / labelled, days, self.bound):
+        means, features = [*numbers, *labels], list(range(len(self.schema.features)))
+        labelled = np.maximum(rows - nulls, 1)
+        share = (nulls / rows)[:, features]
+        values = np.concatenate([mean[:, means], share], axis=1)
+        errors = np.concatenate(
+            [sd[:, means] ** 2 / labelled[:, means], share * (1 - share) / rows[:, features]], axis=1
+        )
+        of = np.concatenate([labelled[-WEEKDAYS:, means], rows[-WEEKDAYS:, features]], axis=1).sum(axis=0)
+        shift = math.sqrt(config.number_drift) * np.nan_to_num(median(sd[:, numbers]))
+        fields = (
+            ["number_drift"] * len(numbers) + ["rate_ratio"] * len(labels) + ["nulls_rise"] * len(features)
+        )
+        said = [f"weekly mean of {names[index]}" for index in means]
+        said += [f"weekly nulls of {names[index]}" for index in features]
+        n, rates = len(numbers), np.array(is_binary)
+        for found in slow_changes(values, errors, [*self.days[since:], self.day], self.bound):
             low, high = found.ends
+            to_rate = slice(n, len(means))
+            most = np.concatenate(
+                [
+                    high[:n] + shift,
+                    _times(high[to_rate], config.rate_ratio, rates),
+                    high[len(means) :] + config.nulls_rise,
+                ]
+            )
+            least = np.concatenate(
+                [
+                    low[:n] - shift,
+                    _times(low[to_rate], 1 / config.rate_ratio, rates),
+                    np.full(len(features), -np.inf),  # Fewer nulls are no harm.
+                ]
+            )
             up = found.value - high > low - found.value
             usual = np.where(up, high, low)
-            shift = math.sqrt(self.config.number_drift) * np.nan_to_num(np.median(sd[:, numbers], axis=0))
-            ratio, of_numbers = self.config.rate_ratio, slice(len(numbers))
-            most = _times(high, ratio, np.array([False] * len(numbers) + is_binary))
-            least = _times(low, 1 / ratio, np.array([False] * len(numbers) + is_binary))
-            most[of_numbers], least[of_numbers] = (high[of_numbers] + shift, low[of_numbers] - shift)
             yield from self._checks(
-                [f"mean of {self._names[index]} over {found.days} days" for index in columns],
+                [f"{text} over {found.days} days" for text in said],
                 found.value,
                 reference=usual,
                 bound=np.where(
                     up, np.maximum(most, high + found.limit), np.minimum(least, low - found.limit)
                 ),
                 errors=np.abs(found.value - usual) / found.error,
-                rows=labelled[-found.days :].sum(axis=0),
-                field=["number_drift"] * len(numbers) + ["rate_ratio"] * len(labels),
+                rows=of,
+                field=fields,
                 upper=up,
-            )
-        features = list(range(len(self.schema.features)))
-        share = (nulls / rows)[:, features]
-        for found in slow_changes(share, share * (1 - share) / rows[:, features], days, self.bound):
-            yield from self._checks(
-                [f"nulls of {self._names[index]} over {found.days} days" for index in features],
-                found.value,
-                reference=found.ends[1],
-                bound=found.ends[1] + np.maximum(self.config.nulls_rise, found.limit),
-                errors=(found.value - found.ends[1]) / found.error,
-                rows=rows[-found.days :, features].sum(axis=0),
-                field="nulls_rise",
             )
 
     def _labelled(self, columns: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -108,15 +108,22 @@ class Feature:
 
     @property
     def largest(self) -> float:
-        """The largest number that is taken as it is, up or down from 0. One beyond it is absurd, and counts as missing.
+        """The largest sound number, up or down from 0. One beyond it is absurd, and counts as missing.
 
         Networks multiply their inputs with one another, so that a few larger ones would make a day's losses infinite.
-        Logarithms of numbers are never large.
+        Logarithms of numbers are never large. Buckets of millions make room for numbers of thousands of millions.
 
         >>> Feature(name="age", dtype="float32").largest, Feature(name="age", dtype="float32", log1p=True).largest
         (1000000.0, 1e+20)
         """
-        return _LARGEST_LOGGED if self.log1p else max([_LARGEST, *map(abs, self.buckets)])
+        edge = max(map(abs, self.buckets), default=0.0)
+        return _LARGEST_LOGGED if self.log1p else 1_000 * edge if edge > _LARGEST else _LARGEST
+
+    @property
+    def cut(self) -> float | None:
+        """Where sound numbers are cut, up and down from 0: at the outermost of buckets of millions; None: nowhere."""
+        edge = max(map(abs, self.buckets), default=0.0)
+        return edge if edge > _LARGEST and not self.log1p else None
 
     @property
     def shape(self) -> tuple[int, ...]:
