@@ -366,7 +366,8 @@ class _Comparison:
 
         Of many ids only the second is checked, because the share of a single one may change by any amount.
         """
-        rest = np.isfinite(self._field("drift_rest", columns)[0])
+        now, before = self._field("drift_rest", columns)
+        rest = np.isfinite(now) & np.isfinite(median(before[self.past.reference]))
         whole = columns if power == 2 else np.array(columns)[~rest].tolist()
         yield from self._drift(whole, "drift", bound, self.by_mix, power=power)
         some = np.array(columns)[rest].tolist()
