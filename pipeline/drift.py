@@ -21,25 +21,21 @@ def jensen_shannon(current: np.ndarray, reference: np.ndarray) -> float:
     return float(np.sqrt(max(np.mean(bits), 0)))
 
 
-def mix_change(current: np.ndarray, reference: np.ndarray) -> float:
-    """Return Σ (p − q)² of two histograms over the same buckets: 0 for equal shares, 2 for one bucket each.
+def most_changed(current: np.ndarray, reference: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return Σ (p − q)² of two histograms, and both without the bucket whose share changed most.
 
-    Where the buckets are ids, a mean of what belongs to ids alone, such as the length of a video, differs by about the
-    root of this, in standard deviations over ids. With n current rows it is about 1 / n by chance. Both histograms need
-    at least one row.
+    The sum is 0 for equal shares and 2 for one bucket each. Where the buckets are ids, a mean of what belongs to ids
+    alone, such as the length of a video, differs by about its root, in standard deviations over ids. With n current
+    rows it is about 1 / n by chance. Where nothing would be left of a histogram, both are returned as they are. Both
+    histograms need at least one row.
     """
-    p, q = _align(current, reference)[1]
-    return float(np.sum((p / p.sum() - q / q.sum()) ** 2))
-
-
-def without_most_changed(current: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both histograms without the bucket whose share changed most, where something is left without it."""
     values, (p, q) = _align(current, reference)
-    changed = int(np.argmax(np.abs(p / p.sum() - q / q.sum())))
-    rest = np.arange(values.size) != changed
+    change = p / p.sum() - q / q.sum()
+    rest = np.arange(values.size) != np.argmax(np.abs(change))
+    mix = float(np.sum(change**2))
     if not (p[rest].any() and q[rest].any()):
-        return current, reference
-    return np.array([values[rest], p[rest]]), np.array([values[rest], q[rest]])
+        return mix, current, reference
+    return mix, np.array([values[rest], p[rest]]), np.array([values[rest], q[rest]])
 
 
 def psi(current: np.ndarray, reference: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import polars_hash as plh
 
-from tutelage.pipeline.drift import jensen_shannon, mix_change, psi, without_most_changed
+from tutelage.pipeline.drift import jensen_shannon, most_changed, psi
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema
 
 _ID_BUCKETS = 256
@@ -304,7 +304,7 @@ def compare(day: DayStatistics, before: Sequence[pl.DataFrame]) -> pl.DataFrame:
     `drift` is the Jensen–Shannon distance (base 2, 0 to 1) of ids over 256 buckets of their hashes, and the population
     stability index of numbers over the deciles of the days before, see `pipeline.drift`. `new_ids` is the share of the
     rows that have an id which none of these days had. `mix` says how much the shares of ids changed
-    (`drift.mix_change`).
+    (`drift.most_changed`).
 
     One video that everybody watches today moves all columns, and tells nothing of them. So `drift_rest`, of columns of
     many values, is the drift without the value whose share changed most, and the new id with the most rows does not
@@ -322,11 +322,12 @@ def compare(day: DayStatistics, before: Sequence[pl.DataFrame]) -> pl.DataFrame:
         marks = day.marks.get(name)
         measure = psi if marks is None else jensen_shannon
         both = bool(current.size and reference.size)
-        many = both and np.unique(reference[0]).size >= MANY_VALUES
+        mix, *rest = most_changed(current, reference) if both else (0.0, current, reference)
+        many = both and rest[1].shape[1] >= MANY_VALUES - 1
         found["drift"].append(measure(current, reference) if both else None)
-        found["drift_rest"].append(measure(*without_most_changed(current, reference)) if many else None)
+        found["drift_rest"].append(measure(*rest) if many else None)
         found["new_ids"].append(None if marks is None else _new_share(marks, seen, without_top=many))
-        found["mix"].append(mix_change(current, reference) if both and marks is not None else None)
+        found["mix"].append(mix if both and marks is not None else None)
     return day.columns.with_columns(pl.Series(name, values, pl.Float64) for name, values in found.items())
 
 
