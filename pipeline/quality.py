@@ -160,14 +160,14 @@ def _sound(schema: Schema, now: np.ndarray, config: QualityConfig) -> Iterator[C
         if feature.is_id:
             continue
         rows, not_finite, absurd = (
-            now[FIELDS.index(field), index] for field in ("rows", "not_finite", "absurd")
+            float(np.nan_to_num(now[FIELDS.index(field), index]))
+            for field in ("rows", "not_finite", "absurd")
         )
         sample = largest(now[:, index])
-        for found, what, such in (
+        for bad, what, such in (
             (not_finite, "not finite", ""),
             (absurd, f"beyond ±{feature.largest:g}", f", such as {sample:g},"),
         ):
-            bad = float(np.nan_to_num(found))
             share = bad / rows
             passed = share <= config.not_finite
             said = (
