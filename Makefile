@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # `make setup` makes this file last.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days structure sbom audit licences wheel lint format types test-bazel clean
+.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates structure sbom audit licences wheel lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ bench-vocabulary: $(READY) ## log loss and steps/s of a growing vocabulary besid
 
 bench-days: $(READY) ## seconds of status, report, run, prune and materialise after 10, 100 and 1,000 days of 20 models
 	$(RUN) benchmarks.days
+
+bench-data-gate: $(READY) ## sound days that the data gate stops, and faults that it finds, on five worlds of sixty days
+	$(RUN) benchmarks.data_gate
 
 structure: $(READY) ## lines, long functions and imports per room; AGAINST=REV prints another revision beside them
 	$(RUN) benchmarks.structure $(if $(AGAINST),--against $(AGAINST))

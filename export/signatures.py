@@ -54,7 +54,7 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
 
     A list or a history is a tensor [batch, length], padded with its default after the last item.
 
-    NaN and infinite numbers count as missing. A number beyond ±1e6 counts as ±1e6 unless it is log-scaled.
+    NaN, infinite numbers and those beyond ±1e6 (±1e20 if they are log-scaled) count as missing.
     TensorFlow's error names a feature that is unknown, is left out where it must not be, or has another rank or a
     length that is neither 1 nor that of the others. It also names a feature of another dtype, except in Python's
     `signatures[...]`, where it says the feature's place in the alphabetical order of the names.

@@ -40,6 +40,7 @@ def materialize(
         workdir=str(session.run.root),
         days=days,
         quality=session.experiment.quality,
+        alarms=session.experiment.alarms,
         now=session.now,
         beam_flags=session.beam_flags,
         progress=progress,

@@ -13,13 +13,15 @@ import apache_beam as beam
 import polars as pl
 
 from tutelage.pipeline import beam_job, histories, negatives
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.leaks import Suspicion, leaks
 from tutelage.pipeline.pieces import Piece, concatenate_small, find_repeats, without_repeats
-from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
+from tutelage.pipeline.quality import DEFAULT_ALARMS, DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import SAMPLING_RATE, Schema, interaction_columns
 from tutelage.pipeline.sources.base import Source, Unit
 from tutelage.pipeline.statistics import Sketches
@@ -59,6 +61,8 @@ class Materialized:
     """The counts of these days: what they kept is in quarantine."""
     elsewhere: Mapping[str, int]
     """Rows that belong to none of the requested days, by reason."""
+    warnings: Sequence[str] = ()
+    """A line for each column that seems to give a label away, or has numbers that count as missing."""
     seconds: float
 
     @property
@@ -230,8 +234,10 @@ class MakeDay(beam_job.ThreadedDoFn):
     what `negatives.draw` says.
     """
 
-    def __init__(self, schema: Schema, lake_root: str, staging: str):
+    def __init__(self, schema: Schema, lake_root: str, staging: str, newest: date):
+        """`newest` is the day of the job that is searched for leaks; a backfill need not say the same of every day."""
         self.schema = schema
+        self.newest = newest
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
@@ -264,8 +270,10 @@ class MakeDay(beam_job.ThreadedDoFn):
         table = Lake(self.lake_root, self.schema).interactions
         sketches, files = Sketches(self.schema), list[DataFile]()
         late, masked = 0, Counter[str]()
+        suspicions: list[Suspicion] = []
         for frame, late_rows in without_repeats(repeats, pieces):
             sketches.add(frame)
+            suspicions = leaks(frame, self.schema) if day == self.newest and not files else suspicions
             files.append(table.write_file(frame, {"day": day}, name=f"part-{len(files):05d}"))
             late += late_rows
             masked.update({name: frame[name].null_count() for name in self.schema.maturity})
@@ -278,6 +286,7 @@ class MakeDay(beam_job.ThreadedDoFn):
             files=tuple(files),
             statistics=str(statistics),
             differences=(),
+            leaks={suspicion.column: suspicion.said for suspicion in suspicions},
             metadata={
                 "rows_in": rows_in,
                 "kept": sum(file.rows for file in files),
@@ -312,6 +321,7 @@ def _from_json(record: Mapping[str, Any]) -> StagedDay:
         statistics=record["statistics"],
         differences=tuple(record["differences"]),
         metadata=record["metadata"],
+        leaks=record["leaks"],
     )
 
 
@@ -324,6 +334,7 @@ def materialize(
     workdir: str,
     days: Sequence[date],
     quality: QualityConfig = DEFAULT_QUALITY,
+    alarms: AlarmBudget = DEFAULT_ALARMS,
     now: datetime | None = None,
     beam_flags: Sequence[str] = (),
     progress: beam_job.Progress | None = None,
@@ -349,7 +360,7 @@ def materialize(
             read = ReadUnit(source, schema, days, now or datetime.now(UTC), str(staging.path))
             groups = beam_job.one_group_per_unit(pipeline, units)
             pieces = groups | "Read" >> beam.ParDo(read) | "ByDay" >> beam.GroupByKey()
-            _ = pieces | "Make" >> beam.ParDo(MakeDay(schema, str(root), str(staging.path)))
+            _ = pieces | "Make" >> beam.ParDo(MakeDay(schema, str(root), str(staging.path), max(days)))
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
         # The pieces are not needed any more, and deleting them takes a while.
@@ -360,7 +371,7 @@ def materialize(
             lost: Counter[str] = Counter()
             for text in [text for text, given in made.items() if "lost" in given]:
                 lost.update(made.pop(text)["lost"])
-            committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of)
+            committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of, alarms=alarms)
             done, held = _commit_days([_from_json(made[text]) for text in sorted(made)], elsewhere, committer)
     histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
     if missing := [text for text in map(str, days) if text not in made]:
@@ -375,6 +386,7 @@ def materialize(
         quarantined=committer.quarantined_days,
         held=held,
         elsewhere=elsewhere,
+        warnings=committer.warnings(),
         seconds=time.monotonic() - started,
     )
 

@@ -66,6 +66,8 @@ def materialize_days(session: Session, days: Sequence[date]) -> list[date]:
         f"{sum(dropped.values()):,} dropped ({reasons}){held}; {done.seconds:.1f} s, "
         f"{done.rows_in / done.seconds:,.0f} rows/s"
     )
+    for warning in done.warnings:
+        echo(f"warning: {warning}")
     for day, message in done.quarantined.items():
         echo(f"quarantine: {day} {message}")
     return list(done.quarantined)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tutelage.pipeline.errors import UserError
 
 _ARROW = {"int64": pa.int64(), "string": pa.string(), "float32": pa.float32()}
+_LARGEST, _LARGEST_LOGGED = 1e6, 1e20
 DEFAULTS: dict[str, int | str | float] = {"int64": -1, "string": "", "float32": 0.0}
 """What models see where a value is missing, by dtype."""
 
@@ -38,7 +39,8 @@ class Feature:
 
     An `int64` or `string` feature is an id. It is looked up in an embedding table of `capacity` vectors.
     A `float32` feature is a number. It is fed as it is, or with `log1p` as log1p(max(value, 0)).
-    A missing value is stored as a null; models see `default` instead.
+    A missing value is stored as a null; models see `default` instead. So they do for a number that is NaN, infinite
+    or beyond `largest`.
     A `user` feature is the same for all candidates of a request (who asks, from where). A `candidate` feature
     differs between them.
 
@@ -103,6 +105,25 @@ class Feature:
     def default(self) -> int | str | float:
         """What models see where the value is missing, and after the last item of a list."""
         return DEFAULTS[self.dtype]
+
+    @property
+    def largest(self) -> float:
+        """The largest sound number, up or down from 0. One beyond it is absurd, and counts as missing.
+
+        Networks multiply their inputs with one another, so that a few larger ones would make a day's losses infinite.
+        Logarithms of numbers are never large. Buckets of millions make room for numbers of thousands of millions.
+
+        >>> Feature(name="age", dtype="float32").largest, Feature(name="age", dtype="float32", log1p=True).largest
+        (1000000.0, 1e+20)
+        """
+        edge = max(map(abs, self.buckets), default=0.0)
+        return _LARGEST_LOGGED if self.log1p else 1_000 * edge if edge > _LARGEST else _LARGEST
+
+    @property
+    def cut(self) -> float | None:
+        """Where sound numbers are cut, up and down from 0: at the outermost of buckets of millions; None: nowhere."""
+        edge = max(map(abs, self.buckets), default=0.0)
+        return edge if edge > _LARGEST and not self.log1p else None
 
     @property
     def shape(self) -> tuple[int, ...]:

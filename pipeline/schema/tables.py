@@ -38,10 +38,14 @@ STATISTICS = pa.schema(
         ("seen", pa.binary()),
         ("drift", pa.float64()),
         ("new_ids", pa.float64()),
+        ("absurd", pa.int64()),
+        ("repeats", pa.float64()),
+        ("mix", pa.float64()),
+        ("drift_rest", pa.float64()),
     ]
 )
 """Columns of a data file of `statistics` (the partition column `day` is not in the file): a row for each feature
-and label of the day, see `pipeline/statistics.py`."""
+and label of the day, see `pipeline/statistics.py`. New columns come last: a table of an older release gets them."""
 
 
 def interaction_columns(schema: Schema) -> pa.Schema:

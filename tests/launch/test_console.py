@@ -62,6 +62,7 @@ def test_the_rows_of_quarantined_days_are_in_the_sum_that_is_printed(
         quarantined={DAYS[1]: "fail; rows is 5, 9 is the bound"},
         held={DAYS[1]: Counts(rows_in=7, kept=5, dropped={"bad_key": 1, "duplicate": 1})},
         elsewhere={"outside_days": 3},
+        warnings=["age\x1b[2J alone ranks click"],
         seconds=1.0,
     )
     monkeypatch.setattr("tutelage.launch.steps.materialize", lambda session, days, progress: done)
@@ -71,6 +72,7 @@ def test_the_rows_of_quarantined_days_are_in_the_sum_that_is_printed(
     assert capsys.readouterr().out == (
         "materialize: 1 days, 20 rows in = 8 kept + 7 dropped (3 bad_key, 1 duplicate, 3 outside_days) "
         "+ 5 quarantined; 1.0 s, 20 rows/s\n"
+        "warning: age\\x1b[2J alone ranks click\n"
         f"quarantine: {DAYS[1]} fail; rows is 5, 9 is the bound\n"
     )
 

@@ -19,6 +19,7 @@ from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
 from tutelage.launch.report.summary import Results
 from tutelage.launch.session import Session
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers.checkpoints import State
@@ -156,6 +157,15 @@ def test_quality_may_change_in_a_workdir(tmp_path: Path) -> None:
     _open(tmp_path)
     session = _open(tmp_path, "quality.rows_ratio=9", "quality.min_days=1")
     assert session.experiment.quality.rows_ratio == 9
+
+
+def test_the_data_gate_has_its_share_of_the_experiment_s_false_alarms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _open(tmp_path, "false_alarms_per_year=16")
+    monkeypatch.setattr("tutelage.pipeline.materialize.materialize", lambda *args, **fields: fields["alarms"])
+    # One gate for data, and one for each of the teacher and six students.
+    assert steps.materialize(session, DAYS) == AlarmBudget(per_year=2.0)  # type: ignore[comparison-overlap]
 
 
 def test_a_day_with_nothing_but_a_verdict_was_not_trained_on() -> None:
