@@ -192,9 +192,9 @@ class Experiment:
         return typing.cast(dict[str, Any], plain(self.fixed))
 
 
-CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days")
+CHANGEABLE = ("gate", "checkpoint_minutes", "holdout", "judged_days", "margin", "new_teacher", "mask_days")
 """Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved and how
-a change of teacher goes, not what a model trains on."""
+a change of teacher goes, or which few rows of the next days are withheld, not what a model is."""
 
 
 def plain(value: Any) -> Any:
