@@ -110,7 +110,8 @@ def _states(session: Session, outcomes: Sequence[pool.Outcome], held: Collection
         elif model in held or session.awaited(model):
             yield f"{model}: waits for the teacher's labels; {trained}"
         else:
-            yield f"{model}: {trained}"
+            waits = session.version_waits(model)
+            yield f"{model}: {trained}" + (f"; {waits}" if waits else "")
 
 
 def _raise_failures(

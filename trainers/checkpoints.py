@@ -6,7 +6,8 @@ import functools
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -65,13 +66,15 @@ class State:
         values = {**recorded, "day": date.fromisoformat(recorded["day"])}
         return cls(**{("input_versions" if name == "made_of" else name): v for name, v in values.items()})
 
-    def judged_on(self, days: Iterable[date]) -> date | None:
+    def judged_on(self, days: Sequence[date]) -> date | None:
         """Return the day whose rows judge a version of this state: neither it nor the served version saw them.
 
-        It is the state's own day where rows were withheld, otherwise the first of `days` (those of the table) after
-        it; None while that is still to come.
+        It is the state's own day where rows were withheld, otherwise the first after it of `days`, those of the table
+        in order; None while that is still to come.
         """
-        return self.day if self.holdout else min((day for day in days if day > self.day), default=None)
+        if self.holdout:
+            return self.day
+        return next(iter(days[bisect_right(days, self.day) :][:1]), None)
 
 
 class Checkpoints:

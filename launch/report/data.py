@@ -70,6 +70,8 @@ class ReportData:
     """By model, a state per trained day."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The newest published version of each model that has one."""
+    version_waits: Mapping[str, str] = field(default_factory=dict)
+    """What the newest version of each student waits for, of those that wait."""
     quarantined: Sequence[str] = ()
     """A line per day in quarantine."""
     teachers: Sequence[str] = ()
@@ -105,6 +107,7 @@ def gather(session: "Session") -> ReportData:
         id_maps=id_maps(metrics, capacities, run.teacher_model),
         states={model: run.checkpoints(model).states() for model in session.models},
         versions={model: str(versions[-1].number) for model, versions in published.items() if versions},
+        version_waits={m: waits for m in session.students if (waits := session.version_waits(m))},
         quarantined=quarantined(session),
         teachers=steps.describe_teachers(session),
         statistics=commit_day.statistics(run.lake),

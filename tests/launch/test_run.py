@@ -156,7 +156,7 @@ def test_a_rejected_version_of_a_past_day_is_no_failure_and_the_newest_one_s_lin
     _run(tmp_path / "w", *only, "serving.max_bytes=1", export="all")
     out = capsys.readouterr().out
     assert "control 2026010101 is not blessed: fail; bytes is " in out
-    assert out.count("; 2026010501 is served\n") == 4
+    assert out.count("; 2026010501 of 2026-01-05 stays served\n") == 4
     assert len(list((tmp_path / "w/rejected/control").iterdir())) == 4
 
     error = _run(tmp_path / "other/w", *only, "serving.max_bytes=1", expect=GateError)
