@@ -215,12 +215,10 @@ def _judged(card: Mapping[str, Any]) -> str:
     """Return the rows that a version was judged on. A card of an older release does not say."""
     if "judged_day" not in card:
         return "–"
-    which = (
-        f"withheld from training ({card['holdout']:.2%} of the users)"
-        if card["holdout"]
-        else "all, of a later day"
-    )
-    return f"{card['judged_rows']:,} rows of {card['judged_day']}, {which}; served then: {card['served'] or 'nothing'}"
+    share = f"{100 * card['holdout']:g} % of the users, withheld from training"
+    which = share if card["holdout"] else "all, of a day after its last one"
+    served = card["served"] or "nothing"
+    return f"{card['judged_rows']:,} rows of {card['judged_day']} ({which}); served then: {served}"
 
 
 def _table(heads: Iterable[str], rows: Any) -> str:

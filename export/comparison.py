@@ -74,18 +74,22 @@ class Comparison(Check):
         """Whether the rows show neither that the candidate is worse by more than the margin nor that it is not."""
         return self.passed and not (self.high is not None and self.high <= self.margin)
 
+    @property
+    def where(self) -> str:
+        """The rows, as in `104 rows of 11 users of 2026-01-03`."""
+        return f"{self.rows:,} rows of {self.users:,} users of {self.day}"
+
     def describe(self) -> str:
         """Return both values, the difference with its interval, the field that holds the margin, and the rows."""
-        where = f"on {self.rows:,} rows of {self.users:,} users of {self.day}"
         if self.worse is None or self.low is None or self.high is None:
-            return f"{self.name}: {'no interval' if self.rows else 'nothing to compare'} {where}"
+            return f"{self.name}: {'no interval' if self.rows else 'nothing to compare'} on {self.where}"
         worse, low, high, margin = (
             f"{100 * number:.3g} %" if self.share else f"{number:.3g}"
             for number in (self.worse, self.low, self.high, self.margin)
         )
         return (
             f"{self.name} is {self.value:.4g}, the served version {self.reference:.4g}: worse by {worse} "
-            f"({low} to {high}) and serving.{self.field} allows {margin}, {where}"
+            f"({low} to {high}) and serving.{self.field} allows {margin}, on {self.where}"
         )
 
 
@@ -101,8 +105,8 @@ def compare(
     """Return a comparison for each task and quality metric, on all rows and then on each slice.
 
     A task without a label, or whose output the served version does not have, is left out. With `served` None only
-    the candidate's values are there. The comparisons on all rows share the chance of a wrong failure, 1 − `CONFIDENCE`,
-    equally (Bonferroni), and those on slices share another one.
+    the candidate's values are there. Each comparison on all rows holds with `CONFIDENCE`; those on slices share that
+    chance of being wrong (Bonferroni), because there are many.
     """
     parts = [
         _Part.of(task, rows, inside, name, candidate, served)
@@ -118,9 +122,9 @@ def compare(
         for quality in part.kind.served_qualities
     ]
     resampled = _resample(metrics, int(rows.users.max(initial=-1)) + 1, seed) if served is not None else []
-    tests = {sliced: sum(bool(m.part.slice) == sliced for m in metrics) for sliced in (False, True)}
+    on_slices = sum(bool(metric.part.slice) for metric in metrics)
     return [
-        _comparison(metric, of_metric, serving, day=rows.day, tests=tests[bool(metric.part.slice)])
+        _comparison(metric, of_metric, serving, rows, tests=on_slices if metric.part.slice else 1)
         for metric, of_metric in zip_longest(metrics, resampled)
     ]
 
@@ -305,7 +309,7 @@ def _resample(metrics: Sequence[_Metric], users: int, seed: int) -> list[np.ndar
 
 
 def _comparison(
-    metric: _Metric, resampled: np.ndarray | None, serving: ServingConfig, *, day: date, tests: int
+    metric: _Metric, resampled: np.ndarray | None, serving: ServingConfig, rows: JudgedRows, *, tests: int
 ) -> Comparison:
     part, quality = metric.part, metric.quality
     found = [float(v[0]) for v in metric.values(np.ones((1, len(part.present))))]
@@ -327,7 +331,7 @@ def _comparison(
         field=quality.margin,
         share=quality.better == "lower",
         slice=part.slice,
-        day=day,
+        day=rows.day,
         rows=len(part.target),
         users=len(part.present),
         passed=low is None or low <= margin,

@@ -46,7 +46,7 @@ class Candidate:
     day: date
     """The day of the rows."""
     frame: pl.DataFrame
-    """Raw rows that neither it nor the served version was trained on."""
+    """Raw rows that neither it nor the served version was trained on (`judged.read_frame`)."""
 
 
 def judge(
@@ -103,7 +103,7 @@ def _verdict(
     if not undecided:
         return Verdict(verdict="pass", checks=tuple(checks), reason=damage)
     names = ", ".join(each.name for each in undecided)
-    rows = f"{max(e.rows for e in undecided):,} rows of {max(e.users for e in undecided):,} users of {undecided[0].day}"
+    rows = max(undecided, key=lambda each: each.rows).where
     reason = f"not shown to be worse: {rows} are too few to tell for {names}"
     if serving.undecided == "wait":
         reason += " (serving.undecided is 'wait'; a larger training.holdout gives more rows)"

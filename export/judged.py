@@ -25,7 +25,8 @@ _CHUNK = 8_192
 def read_frame(run: Run, state: State, day: date) -> pl.DataFrame:
     """Return the raw rows of `day` that judge a version of `state`, in the order of example_id.
 
-    They are the holdout of its own day, or all rows of a later one.
+    They are the holdout of the state's own day, or all rows of a later one. The holdouts of earlier days are not added
+    to it: after the world has changed, they would hold a version that has followed it against one that has not.
     """
     lake = run.lake.snapshot()
     rows = lake.interactions.scan(day=day)

@@ -133,13 +133,14 @@ class _Publication:
         before = [version for version in self._versions.published() if version.day <= state.day]
         last = max(before, key=lambda version: version.number, default=None)
         contents = inspect.describe(folder)
+        frame = judged.read_frame(run, state, day)
         candidate = gate.Candidate(
             model=name,
             folder=folder,
             schema=self._ranker.schema,
             size=contents.bytes,
             day=day,
-            frame=judged.read_frame(run, state, day),
+            frame=frame,
         )
         verdict = gate.judge(run, candidate, last, self._serving, new_signature=new_signature)
         gate.record(run, name, state, verdict)
@@ -147,7 +148,7 @@ class _Publication:
         facts = card.Facts(
             **_training_facts(run, self._student, state),
             judged_day=day,
-            judged_rows=len(candidate.frame),
+            judged_rows=len(frame),
             holdout=state.holdout,
             served=None if last is None else last.number,
             comparisons=[asdict(check) for check in compared],

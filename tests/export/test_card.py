@@ -118,7 +118,8 @@ def test_the_markdown_card_shows_both_versions_on_the_same_rows_and_the_verdict(
         "| Label coverage of the last day | 0.9375 |",
         "| Size | 21 bytes, 1,234 parameters, 56 ops |",
         f"| SHA-256 of all files except this card | {card['sha256']} |",
-        "| Judged on | 104 rows of 2026-01-03, withheld from training (2.00% of the users); served then: 2026010201 |",
+        "| Judged on | 104 rows of 2026-01-03 (2 % of the users, withheld from training); "
+        "served then: 2026010201 |",
         "| metric | this version | served version | worse by | from | to | margin | rows | users | passed |",
         "| click auc | 0.72 | 0.71 | -0.01 | -0.03 | 0.01 | 0.03 | 104 | 11 | True |",
         "| watch relative_squared_error | – | – | – | – | – | – | 0 | – | – |",
@@ -136,7 +137,7 @@ def test_the_first_version_of_a_model_without_a_teacher_has_a_card(version: Path
     card = _card(version, **first, holdout=0.0, judged_day=date(2026, 1, 4), verdict="first")
     assert (card["served"], card["checks"], card["teacher"]) == (None, [], None)
     lines = (version / "assets.extra/model_card.md").read_text().splitlines()
-    judged = "| Judged on | 104 rows of 2026-01-04, all, of a later day; served then: nothing |"
+    judged = "| Judged on | 104 rows of 2026-01-04 (all, of a day after its last one); served then: nothing |"
     assert {"| Teacher | – |", judged, "Nothing was compared.", "No checks."} <= set(lines)
 
 

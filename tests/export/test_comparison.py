@@ -123,7 +123,7 @@ def test_the_standard_error_of_independent_rows_is_that_of_the_mean() -> None:
     assert one.high is not None
     click = rows.targets["click"]
     se = 0.1 * len(click) / click.sum() ** 2 * np.sqrt(len(click)) * click.std()
-    t = stats.norm.ppf(1 - 0.05 / 3)
+    t = stats.norm.ppf(0.95)
     assert (one.high - one.low) / 2 / t == pytest.approx(se, rel=0.12)
 
 

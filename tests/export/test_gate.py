@@ -90,11 +90,8 @@ def test_the_first_version_has_its_own_verdict_and_all_its_files(run: Run) -> No
     compared = {check["name"]: check for check in card["comparisons"]}
     rows = run.lake.interactions.scan(day=DAYS[1]).filter(held_out(SCHEMA, DAYS[1], 0.4)).collect()
     assert 10 < rows.height < 40
-    assert (card["judged_day"], card["judged_rows"], card["served"]) == (
-        "2026-01-02",
-        rows.height,
-        first.number,
-    )
+    judged = (card["judged_day"], card["judged_rows"], card["served"])
+    assert judged == ("2026-01-02", rows.height, first.number)
     # Both versions' scores of these rows, as served, give the two values.
     click = rows.sort("example_id")["click"].to_numpy()
     for version, name in ((second, "value"), (first, "reference")):
@@ -161,7 +158,7 @@ def test_of_too_few_rows_to_tell_a_version_is_served_or_waits_as_the_config_says
     assert second.verdict.blessed
     text = second.verdict.describe()
     assert text.startswith("pass; not shown to be worse: ")
-    assert " of 2026-01-02 are too few to tell for click auc" in text
+    assert " are too few to tell for click auc" in text
     train_student(run, student, DAYS)
     (third,) = export_student(run, student, replace(SERVING, undecided="wait"))
     assert third.verdict
@@ -200,9 +197,10 @@ def test_a_student_trained_on_flipped_labels_is_not_blessed_and_the_last_good_ve
     serving = replace(LENIENT, auc_drop=0.1)
     good = export_student(run, student, serving)
     assert _verdicts(good) == ["first", "pass"]
-    # Something is wrong with what it is trained on, not with the rows that it is judged on.
+    # Something is wrong with what it is trained on, from nothing, and not with the rows that it is judged on.
+    run.checkpoints("spoiled").remove()
     train_student(replace(run, interactions=flipped.lake.interactions.path), student, DAYS)
-    (bad,) = export_student(run, student, serving)
+    (bad,) = export_student(run, student, serving, days=DAYS[2:])
     assert bad.verdict
     assert bad.verdict.verdict == "fail"
     assert str(bad.verdict).startswith("fail; click auc is 0.")
@@ -210,7 +208,7 @@ def test_a_student_trained_on_flipped_labels_is_not_blessed_and_the_last_good_ve
     assert bad.version.path == run.root / "rejected/spoiled/2026010301"
     assert [v.number for v in Versions(run.root / "export/spoiled").published()] == [2026010101, 2026010201]
     # It is not judged again. With a reason it is served anyway.
-    assert export_student(run, student, serving) == []
+    assert export_student(run, student, serving, days=DAYS[2:]) == []
     rows = run.lake.metrics.scan(model="spoiled", day=DAYS[2], basis="gate", metric="blessed").collect()
     assert rows["value"].to_list() == [0.0]
     record_override(run, "spoiled", DAYS[2])

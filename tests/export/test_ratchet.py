@@ -41,7 +41,7 @@ SERVING = ServingConfig(score=(("click", 1.0),), max_latency_ms=10_000.0)
 def _rows(day: date, *, shuffled: bool = False) -> pl.DataFrame:
     """Return a day's rows: ten of each of 500 users. On the lucky day users do nearly always what they like."""
     rng = np.random.default_rng(day.toordinal())
-    likes = np.random.default_rng(0).normal(scale=1.3, size=60)
+    likes = np.random.default_rng(0).normal(scale=2.0, size=60)
     item = rng.integers(0, 60, ROWS)
     probability = 1 / (1 + np.exp(-likes[item] * (8 if day == LUCKY else 1)))
     click = rng.random(ROWS) < probability
