@@ -226,7 +226,7 @@ class Session:
         (state,) = newest
         if self.versions(model).waits(state):
             return f"the version of {state.day} is not served: too few rows to tell, and serving.undecided is 'wait'"
-        if self.versions(model).unpublished(newest) and not self.run.judged_days(newest):
+        if not self.run.judged_days(newest) and self.versions(model).unpublished(newest):
             return f"the version of {state.day} waits for the day after it, as training.holdout was 0"
         return ""
 
