@@ -196,7 +196,7 @@ def id_maps(metrics: pl.DataFrame, capacities: Mapping[str, int], teacher: str) 
     return maps
 
 
-def compared(metrics: pl.DataFrame, tasks: Sequence[str]) -> dict[str, Compared]:
+def compared(metrics: pl.DataFrame, tasks: Sequence[str]) -> Mapping[str, Compared]:
     """Return, by model, the loss of each of `tasks` that versions and the served ones had on the same rows."""
     names = [f"{task} {loss}" for task in tasks for loss in ("normalized_entropy", "relative_squared_error")]
     keys, values = ["model", "metric", "day"], ["value", "reference"]
