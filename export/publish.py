@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
-from tutelage.export import card, gate, golden, inspect, warmup
+from tutelage.export import card, gate, golden, inspect, judged, warmup
+from tutelage.export.comparison import Comparison
 from tutelage.export.config import ServingConfig
 from tutelage.export.saved_model import Served
 from tutelage.export.versions import Version, Versions
@@ -74,20 +75,28 @@ def export_student(
 ) -> list[Exported]:
     """Judge a student's checkpoints of `days` (None: of all days) that were not judged yet; serve those that pass.
 
-    Each is compared with the version that is served when its turn comes. `new_signature` lets a version pass
-    whose inputs or outputs differ from that one's. Versions beyond `serving.keep` are retired. `progress` is
-    called with 1 after each version. Raises UserError for a day on which the student was not trained.
+    Each is compared, on rows that neither was trained on, with the newest version that was published before its turn
+    comes and is of no later day. One whose rows are those of the next day waits for it (`State.judged_on`) and is left
+    out. `new_signature` lets a version pass whose inputs or outputs differ from that one's. Versions beyond
+    `serving.keep` are retired. `progress` is called with 1 after each version. Raises UserError for a day on which the
+    student was not trained.
     """
     versions = Versions(run.root / "export" / student.name)
     publication = _Publication(run, student, serving, versions)
     exported = []
 
-    def make(state: State) -> tuple[Path, Verdict, inspect.Contents]:
+    def make(state: State, day: date) -> tuple[Path, Verdict, inspect.Contents]:
         folder = publication.stage(state)
-        return folder, *publication.judge(state, folder, new_signature=new_signature)
+        return folder, *publication.judge(state, folder, day, new_signature=new_signature)
 
-    for state in _unpublished(run, student.name, versions, days):
-        folder, verdict, contents = with_retries(f"{student.name}, the version of {state.day}", make, state)
+    states = _unpublished(run, student.name, versions, days)
+    judged_days = run.judged_days(states)
+    for state in states:
+        if (day := judged_days.get(state.day)) is None:
+            continue
+        folder, verdict, contents = with_retries(
+            f"{student.name}, the version of {state.day}", make, state, day
+        )
         version = versions.publish(folder) if verdict.blessed else versions.reject(folder)
         exported.append(Exported(version=version, verdict=verdict, contents=contents))
         progress(1)
@@ -116,30 +125,35 @@ class _Publication:
         warmup.write_warmup(folder / warmup.PATH, self._student.name, features)
         return folder
 
-    def judge(self, state: State, folder: Path, *, new_signature: bool) -> tuple[Verdict, inspect.Contents]:
-        """Judge the staged version, write the verdict into `metrics` and the model card into its folder."""
+    def judge(
+        self, state: State, folder: Path, day: date, *, new_signature: bool
+    ) -> tuple[Verdict, inspect.Contents]:
+        """Judge the staged version on rows of `day`, write the verdict into `metrics` and the card into its folder."""
         run, name = self._run, self._student.name
-        last = max(self._versions.published(), key=lambda version: version.number, default=None)
+        before = [version for version in self._versions.published() if version.day <= state.day]
+        last = max(before, key=lambda version: version.number, default=None)
         contents = inspect.describe(folder)
-        candidate = gate.Candidate(folder=folder, metrics=gate.day_ahead(run, name, state.day))
-        blessed = None
-        if last is not None:
-            blessed = gate.Candidate(folder=last.path, metrics=gate.day_ahead(run, name, last.day))
-        verdict = gate.judge(
-            self._ranker.schema,
-            candidate,
-            blessed,
+        frame = judged.read_frame(run, state, day)
+        candidate = gate.Candidate(
+            model=name,
+            folder=folder,
+            schema=self._ranker.schema,
             size=contents.bytes,
-            serving=self._serving,
-            new_signature=new_signature,
+            day=day,
+            frame=frame,
         )
+        verdict = gate.judge(run, candidate, last, self._serving, new_signature=new_signature)
         gate.record(run, name, state, verdict)
+        compared = [check for check in verdict.checks if isinstance(check, Comparison)]
         facts = card.Facts(
             **_training_facts(run, self._student, state),
-            metrics=_by_task(candidate.metrics),
-            blessed=None if blessed is None else _by_task(blessed.metrics),
+            judged_day=day,
+            judged_rows=len(frame),
+            holdout=state.holdout,
+            served=None if last is None else last.number,
+            comparisons=[asdict(check) for check in compared],
             verdict=str(verdict),
-            checks=[asdict(check) for check in verdict.checks],
+            checks=[asdict(check) for check in verdict.checks if not isinstance(check, Comparison)],
             parameters=sum(int(np.prod(shape)) for _, shape in contents.variables),
             ops=sum(contents.ops.values()),
             units={task.name: task.unit for task in self._ranker.schema.tasks if task.unit},
@@ -208,12 +222,3 @@ def _recorded(config: Any) -> Any:
     if callable(config):
         return described(config)
     return [_recorded(item) for item in config] if isinstance(config, tuple) else config
-
-
-def _by_task(metrics: gate.Metrics) -> dict[str, dict[str, Any]]:
-    """Return the metrics of all rows by task; those of slices are left out."""
-    tasks: dict[str, dict[str, Any]] = {}
-    for (task, metric, part), value in metrics.items():
-        if not part:
-            tasks.setdefault(task, {})[metric] = value
-    return tasks

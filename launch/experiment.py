@@ -138,7 +138,8 @@ class Experiment:
 
     def _check_kinds(self) -> None:
         for task in self.schema.tasks:
-            for quality in kind_of(task).qualities:
+            kind = kind_of(task)
+            for quality in (*kind.qualities, *kind.served_qualities):
                 if not (hasattr(self.serving, quality.margin) and hasattr(self.teacher.gate, quality.margin)):
                     raise UserError(
                         f"task {task.name!r}: the margin of {quality.metric!r} is {quality.margin!r}, expected a field "

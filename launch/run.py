@@ -116,7 +116,8 @@ def _states(session: Session, outcomes: Sequence[pool.Outcome], held: Collection
         elif waits := session.awaited(model):
             yield f"{model}: waits for {_waited_for(session, model, waits[min(waits)])}; {trained}"
         else:
-            yield f"{model}: {trained}"
+            waits = session.version_waits(model)
+            yield f"{model}: {trained}" + (f"; {waits}" if waits else "")
 
 
 def _waited_for(session: Session, model: str, teacher: str) -> str:

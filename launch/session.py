@@ -229,12 +229,35 @@ class Session:
     def to_export(self, model: str) -> list[State]:
         """Return the finished days whose checkpoint is to become a version and has not.
 
-        These are all days of a teacher, because a day's snapshot labels days after it, and a student's newest one:
-        a version of a past day would not be served. With `every_version` they are all days of a student too.
+        These are all days of a teacher, because a day's snapshot labels days after it, and a student's newest one
+        whose rows to be judged on are there: a version of a past day would not be served. With `every_version` they
+        are all such days of a student.
         """
-        states = self.run.checkpoints(model).states()
-        every = self.every_version or model in self.teachers
-        return self.versions(model).unpublished(states if every else states[-1:])
+        states, versions = self.run.checkpoints(model).states(), self.versions(model)
+        if model in self.teachers:
+            return versions.unpublished(states)
+        # Without a holdout the last day waits, and the one before is the newest.
+        states = states if self.every_version else states[-2:]
+        judged = self.run.judged_days(states)
+        states = [state for state in states if state.day in judged]
+        if self.every_version:
+            return versions.unpublished(states)
+        later = [version.day for version in versions.published()]
+        return versions.unpublished(
+            [state for state in states[-1:] if state.day >= max(later, default=state.day)]
+        )
+
+    def version_waits(self, model: str) -> str:
+        """Return what the version of a student's newest finished day waits for; empty where it waits for nothing."""
+        newest = self.run.checkpoints(model).states()[-1:]
+        if model in self.teachers or not newest:
+            return ""
+        (state,) = newest
+        if self.versions(model).waits(state):
+            return f"the version of {state.day} is not served: too few rows to tell, and serving.undecided is 'wait'"
+        if not self.run.judged_days(newest) and self.versions(model).unpublished(newest):
+            return f"the version of {state.day} waits for the day after it, as training.holdout was 0"
+        return ""
 
     def versions(self, model: str) -> Versions:
         return Versions(self.run.root / "export" / model)

@@ -140,24 +140,29 @@ def export(
 
 
 def rejected(session: Session, model: str, exported: Sequence["Exported"]) -> list[str]:
-    """Return a line for each version that was not blessed, with the reason and with what is served."""
+    """Return a line for each version that was not blessed or waits, with the reason and with what is served."""
     served = session.versions(model).published()
-    stays = f"{served[-1].number} is served" if served else "nothing is served"
+    stays = f"{served[-1].number} of {served[-1].day} stays served" if served else "nothing is served"
     return [
-        f"{model} {e.version.number} is not blessed: {e.verdict.describe(where='the card')}; {stays}"
+        f"{model} {e.version.number} {'waits' if e.verdict.verdict == 'wait' else 'is not blessed'}: "
+        f"{e.verdict.describe(where='the card')}; {stays}"
         for e in exported
         if e.verdict and not e.verdict.blessed
     ]
 
 
 def newest_rejected(session: Session, model: str, exported: Sequence["Exported"]) -> bool:
-    """Return whether a version of the newest finished day was not blessed.
+    """Return whether the newest version that can be judged was not blessed. One that waits is no failure.
 
     One of a past day that was not blessed changes nothing of what is served.
     """
-    newest = session.run.checkpoints(model).states()[-1:]
-    days = {e.version.day for e in exported if e.verdict and not e.verdict.blessed}
-    return bool(newest) and newest[0].day in days
+    states = session.run.checkpoints(model).states()[-2:]
+    judged = session.run.judged_days(states)
+    newest = [state.day for state in states if state.day in judged][-1:]
+    failed = {
+        e.version.day for e in exported if e.verdict and not e.verdict.blessed and e.verdict.verdict != "wait"
+    }
+    return bool(failed.intersection(newest))
 
 
 def overrule(session: Session, model: str, number: int, reason: str) -> None:

@@ -21,6 +21,7 @@ TABLES = LEAVES | {
     "pipeline.alarms",
     "pipeline.io",
     "pipeline.verdict",
+    "pipeline.holdout",
 }
 MAY_IMPORT = {
     "pipeline": {"pipeline"},
@@ -53,6 +54,7 @@ LIGHT = (
     "pipeline.alarms",
     "pipeline.io",
     "pipeline.verdict",
+    "pipeline.holdout",
 )
 HEAVY = ("tensorflow", "apache_beam")
 

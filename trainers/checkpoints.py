@@ -6,6 +6,7 @@ import functools
 import hashlib
 import shutil
 import uuid
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
@@ -48,6 +49,8 @@ class State:
     """Hash of the variables' files."""
     input_versions: Mapping[str, int] = field(default_factory=dict)
     """The versions of the tables that the day was read from (`Lake.input_versions`); empty as above."""
+    holdout: float = 0.0
+    """The share of the day's users whose rows it was not trained on (`TrainingConfig.holdout`); 0 as above."""
     pruned: bool = False
     """The variables were removed; this record is all that is left."""
 
@@ -62,6 +65,16 @@ class State:
         """Return the state that `recorded` returned; a field that is missing has its default."""
         values = {**recorded, "day": date.fromisoformat(recorded["day"])}
         return cls(**{("input_versions" if name == "made_of" else name): v for name, v in values.items()})
+
+    def judged_on(self, days: Sequence[date]) -> date | None:
+        """Return the day whose rows judge a version of this state: neither it nor the served version saw them.
+
+        It is the state's own day where rows were withheld, otherwise the first after it of `days`, those of the table
+        in order; None while that is still to come.
+        """
+        if self.holdout:
+            return self.day
+        return next(iter(days[bisect_right(days, self.day) :][:1]), None)
 
 
 class Checkpoints:

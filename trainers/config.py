@@ -35,6 +35,10 @@ class TrainingConfig:
     """Seed of the initial weights. It is the same for all models, so that students are compared in pairs."""
     checkpoint_minutes: float | None = 10.0
     """Minutes of training between partial checkpoints within a day; None: one is saved only on SIGTERM."""
+    holdout: float = 0.02
+    """The share of each day's users whose rows of that day no model is trained on (`pipeline.holdout`). A student's
+    version is judged on them before it is served. 0: it is judged on the day after, and served a day later. It may be
+    changed in a workdir at any time, and holds from the next day that is trained on."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -42,6 +46,10 @@ class TrainingConfig:
         if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
             raise UserError(
                 f"training: checkpoint_minutes is {self.checkpoint_minutes}, expected a number above 0, or None"
+            )
+        if not 0 <= self.holdout <= 0.5:
+            raise UserError(
+                f"training: holdout is {self.holdout}, expected a share from 0 to 0.5, as in 0.02"
             )
 
 

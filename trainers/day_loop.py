@@ -159,6 +159,7 @@ class DayLoop:
             self.trainer.transform,
             without=self.trainer.ranker.config.without,
             sampling=self.role.sampling,
+            holdout=self.role.run.training.holdout,
             slice_by=self.role.run.slice_by,
         )
         what, labels = f"{self.model}, the rows of {day}", self.role.soft_labels(day)
@@ -279,6 +280,7 @@ class DayLoop:
             self.checkpoints,
             day_ids=day.day_ids,
             input_versions=day.input_versions,
+            holdout=day.holdout,
         )
 
     def _reject(self, day: Day, judged: JudgedAttempt, attempts: list[Mapping[str, object]]) -> float | None:

@@ -1,5 +1,6 @@
 """What the models of a workdir have in common, and where each of them keeps its files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quarantine import Outcome, Quarantine
 from tutelage.pipeline.schema import Schema
-from tutelage.trainers.checkpoints import Checkpoints
+from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
 from tutelage.trainers.handover import Labeller, TakeOver
 
@@ -100,6 +101,17 @@ class Run:
     def skipped(self, model: str) -> list[date]:
         """Return the days that a model is not trained on: its own gate or the data's did not let them pass."""
         return sorted({*self.quarantine(model).skipped(), *self.lake.quarantined_days()})
+
+    def judged_days(self, states: Sequence[State]) -> dict[date, date]:
+        """Return, by the states' days, the days whose rows judge their versions (`State.judged_on`).
+
+        A state whose rows are still to come is left out.
+        """
+        # The table is asked only where a state needs it.
+        every = all(state.holdout for state in states)
+        days = [] if every else self.lake.interactions.partitions()["day"].sort().to_list()
+        found = {state.day: state.judged_on(days) for state in states}
+        return {day: judged for day, judged in found.items() if judged}
 
     def predictions(self, model: str, day: date) -> Path:
         """Return the path of a day's scores ahead, as Parquet: example_id and the raw outputs."""

@@ -15,7 +15,15 @@ from pathlib import Path
 from tutelage.export.versions.decisions import Decisions
 from tutelage.export.versions.numbers import Numbers
 from tutelage.export.versions.pins import Pins
-from tutelage.export.versions.version import Version, read_card, read_version, versions_in, write_card
+from tutelage.export.versions.version import (
+    Version,
+    numbered,
+    read_card,
+    read_verdict,
+    read_version,
+    versions_in,
+    write_card,
+)
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import make_folder, move, move_new
 from tutelage.pipeline.io.locks import locked
@@ -55,6 +63,14 @@ class Versions:
         """
         made = {version.checkpoint for folder in self._folders for version in versions_in(folder)}
         return [state for state in states if state.id not in made and not state.pruned]
+
+    def waits(self, state: State) -> bool:
+        """Return whether the version of `state` is among the rejected ones only because too little was known of it."""
+        of_day = [path for path in numbered(self.rejected) if path.name[:8] == f"{state.day:%Y%m%d}"]
+        return any(
+            read_card(path)["checkpoint"] == state.id and read_verdict(path).startswith("wait")
+            for path in of_day[-1:]
+        )
 
     def used(self) -> set[str]:
         """Return all numbers that were ever given."""

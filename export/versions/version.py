@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.json import TornFile, read_json, warn_once, write_json
+from tutelage.pipeline.io.json import TornFile, json_object, read_json, warn_once, write_json
 from tutelage.trainers.checkpoints import State
 
 CARD = "assets.extra/tutelage.json"
 """The file in a version's folder that names the checkpoint it was made from."""
+MODEL_CARD = "assets.extra/model_card"
+"""Where the card for people is stored in a version's folder, without its suffixes `.json` and `.md`."""
 _NUMBER = re.compile(r"[0-9]{10}")
 
 
@@ -83,6 +85,14 @@ def read_card(path: Path) -> dict[str, Any]:
     except OSError:
         raise UserError(f"{path} was not made by an export: its {CARD} is missing; remove it") from None
     return card
+
+
+def read_verdict(path: Path) -> str:
+    """Return the verdict of the gate on the version in the folder `path`; empty where its model card is not whole."""
+    try:
+        return str(read_json(path / f"{MODEL_CARD}.json", json_object)["verdict"])
+    except (OSError, TornFile, KeyError):
+        return ""
 
 
 def _facts(card: dict[str, Any]) -> dict[str, Any]:

@@ -67,8 +67,11 @@ def _publish(session: Session, model: str, *, new_signature: bool) -> None:
     if not session.run.checkpoints(model).states():
         raise UserError(f"{model} is trained on no day in {session.run.root}; train it first")
     todo = session.to_export(model)
+    if waits := session.version_waits(model):
+        echo(f"{model}: {waits}")
     if not todo:
-        echo(f"Nothing to do: {_published(session, model)}.")
+        if not waits:
+            echo(f"Nothing to do: {_published(session, model)}.")
         return
     import_tensorflow(verbose=session.verbose)
     with bar(f"export {model}", len(todo)) as advance:

@@ -11,6 +11,7 @@ from tutelage.launch.actions.console import (
     accepted_day,
     bar,
     echo,
+    print_holdout,
     print_left_out,
     print_waits,
     progress_bars,
@@ -58,6 +59,7 @@ def student(
 def _train(session: Session, model: str, accept_day: date | None, reason: str) -> None:
     print_waits(session)
     print_left_out(session, model)
+    print_holdout(session, [model])
     todo = session.days_to_train(model, accept=accept_day)
     states: list[State] = []
     if todo or accept_day:
@@ -80,6 +82,7 @@ def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outco
     """
     for model in models:
         print_left_out(session, model)
+    print_holdout(session, models)
     todo: dict[str, list[date]] = {}
     outcomes: list[pool.Outcome] = []
     for model in models:

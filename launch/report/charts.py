@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from tutelage.launch.report.data import DayCounts, IdMap
+from tutelage.launch.report.data import Compared, DayCounts, IdMap
 from tutelage.launch.report.drawing import (
     COLOURS,
     INK,
@@ -90,6 +90,24 @@ def bytes_by_day(
     figure.axes[0].yaxis.set_major_formatter(EngFormatter("B", sep="\N{NO-BREAK SPACE}"))
     _name_lines(figure, results, drawn)
     return Chart(title, to_svg(figure, f"{title} by day, one line per model"), caption)
+
+
+@styled
+def versions_by_day(model: str, compared: Compared) -> Chart:
+    """Draw a panel for each metric: each day's version and, dashed, the version served then, on the same rows."""
+    days = every_slice(sorted({day for values in compared.values() for day in values}))
+    figure, panels = figure_of(max(_HEIGHT, 1.3 * len(compared)), panels=len(compared))
+    for axes, (metric, values) in zip(panels, compared.items(), strict=True):
+        for i, (name, dashes) in enumerate((("the day's version", "-"), ("served then", "--"))):
+            line = [values.get(day, (math.nan, math.nan))[i] for day in days]
+            style: dict[str, Any] = {"linewidth": LINE_WIDTH, "linestyle": dashes, "marker": MARKERS[i]}
+            axes.plot(ordinals(days), line, label=name, color=COLOURS[i], markersize=3, **style)
+        axes.set_title(metric.replace("_", " "))
+        time_axis(axes, days)
+    legend_beside(panels[0])
+    svg = to_svg(figure, f"{model}: loss of each day's version and of the one served then")
+    caption = "Both on the same rows, which neither was trained on; the rows differ from day to day. Lower is better."
+    return Chart(model, svg, caption)
 
 
 @styled

@@ -58,6 +58,10 @@ class IdMap:
     """Counts of ids by metric and day: `ids_with_rows`, `ids_given`, `ids_evicted`, `ids_full`."""
 
 
+Compared = Mapping[str, Mapping[date, tuple[float, float]]]
+"""A version's value and the served version's, on the same rows, by metric (as in `click auc`) and day."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """Everything that the page is rendered from. The same data gives the same bytes."""
@@ -72,6 +76,10 @@ class ReportData:
     """By model, a state per trained day."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The newest published version of each model that has one."""
+    compared: Mapping[str, Compared] = field(default_factory=dict)
+    """What the gate before serving compared of each student's versions, on all rows."""
+    version_waits: Mapping[str, str] = field(default_factory=dict)
+    """What the newest version of each student waits for, of those that wait."""
     quarantined: Sequence[str] = ()
     """A line per day in quarantine."""
     teachers: Sequence[str] = ()
@@ -108,6 +116,8 @@ def gather(session: "Session") -> ReportData:
         id_maps=id_maps(metrics, capacities, run.teacher_model),
         states={model: run.checkpoints(model).states() for model in session.models},
         versions={model: str(versions[-1].number) for model, versions in published.items() if versions},
+        compared=compared(metrics, [task.name for task in experiment.schema.tasks]),
+        version_waits={m: waits for m in session.students if (waits := session.version_waits(m))},
         quarantined=quarantined(session),
         teachers=steps.describe_teachers(session),
         statistics=commit_day.statistics(run.lake),
@@ -189,6 +199,19 @@ def id_maps(metrics: pl.DataFrame, capacities: Mapping[str, int], teacher: str) 
         if by_metric:
             maps[feature] = IdMap(capacity=capacity, by_metric=by_metric)
     return maps
+
+
+def compared(metrics: pl.DataFrame, tasks: Sequence[str]) -> Mapping[str, Compared]:
+    """Return, by model, the loss of each of `tasks` that versions and the served ones had on the same rows."""
+    names = [f"{task} {loss}" for task in tasks for loss in ("normalized_entropy", "relative_squared_error")]
+    keys, values = ["model", "metric", "day"], ["value", "reference"]
+    gate = metrics.filter(pl.col("basis") == "gate", pl.col("metric").is_in(names)).select(*keys, "value")
+    served = metrics.filter(pl.col("basis") == "gate_reference").select(*keys, reference="value")
+    found: dict[str, dict[str, dict[date, tuple[float, float]]]] = {}
+    both = gate.join(served, on=keys).sort(keys)
+    for model, name, day, value, reference in both.select(*keys, *values).iter_rows():
+        found.setdefault(model, {}).setdefault(name, {})[day] = value, reference
+    return found
 
 
 def quarantined(session: "Session") -> list[str]:

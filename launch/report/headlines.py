@@ -58,6 +58,8 @@ def _training(data: ReportData, last: LastDay) -> Iterator[Headline]:
 
 def _published(data: ReportData) -> Iterator[Headline]:
     ends = {model: trained[-1] for model, trained in data.results.trained.items() if trained}
+    yield from (Headline(f"{model}: {waits}.", "warning") for model, waits in data.version_waits.items())
+    ends = {model: day for model, day in ends.items() if model not in data.version_waits}
     missing = [m for m, day in ends.items() if not data.versions.get(m, "").startswith(f"{day:%Y%m%d}")]
     if missing:
         text = f"Not published: the last trained day of {', '.join(missing)}."

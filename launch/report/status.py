@@ -37,6 +37,9 @@ def _attention(session: Session) -> Iterator[str]:
     if waits := session.waits():
         yield f"Waits: {waits}"
     yield f"To materialise: {', '.join(map(str, steps.to_materialize(session))) or 'nothing'}"
+    for model in session.students:
+        if version_waits := session.version_waits(model):
+            yield f"Waits: {model}, {version_waits}"
     if session.pruned:
         yield f"Pruned: {spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)}"
     yield from (f"Teacher: {line}" for line in steps.describe_teachers(session))

@@ -18,7 +18,7 @@ class Binary(TaskKind, specs.Binary):
     loss_name = "log_loss"
     soft_loss = CrossEntropy()
     # Normalised entropy instead of log loss, because base rates differ from day to day.
-    qualities = (
+    qualities = served_qualities = (
         Quality("auc", "higher", "auc_drop"),
         Quality("normalized_entropy", "lower", "entropy_rise"),
         CALIBRATION,

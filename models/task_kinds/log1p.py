@@ -9,11 +9,8 @@ import numpy as np
 from tutelage.models import metrics as m
 from tutelage.models.lazy_tf import tf
 from tutelage.models.losses.squared_error import SquaredError
-from tutelage.models.task_kinds.base import Quality, ValueKind
+from tutelage.models.task_kinds.base import RELATIVE_SQUARED_ERROR, ValueKind
 from tutelage.pipeline import task_kinds as specs
-
-RELATIVE_SQUARED_ERROR = Quality("relative_squared_error", "lower", "squared_error_rise")
-"""Compared instead of the squared error, because the spread of the values differs from day to day."""
 
 
 class Log1p(ValueKind, specs.Log1p):
@@ -21,7 +18,7 @@ class Log1p(ValueKind, specs.Log1p):
 
     __slots__ = ()
     soft_loss = SquaredError()
-    qualities = (RELATIVE_SQUARED_ERROR,)
+    qualities = served_qualities = (RELATIVE_SQUARED_ERROR,)
 
     def target(self, label: np.ndarray) -> np.ndarray:
         return np.log1p(label)

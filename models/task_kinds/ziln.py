@@ -10,8 +10,7 @@ from tutelage.models import metrics as m
 from tutelage.models import ziln
 from tutelage.models.lazy_tf import tf
 from tutelage.models.losses.ziln_kl import ZilnKL
-from tutelage.models.task_kinds.base import CALIBRATION, ValueKind
-from tutelage.models.task_kinds.log1p import RELATIVE_SQUARED_ERROR
+from tutelage.models.task_kinds.base import CALIBRATION, RELATIVE_SQUARED_ERROR, ValueKind
 from tutelage.pipeline import task_kinds as specs
 
 
@@ -39,6 +38,9 @@ class Ziln(ValueKind, specs.Ziln):
 
     def score(self, raw: np.ndarray) -> np.ndarray:
         return ziln.expected_numpy(*raw.T)
+
+    def error_scale(self, values: np.ndarray) -> np.ndarray:
+        return np.log1p(np.maximum(values, 0))
 
     def row_loss(self, target: np.ndarray, raw: np.ndarray) -> np.ndarray:
         return np.square(np.log1p(target.astype(np.float64)) - ziln.expected_log1p_numpy(*raw.T))

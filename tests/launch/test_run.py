@@ -156,12 +156,54 @@ def test_a_rejected_version_of_a_past_day_is_no_failure_and_the_newest_one_s_lin
     _run(tmp_path / "w", *only, "serving.max_bytes=1", export="all")
     out = capsys.readouterr().out
     assert "control 2026010101 is not blessed: fail; bytes is " in out
-    assert out.count("; 2026010501 is served\n") == 4
+    assert out.count("; 2026010501 of 2026-01-05 stays served\n") == 4
     assert len(list((tmp_path / "w/rejected/control").iterdir())) == 4
 
     error = _run(tmp_path / "other/w", *only, "serving.max_bytes=1", expect=GateError)
     assert str(error).startswith("control 2026010501 is not blessed: fail; bytes is ")
     assert "; nothing is served; look into " in str(error)
+
+
+def test_without_a_holdout_a_version_is_judged_and_served_a_day_later_which_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        "students.auxiliary.first_day=9999-01-01",
+        "students.late.first_day=9999-01-01",
+        "training.holdout=0",
+    ]
+    waits = "control: trained until 2026-01-0{0}; the version of 2026-01-0{0} waits for the day after it, as training."
+    _run(tmp_path / "w", *asked, "end_day=2026-01-04")
+    assert waits.format(4) in capsys.readouterr().out
+    assert _versions(tmp_path / "w")["control"] == ["2026010301"]
+    _run(tmp_path / "w", *asked)
+    assert waits.format(5) in capsys.readouterr().out
+    assert _versions(tmp_path / "w")["control"] == ["2026010301", "2026010401"]
+    _run(tmp_path / "w", *asked)
+    assert capsys.readouterr().out.startswith("Nothing to do: ")
+
+
+def test_a_version_of_too_few_rows_waits_where_the_config_says_so_which_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["students.auxiliary.first_day=9999-01-01", "students.late.first_day=9999-01-01"]
+    _run(tmp_path / "w", *asked, "end_day=2026-01-04")
+    capsys.readouterr()
+    _run(tmp_path / "w", *asked, "serving.undecided=wait")
+    out = capsys.readouterr().out
+    (line,) = [
+        line
+        for line in out.splitlines()
+        if line.startswith("control 2026010501 waits: wait; not shown to be worse: ")
+    ]
+    assert line.endswith("; 2026010401 of 2026-01-04 stays served")
+    assert (
+        "control: trained until 2026-01-05; the version of 2026-01-05 is not served: too few rows to tell, and "
+        in out
+    )
+    assert _versions(tmp_path / "w")["control"] == ["2026010401"]
+    _run(tmp_path / "w", *asked, "serving.undecided=wait")
+    assert capsys.readouterr().out.startswith("Nothing to do: ")
 
 
 def test_readers_of_snapshot_labels_wait_where_labelling_fails_and_the_others_go_on(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import polars as pl
 import pytest
 
 from tests.launch import small
-from tutelage.launch.actions.console import out, print_waits
+from tutelage.launch.actions.console import out, print_holdout, print_waits
 from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
@@ -40,14 +41,27 @@ def _open(workdir: Path, *overrides: str, config: str = "synthetic", **asked: An
     return Session.open(config=config, workdir=str(workdir), overrides=overrides, **asked)
 
 
-def _train(session: Session, model: str, *days: date) -> list[State]:
+def _train(session: Session, model: str, *days: date, holdout: float = 0.02) -> list[State]:
     """Leave the states of finished days as a trainer does, without variables."""
-    states = [State(day=day, step=10 * n, examples=5_000 * n, rows=5_000) for n, day in enumerate(days, 1)]
+    states = [
+        State(day=day, step=10 * n, examples=5_000 * n, rows=5_000, holdout=holdout)
+        for n, day in enumerate(days, 1)
+    ]
     for state in states:
         folder = session.run.checkpoints(model).folder / str(state.day)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "state.json").write_text(json.dumps(state.recorded()))
     return states
+
+
+def _commit(session: Session, day: date) -> None:
+    """Leave a day of `interactions` in the table; its rows do not matter."""
+    table = session.run.lake.interactions
+    row = pl.DataFrame([dict.fromkeys(table.schema.names)], schema=pl.Schema(table.schema)).with_columns(
+        example_id=pl.lit(1, pl.Int64)
+    )
+    counts = {"rows_in": 1, "kept": 1, "dropped": {}}
+    table.commit([table.write_file(row, {"day": day}, name="part")], {"day": day}, attempt=1, metadata=counts)
 
 
 def _publish(session: Session, model: str, version: str, state: State) -> None:
@@ -187,6 +201,56 @@ def test_of_a_student_the_newest_finished_day_is_exported_once_and_of_a_teacher_
     assert session.asking(every_version=True).reopened().to_export("control") == [first]
     states = _train(session, "teacher", *DAYS[:2])
     assert session.to_export("teacher") == states
+
+
+def test_without_a_holdout_the_last_day_waits_for_the_next_one_and_the_day_before_is_exported(
+    tmp_path: Path,
+) -> None:
+    session = _open(tmp_path)
+    for day in DAYS[:2]:
+        _commit(session, day)
+    first, second = _train(session, "control", *DAYS[:2], holdout=0.0)
+    # The first is judged on the second day.
+    assert session.to_export("control") == [first]
+    assert session.version_waits("control") == (
+        "the version of 2026-01-02 waits for the day after it, as training.holdout was 0"
+    )
+    _publish(session, "control", "2026010101", first)
+    assert session.to_export("control") == session.asking(every_version=True).to_export("control") == []
+    _commit(session, DAYS[2])
+    assert session.to_export("control") == [second]
+    assert session.version_waits("control") == ""
+
+
+def test_a_day_of_an_older_release_whose_version_is_served_is_not_exported_again(tmp_path: Path) -> None:
+    session = _open(tmp_path)
+    _commit(session, DAYS[0])
+    _, second = _train(session, "control", *DAYS[:2], holdout=0.0)
+    _publish(session, "control", "2026010201", second)
+    # The version of the first day was pruned, and would not be served.
+    _commit(session, DAYS[1])
+    assert session.to_export("control") == []
+    assert session.version_waits("control") == ""
+
+
+@pytest.mark.parametrize("asked", [[], ["training.holdout=0"]])
+def test_a_holdout_that_changes_is_told_in_one_line_and_only_then(
+    tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = _open(tmp_path, *asked)
+    _train(session, "control", DAYS[0], holdout=0.0 if not asked else 0.02)
+    print_holdout(session, ["teacher", "control"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        "training.holdout was 0.02 and is 0 for control: versions are judged on the day after their own, and served a "
+        "day later"
+        if asked
+        else "training.holdout was 0 and is 0.02 for control: from the next day on the rows of 2 % of the users are "
+        "withheld from training, to judge versions on before they are served"
+    )
+    _train(session, "late_control", DAYS[0], holdout=session.run.training.holdout)
+    print_holdout(session, ["late_control"])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_student_that_reads_labels_waits_for_the_teacher_that_labels(tmp_path: Path) -> None:

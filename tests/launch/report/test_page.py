@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from tutelage.launch.report import charts
-from tutelage.launch.report.data import ReportData, counts_by_day, id_maps
+from tutelage.launch.report.data import ReportData, compared, counts_by_day, id_maps
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.summary import Results
 from tutelage.pipeline.schema import METRICS
@@ -471,3 +471,37 @@ def test_a_long_line_has_about_sixty_markers_and_one_for_each_day_between_two_ga
     assert charts._marked([1.0] * 60) == list(range(60))
     assert charts._marked([1.0] * 120) == list(range(0, 120, 2))
     assert charts._marked([1.0] * 100 + [nan, 2.0, nan] + [1.0] * 17) == sorted({*range(0, 120, 2), 101})
+
+
+def test_a_student_s_versions_are_drawn_beside_those_served_then_on_the_same_rows(tmp_path: Path) -> None:
+    gate = [
+        {"model": "a", "day": date(2024, 5, day), "metric": metric, "basis": basis, "value": value}
+        for day, metric, basis, value in (
+            (1, "click normalized_entropy", "gate", 0.9),  # the first version: nothing was served
+            (2, "click normalized_entropy", "gate", 0.8),
+            (2, "click normalized_entropy", "gate_reference", 0.82),
+            (2, "click normalized_entropy, tab=1", "gate", 0.7),
+            (2, "click normalized_entropy, tab=1", "gate_reference", 0.7),
+            (2, "bytes", "gate", 1000.0),
+        )
+    ]
+    found = compared(pl.DataFrame(gate), ["click"])
+    assert found == {"a": {"click normalized_entropy": {date(2024, 5, 2): (0.8, 0.82)}}}
+    page = _page(tmp_path, metrics=METRICS_OF_TWO, compared=found)
+    assert "<h2>Versions before they were served</h2>" in page
+    assert 'aria-label="a: loss of each day&#x27;s version and of the one served then"' in page.replace(
+        "&#39;", "&#x27;"
+    )
+    assert "Versions before they were served" not in _page(tmp_path, metrics=METRICS_OF_TWO)
+
+
+def test_a_version_that_waits_is_a_warning_and_not_a_failure(tmp_path: Path) -> None:
+    waits = "the version of 2024-05-03 waits for the day after it, as training.holdout was 0"
+    page = _page(
+        tmp_path,
+        metrics=METRICS_OF_TWO,
+        version_waits={"a": waits},
+        versions={"teacher": "2024050301", "b": "2024050301"},
+    )
+    assert f'<li class="warning">a: {waits}.</li>' in page
+    assert "Not published" not in page
