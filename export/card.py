@@ -5,7 +5,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -48,6 +48,8 @@ class Facts:
     """The verdict of the gate."""
     checks: Sequence[Mapping[str, Any]] = ()
     """A mapping for each thing that the gate looked at: its name, both values, the bound, whether it passed."""
+    served_as: Mapping[str, int | float | str | None] = field(default_factory=dict)
+    """The value of each feature that no request has, by name."""
     parameters: int
     ops: int
 
@@ -172,6 +174,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         for task, values in card["metrics"].items()
         for metric, value in values.items()
     ]
+    served = card.get("served_as", {})
     facts = {
         "Verdict of the gate": card["verdict"],
         **({"Served despite that, because": card["override"]} if "override" in card else {}),
@@ -179,6 +182,11 @@ def _markdown(card: Mapping[str, Any]) -> str:
         "Teacher": card["teacher"],
         "Label coverage of the last day": card["label_coverage"],
         "Size": f"{card['bytes']:,} bytes, {card['parameters']:,} parameters, {card['ops']:,} ops",
+        **(
+            {"Served as": ", ".join(f"{name} = {value!r}" for name, value in served.items())}
+            if served
+            else {}
+        ),
         "SHA-256 of all files except this card": card["sha256"],
     }
     checks = card["checks"]

@@ -157,6 +157,12 @@ class Experiment:
     def _check_serving(self) -> None:
         self.serving.check(self.schema)
         for student in self.students:
+            inputs = self.schema.inputs(student.model.without)
+            if all(feature.serve_as is not None for feature in inputs):
+                raise UserError(
+                    f"student {student.name!r}: each of its features has serve_as, and a request would be empty; "
+                    "expected one without"
+                )
             served = [task.score for task in self.schema.for_model(student.model.without).tasks]
             for name, _ in self.serving.score:
                 if name not in served:
@@ -192,9 +198,17 @@ class Experiment:
         return typing.cast(dict[str, Any], plain(self.fixed))
 
 
-CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days")
-"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved and how
-a change of teacher goes, not what a model trains on."""
+CHANGEABLE = (
+    "gate",
+    "checkpoint_minutes",
+    "judged_days",
+    "margin",
+    "new_teacher",
+    "mask_days",
+    "serve_as",
+)
+"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved, how a change
+of teacher goes and what is served, not what a model trains on."""
 
 
 def plain(value: Any) -> Any:
