@@ -19,7 +19,7 @@ class Stale:
     invalidation: Invalidation
     unrecoverable_days: list[date]
     """Days that would have to be trained on again and cannot be: they were not asked for, they are no longer in
-    `interactions`, or the checkpoint before them was pruned."""
+    `interactions`, or all checkpoints before them were pruned."""
 
     def describe(self, session: Session) -> str:
         """Return one line on what is stale and why."""
@@ -61,7 +61,7 @@ def find(session: Session) -> Stale | None:
     if not since and not labels:
         return None
     why |= {(day, "rows") for _, _, day in labels if all(day != other for other, _ in why)}
-    invalidation = Invalidation.of(session, since, labels)
+    invalidation = Invalidation.of(session, since, labels).from_checkpoints(session)
     again = {day for model in invalidation.since for day in invalidation.days(session, model)}
     there = set(session.days) & set(session.run.lake.interactions.partitions()["day"])
     return Stale(

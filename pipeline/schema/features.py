@@ -107,8 +107,8 @@ class Feature:
                 f"feature {self.name!r}: serve_as is {value!r}, expected None for a list; if no request has the list, "
                 "name it in `without` of each student's model"
             )
-        kinds = {"int64": int, "string": str, "float32": (int, float)}[self.dtype]
-        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        kinds = {"int64": (int,), "string": (str,), "float32": (int, float)}[self.dtype]
+        fits = type(value) in kinds
         if not fits or (not self.is_id and not math.isfinite(float(value))):
             raise UserError(
                 f"feature {self.name!r}: serve_as is {value!r}, expected a value of its dtype, {self.dtype}"
