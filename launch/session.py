@@ -12,6 +12,8 @@ from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.workspace import open_workdir
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.days import describe_moves, parse_day, slices_between
+from tutelage.pipeline.io.printable import counted
+from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.trainers.checkpoints import State, pending
 from tutelage.trainers.config import SuccessorConfig
 from tutelage.trainers.run import TEACHER, Run, successor_model
@@ -35,7 +37,7 @@ class Session:
     beam_flags: Sequence[str] = ()
     verbose: bool = False
     every_version: bool = False
-    """Whether a student's past days are exported too, and not only its newest finished day."""
+    """Whether past days are exported too, and not only a model's newest finished day."""
     awaits_teacher: bool = False
     """Whether a student that reads labels goes no further than the teacher that labels."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -106,7 +108,7 @@ class Session:
         if not self.waiting:
             return ""
         day, at = min(self.waiting.items())
-        more = f", and {len(self.waiting) - 1} later days" if len(self.waiting) > 1 else ""
+        more = f", and {counted(len(self.waiting) - 1, 'later day')}" if len(self.waiting) > 1 else ""
         return f"{day} until {at:%Y-%m-%d %H:%M %Z}{more}"
 
     @property
@@ -200,12 +202,17 @@ class Session:
     def to_export(self, model: str) -> list[State]:
         """Return the finished days whose checkpoint is to become a version and has not.
 
-        These are all days of a teacher, because a day's snapshot labels days after it, and a student's newest one:
-        a version of a past day would not be served. With `every_version` they are all days of a student too.
+        This is the newest one, because a version of a past day would not be served. They are all days with
+        `every_version`, and those of a teacher whose snapshots label: that of a day labels the days after it.
         """
         states = self.run.checkpoints(model).states()
-        every = self.every_version or model in self.teachers
-        return self.versions(model).unpublished(states if every else states[-1:])
+        return self.versions(model).unpublished(states if self.exports_every(model) else states[-1:])
+
+    def exports_every(self, model: str) -> bool:
+        """Return whether each finished day of a model is to become a version, and not only its newest one."""
+        students = self.experiment.students
+        label = any(s.distillation and s.producer == SNAPSHOT for s in students)
+        return self.every_version or (label and model in self.teachers)
 
     def versions(self, model: str) -> Versions:
         return Versions(self.run.root / "export" / model)

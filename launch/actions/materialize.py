@@ -17,6 +17,7 @@ from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.report.summary import noted
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import disk_full_as_user_error
+from tutelage.pipeline.io.printable import counted
 
 
 def materialize(session: Session, *, accept_day: str | None = None, reason: str = "") -> None:
@@ -60,9 +61,9 @@ def materialize_days(session: Session, days: Sequence[date]) -> list[date]:
     )
     held = f" + {sum(c.kept for c in done.held.values()):,} quarantined" if done.held else ""
     echo(
-        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {sum(c.kept for c in counts):,} kept{notes} + "
-        f"{sum(dropped.values()):,} dropped ({reasons}){held}; {done.seconds:.1f} s, "
-        f"{done.rows_in / done.seconds:,.0f} rows/s"
+        f"materialize: {counted(len(done.days), 'day')}, {done.rows_in:,} rows in = "
+        f"{sum(c.kept for c in counts):,} kept{notes} + {sum(dropped.values()):,} dropped ({reasons}){held}; "
+        f"{done.seconds:.1f} s, {done.rows_in / done.seconds:,.0f} rows/s"
     )
     for day, message in done.quarantined.items():
         echo(f"quarantine: {day} {message}")

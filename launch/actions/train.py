@@ -19,6 +19,7 @@ from tutelage.launch.report.summary import throughput
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, reset_student
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.printable import counted
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.handover import describe_start
 
@@ -98,7 +99,8 @@ def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outco
             bars.update(tasks[outcome.model], visible=False)
             served = outcome.exported - len(outcome.rejected)
             if outcome.trained or not outcome.failure:
-                _print_trained(outcome.model, outcome.trained, published=f"; {served} versions exported")
+                published = f"; {counted(served, 'version')} exported in {outcome.export_seconds:.1f} s"
+                _print_trained(outcome.model, outcome.trained, published=published)
             for line in outcome.rejected:
                 echo(line)
             outcomes.append(outcome)

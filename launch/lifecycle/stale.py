@@ -6,6 +6,7 @@ from datetime import date
 
 from tutelage.launch.lifecycle.invalidation import Action, Invalidation, teachers
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.printable import counted
 from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition
 from tutelage.trainers.run import is_teacher
 
@@ -26,7 +27,7 @@ class Stale:
         parts = []
         for model, since in self.invalidation.since.items():
             if days := self.invalidation.days(session, model):
-                parts.append(f"{model} from {days[0]} on ({len(days)} days)")
+                parts.append(f"{model} from {days[0]} on ({counted(len(days), 'day')})")
             elif self.invalidation.verdicts(session, model):
                 parts.append(f"the verdict on {model}, {since}")
         parts += [
