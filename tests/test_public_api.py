@@ -104,6 +104,7 @@ PUBLIC = {
     "launch": [
         "COMMANDS",
         "Experiment",
+        "KeepConfig",
         "Session",
         "StudyConfig",
         "load",

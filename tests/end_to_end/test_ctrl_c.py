@@ -14,6 +14,7 @@ import pytest
 
 from tests.same import assert_same
 
+pytestmark = pytest.mark.end_to_end
 BIN = Path(sys.executable).parent
 RUN = [str(BIN / "tutelage-run"), "--config=synthetic", "--smoke"]
 MODELS = 7
