@@ -121,13 +121,21 @@ def _run(
     setup = _Setup(stop=stop, parent=os.getpid(), threads=max(1, cores // max(1, workers)), verbose=verbose)
     waiting, running = list(jobs), dict[Connection, tuple[str, BaseProcess]]()
     preempted: Preempted | None = None
-    with noted(partial(_pass_on, stop, running)) as asked:
+
+    def pass_on(by: int) -> None:
+        stop.value = by
+        for _, process in running.values():
+            _ask_to_stop(process, by)
+
+    with noted(pass_on) as asked:
         try:
             while running or (waiting and not preempted and not asked()):
                 while waiting and len(running) < workers and not preempted and not asked():
                     name = waiting.pop(0)
                     ours, process = _start(context, (setup, work, jobs[name]))
                     running[ours] = name, process
+                    if by := asked():  # The signal came while it was starting.
+                        _ask_to_stop(process, by)
                 for connection in wait(list(running)):
                     assert isinstance(connection, Connection)
                     name, process = running[connection]
@@ -144,22 +152,21 @@ def _run(
                         yield ended
         finally:
             if running:  # The caller goes no further: the others save what they have, and end.
-                _pass_on(stop, running, signal.SIGTERM)
+                pass_on(signal.SIGTERM)
         by = asked()
     if preempted or by:
         raise Preempted(str(preempted or stopped(by)), preempted.by if preempted else by)
 
 
-def _pass_on(stop: Any, running: Mapping[Connection, tuple[str, BaseProcess]], by: int) -> None:
-    """Ask the processes to stop: a model in training saves a partial checkpoint, anything else is done again whole.
+def _ask_to_stop(process: BaseProcess, by: int) -> None:
+    """Send the signal `by`. A model in training saves a partial checkpoint; anything else ends and is done again whole.
 
-    What trains has handlers, and that of Ctrl-C is called first where both signals come. Anything else ignores Ctrl-C
-    and is ended by SIGTERM at once, also in the middle of an import.
+    What trains handles both signals and notes the first. Anything else ignores Ctrl-C, and SIGTERM ends it at once, in
+    the middle of an import too.
     """
-    stop.value = by
-    for _, process in running.values():
-        for number in {by, signal.SIGTERM}:
-            os.kill(process.pid or 0, number)
+    for number in sorted({by, signal.SIGTERM}):
+        if process.pid and process.is_alive():
+            os.kill(process.pid, number)
 
 
 def _start(context: SpawnContext, arguments: tuple[Any, ...]) -> tuple[Connection, BaseProcess]:
