@@ -30,7 +30,7 @@ def remove_old(session: Session) -> None:
             plan = keep.plan(session)
             for action in plan.actions:
                 action.apply()
-    except UserError as error:
+    except (UserError, OSError) as error:
         echo(f"keep: no old checkpoint was removed: {error}")
         return
     stay = session.experiment.keep

@@ -4,6 +4,7 @@ What may be removed is as `tutelage-prune` has it, except that the rows of all d
 served or pinned, that a successor will start from, or that days without labels are still to be scored with.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,31 +108,23 @@ def reach(session: Session) -> Iterator[str]:
     if not states[run.teacher_model]:
         return
     readers = [student.name for student in session.experiment.students if student.distillation]
-    follow = [states[model] for model in [*session.teachers[1:], *readers]]
-    days = sorted(
-        state.day
+    follow = [_span(own) for model in [*session.teachers[1:], *readers] if (own := states[model])]
+    of_teacher = {
+        state.day: not state.pruned and all(state.day < first or state.day >= kept for first, kept in follow)
         for model in teachers(session)
         for state in states[model]
-        if not state.pruned and rollback.teacher_at(run, state.day) == model
-    )
-    days = [day for day in days if all(_reached(own, day) for own in follow)]
-    every = days[-1:]
-    trained = sorted({state.day for model in teachers(session) for state in states[model]})
-    while every and (before := [day for day in trained if day < every[0]]) and before[-1] in days:
-        every = before[-1:]
-    first = min(own[0].day for own in states.values() if own)
-    pruned = [_first_kept(own) for own in states.values() if own and own[0].pruned]
-    rebuilt = max(pruned) + timedelta(days=run.schema.slice_days) if pruned else first
-    if days:
-        some = "" if days[0] == every[0] else f", to every day from {every[0]} on"
+        if rollback.teacher_at(run, state.day) == model
+    }
+    if days := sorted(day for day, possible in of_teacher.items() if possible):
+        newest = (day for day in sorted(of_teacher, reverse=True) if day <= days[-1])
+        *_, every = itertools.takewhile(of_teacher.__getitem__, newest)
+        some = "" if days[0] == every else f", to every day from {every} on"
         yield f"a rollback goes back to {days[0]} at most{some}"
-    yield f"a day that is made again is rebuilt from {rebuilt} on"
+    spans = [_span(own) for own in states.values() if own]
+    cut = [kept + timedelta(days=run.schema.slice_days) for first, kept in spans if kept > first]
+    yield f"a day that is made again is rebuilt from {max(cut, default=min(first for first, _ in spans))} on"
 
 
-def _first_kept(states: Sequence[State]) -> date:
-    return next(state.day for state in states if not state.pruned)
-
-
-def _reached(states: Sequence[State], day: date) -> bool:
-    """Return whether a model can go back to `day`: to an earlier checkpoint, or to before its first day."""
-    return not states or day < states[0].day or day >= _first_kept(states)
+def _span(states: Sequence[State]) -> tuple[date, date]:
+    """Return a model's first day, and the first of its days whose checkpoint is there."""
+    return states[0].day, next((state.day for state in states if not state.pruned), states[-1].day)
