@@ -253,9 +253,9 @@ def _follow(stop: Any, parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
         if stop.value:
-            _ended.wait(_STOP_SECONDS[stop.value])
-            # Not waited for: a thread of the feed, which may still read a day.
-            time.sleep(_RESULT_SECONDS)
+            if _ended.wait(_STOP_SECONDS[stop.value]):
+                # Not waited for: a thread of the feed, which may still read a day.
+                time.sleep(_RESULT_SECONDS)
             break
     os._exit(1)
 
