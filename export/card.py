@@ -65,6 +65,8 @@ class Facts:
     """The verdict of the gate."""
     checks: Sequence[Mapping[str, Any]] = ()
     """A mapping for each other thing that the gate looked at: its name, both values, the bound, whether it passed."""
+    served_as: Mapping[str, int | float | str | None] = field(default_factory=dict)
+    """The value of each feature that no request has, by name."""
     parameters: int
     ops: int
     units: Mapping[str, str] = field(default_factory=dict)
@@ -189,6 +191,7 @@ def _plain(value: Any) -> Any:
 def _markdown(card: Mapping[str, Any]) -> str:
     # Cards of older releases have neither.
     units, n = card.get("units", {}), card.get("sampled_negatives", 0)
+    served = card.get("served_as", {})
     facts = {
         "Verdict of the gate": card["verdict"],
         **({"Served despite that, because": card["override"]} if "override" in card else {}),
@@ -199,6 +202,11 @@ def _markdown(card: Mapping[str, Any]) -> str:
         "Teacher": card["teacher"],
         "Label coverage of the last day": card["label_coverage"],
         "Size": f"{card['bytes']:,} bytes, {card['parameters']:,} parameters, {card['ops']:,} ops",
+        **(
+            {"Served as": ", ".join(f"{name} = {value!r}" for name, value in served.items())}
+            if served
+            else {}
+        ),
         "SHA-256 of all files except this card": card["sha256"],
     }
     checks, compared = card["checks"], card.get("comparisons", ())

@@ -154,6 +154,7 @@ class _Publication:
             comparisons=[asdict(check) for check in compared],
             verdict=str(verdict),
             checks=[asdict(check) for check in verdict.checks if not isinstance(check, Comparison)],
+            served_as={f.name: f.serve_as for f in self._ranker.inputs if f.serve_as is not None},
             parameters=sum(int(np.prod(shape)) for _, shape in contents.variables),
             ops=sum(contents.ops.values()),
             units={task.name: task.unit for task in self._ranker.schema.tasks if task.unit},
@@ -181,14 +182,20 @@ def _features(run: Run, ranker: Ranker, day: date) -> pl.DataFrame:
     rows = lake.interactions.scan(day=day)
     if ranker.of:
         rows = lake.with_histories(rows, day)
-    return rows.select("example_id", *(f.name for f in ranker.inputs)).collect()
+    return rows.select("example_id", *(f.name for f in ranker.requested)).collect()
 
 
 def _trainer_scores(
     ranker: Ranker, serving: ServingConfig, features: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return float64 [rows] by served output, of the ranker as it was trained; the rest is done in NumPy."""
-    outputs = ranker(*ranker.transform({name: tf.constant(values) for name, values in features.items()}))
+    """Return float64 [rows] by served output, of the ranker as it was trained; the rest is done in NumPy.
+
+    `features` are those of a request; the others have the value that they are served with.
+    """
+    rows = len(next(iter(features.values())))
+    absent = {f.name: f.served_array(rows) for f in ranker.inputs if f.serve_as is not None}
+    columns = {name: tf.constant(values) for name, values in {**features, **absent}.items()}
+    outputs = ranker(*ranker.transform(columns))
     raw = {name: values.numpy().astype(np.float64) for name, values in outputs.items()}
     scores = {task.score: served_score(task, raw) for task in ranker.schema.tasks}
     combined = sum(weight * scores[name] for name, weight in serving.score)

@@ -60,7 +60,7 @@ _EXPORT: Flag = partial(
     "export",
     "newest",
     ["newest", "all"],
-    "Of a student: export its newest finished day, or all days that were not exported.",
+    "Export a model's newest finished day, or all days that were not exported.",
 )
 _STUDENT = _text("student", None, "The student's name in the config.", required=True)
 _DRY_RUN = _switch("dry_run", False, "Only print what would be removed.")

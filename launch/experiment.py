@@ -54,6 +54,33 @@ class StudyConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepConfig:
+    """Which checkpoints a run leaves of each model. It may be changed in a workdir at any time.
+
+    A version that is out of service goes with its checkpoint, and so does a teacher's version. `ServingConfig.keep`
+    says how many versions stay in service. Rows and labels always stay.
+
+    >>> KeepConfig(newest=14).older
+    8
+    """
+
+    newest: int | None = 7
+    """The checkpoints of so many newest days (or slices) stay; None: all."""
+    older: int = 8
+    """So many checkpoints of the days before stay: the last of each seven, and the model's first."""
+
+    def __post_init__(self) -> None:
+        if (self.newest is not None and self.newest < 1) or self.older < 0:
+            raise UserError(
+                f"keep: newest is {self.newest} and older {self.older}, expected at least 1 (or None: all) and at "
+                "least 0"
+            )
+
+
+DEFAULT_KEEP = KeepConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     """One teacher and its students on one source. A config file's `experiment(smoke)` returns one.
 
@@ -77,6 +104,8 @@ class Experiment:
     quality: QualityConfig = DEFAULT_QUALITY
     false_alarms_per_year: float = 1.0
     """How many sound days (or slices) a year the gates of data and of training may stop by chance, all together."""
+    keep: KeepConfig = DEFAULT_KEEP
+    """Which checkpoints stay, and with them the versions that are out of service."""
     study: StudyConfig | None = None
     successor: SuccessorConfig | None = None
     """A teacher that trains beside the present one until it is as good, then takes its place."""
@@ -158,6 +187,12 @@ class Experiment:
     def _check_serving(self) -> None:
         self.serving.check(self.schema)
         for student in self.students:
+            inputs = self.schema.inputs(student.model.without)
+            if all(feature.serve_as is not None for feature in inputs):
+                raise UserError(
+                    f"student {student.name!r}: each of its features has serve_as, and a request would be empty; "
+                    "expected one without"
+                )
             served = [task.score for task in self.schema.for_model(student.model.without).tasks]
             for name, _ in self.serving.score:
                 if name not in served:
@@ -184,7 +219,7 @@ class Experiment:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The parts that cannot change in a workdir: all but students, successor, serving, quality and days."""
+        """The parts that cannot change in a workdir: not students, successor, serving, quality, keep and days."""
         return {name: getattr(self, name) for name in ("name", "source", "schema", "training", "teacher")}
 
     @property
@@ -196,18 +231,18 @@ class Experiment:
 CHANGEABLE = (
     "gate",
     "checkpoint_minutes",
-    "keep_checkpoints",
     "holdout",
     "judged_days",
     "margin",
     "max_kills",
     "new_teacher",
     "mask_days",
+    "serve_as",
     "unit",
 )
-"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved and how long
-it stays, how a change of teacher goes, which few rows of the next days are withheld and what a unit is called, not
-what a model is."""
+"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved, how a
+change of teacher goes, which few rows of the next days are withheld, and what is served or shown, not what a model
+is."""
 
 
 def plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The nightly graph: everything that the days asked for still need, in the order in which one step needs another.
 
-    materialize ─▶ train the teacher ─▶ take over ─▶ label ─▶ train the students ─▶ report
+    materialize ─▶ train the teacher ─▶ take over ─▶ label ─▶ train the students ─▶ report ─▶ remove what is old
                    (export)             (export)              (export)
 
 Each step looks at what is there and does the rest. A run that was killed, or that has nothing to do, is run again.
@@ -15,7 +15,8 @@ from tutelage.launch import locks, pool, steps
 from tutelage.launch.actions.console import echo, print_waits, quarantine_error, rejected_version
 from tutelage.launch.actions.label import label_days
 from tutelage.launch.actions.materialize import materialize_days
-from tutelage.launch.actions.report import report
+from tutelage.launch.actions.prune import remove_old
+from tutelage.launch.actions.report import is_outdated, report
 from tutelage.launch.actions.train import train_and_export, train_successor
 from tutelage.launch.exit_codes import Failures
 from tutelage.launch.lifecycle import stale
@@ -33,7 +34,7 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
     """Bring the days asked for from raw data to served models and a report.
 
     `reset` names students to train from scratch, from their first day. `export` is "newest" or "all": which of a
-    student's finished days become versions. A model that stops does not stop the others. What went wrong is raised
+    model's finished days become versions. A model that stops does not stop the others. What went wrong is raised
     after all steps are done: GateError for a day of data in quarantine, a model that its gate stopped, or a newest
     version that was not blessed; the failure of a model; Failures where there are several.
     """
@@ -76,10 +77,13 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
         held = _readers_of_snapshots(session) if unlabelled_because else []
         outcomes += train_and_export(session, [name for name in session.students if name not in held])
 
-        if not (missing or removed or outcomes or unlabelled or taken_over):
+        done = missing or removed or outcomes or unlabelled or taken_over
+        if not done and not is_outdated(session):
+            remove_old(session)
             _print_nothing_to_do(session)
             return
         report(session, trained={outcome.model: outcome.trained for outcome in outcomes if outcome.trained})
+        remove_old(session)
         echo(f"Done in {time.monotonic() - started:.0f} s.")
         for line in _states(session, outcomes, held):
             echo(line)

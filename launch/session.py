@@ -12,6 +12,7 @@ from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.workspace import open_workdir
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.days import describe_moves, parse_day, slices_between
+from tutelage.pipeline.io.printable import counted
 from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.trainers.checkpoints import State, pending
 from tutelage.trainers.config import SuccessorConfig
@@ -36,7 +37,7 @@ class Session:
     beam_flags: Sequence[str] = ()
     verbose: bool = False
     every_version: bool = False
-    """Whether a student's past days are exported too, and not only its newest finished day."""
+    """Whether past days are exported too, and not only a model's newest finished day."""
     awaits_teacher: bool = False
     """Whether models go no further than the teacher that they need (`awaited`)."""
     awaits_successor: bool = False
@@ -109,7 +110,7 @@ class Session:
         if not self.waiting:
             return ""
         day, at = min(self.waiting.items())
-        more = f", and {len(self.waiting) - 1} later days" if len(self.waiting) > 1 else ""
+        more = f", and {counted(len(self.waiting) - 1, 'later day')}" if len(self.waiting) > 1 else ""
         return f"{day} until {at:%Y-%m-%d %H:%M %Z}{more}"
 
     @property
@@ -229,23 +230,30 @@ class Session:
     def to_export(self, model: str) -> list[State]:
         """Return the finished days whose checkpoint is to become a version and has not.
 
-        These are all days of a teacher, because a day's snapshot labels days after it, and a student's newest one
-        whose rows to be judged on are there: a version of a past day would not be served. With `every_version` they
-        are all such days of a student.
+        Of a teacher whose snapshots label these are all days, because that of a day labels the days after it. Otherwise
+        it is the newest one, because a version of a past day would not be served, and of a student the newest one whose
+        rows to be judged on are there. With `every_version` they are all such days.
         """
         states, versions = self.run.checkpoints(model).states(), self.versions(model)
+        every = self.exports_every(model)
         if model in self.teachers:
-            return versions.unpublished(states)
+            return versions.unpublished(states if every else states[-1:])
         # Without a holdout the last day waits, and the one before is the newest.
-        states = states if self.every_version else states[-2:]
+        states = states if every else states[-2:]
         judged = self.run.judged_days(states)
         states = [state for state in states if state.day in judged]
-        if self.every_version:
+        if every:
             return versions.unpublished(states)
         later = [version.day for version in versions.published()]
         return versions.unpublished(
             [state for state in states[-1:] if state.day >= max(later, default=state.day)]
         )
+
+    def exports_every(self, model: str) -> bool:
+        """Return whether each finished day of a model is to become a version, and not only its newest one."""
+        students = self.experiment.students
+        label = any(s.distillation and s.producer == SNAPSHOT for s in students)
+        return self.every_version or (label and model in self.teachers)
 
     def version_waits(self, model: str) -> str:
         """Return what the version of a student's newest finished day waits for; empty where it waits for nothing."""

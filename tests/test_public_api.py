@@ -105,6 +105,7 @@ PUBLIC = {
     "launch": [
         "COMMANDS",
         "Experiment",
+        "KeepConfig",
         "Session",
         "StudyConfig",
         "load",

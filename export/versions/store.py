@@ -27,6 +27,7 @@ from tutelage.export.versions.version import (
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import make_folder, move, move_new
 from tutelage.pipeline.io.locks import locked
+from tutelage.pipeline.io.printable import counted
 from tutelage.trainers.checkpoints import State
 
 
@@ -133,7 +134,7 @@ class Versions:
                 return self._serve("rollback", served[-1].number, reason)
             if len(served) < 2:
                 raise UserError(
-                    f"{self.name} has {len(served)} versions in {self.folder}, but a rollback needs two; "
+                    f"{self.name} has {counted(len(served), 'version')} in {self.folder}, but a rollback needs two; "
                     f"--promote=VERSION brings one back from {self.retired} or {self.rejected}"
                 )
             return self._serve("rollback", served[-2].number, reason)

@@ -85,6 +85,6 @@ def _publish(session: Session, model: str, *, new_signature: bool) -> None:
 
 
 def _published(session: Session, model: str) -> str:
-    if session.every_version or model in session.teachers:
+    if session.exports_every(model):
         return f"every day that {model} is trained on is published"
     return f"the newest day that {model} is trained on is published (--export=all publishes the others too)"

@@ -17,6 +17,7 @@ from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.report.summary import came_in, noted
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import disk_full_as_user_error
+from tutelage.pipeline.io.printable import counted
 
 
 def materialize(session: Session, *, accept_day: str | None = None, reason: str = "") -> None:
@@ -61,10 +62,9 @@ def materialize_days(session: Session, days: Sequence[date]) -> list[date]:
     sampled = sum(c.sampled for c in (*counts, *done.held.values()))
     held = f" + {sum(c.kept for c in done.held.values()):,} quarantined" if done.held else ""
     echo(
-        f"materialize: {len(done.days)} days, {came_in(done.rows_in, sampled)} = {sum(c.kept for c in counts):,} "
-        f"kept{notes} + "
-        f"{sum(dropped.values()):,} dropped ({reasons}){held}; {done.seconds:.1f} s, "
-        f"{done.rows_in / done.seconds:,.0f} rows/s"
+        f"materialize: {counted(len(done.days), 'day')}, {came_in(done.rows_in, sampled)} = "
+        f"{sum(c.kept for c in counts):,} kept{notes} + {sum(dropped.values()):,} dropped ({reasons}){held}; "
+        f"{done.seconds:.1f} s, {done.rows_in / done.seconds:,.0f} rows/s"
     )
     for warning in done.warnings:
         echo(f"warning: {warning}")

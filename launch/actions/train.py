@@ -21,6 +21,7 @@ from tutelage.launch.report.summary import throughput
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, reset_student
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.printable import counted
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.handover import describe_start
 
@@ -102,7 +103,8 @@ def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outco
             bars.update(tasks[outcome.model], visible=False)
             served = outcome.exported - len(outcome.rejected)
             if outcome.trained or not outcome.failure:
-                _print_trained(outcome.model, outcome.trained, published=f"; {served} versions exported")
+                published = f"{counted(served, 'version')} exported in {outcome.export_seconds:.1f} s"
+                _print_trained(outcome.model, outcome.trained, published=published)
             for line in outcome.rejected:
                 echo(line)
             outcomes.append(outcome)
@@ -153,15 +155,14 @@ def _take_over(session: Session, trained: Sequence[State]) -> bool:
 
 
 def _print_trained(model: str, states: Sequence[State], *, published: str = "") -> None:
+    """Print what a model was trained on, and what was `published` of it, or its speed: a report has that in a table."""
     if not states:
-        echo(f"{model}: no new day{published}")
+        echo(f"{model}: no new day; {published}" if published else f"{model}: no new day")
         return
     speed = throughput({model: states})[0]
     span = f"{states[0].day} to {states[-1].day}" if len(states) > 1 else f"{states[0].day}"
-    echo(
-        f"{model}: trained on {span}, {speed.examples:,} examples, {speed.examples_per_second:,.0f} examples/s, "
-        f"{speed.feed_wait_share:.1%} waiting for the feed{published}"
-    )
+    pace = f"{speed.examples_per_second:,.0f} examples/s, {speed.feed_wait_share:.1%} waiting for the feed"
+    echo(f"{model}: trained on {span}, {speed.examples:,} examples; {published or pace}")
 
 
 def _examples(session: Session, days: Sequence[date]) -> int:

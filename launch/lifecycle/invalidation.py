@@ -7,7 +7,7 @@ take the days of the students that read them. Any day takes its versions, metric
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -104,6 +104,20 @@ class Invalidation:
             if kept and kept[-1].pruned and self.days(session, model):
                 found[model] = kept[-1].day
         return found
+
+    def from_checkpoints(self, session: Session) -> "Invalidation":
+        """Return the same, with a model that is cut off back at its newest checkpoint before.
+
+        The days since that checkpoint are trained on again. A model that has none stays cut off.
+        """
+        further = {}
+        for model, day in self.cut_off(session).items():
+            states = session.run.checkpoints(model).states()
+            if kept := [state.day for state in states if state.day < day and not state.pruned]:
+                further[model] = kept[-1] + timedelta(days=1)
+        if not further:
+            return self
+        return Invalidation.of(session, {**self.since, **further}, self.labels).from_checkpoints(session)
 
     def actions(self, session: Session, *, reason: str) -> list[Action]:
         """Return what to remove, in order.

@@ -52,6 +52,10 @@ class Feature:
     Ids are hashed into the `capacity`, so several may share a vector. With `grows`, an id has a vector of its own or
     the default one (`models.id_map`), depending on how often the model has seen it.
 
+    A feature with `serve_as` is known in training only, such as the position at which an item was shown. Models train
+    on its values. No signature of a student takes it: its value is `serve_as` in every request. `serve_as` may be
+    changed in a workdir at any time, and holds for the versions that are exported from then on.
+
     Example:
         >>> tags = Feature(name="tags", dtype="string", capacity=1_000, length=2)
         >>> tags.array(pl.Series([["new", "fun", "old"], ["new"], None])).tolist()
@@ -66,6 +70,7 @@ class Feature:
     length: int = 0
     buckets: tuple[float, ...] = ()
     grows: Growth | None = None
+    serve_as: int | float | str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _ARROW:
@@ -94,6 +99,21 @@ class Feature:
             raise UserError(
                 f"feature {self.name!r}: grows needs a single id with a capacity of at least 2, the default embedding "
                 f"and another; this one is {self.dtype} of length {self.length} with a capacity of {self.capacity}"
+            )
+        if self.serve_as is not None:
+            self._check_served(self.serve_as)
+
+    def _check_served(self, value: int | float | str) -> None:
+        if self.length:
+            raise UserError(
+                f"feature {self.name!r}: serve_as is {value!r}, expected None for a list; if no request has the list, "
+                "name it in `without` of each student's model"
+            )
+        kinds = {"int64": (int,), "string": (str,), "float32": (int, float)}[self.dtype]
+        fits = type(value) in kinds
+        if not fits or (not self.is_id and not math.isfinite(float(value))):
+            raise UserError(
+                f"feature {self.name!r}: serve_as is {value!r}, expected a value of its dtype, {self.dtype}"
             )
 
     @property
@@ -135,6 +155,12 @@ class Feature:
         """The type of its column in a data file."""
         dtype = _ARROW[self.dtype]
         return pa.list_(dtype) if self.length else dtype
+
+    def served_array(self, rows: int) -> np.ndarray:
+        """Return what a served model sees of a feature with `serve_as`, an array [rows]."""
+        return np.full(
+            rows, self.serve_as, {"int64": np.int64, "float32": np.float32}.get(self.dtype, object)
+        )
 
     def array(self, values: pl.Series) -> np.ndarray:
         """Return a column as models take it: [examples] with nulls filled, or for a list [examples, length], padded."""

@@ -269,7 +269,7 @@ AFTER_DEMO = {
     "tutelage-run": ("--end_day=2026-01-01", "Nothing to do: 2026-01-01 to 2026-01-01 are trained on"),
     "tutelage-materialize": ("--end_day=2026-01-02", "materialize: 2 days, 10,000 rows in = 10,000 kept"),
     "tutelage-teach": ("--end_day=2026-01-01", "Nothing to do: teacher is trained on all"),
-    "tutelage-label": ("--end_day=2026-01-02", "label: 1 days, 5,000 rows scored"),
+    "tutelage-label": ("--end_day=2026-01-02", "label: 1 day, 5,000 rows scored"),
     "tutelage-student": ("--end_day=2026-01-01", "Nothing to do: auxiliary is trained on all"),
     "tutelage-export": ("--end_day=2026-01-01", "Nothing to do: the newest day that auxiliary is trained on"),
     "tutelage-skew": ("", "5,000 requests against 2026-01-01 of interactions"),

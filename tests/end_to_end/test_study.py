@@ -34,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert "1 units to train" in done.stdout
+    assert "1 unit to train" in done.stdout
     assert f"Results: {workdir}/study/results.md and {workdir}/study/results.html" in done.stdout
     return workdir / "study"
 

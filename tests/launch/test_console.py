@@ -70,7 +70,7 @@ def test_the_rows_of_quarantined_days_are_in_the_sum_that_is_printed(
     assert materialize_days(session, DAYS[:2]) == [DAYS[1]]
     # 20 = 8 + 7 + 5
     assert capsys.readouterr().out == (
-        "materialize: 1 days, 20 rows in = 8 kept + 7 dropped (3 bad_key, 1 duplicate, 3 outside_days) "
+        "materialize: 1 day, 20 rows in = 8 kept + 7 dropped (3 bad_key, 1 duplicate, 3 outside_days) "
         "+ 5 quarantined; 1.0 s, 20 rows/s\n"
         "warning: age\\x1b[2J alone ranks click\n"
         f"quarantine: {DAYS[1]} fail; rows is 5, 9 is the bound\n"

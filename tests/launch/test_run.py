@@ -94,7 +94,7 @@ def test_models_that_stop_do_not_stop_the_night_and_each_is_named(
     ]
     # Each is served as it was before it stopped or waited.
     assert _versions(tmp_path / "w") == {
-        "teacher": ["2026010101", "2026010201", "2026010301"],
+        "teacher": ["2026010301"],
         "control": ["2026010201"],
         "auxiliary": ["2026010301"],
         "late": ["2026010501"],
@@ -136,14 +136,33 @@ def test_students_wait_for_a_teacher_whose_process_was_killed_and_catch_up_the_n
     assert used.collect()["value"].to_list() == [small.ROWS] * 5
 
 
-def test_only_the_newest_day_of_a_student_is_exported_unless_all_are_asked_for(tmp_path: Path) -> None:
+def test_only_the_newest_day_of_a_model_is_exported_unless_all_are_asked_for(tmp_path: Path) -> None:
     only = [f"students.{name}.first_day=9999-01-01" for name in ("auxiliary", "late")]
     _run(tmp_path / "w", *only)
     days = [f"2026010{day}01" for day in range(1, 6)]
-    assert _versions(tmp_path / "w") == {"teacher": days, "control": days[-1:]}
+    assert _versions(tmp_path / "w") == {"teacher": days[-1:], "control": days[-1:]}
     # A past day that is exported later has a lower number: what is served does not change.
     _run(tmp_path / "w", *only, export="all")
     assert _versions(tmp_path / "w") == {"teacher": days, "control": days}
+
+
+def test_a_run_writes_the_report_that_the_last_one_did_not_come_to_and_removes_what_is_old_in_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = [f"students.{name}.first_day=9999-01-01" for name in ("control", "auxiliary", "late")]
+    _run(tmp_path / "w", *only, "keep.newest=2", "keep.older=0")
+    lines = capsys.readouterr().out.splitlines()
+    (removed,) = (
+        n for n, line in enumerate(lines) if line.startswith("keep: removed 3 old checkpoints and 0")
+    )
+    assert lines[removed - 1].startswith("Report: ")
+    assert lines[removed + 1].startswith("Done in ")
+    page = tmp_path / "w/report/index.html"
+    page.unlink()
+    _run(tmp_path / "w", *only)
+    assert f"Report: {page}\n" in capsys.readouterr().out
+    _run(tmp_path / "w", *only)
+    assert capsys.readouterr().out.startswith("Nothing to do: ")
 
 
 def test_a_rejected_version_of_a_past_day_is_no_failure_and_the_newest_one_s_line_is_short(

@@ -105,6 +105,8 @@ def test_days_and_students_may_change(tmp_path: Path) -> None:
     open_workdir(
         str(tmp_path), _synthetic("end_day=2026-02-01", "students.auxiliary.distillation.click.alpha=2")
     )
+    served = open_workdir(str(tmp_path), _synthetic("schema.features.position.serve_as=3"))
+    assert [f.name for f in served.schema.features if f.serve_as == 3] == ["position"]
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def test_the_teacher_is_not_rolled_back_to_a_day_whose_checkpoint_was_pruned(wor
     with pytest.raises(UserError) as error:
         rollback.plan(_open(workdir), DAYS[1])
     assert str(error.value) == (
-        "--to_day=2026-01-02: the teacher's checkpoint of it was pruned; give 2026-01-03 or a later day"
+        "--to_day=2026-01-02: the teacher's checkpoint of it was pruned; give 2026-01-03"
     )
     assert rollback.plan(_open(workdir), DAYS[2])
 

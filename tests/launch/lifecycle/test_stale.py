@@ -274,7 +274,7 @@ def test_status_prints_what_is_stale(trained: Session) -> None:
     assert "Stale" not in console.file.getvalue()  # type: ignore[attr-defined]
     _correct(trained, DAYS[2])
     print_status(trained, console)
-    assert "\nStale: teacher from 2026-01-03 on (1 days), " in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\nStale: teacher from 2026-01-03 on (1 day), " in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_after_it_is_removed_and_made_again_all_is_as_if_the_rows_had_been_there_from_the_start(
@@ -323,7 +323,7 @@ def test_a_run_prints_in_one_line_what_it_removes(
     session = dataclasses.replace(trained, days=asked)
     assert nightly._remove_stale(session) == (asked == DAYS)
     line = message.file.getvalue()  # type: ignore[attr-defined]
-    assert line.startswith("stale: teacher from 2026-01-03 on (1 days), control from ")
+    assert line.startswith("stale: teacher from 2026-01-03 on (1 day), control from ")
     assert line.endswith(ends)
     assert line.count("\n") == 1
     assert (stale.find(session) is None) == (asked == DAYS)
