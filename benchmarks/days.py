@@ -34,6 +34,7 @@ from tutelage.launch.experiment import Experiment
 from tutelage.launch.logging_setup import silence
 from tutelage.launch.session import Session
 from tutelage.models.config import distil
+from tutelage.pipeline.io.json import read_json, write_json
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.soft_labels import PRE_UPDATE, SNAPSHOT, LabelPartition
 from tutelage.pipeline.sources.synthetic import Synthetic
@@ -222,9 +223,9 @@ def _copy_model(source: Session, session: Session, model: str, kind: str) -> Non
         labels=("teacher", student.producer) if student and student.distillation else None,
     )
     if student:
-        recorded = json.loads((source.run.folder(kind) / "config.json").read_text())
+        recorded = read_json(source.run.folder(kind) / "config.json")
         copied.folder.mkdir(parents=True)
-        (session.run.folder(model) / "config.json").write_text(json.dumps({**recorded, "name": model}))
+        write_json(session.run.folder(model) / "config.json", {**recorded, "name": model})
     versions = session.versions(model)
     (version,) = source.versions(kind).published()
     newest = session.days[-session.experiment.serving.keep :]

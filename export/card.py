@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from tutelage.pipeline.io.atomic import move_new
-from tutelage.pipeline.io.json import json_object, read_json
+from tutelage.pipeline.io.json import json_object, read_json, sealed
 
 PATH = "assets.extra/model_card"
 """Where the card is stored in a version's folder, without its suffixes `.json` and `.md`."""
@@ -92,7 +92,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _write(folder: Path, card: Mapping[str, Any]) -> None:
     for suffix, text in (
-        ("json", json.dumps(card, indent=1, allow_nan=False) + "\n"),
+        ("json", json.dumps(sealed(card), indent=1, allow_nan=False) + "\n"),
         ("md", _markdown(card)),
     ):
         # The name of what a killed process leaves begins as the card's does: it is no part of the version either.

@@ -1,5 +1,6 @@
 """Checkpoints become versions: stage, judge, then publish or reject, and retire what is too old."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import date
@@ -23,6 +24,8 @@ from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.metrics import served_score
 from tutelage.trainers.run import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,7 @@ def export_teacher(
         version = versions.publish(with_retries(f"{model}, the version of {state.day}", stage, state))
         exported.append(Exported(version=version, verdict=None, contents=inspect.describe(version.path)))
         progress(1)
+    _replace_damaged(versions)
     return exported
 
 
@@ -91,8 +95,14 @@ def export_student(
         version = versions.publish(folder) if verdict.blessed else versions.reject(folder)
         exported.append(Exported(version=version, verdict=verdict, contents=contents))
         progress(1)
+    _replace_damaged(versions)
     versions.retire(keep=serving.keep)
     return exported
+
+
+def _replace_damaged(versions: Versions) -> None:
+    for why in versions.replace_damaged():
+        _log.warning("%s: %s; it is set aside in %s", versions.name, why, versions.set_aside)
 
 
 class _Publication:
@@ -119,7 +129,7 @@ class _Publication:
     def judge(self, state: State, folder: Path, *, new_signature: bool) -> tuple[Verdict, inspect.Contents]:
         """Judge the staged version, write the verdict into `metrics` and the model card into its folder."""
         run, name = self._run, self._student.name
-        last = max(self._versions.published(), key=lambda version: version.number, default=None)
+        last = self._versions.newest_sound()
         contents = inspect.describe(folder)
         candidate = gate.Candidate(folder=folder, metrics=gate.day_ahead(run, name, state.day))
         blessed = None

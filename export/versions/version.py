@@ -2,17 +2,22 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.json import TornFile, read_json, warn_once, write_json
+from tutelage.pipeline.io.digests import differs, sha256_of
+from tutelage.pipeline.io.json import TornFile, json_object, read_json, warn_once, write_json
 from tutelage.trainers.checkpoints import State
 
 CARD = "assets.extra/tutelage.json"
 """The file in a version's folder that names the checkpoint it was made from."""
+DIGESTS = "assets.extra/model_card.digests"
+"""The file in a version's folder that holds the SHA-256 of each file but the cards, which hold their own."""
 _NUMBER = re.compile(r"[0-9]{10}")
 
 
@@ -83,6 +88,31 @@ def read_card(path: Path) -> dict[str, Any]:
     except OSError:
         raise UserError(f"{path} was not made by an export: its {CARD} is missing; remove it") from None
     return card
+
+
+def write_digests(path: Path, replacements: Mapping[Path, Path] = MappingProxyType({})) -> None:
+    """Write the digests of a version's files, as if each file of `replacements` were replaced already."""
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and not file.name.startswith((".", "model_card."))
+    )
+    found = {str(file.relative_to(path)): sha256_of(replacements.get(file, file)) for file in files}
+    write_json(path / DIGESTS, {name: found[name] for name in found if name != CARD})
+
+
+def damage(path: Path) -> str:
+    """Return how a version's files differ from what was written; empty where they do not, as far as is known.
+
+    Of a version of an older release, which has no digests, it is only known that its graph is not empty.
+    """
+    digests: dict[str, str] = {"saved_model.pb": ""}
+    try:
+        if (path / DIGESTS).exists():
+            digests = read_json(path / DIGESTS, json_object, mend="")
+        read_card(path)
+    except UserError as error:
+        return str(error).partition(";")[0]
+    found = ((name, differs(path / name, None, sha256)) for name, sha256 in digests.items())
+    return ", ".join(f"{path / name} {why}" for name, why in found if why)
 
 
 def _facts(card: dict[str, Any]) -> dict[str, Any]:

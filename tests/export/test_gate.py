@@ -1,6 +1,5 @@
 """The gate serves no version that is worse than the last one or differs from what its trainer made."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -18,7 +17,8 @@ from tutelage.export import golden
 from tutelage.export.config import ServingConfig
 from tutelage.export.gate import adversarial, compare, record_override
 from tutelage.export.publish import Exported, export_student
-from tutelage.export.versions import Versions
+from tutelage.export.versions import Versions, write_digests
+from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.day_loop import train_student, train_teacher
@@ -138,10 +138,11 @@ def test_the_first_version_has_its_own_verdict_and_all_its_files(run: Run) -> No
         "golden.parquet",
         "model_card.json",
         "model_card.md",
+        "model_card.digests",
         "tf_serving_warmup_requests",
         "tutelage.json",
     }
-    card = json.loads((beside / "model_card.json").read_text())
+    card = read_json(beside / "model_card.json")
     assert card["verdict"] == "pass"
     assert (card["first_day"], card["day"], card["rows"]) == ("2026-01-01", "2026-01-02", 117)
     assert card["teacher"] == "teacher"
@@ -212,6 +213,7 @@ def test_a_changed_signature_is_refused_unless_it_is_allowed(run: Run) -> None:
     pl.read_parquet(batch).with_columns(extra=pl.lit(1, pl.Int64)).drop("expected_watch_log1p").write_parquet(
         batch
     )
+    write_digests(version.path)
     (refused,) = export_student(run, student, LENIENT)
     assert refused.verdict
     assert str(refused.verdict) == (
@@ -224,6 +226,7 @@ def test_a_judge_that_fails_blesses_nothing(run: Run) -> None:
     export_student(run, student, LENIENT, days=DAYS[:1])
     (version,) = Versions(run.root / "export/broken").published()
     (version.path / golden.PATH).write_bytes(b"no Parquet")
+    write_digests(version.path)
     (one,) = export_student(run, student, LENIENT)
     assert one.verdict
     assert one.verdict.verdict == "error"
