@@ -75,6 +75,16 @@ class Quarantine:
             }
         return record
 
+    def torn(self) -> dict[date, str]:
+        """Return the days whose record is not what was written, and how it differs."""
+        found = {}
+        for path in FILES.list(self.folder, "[0-9]*.json"):
+            try:
+                read_json(path, _checked, mend="")
+            except TornFile as error:
+                found[date.fromisoformat(path.stem)] = str(error).removesuffix("; ")
+        return found
+
     def skipped(self) -> list[date]:
         """Return the days that were skipped, in order."""
         return [day for day, record in self.days().items() if record["outcome"] == "skipped"]

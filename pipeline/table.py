@@ -175,6 +175,18 @@ class Table:
         )
         return {path: why for path, why in found if why}
 
+    def check(self) -> None:
+        """Raise TornFile where a data file is not what was written. All of them are read."""
+        for path, why in self.damaged().items():
+            raise TornFile(f"{self.path / path} {why}; tutelage-verify says what mends it")
+
+    def first_days(self, paths: Collection[str]) -> dict[str, date | None]:
+        """Return the first day in each of these data files, as the log has it; None where it does not."""
+        adds = self._adds().filter(pl.col("path").is_in(list(paths)))
+        if "min.day" not in adds.columns:
+            return dict.fromkeys(paths)
+        return dict(adds.select("path", pl.col("min.day").cast(pl.Date)).iter_rows())
+
     def files(self, **partition: str | date) -> list[str]:
         """Return the paths of a partition's Parquet files, sorted."""
         adds = self._adds().filter(*(pl.col(name) == value for name, value in partition.items()))

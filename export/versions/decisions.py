@@ -4,7 +4,7 @@ import contextlib
 import getpass
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,29 @@ class Decisions:
                 # An append of an older version was interrupted.
                 warn_once(f"{error}; the lines before it are used")
         return records
+
+    def torn(self) -> list[tuple[str, str, Callable[[], None] | None]]:
+        """Return the lines that are not what was written: what, the remedy, and what does it."""
+        if not self.path.exists():
+            return []
+        lines = FILES.read(self.path).splitlines()
+        if not lines:
+            return [(f"{self.path} is empty", "restore it from a backup, or remove it", None)]
+        found: list[tuple[str, str, Callable[[], None] | None]] = []
+        for n, line in enumerate(lines, 1):
+            try:
+                parse_json(line, f"{self.path}, line {n}", _checked, mend="")
+            except TornFile as error:
+                what = str(error).removesuffix("; ")
+                if n == len(lines):
+                    found.append((what, "--repair removes the line", self._rewrite))
+                else:
+                    found.append((what, "restore it from a backup, or remove the line", None))
+        return found
+
+    def _rewrite(self) -> None:
+        """Write the log without its last line, which is torn."""
+        self._write(self._read())
 
     def _write(self, records: Sequence[dict[str, Any]]) -> None:
         content = "".join(json.dumps(sealed(record)) + "\n" for record in records).encode()

@@ -26,17 +26,28 @@ class Numbers:
 
     def used(self) -> set[str]:
         """Return all numbers that were ever given."""
-        text = FILES.read(self.ledger).decode(errors="replace") if self.ledger.exists() else ""
-        numbers, _, check = text.partition(_CHECK)
-        written = set(numbers.split())
-        whole = {number for number in written if is_number(number)}
-        torn = whole != written or (self.ledger.exists() and not whole)
-        if torn or (check and check.strip() != _checksum(whole)):
+        whole, torn = self._read()
+        if torn:
             warn_once(
                 f"{self.ledger} is torn, so the numbers of removed versions may be given again; restore it from a "
                 "backup"
             )
         return whole.union(path.name for folder in self._folders for path in numbered(folder))
+
+    def _read(self) -> tuple[set[str], bool]:
+        """Return the numbers that the ledger holds, and whether it is not what was written."""
+        if not self.ledger.exists():
+            return set(), False
+        numbers, _, check = FILES.read(self.ledger).decode(errors="replace").partition(_CHECK)
+        written = set(numbers.split())
+        whole = {number for number in written if is_number(number)}
+        return whole, whole != written or not whole or bool(check and check.strip() != _checksum(whole))
+
+    def torn(self) -> str:
+        """Return how the ledger differs from what was written; empty where it does not."""
+        if not self.ledger.exists():
+            return f"{self.ledger} is missing" if self.used() else ""
+        return f"{self.ledger} is not what was written" if self._read()[1] else ""
 
     def next(self, day: date) -> int:
         """Return the next free number of `day`. Raises UserError when the day has used 99 numbers."""

@@ -94,6 +94,16 @@ class Versions:
             found.append(why)
         return found
 
+    def torn_records(self) -> list[tuple[str, str, Callable[[], None] | None]]:
+        """Return the records about versions that are not what was written: what, the remedy, and what does it."""
+        found: list[tuple[str, str, Callable[[], None] | None]] = []
+        for what, remedy, mend in self._decisions.torn():
+            found.append((what, remedy, mend))
+        if why := self._numbers.torn():
+            remedy = "numbers of removed versions may be given again; --repair writes those that are known"
+            found.append((why, remedy, self._numbers.write_down))
+        return found
+
     def used(self) -> set[str]:
         """Return all numbers that were ever given."""
         return self._numbers.used()

@@ -109,6 +109,8 @@ def damage(path: Path) -> str:
         if (path / DIGESTS).exists():
             digests = read_json(path / DIGESTS, json_object, mend="")
         read_card(path)
+        if (card := path / "assets.extra/model_card.json").exists():
+            read_json(card, json_object, mend="")
     except UserError as error:
         return str(error).partition(";")[0]
     found = ((name, differs(path / name, None, sha256)) for name, sha256 in digests.items())
