@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.pipeline.io.atomic import sync
-from tutelage.pipeline.io.digests import differs
+from tutelage.pipeline.io.digests import differs, sha256_of
 from tutelage.pipeline.io.store import FILES
 
 FILE = "_commits.log"
@@ -85,9 +85,10 @@ class Commits:
         if new:
             sync(self.path.parent)
 
-    def torn_lines(self) -> int:
-        """Return how many lines are not what was written. Their commits are taken as they are in the log."""
-        return sum(line is None or not line.sound for line in self._lines())
+    def unrecorded(self) -> int:
+        """Return how many commits have no line, or one that is not what was written."""
+        sound = {line.version for line in self._lines() if line and line.sound}
+        return sum(int(path.stem) not in sound for path in self._log.glob("[0-9]*.json"))
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each file that is known, by its path in the table."""
@@ -97,11 +98,13 @@ class Commits:
         return _digests(str(self.path.parent), stat.st_size, stat.st_mtime_ns)
 
     def rewrite(self) -> None:
-        """Write the record anew from the log, which is sound, with the digests that are known."""
+        """Write the record anew from the log, which is sound. Files without a digest get that of their content now."""
         known = self.digests()
         lines = []
         for path in sorted(self._log.glob("[0-9]*.json")):
-            named = {name: known[name] for name in added(path.read_bytes()) if name in known}
+            names = [*added(path.read_bytes()), f"_delta_log/{path.stem}.checkpoint.parquet"]
+            there = {name for name in names if name in known or (self.path.parent / name).exists()}
+            named = {name: known.get(name) or sha256_of(self.path.parent / name) for name in sorted(there)}
             body = json.dumps({"files": named, "commit": path.read_text()}).encode()
             lines.append(b"%d %s %s\n" % (int(path.stem), _digest(body), body))
         FILES.put(self.path, b"".join(lines))

@@ -18,6 +18,7 @@ CARD = "assets.extra/tutelage.json"
 """The file in a version's folder that names the checkpoint it was made from."""
 DIGESTS = "assets.extra/model_card.digests"
 """The file in a version's folder that holds the SHA-256 of each file but the cards, which hold their own."""
+_CARDS = (CARD, "assets.extra/model_card.json")
 _NUMBER = re.compile(r"[0-9]{10}")
 
 
@@ -86,6 +87,8 @@ def read_card(path: Path) -> dict[str, Any]:
     try:
         card: dict[str, Any] = read_json(path / CARD, _facts, mend=mend)
     except OSError:
+        if (path / DIGESTS).exists():
+            raise TornFile(f"{path / CARD} is missing; {mend}") from None
         raise UserError(f"{path} was not made by an export: its {CARD} is missing; remove it") from None
     return card
 
@@ -96,7 +99,8 @@ def write_digests(path: Path, replacements: Mapping[Path, Path] = MappingProxyTy
         file for file in path.rglob("*") if file.is_file() and not file.name.startswith((".", "model_card."))
     )
     found = {str(file.relative_to(path)): sha256_of(replacements.get(file, file)) for file in files}
-    write_json(path / DIGESTS, {name: found[name] for name in found if name != CARD})
+    found |= {name: "" for name in _CARDS if (path / name).exists()}
+    write_json(path / DIGESTS, found)
 
 
 def damage(path: Path) -> str:
@@ -109,8 +113,9 @@ def damage(path: Path) -> str:
         if (path / DIGESTS).exists():
             digests = read_json(path / DIGESTS, json_object, mend="")
         read_card(path)
-        if (card := path / "assets.extra/model_card.json").exists():
-            read_json(card, json_object, mend="")
+        for card in _CARDS[1:]:
+            if (path / card).exists():
+                read_json(path / card, json_object, mend="")
     except UserError as error:
         return str(error).partition(";")[0]
     found = ((name, differs(path / name, None, sha256)) for name, sha256 in digests.items())

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tutelage.export.versions import Versions, damage, numbered
+from tutelage.export.versions import DIGESTS, Versions, damage, numbered, write_digests
 from tutelage.launch import steps
 from tutelage.launch.lifecycle import stale, verify_tables
 from tutelage.launch.lifecycle.findings import Finding
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import TornFile, read_json
 from tutelage.pipeline.quarantine import Quarantine
 from tutelage.trainers.partial import find_partial, is_damaged
+from tutelage.trainers.run import TEACHER
 
 
 def find(session: Session, *, fast: bool = False) -> Iterator[Finding]:
@@ -24,6 +26,8 @@ def find(session: Session, *, fast: bool = False) -> Iterator[Finding]:
     of those of the days to be trained on, the newest checkpoint and the served version of each model.
     """
     yield from verify_tables.find(session, fast=fast)
+    if not fast:
+        yield from _configs(session)
     for model in session.all_models:
         yield from _checkpoints(session, model, fast=fast)
         yield from _versions(session, model, fast=fast)
@@ -34,6 +38,29 @@ def find(session: Session, *, fast: bool = False) -> Iterator[Finding]:
             yield Finding(
                 kind="stale", what=found.describe(session), remedy="tutelage-run makes it again", by="run"
             )
+
+
+def _configs(session: Session) -> Iterator[Finding]:
+    """Yield the records of models beside their checkpoints that are not what was written."""
+    for model in session.all_models:
+        folder = session.run.folder(model)
+        trained = session.run.checkpoints(model).any_day()
+        config = folder / "config.json"
+        if trained and model != TEACHER and not config.exists():
+            yield Finding(
+                kind="missing", what=str(config), remedy="tutelage-run writes it as --config is now", by="run"
+            )
+        for path in (
+            config,
+            session.run.warm_start(model),
+            session.run.checkpoints(model).folder / "network.json",
+        ):
+            try:
+                if path.exists():
+                    read_json(path, mend="")
+            except TornFile as error:
+                remedy = "restore it from a backup, or remove it if --config is unchanged: tutelage-run writes it again"
+                yield Finding(kind="damaged", what=str(error).removesuffix("; "), remedy=remedy, by="hand")
 
 
 def _checkpoints(session: Session, model: str, *, fast: bool) -> Iterator[Finding]:
@@ -76,7 +103,16 @@ def _versions(session: Session, model: str, *, fast: bool) -> Iterator[Finding]:
         yield _served(session, versions, served[-1], why)
     if fast:
         return
-    for path in [*served[:-1], *numbered(versions.retired), *numbered(versions.rejected)]:
+    idle = [*served[:-1], *numbered(versions.retired), *numbered(versions.rejected)]
+    if bare := [path for path in [*served[-1:], *idle] if not (path / DIGESTS).exists() and not damage(path)]:
+        yield Finding(
+            kind="missing",
+            what=f"digests of {len(bare)} versions of {model}, {bare[0].name} among them",
+            remedy="an older release has made them, or they were lost; --repair writes those of the files as they are",
+            by="repair",
+            mend=lambda: list(map(write_digests, bare)),
+        )
+    for path in idle:
         if why := damage(path):
             yield Finding(
                 kind="damaged",

@@ -12,16 +12,18 @@ from tutelage.launch.lifecycle.invalidation import Invalidation, teachers
 from tutelage.launch.session import Session
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.commits import FILE, added
+from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.soft_labels import PRE_UPDATE, LabelPartition
 from tutelage.pipeline.table import Table
 
 
 def find(session: Session, *, fast: bool) -> Iterator[Finding]:
     """Yield what is wrong with the tables: with `fast`, the sizes of all files and the digests of those to be read."""
-    for table in own_tables(session):
+    lake = session.run.lake
+    for table in own_tables(lake, session.run.root):
         torn = table.damaged(digests=not fast)
         if fast:
-            for day in _to_read(session, table):
+            for day in _to_read(session, lake, table):
                 torn |= table.damaged(day=day)
         else:
             yield from _log(session, table)
@@ -30,16 +32,14 @@ def find(session: Session, *, fast: bool) -> Iterator[Finding]:
         for path, why in torn.items():
             by_partition.setdefault(tuple(_values(path).items()), {})[path] = why
         for values, files in by_partition.items():
-            yield _damaged(session, table, dict(values), files)
+            yield _damaged(session, lake, table, dict(values), files)
     if not fast:
         yield from _missing(session)
 
 
-def own_tables(session: Session) -> list[Table]:
-    """Return the tables in the workdir. A study reads those of another one."""
-    lake = session.run.lake
-    tables = [*lake.by_day, lake.metrics]
-    return [table for table in tables if table.path.is_relative_to(session.run.root.resolve())]
+def own_tables(lake: Lake, root: Path) -> list[Table]:
+    """Return the tables in the workdir `root`. A study reads those of another one."""
+    return [table for table in (*lake.by_day, lake.metrics) if table.path.is_relative_to(root.resolve())]
 
 
 def _values(path: str) -> dict[str, str]:
@@ -48,9 +48,8 @@ def _values(path: str) -> dict[str, str]:
     return {name: urllib.parse.unquote(value) for name, _, value in pairs}
 
 
-def _to_read(session: Session, table: Table) -> list[date]:
+def _to_read(session: Session, lake: Lake, table: Table) -> list[date]:
     """Return the days that the models will be trained on next, and those that their histories are made from."""
-    lake = session.run.lake
     days = {day for model in session.models for day in _left(session, model)}
     if table is lake.interactions and session.run.schema.histories:
         days |= {before for day in days for before in lake.history_days(day)}
@@ -73,11 +72,11 @@ def _log(session: Session, table: Table) -> Iterator[Finding]:
             by="hand" if entry.content is None else "repair",
             mend=None if entry.content is None else entry.mend,
         )
-    if lines := table.commits.torn_lines():
+    if commits := table.commits.unrecorded():
         yield Finding(
-            kind="damaged",
-            what=f"{where / FILE} has {lines} lines that are not what was written",
-            remedy="the log is taken as it is; --repair writes the file anew from it",
+            kind="missing",
+            what=f"{where / FILE} lacks {commits} of the commits, or what it has of them is damaged",
+            remedy="they are taken as they are in the log; --repair records them, with the files as they are now",
             by="repair",
             mend=table.commits.rewrite,
         )
@@ -112,13 +111,14 @@ def _named(entry: Path) -> list[str]:
         return []
 
 
-def _damaged(session: Session, table: Table, values: Mapping[str, str], files: Mapping[str, str]) -> Finding:
+def _damaged(
+    session: Session, lake: Lake, table: Table, values: Mapping[str, str], files: Mapping[str, str]
+) -> Finding:
     """Return the finding about the damaged files of a partition."""
     path, why = next(iter(files.items()))
     more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
     what = f"{(table.path / path).relative_to(session.run.root)} {why}{more}"
     found = partial(Finding, kind="damaged", what=what)
-    lake = session.run.lake
     if table is lake.metrics:
         since = min((day for day in table.first_days(files).values() if day), default=date.min)
         return _trained_again(session, found, values["model"], since, partial(table.drop_files, list(files)))
@@ -197,7 +197,7 @@ def _trained_again(
 def _missing(session: Session) -> Iterator[Finding]:
     """Yield the trained days of which the tables lack what the training wrote."""
     run = session.run
-    if run.lake.metrics.damaged(digests=False):
+    if run.lake.metrics.damaged():
         return  # Then more is missing than can be told.
     there = set(
         run.lake.metrics.scan().filter(run=run.name).select("model", "day").unique().collect().iter_rows()

@@ -55,7 +55,7 @@ def sealed(value: Any) -> Any:
 
     Example:
         >>> sealed({"day": 1})
-        {'day': 1, 'digest': 'sha256:7e1cb85d8d1d85b03a32b1d8caa5d3e5'}
+        {'day': 1, 'digest': 'sha256:cf48d817e92f6d77f786e262717046f5'}
     """
     if isinstance(value, list):
         return [sealed(item) for item in value]
