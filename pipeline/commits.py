@@ -5,7 +5,6 @@ not miss a last commit that is gone. An object store needs no such record, becau
 what it stores.
 """
 
-import functools
 import hashlib
 import json
 import os
@@ -61,6 +60,10 @@ class _Line:
         return self.digest == _digest(self.body)
 
 
+_READ: dict[tuple[str, int], tuple[int, dict[str, str]]] = {}
+"""How much of each record this process has read, and the digests in it."""
+
+
 class Commits:
     """The record of the table in `folder`. Several processes may append at a time.
 
@@ -87,15 +90,27 @@ class Commits:
 
     def unrecorded(self) -> int:
         """Return how many commits have no line, or one that is not what was written."""
-        sound = {line.version for line in self._lines() if line and line.sound}
+        sound = {line.version for line in _lines(self._content()) if line and line.sound}
         return sum(int(path.stem) not in sound for path in self._log.glob("[0-9]*.json"))
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of each file that is known, by its path in the table."""
+        """Return the SHA-256 of each file that is known, by its path in the table.
+
+        A process reads each line once, however often it asks.
+        """
         if not self.path.exists():
             return {}
         stat = self.path.stat()
-        return _digests(str(self.path.parent), stat.st_size, stat.st_mtime_ns)
+        key = str(self.path), stat.st_ino
+        read, known = _READ.get(key, (0, {}))
+        if stat.st_size > read:
+            content = self._content(read)
+            content = content[: content.rfind(b"\n") + 1]  # Another process may be writing the last line.
+            for line in _lines(content):
+                if line and line.sound:
+                    known |= json.loads(line.body)["files"]
+            _READ[key] = read + len(content), known
+        return known
 
     def rewrite(self) -> None:
         """Write the record anew from the log, which is sound. Files without a digest get that of their content now."""
@@ -122,7 +137,9 @@ class Commits:
         ]
         first = max(versions, default=-1) + 1 if since_checkpoint else 0
         lines = {
-            line.version: line.body for line in self._lines() if line and line.version >= first and line.sound
+            line.version: line.body
+            for line in _lines(self._content())
+            if line and line.version >= first and line.sound
         }
         there = {int(name[:20]) for name in on_disk if name[:20].isdecimal() and name[20:] == ".json"}
         newest = max((*there, *lines), default=-1)
@@ -156,30 +173,28 @@ class Commits:
                 if name not in on_disk - torn:
                     yield TornEntry(path=path, why=f"names {name}, which is not there", content=b"")
 
-    def _lines(self) -> Iterator[_Line | None]:
-        """Yield each line; None for one that is none."""
-        for text in self.path.read_bytes().split(b"\n") if self.path.exists() else ():
-            version, _, rest = text.partition(b" ")
-            digest, _, body = rest.partition(b" ")
-            if text:
-                yield _Line(int(version), digest, body) if version.isdigit() and len(version) < 20 else None
+    def _content(self, start: int = 0) -> bytes:
+        """Return what the record holds from a position in the file on."""
+        if not self.path.exists():
+            return b""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read()
+
+
+def _lines(content: bytes) -> Iterator[_Line | None]:
+    """Yield each line; None for one that is none."""
+    for text in content.split(b"\n"):
+        version, _, rest = text.partition(b" ")
+        digest, _, body = rest.partition(b" ")
+        if text:
+            yield _Line(int(version), digest, body) if version.isdigit() and len(version) < 20 else None
 
 
 def added(commit: bytes) -> dict[str, int]:
     """Return the size of each file that a commit adds, by its path in the table."""
     actions = (json.loads(line).get("add") for line in commit.splitlines())
     return {urllib.parse.unquote(action["path"]): action["size"] for action in actions if action}
-
-
-@functools.lru_cache(maxsize=16)
-def _digests(folder: str, size: int, modified: int) -> dict[str, str]:
-    commits = Commits(Path(folder))
-    return {
-        name: sha256
-        for line in commits._lines()
-        if line and line.sound
-        for name, sha256 in json.loads(line.body)["files"].items()
-    }
 
 
 def _digest(body: bytes) -> bytes:

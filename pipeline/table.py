@@ -159,15 +159,19 @@ class Table:
         # Of a scan over many partitions most columns are not read, and hashing would read them: sizes must do.
         whole = {*self.partition_by} <= partition.keys()
         of = {name: value for name, value in partition.items() if name in self.partition_by}
-        for path, why in self.damaged(digests=whole, **of).items():
+        for path, why in self.damaged(digests=whole, days=None, **of).items():
             raise TornFile(f"{self.path / path} {why}; tutelage-verify says what mends it")
 
-    def damaged(self, *, digests: bool = True, **partition: str | date) -> dict[str, str]:
+    def damaged(
+        self, *, digests: bool = True, days: Collection[date] | None = None, **partition: str | date
+    ) -> dict[str, str]:
         """Return the data files that are not what was written, by their paths in the table, and how they differ.
 
-        Without `digests` only their sizes are compared.
+        Without `digests` only their sizes are compared, and with `days` only the files of these.
         """
         adds = self._adds().filter(*(pl.col(name) == value for name, value in partition.items()))
+        if days is not None:
+            adds = adds.filter(pl.col("day").is_in(list(days)))
         known = self.commits.digests() if digests and adds.height else {}
         found = (
             (path, differs(self.path / path, size, known.get(path)))

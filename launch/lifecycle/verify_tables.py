@@ -23,8 +23,8 @@ def find(session: Session, *, fast: bool) -> Iterator[Finding]:
     for table in own_tables(lake, session.run.root):
         torn = table.damaged(digests=not fast)
         if fast:
-            for day in _to_read(session, lake, table):
-                torn |= table.damaged(day=day)
+            if days := _to_read(session, lake, table):
+                torn |= table.damaged(days=days)
         else:
             yield from _log(session, table)
             yield from _orphans(session, table)
