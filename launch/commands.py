@@ -290,7 +290,16 @@ def _act(command: Command, argv: Sequence[str]) -> None:
                 raise
             print(printable(str(error)))
             return
-        function(session, **own)
+        try:
+            function(session, **own)
+        except UserError:
+            raise
+        except Exception:
+            # A library may have met a damaged file that no one has checked before. Else the error is raised as it is.
+            from tutelage.launch.lifecycle.verify_tables import check
+
+            check(session)
+            raise
 
 
 def _stop(number: int, frame: object) -> None:

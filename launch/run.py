@@ -97,13 +97,16 @@ def _mend(session: Session) -> list[TornFile]:
     for finding in verify.find(session, fast=True):
         if finding.by == "run":
             echo(str(finding))
-            if finding.mend:
-                finding.mend()
+            try:
+                if finding.mend:
+                    finding.mend()
+            except UserError as error:
+                torn.append(TornFile(f"{finding.what}, and is not mended: {error}"))
         else:
             torn.append(
                 TornFile(f"{finding.what}; {finding.remedy.replace('--repair', 'tutelage-verify --repair')}")
             )
-            echo(f"{torn[-1]}")
+            echo(str(torn[-1]))
     return torn
 
 

@@ -37,7 +37,7 @@ class TornEntry:
             return "no copy of it is known; restore it from a backup"
         if self.content:
             return f"it is restored from {FILE}"
-        return "it is removed, because nothing refers to it yet, or the entries before it say the same"
+        return "it is removed; tutelage-verify says whether anything was made of it, and what lacks it then"
 
     def mend(self) -> None:
         """Write what was there, or remove the entry."""

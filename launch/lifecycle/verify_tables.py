@@ -37,6 +37,12 @@ def find(session: Session, *, fast: bool) -> Iterator[Finding]:
         yield from _missing(session)
 
 
+def check(session: Session) -> None:
+    """Raise TornFile where a data file of a table is not what was written. All of them are read."""
+    for table in own_tables(session.run.lake, session.run.root):
+        table.check()
+
+
 def own_tables(lake: Lake, root: Path) -> list[Table]:
     """Return the tables in the workdir `root`. A study reads those of another one."""
     return [table for table in (*lake.by_day, lake.metrics) if table.path.is_relative_to(root.resolve())]
