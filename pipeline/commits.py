@@ -130,7 +130,7 @@ class Commits:
         With `since_checkpoint` only those from which the newest version is read.
         """
         on_disk = {entry.name for entry in os.scandir(self._log)} if self._log.exists() else set()
-        found = list(self._torn_checkpoints(on_disk))
+        found = list(self._torn_checkpoints(on_disk, newest=since_checkpoint))
         torn = {entry.path.name for entry in found}
         versions = [
             int(name[:20]) for name in on_disk if name.endswith(".checkpoint.parquet") and name not in torn
@@ -154,15 +154,19 @@ class Commits:
             found.append(TornEntry(path=path, why=_why(content), content=mend))
         return found
 
-    def _torn_checkpoints(self, on_disk: set[str]) -> Iterator[TornEntry]:
-        """Yield the checkpoints of the log that are damaged: they sum up the entries before them, which all stay."""
+    def _torn_checkpoints(self, on_disk: set[str], *, newest: bool) -> Iterator[TornEntry]:
+        """Yield the checkpoints of the log that are damaged: they sum up the entries before them, which all stay.
+
+        With `newest` those before the newest sound one are not looked at, because nothing reads them.
+        """
         known = self.digests()
         torn = set()
-        for name in sorted(name for name in on_disk if name.endswith(".checkpoint.parquet")):
-            wrong = differs(self._log / name, None, known.get(f"_delta_log/{name}"))
-            if wrong:
+        for name in sorted((name for name in on_disk if name.endswith(".checkpoint.parquet")), reverse=True):
+            if wrong := differs(self._log / name, None, known.get(f"_delta_log/{name}")):
                 torn.add(name)
                 yield TornEntry(path=self._log / name, why=wrong, content=b"")
+            elif newest:
+                break
         if "_last_checkpoint" in on_disk:
             path = self._log / "_last_checkpoint"
             try:

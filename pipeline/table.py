@@ -151,16 +151,12 @@ class Table:
 
         Raises TornFile where a data file that holds them is damaged: a part of a table is not read for the whole.
         """
-        self._check(**partition)
-        frame = pl.scan_delta(self._pinned or str(self.path))
-        return frame.filter(*(pl.col(name) == value for name, value in partition.items()))
-
-    def _check(self, **partition: str | date) -> None:
         # Of a scan over many partitions most columns are not read, and hashing would read them: sizes must do.
         whole = {*self.partition_by} <= partition.keys()
         of = {name: value for name, value in partition.items() if name in self.partition_by}
-        for path, why in self.damaged(digests=whole, days=None, **of).items():
-            raise TornFile(f"{self.path / path} {why}; tutelage-verify says what mends it")
+        self.check(digests=whole, days=None, **of)
+        frame = pl.scan_delta(self._pinned or str(self.path))
+        return frame.filter(*(pl.col(name) == value for name, value in partition.items()))
 
     def damaged(
         self, *, digests: bool = True, days: Collection[date] | None = None, **partition: str | date
@@ -179,9 +175,11 @@ class Table:
         )
         return {path: why for path, why in found if why}
 
-    def check(self) -> None:
-        """Raise TornFile where a data file is not what was written. All of them are read."""
-        for path, why in self.damaged().items():
+    def check(
+        self, *, digests: bool = True, days: Collection[date] | None = None, **partition: str | date
+    ) -> None:
+        """Raise TornFile where `damaged` finds a file."""
+        for path, why in self.damaged(digests=digests, days=days, **partition).items():
             raise TornFile(f"{self.path / path} {why}; tutelage-verify says what mends it")
 
     def first_days(self, paths: Collection[str]) -> dict[str, date | None]:
