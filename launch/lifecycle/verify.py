@@ -76,9 +76,10 @@ def _checkpoints(session: Session, model: str, *, fast: bool) -> Iterator[Findin
     for day, why in damaged.items():
         what = f"the checkpoint of {model}, {day}: {why}"
         if not states or day >= states[-1].day:
-            yield Finding(
-                kind="damaged", what=what, remedy=aside, by="run", mend=checkpoints.set_damaged_aside
-            )
+            # A day whose state is torn counts as not trained on, so that its trainer is started, which does it.
+            torn = all(state.day != day for state in states)
+            mend = None if fast and torn else checkpoints.set_damaged_aside
+            yield Finding(kind="damaged", what=what, remedy=aside, by="run", mend=mend)
         else:
             remedy = "it is only needed to go back to that day; --repair removes its variables"
             yield Finding(
