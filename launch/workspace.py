@@ -112,6 +112,8 @@ def _mend_logs(run: Run, *, read_only: bool) -> None:
                     raise TornFile(said + how)
                 _log.warning(said)
                 entry.mend()
+        if not read_only and table.path.is_relative_to(run.root):
+            table.commits.complete()
 
 
 def _run(root: Path, experiment: Experiment) -> Run:

@@ -112,17 +112,31 @@ class Commits:
             _READ[key] = read + len(content), known
         return known
 
+    def complete(self) -> None:
+        """Record those of the newest commits that have no line: their writers were killed before they wrote it."""
+        if not self.path.exists():
+            return
+        names = {entry.name for entry in os.scandir(self._log)}
+        recorded = {line.version for line in _lines(self._content()) if line and line.sound}
+        for version in range(_after_checkpoint(names), 1 + max(_entries(names), default=-1)):
+            if version not in recorded:
+                entry = self._log / f"{version:020}.json"
+                self.append(version, entry.read_bytes(), self._files(entry, {}))
+
     def rewrite(self) -> None:
         """Write the record anew from the log, which is sound. Files without a digest get that of their content now."""
         known = self.digests()
         lines = []
         for path in sorted(self._log.glob("[0-9]*.json")):
-            names = [*added(path.read_bytes()), f"_delta_log/{path.stem}.checkpoint.parquet"]
-            there = {name for name in names if name in known or (self.path.parent / name).exists()}
-            named = {name: known.get(name) or sha256_of(self.path.parent / name) for name in sorted(there)}
-            body = json.dumps({"files": named, "commit": path.read_text()}).encode()
+            body = json.dumps({"files": self._files(path, known), "commit": path.read_text()}).encode()
             lines.append(b"%d %s %s\n" % (int(path.stem), _digest(body), body))
         FILES.put(self.path, b"".join(lines))
+
+    def _files(self, entry: Path, known: Mapping[str, str]) -> dict[str, str]:
+        """Return the SHA-256 of each file that came with a commit and is there, or is `known`."""
+        names = [*added(entry.read_bytes()), f"_delta_log/{entry.stem}.checkpoint.parquet"]
+        there = [name for name in names if name in known or (self.path.parent / name).exists()]
+        return {name: known.get(name) or sha256_of(self.path.parent / name) for name in there}
 
     def torn(self, *, since_checkpoint: bool = True) -> list[TornEntry]:
         """Return the entries of the log that are not what was written, or are gone.
@@ -132,16 +146,13 @@ class Commits:
         on_disk = {entry.name for entry in os.scandir(self._log)} if self._log.exists() else set()
         found = list(self._torn_checkpoints(on_disk, newest=since_checkpoint))
         torn = {entry.path.name for entry in found}
-        versions = [
-            int(name[:20]) for name in on_disk if name.endswith(".checkpoint.parquet") and name not in torn
-        ]
-        first = max(versions, default=-1) + 1 if since_checkpoint else 0
+        first = _after_checkpoint(on_disk - torn) if since_checkpoint else 0
         lines = {
             line.version: line.body
             for line in _lines(self._content())
             if line and line.version >= first and line.sound
         }
-        there = {int(name[:20]) for name in on_disk if name[:20].isdecimal() and name[20:] == ".json"}
+        there = _entries(on_disk)
         newest = max((*there, *lines), default=-1)
         for version in range(first, newest + 1):
             path = self._log / f"{version:020}.json"
@@ -184,6 +195,16 @@ class Commits:
         with self.path.open("rb") as file:
             file.seek(start)
             return file.read()
+
+
+def _entries(names: set[str]) -> set[int]:
+    """Return the versions of the entries of a log, by the names in its folder."""
+    return {int(name[:20]) for name in names if name[:20].isdecimal() and name[20:] == ".json"}
+
+
+def _after_checkpoint(names: set[str]) -> int:
+    """Return the first version that the newest checkpoint of a log does not sum up."""
+    return 1 + max((int(name[:20]) for name in names if name.endswith(".checkpoint.parquet")), default=-1)
 
 
 def _lines(content: bytes) -> Iterator[_Line | None]:

@@ -89,6 +89,15 @@ def test_an_entry_without_a_line_is_taken_as_it_is_and_a_torn_one_has_no_remedy(
     assert "restore it from a backup" in found.remedy
 
 
+def test_a_commit_whose_writer_was_killed_before_it_wrote_the_line_is_recorded(table: Table) -> None:
+    path = table.path / FILE
+    before = path.read_bytes()
+    path.write_bytes(b"".join(before.splitlines(keepends=True)[:-1]))
+    assert table.commits.unrecorded() == 1
+    table.commits.complete()
+    assert path.read_bytes() == before
+
+
 def test_a_line_that_is_torn_counts_as_missing_and_is_written_again(table: Table) -> None:
     path = table.path / FILE
     before = path.read_bytes()
