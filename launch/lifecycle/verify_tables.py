@@ -44,8 +44,9 @@ def check(session: Session) -> None:
 
 
 def own_tables(lake: Lake, root: Path) -> list[Table]:
-    """Return the tables in the workdir `root`. A study reads those of another one."""
-    return [table for table in (*lake.by_day, lake.metrics) if table.path.is_relative_to(root.resolve())]
+    """Return the tables in the workdir `root`, first what the others are made from. A study has another's rows."""
+    tables = [*reversed(lake.by_day), lake.metrics]
+    return [table for table in tables if table.path.is_relative_to(root.resolve())]
 
 
 def _values(path: str) -> dict[str, str]:

@@ -1,10 +1,14 @@
-"""Files of a workdir that are torn, and the commands that meet them, all in this process."""
+"""Files of a workdir that are torn, and the commands that meet them, all in this process.
+
+`python -m tests.launch.torn` prints the table of what each command does about each file, in Markdown. It takes an hour.
+"""
 
 import contextlib
 import io
 import logging
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,3 +150,39 @@ def copy(workdir: Path, to: Path) -> Path:
     if not (to / "raw").exists():
         (to / "raw").symlink_to(workdir.parent / "raw")
     return to / "workdir"
+
+
+def told(command: str, workdir: Path, sound: str) -> str:
+    """Return what a command does about a torn file: it `stops`, it goes on and `says` so, or it is `unaffected`."""
+    printed, warned, failure = said(command, workdir)
+    if failure is not None:
+        return "stops"
+    return "unaffected" if not warned and steady(printed) == sound else "says"
+
+
+def main() -> None:
+    """Print a line for each kind of file and each way to tear it, and a column for each command."""
+    pool._run = in_process
+    print(f"| file | torn | {' | '.join(COMMANDS)} |\n|{'---|' * (2 + len(COMMANDS))}")
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "workdir"
+        small.write_events(Path(folder) / "raw")
+        said("run", base)
+        open_session(base).versions("control").pin(2026010301, "a holiday")
+        sound = {}
+        for command in COMMANDS:
+            with tempfile.TemporaryDirectory() as cell:
+                sound[command] = steady(said(command, copy(base, Path(cell)))[0])
+        for kind, pattern in KINDS.items():
+            for how in HOW:
+                cells = []
+                for command in COMMANDS:
+                    with tempfile.TemporaryDirectory() as cell:
+                        workdir = copy(base, Path(cell))
+                        tear(find(workdir, pattern), how)
+                        cells.append(told(command, workdir, sound[command]))
+                print(f"| {kind} | {how} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
