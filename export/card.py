@@ -17,7 +17,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tutelage.export.versions.version import MODEL_CARD
 from tutelage.pipeline.io.atomic import move_new
-from tutelage.pipeline.io.json import json_object, read_json
+from tutelage.pipeline.io.json import json_object, read_json, sealed
 
 PATH = MODEL_CARD
 _COMPARED = {
@@ -115,7 +115,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _write(folder: Path, card: Mapping[str, Any]) -> None:
     for suffix, text in (
-        ("json", json.dumps(card, indent=1, allow_nan=False) + "\n"),
+        ("json", json.dumps(sealed(card), indent=1, allow_nan=False) + "\n"),
         ("md", _markdown(card)),
     ):
         # The name of what a killed process leaves begins as the card's does: it is no part of the version either.

@@ -1,5 +1,6 @@
 """Checkpoints become versions: stage, judge, then publish or reject, and retire what is too old."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import date
@@ -24,6 +25,8 @@ from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.metrics import served_score
 from tutelage.trainers.run import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,7 @@ def export_teacher(
         version = versions.publish(with_retries(f"{model}, the version of {state.day}", stage, state))
         exported.append(Exported(version=version, verdict=None, contents=inspect.describe(version.path)))
         progress(1)
+    _replace_damaged(versions)
     return exported
 
 
@@ -100,8 +104,14 @@ def export_student(
         version = versions.publish(folder) if verdict.blessed else versions.reject(folder)
         exported.append(Exported(version=version, verdict=verdict, contents=contents))
         progress(1)
+    _replace_damaged(versions)
     versions.retire(keep=serving.keep)
     return exported
+
+
+def _replace_damaged(versions: Versions) -> None:
+    for why in versions.replace_damaged():
+        _log.warning("%s: %s; it is set aside in %s", versions.name, why, versions.set_aside)
 
 
 class _Publication:
@@ -130,8 +140,7 @@ class _Publication:
     ) -> tuple[Verdict, inspect.Contents]:
         """Judge the staged version on rows of `day`, write the verdict into `metrics` and the card into its folder."""
         run, name = self._run, self._student.name
-        before = [version for version in self._versions.published() if version.day <= state.day]
-        last = max(before, key=lambda version: version.number, default=None)
+        last = self._versions.newest_sound(until=state.day)
         contents = inspect.describe(folder)
         frame = judged.read_frame(run, state, day)
         candidate = gate.Candidate(

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
-from tutelage.launch.exit_codes import Failures, exit_code
+from tutelage.launch.exit_codes import Failures, Found, exit_code
 from tutelage.launch.logging_setup import silence, write_stderr
 from tutelage.pipeline.errors import UserError, disk_full_as_user_error
 from tutelage.pipeline.io.printable import printable, printable_lines
@@ -78,7 +78,9 @@ class Command:
     flags: Sequence[Flag] = ()
     """Its own flags."""
     read_only: bool = False
-    """Whether it leaves the workdir as it is, apart from the report page."""
+    """Whether it leaves the workdir as it is, apart from the report page. `--repair` does not."""
+    looks: bool = False
+    """Whether it looks for damaged files, so that one is no mistake but found."""
 
     def __call__(self) -> None:
         _main(self)
@@ -212,6 +214,14 @@ COMMANDS = {
             does="show what there is of each day and model, and what is still to be done.",
             read_only=True,
         ),
+        Command(
+            name="verify",
+            function="actions.verify:verify",
+            does="read everything in the workdir, and say what is damaged, missing, stale or orphaned.",
+            flags=[_switch("repair", False, "Mend what can be mended.")],
+            read_only=True,
+            looks=True,
+        ),
     )
 }
 
@@ -266,16 +276,30 @@ def _act(command: Command, argv: Sequence[str]) -> None:
     function = getattr(import_module(f"tutelage.launch.{module}"), name)
     from tutelage.launch.session import Session
     from tutelage.launch.workspace import NothingHereYet
+    from tutelage.pipeline.io.json import TornFile
 
     with disk_full_as_user_error(FLAGS.workdir):
         try:
-            session = Session.open(**request, read_only=command.read_only)
+            session = Session.open(**request, read_only=command.read_only and not own.get("repair"))
+        except TornFile as error:
+            if command.looks:
+                raise Found(str(error)) from None
+            raise
         except NothingHereYet as error:
-            if own:  # The command was asked about something that ought to be there.
+            if own and not command.looks:  # The command was asked about something that ought to be there.
                 raise
             print(printable(str(error)))
             return
-        function(session, **own)
+        try:
+            function(session, **own)
+        except UserError:
+            raise
+        except Exception:
+            # A library may have met a damaged file that no one has checked before. Else the error is raised as it is.
+            from tutelage.launch.lifecycle.verify_tables import check
+
+            check(session)
+            raise
 
 
 def _stop(number: int, frame: object) -> None:

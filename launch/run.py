@@ -19,10 +19,11 @@ from tutelage.launch.actions.prune import remove_old
 from tutelage.launch.actions.report import is_outdated, report
 from tutelage.launch.actions.train import train_and_export, train_successor
 from tutelage.launch.exit_codes import Failures
-from tutelage.launch.lifecycle import stale
+from tutelage.launch.lifecycle import stale, verify
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor, reset_student
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import TornFile
 from tutelage.pipeline.quarantine import DayStopped
 from tutelage.pipeline.soft_labels import SNAPSHOT
 
@@ -40,6 +41,7 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
     """
     with locks.alone(session.run):
         started = time.monotonic()
+        torn = _mend(session)
         session = session.asking(every_version=export == "all")
         print_waits(session)
         _claim_models(session, reset)
@@ -81,13 +83,37 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
         if not done and not is_outdated(session):
             remove_old(session)
             _print_nothing_to_do(session)
+            _raise_failures(session, outcomes, quarantined, unlabelled_because, torn)
             return
-        report(session, trained={outcome.model: outcome.trained for outcome in outcomes if outcome.trained})
+        trained = {outcome.model: outcome.trained for outcome in outcomes if outcome.trained}
+        try:
+            report(session, trained=trained)
+        except TornFile as error:
+            torn.append(error)
         remove_old(session)
         echo(f"Done in {time.monotonic() - started:.0f} s.")
         for line in _states(session, outcomes, held):
             echo(line)
-        _raise_failures(session, outcomes, quarantined, unlabelled_because)
+        _raise_failures(session, outcomes, quarantined, unlabelled_because, torn)
+
+
+def _mend(session: Session) -> list[TornFile]:
+    """Mend what the run is to read and can be made again; return the errors about what cannot be."""
+    torn = []
+    for finding in verify.find(session, fast=True):
+        if finding.by == "run":
+            echo(str(finding))
+            try:
+                if finding.mend:
+                    finding.mend()
+            except UserError as error:
+                torn.append(TornFile(f"{finding.what}, and is not mended: {error}"))
+        else:
+            torn.append(
+                TornFile(f"{finding.what}; {finding.remedy.replace('--repair', 'tutelage-verify --repair')}")
+            )
+            echo(str(torn[-1]))
+    return torn
 
 
 def _label(session: Session, unlabelled: Mapping[date, "Snapshot"]) -> UserError | None:
@@ -137,6 +163,7 @@ def _raise_failures(
     outcomes: Sequence[pool.Outcome],
     quarantined: Sequence[date],
     labelling: UserError | None,
+    torn: Sequence[TornFile],
 ) -> None:
     """Raise what went wrong; an error in the code first, with its traceback."""
     failures: list[Exception] = [outcome.failure for outcome in outcomes if outcome.failure]
@@ -144,6 +171,7 @@ def _raise_failures(
         if not isinstance(failure, UserError):
             raise failure
     failures += [labelling] if labelling else []
+    failures += torn
     failures += [rejected_version(session, o.rejected[-1]) for o in outcomes if o.newest_rejected]
     failures += [quarantine_error(session, quarantined)] if quarantined else []
     if failures:

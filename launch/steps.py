@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tutelage.export.versions import damage
 from tutelage.launch import locks
 from tutelage.launch.experiment import plain
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.json import TornFile
+from tutelage.pipeline.io.store import FILES
 from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.trainers import handover
 from tutelage.trainers.checkpoints import State
@@ -188,6 +191,9 @@ def label(
     """Replace the snapshot labels of each of `days` by those of its snapshot; return the rows by day."""
     from tutelage.pipeline import label as job
 
+    for path in dict.fromkeys(snapshot.path for snapshot in days.values()):
+        if why := damage(Path(path)):
+            raise TornFile(f"{path} cannot score: {why}; run tutelage-verify, which says what mends it")
     rows: dict[date, int] = {}
     for teacher in dict.fromkeys(session.run.labeller(day).name for day in days):
         rows |= job.label(
@@ -236,5 +242,4 @@ def _write_models_config(session: Session) -> None:
     from tutelage.export.card import models_config
 
     names = [name for name in session.models if not is_teacher(name) and session.versions(name).published()]
-    with atomic_write(session.run.root / "export" / "models.config") as partial:
-        partial.write_text(models_config("/models", names))
+    FILES.put(session.run.root / "export" / "models.config", models_config("/models", names).encode())

@@ -55,6 +55,7 @@ def open_workdir(workdir: str, experiment: Experiment, *, read_only: bool = Fals
         )
     path = root / "config.json"
     run = _run(root, experiment)
+    _mend_logs(run, read_only=read_only)
     made_with = _made_with(run)
     if not path.exists():
         _check_missing(path, made_with, workdir, read_only=read_only)
@@ -93,6 +94,26 @@ def _check_missing(path: Path, made_with: set[str], workdir: str, *, read_only: 
             "file again"
         )
     _log.warning("%s is missing, and is written again as --config is now", path)
+
+
+def _mend_logs(run: Run, *, read_only: bool) -> None:
+    """Restore what the logs of the tables have lost since their last checkpoint.
+
+    Raises TornFile where it cannot be, or with `read_only` where it would have to be.
+    """
+    for table in (*run.lake.by_day, run.lake.metrics):
+        while torn := table.commits.torn():
+            for entry in torn:
+                said = f"{entry.path} {entry.why}; {entry.remedy}"
+                if read_only or entry.content is None or not table.path.is_relative_to(run.root):
+                    how = (
+                        ": run tutelage-run or tutelage-verify --repair" if entry.content is not None else ""
+                    )
+                    raise TornFile(said + how)
+                _log.warning(said)
+                entry.mend()
+        if not read_only and table.path.is_relative_to(run.root):
+            table.commits.complete()
 
 
 def _run(root: Path, experiment: Experiment) -> Run:

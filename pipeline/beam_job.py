@@ -186,10 +186,19 @@ def left_over(lake_root: Path) -> list[Path]:
     return sorted((lake_root / ".staging").glob("[0-9]*"))
 
 
+def abandoned(lake_root: Path) -> list[Path]:
+    """Return the staging folders of jobs that were killed."""
+    found = []
+    for left in left_over(lake_root):
+        # The system takes the lock back from a killed process.
+        with contextlib.suppress(OSError, UserError), locked(left, ""):
+            found.append(left)
+    return found
+
+
 def sweep(lake_root: Path) -> None:
     """Remove the staging folders of killed jobs."""
     for left in left_over(lake_root):
-        # The system takes the lock back from a killed process.
         with contextlib.suppress(OSError, UserError), locked(left, f"{left} is in use"):
             shutil.rmtree(left, ignore_errors=True)
             left.unlink(missing_ok=True)  # A lock file, where its job has removed the folder just now.

@@ -192,6 +192,22 @@ def _measure(lake: Lake, day: date, attempt: int | None) -> pl.DataFrame:
     return statistics
 
 
+def measure_again(lake: Lake, day: date, *, trailing_days: int) -> None:
+    """Compute the statistics of a day from its rows, and compare them with those of the days before it."""
+    attempt = lake.interactions.attempts([day])[day]
+    if attempt is None:
+        raise UserError(f"{day} is not in {lake.interactions.path} any more; run tutelage-materialize for it")
+    sketches = Sketches(lake.schema)
+    for file in lake.interactions.files(day=day):
+        sketches.add(lake.interactions.read_file(file).collect())
+    have = lake.interactions.partitions()["day"].to_list()
+    before = sorted(other for other in have if other < day)[-trailing_days:]
+    statistics = [lake.statistics.scan(day=other).drop("day").collect() for other in before]
+    # The attempt is recorded with the damaged statistics, and a repeated commit would change nothing.
+    lake.statistics.commit([], {"day": day}, attempt=0, metadata={})
+    _commit_statistics(lake, day, compare(sketches.finish(), statistics), attempt=attempt)
+
+
 def _commit_statistics(lake: Lake, day: date, statistics: pl.DataFrame, *, attempt: int) -> None:
     made = lake.statistics.write_file(statistics, {"day": day}, name="part")
     lake.statistics.commit([made], {"day": day}, attempt=attempt, metadata={})

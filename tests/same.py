@@ -32,7 +32,7 @@ def assert_same(one: Path, other: Path, *, models: Collection[str] = ()) -> None
     if models:
         frames = [frame.filter(pl.col("model").is_in(list(models))) for frame in frames]
     assert_frame_equal(*(frame.sort(sorted(frame.columns)) for frame in frames), check_exact=True)
-    found = [_variables(root, models) for root in (one, other)]
+    found = [variables(root, models) for root in (one, other)]
     assert found[0].keys() == found[1].keys()
     for name in found[0]:
         tensors = [_tensors(path[name]) for path in found]
@@ -50,7 +50,7 @@ def _rows(table: Path) -> pl.DataFrame:
     return pl.read_parquet(files, hive_partitioning=True) if files else pl.DataFrame()
 
 
-def _variables(root: Path, models: Collection[str]) -> dict[str, Path]:
+def variables(root: Path, models: Collection[str]) -> dict[str, Path]:
     """Return the checkpoints and SavedModels of `models` (empty: of all) below `root` by their relative paths.
 
     How often a day was exported, the last two digits of a version's number, is left out.

@@ -149,6 +149,25 @@ class Checkpoints:
         # The file may hold more (an export reads no optimizer), never less.
         checkpoint.read(str(path)).assert_existing_objects_matched().expect_partial()
 
+    def damaged(self, *, newest_size_only: bool = False) -> dict[date, str]:
+        """Return the days whose files are not what was written, each with how they differ. See `states`.
+
+        With `newest_size_only`, of the days whose state is sound only the newest is looked at, and only its size.
+        """
+        states, folders = self.states(), self._folders()
+        found = {}
+        for state in [state for state in states if not state.pruned][-1 if newest_size_only else 0 :]:
+            folder = self.folder / str(state.day)
+            files = [path for path in folder.iterdir() if path.name != "state.json"]
+            size = sum(path.stat().st_size for path in files)
+            if not files or (state.size and size != state.size):
+                found[state.day] = f"its variables have {size:,} bytes, expected {state.size:,}"
+            elif not newest_size_only and state.sha256 and state.sha256 != sha256_of(folder):
+                found[state.day] = "its variables are not what was written"
+        for folder in folders[len(states) :][:1]:
+            found[date.fromisoformat(folder.name)] = "its state.json is damaged or missing"
+        return found
+
     def set_damaged_aside(self) -> dict[date, str]:
         """Forget the last days while their files are damaged; return them with the reason. They are trained on again.
 

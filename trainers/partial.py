@@ -90,6 +90,14 @@ def find_partial(checkpoints: Checkpoints) -> tuple[PartialDay, Path] | None:
     return None
 
 
+def is_damaged(checkpoints: Checkpoints) -> bool:
+    """Return whether a partial checkpoint is not what was written."""
+    try:
+        return any(_read(path).sha256 != sha256_of(path) for path in checkpoints.partials())
+    except TornFile:
+        return True
+
+
 def _read(folder: Path) -> PartialDay:
     path, mend = folder / "state.json", "the day is trained on from its start"
     try:

@@ -3,7 +3,8 @@
 WORKDIR/export/NAME/VERSION    served: a server loads the highest number of these
 WORKDIR/rejected/NAME/VERSION  failed the gate
 WORKDIR/retired/NAME/VERSION   taken out of service
-WORKDIR/publication/NAME       log.jsonl (decisions), pinned/VERSION (the reason), staging/ (being made)
+WORKDIR/publication/NAME       log.jsonl (decisions), pinned/VERSION (the reason), staging/ (being made),
+                               damaged/VERSION (set aside, because its files are not those that were written)
 """
 
 import contextlib
@@ -17,12 +18,14 @@ from tutelage.export.versions.numbers import Numbers
 from tutelage.export.versions.pins import Pins
 from tutelage.export.versions.version import (
     Version,
+    damage,
     numbered,
     read_card,
     read_verdict,
     read_version,
     versions_in,
     write_card,
+    write_digests,
 )
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import make_folder, move, move_new
@@ -46,11 +49,12 @@ class Versions:
         self.retired = root / "retired" / self.name
         self.log = root / "publication" / self.name / "log.jsonl"
         self.staging = self.log.with_name("staging")
+        self.set_aside = self.log.with_name("damaged")
         self.ledger = folder / "numbers.txt"
         self._folders = (self.folder, self.retired, self.rejected)
         self._decisions = Decisions(self.log)
         self._pins = Pins(self.log.with_name("pinned"), self.name)
-        self._numbers = Numbers(self.ledger, self._folders)
+        self._numbers = Numbers(self.ledger, (*self._folders, self.set_aside))
 
     def published(self) -> list[Version]:
         """Return the versions that are served, in the order of their numbers."""
@@ -60,9 +64,11 @@ class Versions:
         """Return the checkpoints of which a version can still be made.
 
         A checkpoint that a served, rejected or retired version was made from is not among them, nor is one
-        whose tensors were pruned.
+        whose tensors were pruned. That of the newest served version is, where the version is damaged.
         """
         made = {version.checkpoint for folder in self._folders for version in versions_in(folder)}
+        if (served := self.published()) and damage(served[-1].path):
+            made.discard(served[-1].checkpoint)
         return [state for state in states if state.id not in made and not state.pruned]
 
     def waits(self, state: State) -> bool:
@@ -72,6 +78,42 @@ class Versions:
             read_card(path)["checkpoint"] == state.id and read_verdict(path).startswith("wait")
             for path in of_day[-1:]
         )
+
+    def newest_sound(self, *, until: date) -> Version | None:
+        """Return the newest served version of a day up to `until` whose files are those that were written."""
+        before = (version for version in reversed(self.published()) if version.day <= until)
+        return next((version for version in before if not damage(version.path)), None)
+
+    def set_damaged_aside(self, number: int) -> None:
+        """Take a damaged version out of service, or from among the others, for good."""
+        with self._locked():
+            make_folder(self.set_aside)
+            for folder in self._folders:
+                if os.path.lexists(path := folder / str(number)):
+                    move(path, self.set_aside / path.name)
+
+    def replace_damaged(self) -> list[str]:
+        """Set damaged versions aside that were served before the newest one; return how each is damaged.
+
+        Only those that follow the last sound one before it are looked at.
+        """
+        found = []
+        for path in reversed(numbered(self.folder)[:-1]):
+            if not (why := damage(path)):
+                break
+            self.set_damaged_aside(int(path.name))
+            found.append(why)
+        return found
+
+    def torn_records(self) -> list[tuple[str, str, Callable[[], None] | None]]:
+        """Return the records about versions that are not what was written: what, the remedy, and what does it."""
+        found: list[tuple[str, str, Callable[[], None] | None]] = []
+        for what, remedy, mend in self._decisions.torn():
+            found.append((what, remedy, mend))
+        if why := self._numbers.torn():
+            remedy = "numbers of removed versions may be given again; --repair writes those that are known"
+            found.append((why, remedy, self._numbers.write_down))
+        return found
 
     def used(self) -> set[str]:
         """Return all numbers that were ever given."""
@@ -192,6 +234,7 @@ class Versions:
             number = self._numbers.next(card["day"])
             path = folder / str(number)
             make_folder(folder)
+            write_digests(staging)
             move_new(staging, path)
             # Written after the rename, so that a killed process does not waste a number.
             self._numbers.write_down()
@@ -213,6 +256,8 @@ class Versions:
     def _serve(self, action: str, number: int, reason: str) -> list[int]:
         newer = [version.number for version in self.published() if version.number > number]
         self._pins.check_none(newer)
+        if why := damage(self._find(number).path):
+            raise UserError(f"{self.name} {number} is damaged: {why}; serve another version")
         with self._decisions.record(action, number, reason, newer) as retires:
             self._move(number, self.folder)
             self._retire(newer)

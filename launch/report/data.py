@@ -99,6 +99,8 @@ def gather(session: "Session") -> ReportData:
     from tutelage.pipeline import commit_day
 
     run, experiment = session.run, session.experiment
+    run.lake.metrics.check()
+    run.lake.statistics.check()
     metrics = run_metrics(session)
     published = {model: session.versions(model).published() for model in session.models}
     capacities = {feature.name: feature.capacity - 1 for feature in experiment.schema.ids if feature.grows}

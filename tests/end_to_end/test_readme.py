@@ -253,6 +253,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     f"{_EXPORT} --rollback": partial(_decide, says="retired/auxiliary/2026010201"),
     f"{_EXPORT} --promote=2026010801": partial(_decide, says="export/auxiliary/2026010201"),
     f"{_EXPORT} --mirror=file:///tmp/served/auxiliary": partial(_decide, says="shows 2026010101, 2026010201"),
+    ".venv/bin/tutelage-verify --config=synthetic": partial(_decide, says="is sound."),
     "make bench-materialize": partial(_make, runs=("-m benchmarks.materialize",)),  # takes minutes
     "make bench-training": _bench_training,
     "make bench-resume": _bench_resume,
@@ -277,6 +278,7 @@ AFTER_DEMO = {
     "tutelage-forget": ("", "0 rows on 0 days belong to user_id 7"),
     "tutelage-prune": ("", "removing: old files of lake/interactions"),
     "tutelage-report": ("", "Report: "),
+    "tutelage-verify": ("", "is sound."),
     "tutelage-status": ("", "To materialise: 2026-01-03"),
 }
 

@@ -1,6 +1,5 @@
 """The gate serves no version that is worse than the last one or differs from what its trainer made."""
 
-import json
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -16,9 +15,10 @@ from tutelage.export import golden
 from tutelage.export.config import ServingConfig
 from tutelage.export.gate import adversarial, record_override
 from tutelage.export.publish import Exported, export_student
-from tutelage.export.versions import Versions
+from tutelage.export.versions import Versions, write_digests
 from tutelage.models.metrics import auc
 from tutelage.pipeline.holdout import held_out
+from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import StudentConfig, TrainingConfig
 from tutelage.trainers.day_loop import train_student, train_teacher
@@ -79,10 +79,11 @@ def test_the_first_version_has_its_own_verdict_and_all_its_files(run: Run) -> No
         "golden.parquet",
         "model_card.json",
         "model_card.md",
+        "model_card.digests",
         "tf_serving_warmup_requests",
         "tutelage.json",
     }
-    card = json.loads((beside / "model_card.json").read_text())
+    card = read_json(beside / "model_card.json")
     assert card["verdict"] == "pass"
     assert (card["first_day"], card["day"], card["rows"]) == ("2026-01-01", "2026-01-02", 117)
     assert card["teacher"] == "teacher"
@@ -143,7 +144,7 @@ def test_without_a_holdout_a_version_is_judged_on_the_next_day_and_the_last_one_
     train_student(run, student, DAYS)
     exported = export_student(run, student, LENIENT)
     assert [one.version.day for one in exported] == DAYS[:2]
-    card = json.loads((exported[1].version.path / "assets.extra/model_card.json").read_text())
+    card = read_json(exported[1].version.path / "assets.extra/model_card.json")
     assert (card["judged_day"], card["judged_rows"], card["holdout"]) == ("2026-01-03", 64, 0)
     later = run.lake.metrics.scan(model="later", day=DAYS[1], metric="days_later").collect()
     assert later["value"].to_list() == [1]
@@ -227,6 +228,7 @@ def test_a_changed_signature_is_refused_unless_it_is_allowed(run: Run) -> None:
     pl.read_parquet(batch).with_columns(extra=pl.lit(1, pl.Int64)).drop("expected_watch_log1p").write_parquet(
         batch
     )
+    write_digests(version.path)
     (refused,) = export_student(run, student, LENIENT)
     assert refused.verdict
     assert str(refused.verdict) == (

@@ -21,6 +21,7 @@ import pytest
 
 from tutelage.export.remote import mirror
 from tutelage.export.versions import Version, Versions
+from tutelage.pipeline.io.json import unsealed
 from tutelage.trainers.checkpoints import State
 
 DAYS = [date(2026, 1, 29) + timedelta(days=n) for n in range(5)]
@@ -55,7 +56,9 @@ def _export(versions: Versions, end: Callable[[Path], Version]) -> None:
 
 def _log(versions: Versions) -> list[dict[str, Any]]:
     return (
-        [json.loads(line) for line in versions.log.read_text().splitlines()] if versions.log.exists() else []
+        [unsealed(json.loads(line)) for line in versions.log.read_text().splitlines()]
+        if versions.log.exists()
+        else []
     )
 
 

@@ -16,6 +16,7 @@ from tests.pipeline.rows import DAY, Row, Rows
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay, accept
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import Materialized, materialize
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
@@ -98,7 +99,7 @@ def test_a_bad_day_goes_into_quarantine_and_the_days_after_it_go_on(made: tuple[
 
 
 def test_the_record_says_what_failed_with_both_values(made: tuple[Path, Materialized]) -> None:
-    record = json.loads((made[0] / f"lake/quarantine/{BAD}.json").read_text())
+    record = read_json(made[0] / f"lake/quarantine/{BAD}.json")
     assert (record["day"], record["outcome"]) == (str(BAD), "skipped")
     failed = [check for check in record["attempts"][0]["checks"] if not check["passed"]]
     assert [(c["name"], c["value"], c["reference"]) for c in failed] == [
@@ -340,7 +341,7 @@ def test_a_record_that_names_a_file_outside_of_the_table_is_refused_and_nothing_
 ) -> None:
     lake = Lake(root / "lake", SCHEMA)
     record = lake.quarantine.folder / f"{BAD}.json"
-    values = json.loads(record.read_text())
+    values = read_json(record)
     name = Path(values["attempts"][-1]["files"][0]["path"]).name
     path = path.replace("/{root}", str(root)).replace("part.parquet", name)
     values["attempts"][-1]["files"][0]["path"] = path

@@ -1,7 +1,6 @@
 """The gate of a day by hand, and what becomes of a day that does not pass it."""
 
 import dataclasses
-import json
 import math
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from polars.testing import assert_frame_equal
 
 from tests.tiny import AUXILIARY, DAYS, commit, interactions, make_run
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers.config import GateConfig, StudentConfig
 from tutelage.trainers.day_loop import Accept, train_student, train_teacher
@@ -155,7 +155,7 @@ def _run(root: Path, gate: GateConfig) -> Run:
 
 
 def _record(run: Run, day: date) -> dict[str, object]:
-    return dict(json.loads((run.root / f"teacher/quarantine/{day}.json").read_text()))
+    return dict(read_json(run.root / f"teacher/quarantine/{day}.json"))
 
 
 def _trained(run: Run, model: str = TEACHER) -> list[date]:

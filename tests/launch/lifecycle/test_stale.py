@@ -22,6 +22,7 @@ from tutelage.launch.experiment import Experiment
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.checkpoints import State
@@ -205,7 +206,7 @@ def test_a_day_trained_on_before_versions_were_recorded_or_no_longer_there_is_no
     trained: Session,
 ) -> None:
     for path in trained.run.root.rglob("state.json"):
-        state = json.loads(path.read_text())
+        state = read_json(path)
         del state["made_of"]
         path.write_text(json.dumps(state))
     _correct(trained, DAYS[0])
