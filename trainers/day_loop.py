@@ -245,7 +245,7 @@ class DayLoop:
             f"{self.model}, metrics of {day.day}",
             write_metrics,
             self.lake.metrics,
-            rows + gate.rows(judged.verdict, rates=judged.attempt.rates, size=day.size),
+            rows + gate.rows(judged.verdict, judged.observed, rates=judged.attempt.rates, size=day.size),
             run=self.role.run.name,
             day=day.day,
             model=self.model,
@@ -299,9 +299,10 @@ class DayLoop:
             as_it_is = (
                 f", or keep it as it is with --accept_day={day.day} --reason=..." if judged.rows else ""
             )
+            kept = self.trainer.state.day if self.trainer.state else None
             raise DayStopped(
-                f"{message}. Correct the day and materialise it again, or change the model's gate (its bounds, "
-                f"or on_failure to skip or retry){as_it_is}",
+                f"{message}. Meanwhile {self.role.meanwhile(kept)}. Correct the day and materialise it again, or "
+                f"change the model's gate (its bounds, on_failure) or false_alarms_per_year{as_it_is}",
                 day.day,
             )
         if self.trainer.state:

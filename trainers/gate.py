@@ -1,19 +1,59 @@
-"""The gate of a day of training: what it must show before it is kept, and what was found."""
+"""The gate of a day of training: what it must show before it is kept, and what was found.
+
+Each value of the day is compared with what is expected of this day (`expected.py`). It fails where it is worse by more
+than the margin in `GateConfig`, the smallest change that matters, and by more than chance explains: by so many standard
+errors that, over all values of all models, no more false alarms are given than the config wants in a year. There is no
+other limit: one that fits all data, such as an AUC of at least 0.5, fits no model in its first days.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from tutelage.models import standard_errors as se
 from tutelage.models.metrics import Weight, mean
 from tutelage.models.task_kinds import Quality, kind_of
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import GateConfig
+from tutelage.trainers.expected import Expected, Past, drifted, expected_today, unsettled
+from tutelage.trainers.metrics import raw_outputs
 
 BASIS = "day_gate"
-"""Of its values in `metrics`; what they are compared with is under `day_gate_reference`."""
+"""Of its values in `metrics`; what is expected is under `day_gate_reference`, their errors under `day_gate_error`."""
+_NO_BOUND = 20.0
+"""Standard errors from which on a bound is none: it comes of too few days."""
+_OVER_WEEKS = " over weeks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """A value of a day that the gate judges."""
+
+    value: float
+    error: float = math.nan
+    """Its standard error, as `TaskKind.standard_errors` returns it. NaN: it is not known. Infinite: the rows are too
+    few to say anything."""
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptDay:
+    """What the gate recorded of a day that was kept."""
+
+    day: date
+    values: Mapping[str, float]
+    errors: Mapping[str, float]
+    """Empty for a day of a release that recorded none."""
+    rows: int
+    accepted: bool = False
+    """A person kept it although it failed."""
 
 
 def quality(name: str, metric: Quality, value: float | None, reference: float | None, margin: float) -> Check:
@@ -50,124 +90,367 @@ def finite(name: str, bad: int, detail: str = "") -> Check:
     )
 
 
-def judge(
+def observe(
     schema: Schema,
     metrics: Sequence[Mapping[str, object]],
-    outputs: Mapping[str, np.ndarray],
-    before: Sequence[Mapping[str, float]],
-    config: GateConfig,
+    targets: np.ndarray,
+    scores: Mapping[str, Mapping[str, np.ndarray]],
     *,
+    groups: np.ndarray | None = None,
     weight: Weight = None,
-) -> Verdict:
-    """Judge a day by its rows of `metrics` and its raw outputs [examples] of each batch before its update.
+) -> dict[str, Observed]:
+    """Return by name what a day is judged by: the qualities of each task, and the mean and deviation of each output.
 
-    `before` holds the values (see `values`) of the days that it is compared with. `weight` is the examples' weight.
-    An exception in here becomes the verdict `error`, so that no day is kept because judging it failed.
+    Args:
+        schema: that of the model.
+        metrics: the day's rows of `metrics`.
+        targets: hard targets [rows, tasks]; NaN where there is none.
+        scores: the raw outputs [rows] by basis and name. Mean and deviation are those of the basis `pre_update`.
+        groups: the users' numbers [rows].
+        weight: the examples' weight [rows].
+    """
+    values = {
+        (row["basis"], row["task"], row["metric"]): (float(str(row["value"])), int(str(row["rows"])))
+        for row in metrics
+        if not row["slice"]
+    }
+    found: dict[str, Observed] = {}
+    for basis, outputs in scores.items():
+        for i, task in enumerate(schema.tasks):
+            known = ~np.isnan(targets[:, i])
+            if not known.any():
+                continue
+            errors = kind_of(task).standard_errors(
+                targets[known, i],
+                raw_outputs(task, outputs)[known],
+                groups=None if groups is None else groups[known],
+                weight=None if weight is None else weight[known],
+            )
+            for metric in kind_of(task).qualities:
+                value, rows = values[basis, task.name, metric.metric]
+                name, error = f"{basis} {task.name} {metric.metric}", errors.get(metric.metric, math.nan)
+                found[name] = Observed(value=value, error=error, rows=rows)
+    for name, output in scores.get("pre_update", {}).items():
+        found |= _moments(name, output.astype(np.float64), groups, weight)
+    return found
+
+
+def _moments(name: str, output: np.ndarray, groups: np.ndarray | None, weight: Weight) -> dict[str, Observed]:
+    """Return the mean and the standard deviation of an output [rows]."""
+    centre = mean(output, weight)
+    squares = np.square(output - centre)
+    deviation = math.sqrt(mean(squares, weight))
+    spread = se.clustered(se.of_mean(squares, weight), groups)
+    return {
+        f"{name} mean": Observed(
+            value=centre, error=se.clustered(se.of_mean(output, weight), groups), rows=len(output)
+        ),
+        f"{name} sd": Observed(
+            value=deviation, error=spread / (2 * deviation) if deviation else 0.0, rows=len(output)
+        ),
+    }
+
+
+def judge(
+    schema: Schema,
+    now: Mapping[str, Observed],
+    before: Sequence[KeptDay],
+    config: GateConfig,
+    alarms: AlarmBudget,
+    *,
+    day: date,
+) -> Verdict:
+    """Judge `day` by its values (see `observe`) against the kept days before it, oldest first.
+
+    `alarms` are the false alarms that this gate may give. An exception in here becomes the verdict `error`, so that no
+    day is kept because judging it failed.
     """
     try:
-        now = values(metrics, outputs, weight)
-        compared = len(before) >= config.min_days
-        checks: list[Check] = []
-        for basis in ("day_ahead", "pre_update"):
-            for task in schema.tasks:
-                for metric in kind_of(task).qualities:
-                    name = f"{basis} {task.name} {metric.metric}"
-                    if task.name in schema.masked and not math.isfinite(now.get(name, math.nan)):
-                        continue  # a day may be released without its labels
-                    margin = getattr(config, metric.margin)
-                    checks.append(
-                        quality(name, metric, now.get(name), _mean(before, name, metric), margin)
-                        if compared
-                        else Check(name=name, value=now.get(name), passed=True)
-                    )
-        for name in outputs:
-            checks += _drift(name, now, before if compared else (), config)
+        judged = _Judge(schema, now, before, config, alarms, day)
+        checks = [check for measure in judged.measures for check in judged.checks(measure)]
     except Exception as error:
         return Verdict(
             verdict="error", reason=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         )
     if not all(check.passed for check in checks):
         return Verdict(verdict="fail", checks=tuple(checks))
-    return Verdict(verdict="pass" if compared else "first", checks=tuple(checks))
+    reason = ""
+    if settling := judged.settling:
+        reason = f"still settling: {len(settling)} of {len(judged.measures)} values have no bound yet"
+    compared = len(settling) < len(judged.measures)
+    return Verdict(verdict="pass" if compared else "first", checks=tuple(checks), reason=reason)
 
 
-def values(
-    metrics: Sequence[Mapping[str, object]], outputs: Mapping[str, np.ndarray], weight: Weight = None
-) -> dict[str, float]:
-    """Return what a day is judged by: its metrics of all examples, and the mean and deviation of each output."""
-    found = {
-        f"{row['basis']} {row['task']} {row['metric']}": float(row["value"])  # type: ignore[arg-type]
-        for row in metrics
-        if not row["slice"]
-    }
-    for name, output in outputs.items():
-        output = output.astype(np.float64)
-        found[f"{name} mean"] = mean(output, weight)
-        found[f"{name} sd"] = math.sqrt(mean(np.square(output - found[f"{name} mean"]), weight))
-    return found
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """A value that is judged, and how."""
+
+    name: str
+    better: Literal["higher", "lower", "one", "mean", "sd"]
+    """As in `Quality`; `mean` and `sd` of an output may move neither way."""
+    margin: str
+    """The field of `GateConfig`."""
+
+    @property
+    def sides(self) -> int:
+        return 1 if self.better in ("higher", "lower") else 2
+
+    @property
+    def worse(self) -> int:
+        return -1 if self.better == "higher" else 1
+
+    def scaled(self, value: float) -> float:
+        """Return the value on the scale on which its error does not depend on its size.
+
+        Observed over predicted, not the reverse, is a number of events over a number that is known: few events then
+        give wide bounds, and none at all give 0.
+        """
+        if self.better == "one":
+            return 0.0 if math.isnan(value) else 1 / value if value else math.inf
+        return math.log(max(value, 1e-12)) if self.better == "sd" else value
+
+    def unscaled(self, value: float) -> float:
+        if self.better == "one":
+            return 1 / value if value > 0 else math.inf
+        return math.exp(value) if self.better == "sd" else value
+
+    def scaled_error(self, value: float, error: float) -> float:
+        return error / max(value, 1e-12) if self.better == "sd" else error
 
 
-def rows(verdict: Verdict, *, rates: float, size: int) -> list[dict[str, object]]:
-    """Return rows of the `metrics` table: the values, what they are compared with, the factor of the learning rates,
-    and `blessed`, 1 or 0."""
-    found = {
-        BASIS: {"blessed": float(verdict.blessed), "rates": rates}
-        | {c.name: c.value for c in verdict.checks if c.value is not None},
-        f"{BASIS}_reference": {c.name: c.reference for c in verdict.checks if c.reference is not None},
-    }
-    return [
-        {"task": "", "metric": name, "slice": "", "basis": basis, "value": value, "rows": size}
-        for basis, metrics in found.items()
-        for name, value in metrics.items()
-    ]
+class _Judge:
+    """The checks of one day."""
 
-
-def trailing(metrics: pl.DataFrame, config: GateConfig) -> list[dict[str, float]]:
-    """Return the values by name of each of the last kept days, from a model's rows of `metrics`.
-
-    Its first day is not among them, because an untrained model made its scores.
-    """
-    judged = metrics.filter(basis=BASIS)
-    days = judged["day"].unique().sort().to_list()[1:][-config.trailing_days :]
-    return [dict(judged.filter(day=day).select("metric", "value").iter_rows()) for day in days]
-
-
-def _mean(before: Sequence[Mapping[str, float]], name: str, metric: Quality | None = None) -> float | None:
-    """The mean over the days; of calibration, as far above 1 as the days were from 1."""
-    found = [day[name] for day in before if math.isfinite(day.get(name, math.nan))]
-    if not found:
-        return None
-    if metric and metric.better == "one":
-        return 1 + float(np.mean(np.abs(np.subtract(found, 1))))
-    return float(np.mean(found))
-
-
-def _drift(
-    name: str, now: Mapping[str, float], before: Sequence[Mapping[str, float]], config: GateConfig
-) -> list[Check]:
-    """Check how far an output's mean and standard deviation have moved from those of the days before."""
-    mean, sd = now[f"{name} mean"], now[f"{name} sd"]
-    center, spread = _mean(before, f"{name} mean"), _mean(before, f"{name} sd")
-    if center is None or not spread:
-        return [
-            Check(name=f"{name} mean", value=mean, passed=True),
-            Check(name=f"{name} sd", value=sd, passed=True),
+    def __init__(
+        self,
+        schema: Schema,
+        now: Mapping[str, Observed],
+        before: Sequence[KeptDay],
+        config: GateConfig,
+        alarms: AlarmBudget,
+        day: date,
+    ):
+        self.now, self.before, self.config, self.alarms = now, before, config, alarms
+        self.weekday = day.weekday() if schema.slice_days == 1 else None
+        self.settling: list[str] = []
+        self.measures = [
+            _Measure(f"{basis} {task.name} {metric.metric}", metric.better, metric.margin)
+            for basis in ("day_ahead", "pre_update")
+            for task in schema.tasks
+            for metric in kind_of(task).qualities
+            # A day may be released without its labels.
+            if not (task.name in schema.masked and self._missing(f"{basis} {task.name} {metric.metric}"))
         ]
-    far = config.logit_shift * spread
-    bound = spread * config.logit_spread if sd > spread else spread / config.logit_spread
-    return [
-        Check(
-            name=f"{name} mean",
-            value=mean,
-            reference=center,
-            bound=center + math.copysign(far, mean - center),
-            passed=abs(mean - center) <= far,
+        for output in schema.outputs:
+            if f"{output} mean" in now:
+                self.measures.append(_Measure(f"{output} mean", "mean", "logit_shift"))
+                self.measures.append(_Measure(f"{output} sd", "sd", "logit_spread"))
+        self.tests = sum(measure.sides + (measure.sides == 1) for measure in self.measures)
+
+    def _missing(self, name: str) -> bool:
+        return name not in self.now or not math.isfinite(self.now[name].value)
+
+    def checks(self, measure: _Measure) -> list[Check]:
+        """Return the check of a value against this day, and that of its drift over weeks."""
+        name, now = measure.name, self.now.get(measure.name)
+        if now is not None and math.isinf(now.error):
+            detail = f"not judged, {now.rows:,} rows hold too few of one class"
+            return [Check(name=name, value=None, detail=detail, passed=True)]
+        nothing_observed = measure.better == "one" and now is not None and math.isnan(now.value)
+        if now is None or not (math.isfinite(now.value) or nothing_observed):
+            return [Check(name=name, value=None if now is None else now.value, passed=False)]
+        past = self._past(measure, now)
+        margin = self._scaled_margin(measure, past)
+        if len(past) < self.config.min_days or self._unsettled(measure, past, margin):
+            self.settling.append(name)
+            return [Check(name=name, value=now.value, passed=True)]
+        error = self._error(measure, now)
+        level = self.config.trailing_days
+        expected = expected_today(past, error=error, weekday=self.weekday, level_days=level)
+        limit = self.alarms.bound(self.tests, dof=expected.dof)
+        if limit > _NO_BOUND:
+            self.settling.append(name)
+        found = [self._check(measure, now, expected, limit)]
+        if measure.sides == 1:
+            drift = drifted(past, error=error, weekday=self.weekday, worse=measure.worse)
+            if drift:
+                room = drift.room(self.alarms.cusum(self.tests))
+                since = self.before[-drift.days].day if drift.days else None
+                found.append(self._check(measure, now, drift.expected, room, since=since, over=_OVER_WEEKS))
+        return found
+
+    def _past(self, measure: _Measure, now: Observed) -> Past:
+        """Return the value on the days before; those that had too few rows to say anything are left out."""
+        values, errors, days = [], [], []
+        for day in self.before:
+            value = day.values.get(measure.name, math.inf)
+            error = day.errors.get(measure.name, math.nan)
+            if math.isinf(error) or not (
+                math.isfinite(value) or (measure.better == "one" and value != value)
+            ):
+                continue
+            if math.isnan(error):  # of a release that recorded none: as today's, by the rows
+                error = now.error * math.sqrt(now.rows / max(day.rows, 1))
+            values.append(measure.scaled(value))
+            errors.append(measure.scaled_error(value, np.nan_to_num(error)))
+            days.append(day)
+        weekdays = None if self.weekday is None else np.array([d.day.weekday() for d in days], np.int64)
+        accepted = np.array([day.accepted for day in days], bool)
+        return Past(values=np.array(values), errors=np.array(errors), weekdays=weekdays, accepted=accepted)
+
+    def _error(self, measure: _Measure, now: Observed) -> float:
+        return float(measure.scaled_error(now.value, np.nan_to_num(now.error)))
+
+    def _output_spread(self, measure: _Measure) -> float:
+        """Return the output's standard deviation on the last days, the unit of `logit_shift`."""
+        name = f"{measure.name.removesuffix(' mean')} sd"
+        last = [day.values[name] for day in self.before[-self.config.trailing_days :] if name in day.values]
+        return float(np.median(last)) if last else 0.0
+
+    def _scaled_margin(self, measure: _Measure, past: Past) -> float:
+        """Return about how much a change must be to matter, on the scale of `past`."""
+        margin = float(getattr(self.config, measure.margin))
+        if measure.better == "mean":
+            return margin * self._output_spread(measure)
+        if measure.better == "sd":
+            return math.log(margin)
+        return (
+            margin * abs(float(np.median(past.values))) if measure.better == "lower" and len(past) else margin
+        )
+
+    def _unsettled(self, measure: _Measure, past: Past, margin: float) -> bool:
+        if measure.better == "one":  # it improves where it comes nearer to 1
+            off = np.abs(np.log(np.maximum(past.values, 1e-12)))
+            nearer = Past(values=off, errors=past.errors, accepted=past.accepted)
+            return unsettled(nearer, margin, better=-1)
+        return unsettled(past, margin, better=-measure.worse if measure.sides == 1 else 0)
+
+    def _check(
+        self,
+        measure: _Measure,
+        now: Observed,
+        expected: Expected,
+        limit: float,
+        *,
+        since: date | None = None,
+        over: str = "",
+    ) -> Check:
+        """Check a value that may be off by `limit` standard errors or by the margin, whichever is more."""
+        noise = limit * expected.error if expected.error else 0.0
+        low, high = self._bounds(measure, expected, noise)
+        reference = measure.unscaled(expected.centre)
+        passed = low <= now.value <= high or (math.isnan(now.value) and high == math.inf)
+        upper = (measure.sides == 1 and measure.worse > 0) or (
+            measure.sides == 2 and not now.value < reference
+        )
+        return Check(
+            name=f"{measure.name}{over}",
+            value=now.value,
+            reference=reference,
+            bound=high if upper else low,
+            detail="" if passed else self._describe(measure, now, expected, (low, high)[upper], since),
+            passed=passed,
+        )
+
+    def _bounds(self, measure: _Measure, expected: Expected, noise: float) -> tuple[float, float]:
+        """Return the lowest and the highest value that pass."""
+        margin = float(getattr(self.config, measure.margin))
+        low, high = expected.low, expected.high
+        if measure.better == "higher":
+            return low - max(noise, margin), math.inf
+        if measure.better == "lower":
+            return -math.inf, high + max(noise, margin * abs(high))
+        if measure.better == "one":  # 1 is right, and what a model was before is no worse than it was
+            low, high = min(low, 1.0), max(high, 1.0)
+            return (
+                min(measure.unscaled(high + noise), measure.unscaled(high) - margin),
+                max(measure.unscaled(low - noise), measure.unscaled(low) + margin),
+            )
+        if measure.better == "mean":
+            far = max(noise, margin * self._output_spread(measure))
+            return low - far, high + far
+        far = max(noise, math.log(margin))
+        return math.exp(low - far), math.exp(high + far)
+
+    def _describe(
+        self, measure: _Measure, now: Observed, expected: Expected, bound: float, since: date | None
+    ) -> str:
+        """Return in one line what failed, by how much, on how many rows, and which field would let it pass."""
+        value, low, high = measure.scaled(now.value), expected.low, expected.high
+        if measure.better == "one":
+            low, high = min(low, 1.0), max(high, 1.0)
+        edge = low if value < low else high
+        off = abs(value - edge) / expected.error if expected.error else math.inf
+        seen = "nothing observed" if math.isnan(now.value) else f"{now.value:.4g}"
+        drift = f", a drift since {since}" if since else ""
+        needed = self._needed(measure, now.value, measure.unscaled(edge))
+        return (
+            f"{seen} on {now.rows:,} rows, where {measure.unscaled(expected.centre):.4g} is expected and {bound:.4g} "
+            f"is the bound; {off:.1f} standard errors off{drift} (gate.{measure.margin}"
+            + (f"={needed:.2g} would keep it)" if math.isfinite(needed) else ")")
+        )
+
+    def _needed(self, measure: _Measure, value: float, edge: float) -> float:
+        """Return a margin that would let the value pass, rounded up to two digits; NaN where there is none."""
+        unit = {"lower": abs(edge), "mean": self._output_spread(measure)}.get(measure.better, 1.0)
+        needed = abs(value - edge) / unit if unit else math.nan
+        if measure.better == "sd":
+            needed = max(value / edge, edge / value) if value and edge else math.nan
+        if not (math.isfinite(needed) and needed > 0):
+            return math.nan
+        digit = 10.0 ** (math.floor(math.log10(needed)) - 1)
+        return math.ceil(needed / digit * (1 + 1e-9)) * digit
+
+
+def rows(
+    verdict: Verdict, now: Mapping[str, Observed], *, rates: float, size: int
+) -> list[dict[str, object]]:
+    """Return rows of the `metrics` table: the values, their standard errors, what was expected, the factor of the
+    learning rates, how many values have no bound yet (`settling`), and `blessed`, 1 or 0."""
+    checks = {check.name: check for check in verdict.checks}
+    judged = {name: check.value for name, check in checks.items() if check.value is not None}
+    found: list[tuple[str, str, float, int]] = [
+        (BASIS, "blessed", float(verdict.blessed), size),
+        (BASIS, "rates", rates, size),
+        (BASIS, "settling", float(_settling(verdict)), size),
+        *(
+            (BASIS, n, v, now[n].rows if n in now else size)
+            for n, v in judged.items()
+            if _OVER_WEEKS not in n
         ),
-        Check(
-            name=f"{name} sd",
-            value=sd,
-            reference=spread,
-            bound=bound,
-            passed=spread / config.logit_spread <= sd <= spread * config.logit_spread,
+        *(
+            (f"{BASIS}_error", name, one.error, one.rows)
+            for name, one in now.items()
+            if one.error == one.error
         ),
+        *((f"{BASIS}_reference", n, c.reference, size) for n, c in checks.items() if c.reference is not None),
     ]
+    return [
+        {"task": "", "metric": name, "slice": "", "basis": basis, "value": value, "rows": count}
+        for basis, name, value, count in found
+    ]
+
+
+def _settling(verdict: Verdict) -> int:
+    """Return how many of the values passed without anything to compare them with."""
+    return sum(c.passed and c.reference is None and c.bound is None and not c.detail for c in verdict.checks)
+
+
+def kept_days(metrics: pl.DataFrame, days: Sequence[date]) -> list[KeptDay]:
+    """Return what the gate recorded of each of `days` that has a record, from a model's rows of `metrics`."""
+    bases = [BASIS, f"{BASIS}_error"]
+    judged = metrics.filter(pl.col("basis").is_in(bases), pl.col("day").is_in(list(days)))
+    found = []
+    for (day,), of_day in sorted(judged.partition_by("day", as_dict=True).items()):
+        values = dict(of_day.filter(basis=BASIS).select("metric", "value").iter_rows())
+        errors = dict(of_day.filter(basis=f"{BASIS}_error").select("metric", "value").iter_rows())
+        found.append(
+            KeptDay(
+                day=day,
+                values=values,
+                errors=errors,
+                rows=int(of_day["rows"].max() or 0),  # type: ignore[arg-type]
+                accepted=values.get("blessed") == 0,
+            )
+        )
+    return found
