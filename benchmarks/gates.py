@@ -183,10 +183,10 @@ def config(*, smoke: bool, seed: int, rows: int, shift: float) -> Experiment:
                 seed=seed,
                 first_day=FIRST,
                 rows_per_day=rows,
-                users=max(100, rows // 25),
-                videos=max(50, rows // 50),
-                new_users_per_day=max(1, rows // 1000),
-                new_videos_per_day=max(1, rows // 1000),
+                users=2_000 if rows > 50_000 else 500,
+                videos=1_000 if rows > 50_000 else 250,
+                new_users_per_day=40 if rows > 50_000 else 10,
+                new_videos_per_day=60 if rows > 50_000 else 10,
             ),
             shift=shift,
         ),
@@ -223,9 +223,6 @@ class Lived:
     behind: int = 0
     """Days since the day of the version that was served, at most, of all students."""
 
-    def count(self, gate: str) -> int:
-        return sum(stop.gate == gate for stop in self.stops)
-
 
 def live(session: Session, *, export: bool = True, garbage: bool = False) -> Lived:
     """Bring the session's days from raw data to served versions, whatever the gates say, and return what they said.
@@ -233,22 +230,31 @@ def live(session: Session, *, export: bool = True, garbage: bool = False) -> Liv
     `export`: whether the version of every day is made and judged. `garbage`: whether the teacher's labels of the last
     day are shuffled before a student reads them.
     """
-    stops: list[Stop] = []
-    todo = steps.to_materialize(session)
-    if todo:
-        steps.materialize(session, todo)
-    held = {day: line for line in session.run.lake.quarantine.describe() for day in todo if str(day) in line}
-    for day in session.run.lake.quarantined_days():
-        stops.append(Stop(gate="data", model="", day=str(day), said=held.get(day, "")))
-        steps.accept(session, day, "it is sound")
-    steps.build_histories(session)
+    for day in steps.to_materialize(session):  # one each night, so that a day is compared with accepted ones
+        steps.materialize(session, [day])
+        if day in session.run.lake.quarantined_days():
+            steps.accept(session, day, "it is sound")
     for model in session.models:
         if garbage and model not in session.teachers:
             _shuffle_labels(session, session.days[-1])
-        stops += _train(session, model)
-    behind = 0
+        _train(session, model)
     for student in session.students if export else ():
         steps.export(session.asking(every_version=True), student)
+    return _verdicts(session)
+
+
+def _verdicts(session: Session) -> Lived:
+    """Return what the gates have recorded: days in quarantine, whatever became of them, and versions not blessed."""
+    held = {"": session.run.lake.quarantine} | {
+        model: session.run.quarantine(model) for model in session.models
+    }
+    stops = [
+        Stop(gate="day" if model else "data", model=model, day=str(day), said=record["attempts"][0]["said"])
+        for model, quarantine in held.items()
+        for day, record in quarantine.days().items()
+    ]
+    behind = 0
+    for student in session.students:
         judged = session.run.lake.metrics.scan(model=student, basis="gate", metric="blessed").collect()
         said = _said(session, student)
         served = 0
@@ -263,20 +269,21 @@ def live(session: Session, *, export: bool = True, garbage: bool = False) -> Liv
     return Lived(days=len(session.days), rate=float(rate), stops=stops, behind=behind)
 
 
-def _train(session: Session, model: str) -> list[Stop]:
+def _train(session: Session, model: str) -> None:
     """Train a model on all its days; one that its gate stops is accepted."""
     from tutelage.trainers.day_loop import Accept
 
-    stops: list[Stop] = []
-    accept: Accept | None = None
+    stopped: DayStopped | None = None
     while True:
+        accept = Accept(day=stopped.day, reason="it is sound") if stopped else None
         try:
             steps.train(session, model, accept=accept)
-        except DayStopped as stopped:
-            accept = Accept(day=stopped.day, reason="it is sound")
-            stops.append(Stop(gate="day", model=model, day=str(stopped.day), said=str(stopped)))
+        except DayStopped as error:
+            if stopped and stopped.day == error.day:
+                raise  # one that is not finite cannot be accepted
+            stopped = error
         else:
-            return stops
+            return
 
 
 def _shuffle_labels(session: Session, day: date) -> None:

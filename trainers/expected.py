@@ -5,6 +5,7 @@ deviation the logarithm (`gate.py`). Arrays are [days], oldest first.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,7 +80,7 @@ class Expected:
     centre: float
     low: float
     high: float
-    """Between `low` and `high`, which differ where a person accepted a day, nothing is amiss."""
+    """Between `low` and `high` nothing is amiss: so were days that a person accepted, or the same weekday before."""
     error: float
     """Standard error of the day's value around the centre: of its rows, and of how days differ."""
     dof: float
@@ -113,9 +114,16 @@ def expected_today(past: Past, *, error: float, weekday: int | None, level_days:
     values = days.values
     forecasts = [np.median(values[max(0, i - level_days) : i]) for i in range(1, len(values))]
     centre = float(np.median(values[-level_days:]))
-    return _expected(
-        days.of(slice(-level_days, None)), centre, factor * (values[1:] - forecasts), past.errors[1:], error
-    )
+    last = days.of(slice(-level_days, None))
+    fine = [centre, *last.values[last.accepted]]
+    expected = _expected(fine, factor * (values[1:] - forecasts), past.errors[1:], error)
+    if days is past and past.weekdays is not None and len(past) < UNSETTLED:
+        # It is too early for weekdays. A Sunday may well be as the one before; a first one may be as nothing before.
+        same = past.values[past.weekdays == weekday][-1:]
+        if not len(same):
+            return replace(expected, dof=min(expected.dof, 1.0))
+        return replace(expected, low=min(expected.low, same[0]), high=max(expected.high, same[0]))
+    return expected
 
 
 def drifted(past: Past, *, error: float, weekday: int | None, worse: int) -> Drift | None:
@@ -129,12 +137,13 @@ def drifted(past: Past, *, error: float, weekday: int | None, worse: int) -> Dri
     days, factor = past.without_weekdays(weekday)
     before, recent = days.of(slice(None, -RECENT)), days.of(slice(-RECENT, None))
     centre = float(np.median(before.values))
+    fine = [centre, *days.values[days.accepted]]
     deviations = factor * (before.values - centre)
 
     wander = _wander(deviations)
 
     def judged(error: float) -> Expected:
-        expected = _expected(days, centre, deviations, before.errors, error)
+        expected = _expected(fine, deviations, before.errors, error)
         return replace(expected, error=wander * expected.error)
 
     spent, length = 0.0, 0
@@ -157,10 +166,8 @@ def unsettled(past: Past, margin: float, *, better: int) -> bool:
     model changes. After `UNSETTLED` days a value counts as settled whatever it does.
     """
     values = past.values
-    if len(values) >= UNSETTLED:
-        return False
-    if len(values) < 4:
-        return True
+    if not 4 <= len(values) < UNSETTLED:
+        return False  # with fewer, the degrees of freedom leave no bound
     half = min(3, len(values) // 2)
     moved = float(np.median(values[-half:]) - np.median(values[-2 * half : -half]))
     steps = np.diff(values)
@@ -187,11 +194,11 @@ def _wander(deviations: np.ndarray) -> float:
     return math.sqrt((1 + r) / (1 - r))
 
 
-def _expected(
-    days: Past, centre: float, deviations: np.ndarray, errors: np.ndarray, error: float
-) -> Expected:
-    """Return the expectation of a value with the standard error `error`, from how days with `errors` deviated."""
-    fine = [centre, *days.values[days.accepted]]
+def _expected(fine: Sequence[float], deviations: np.ndarray, errors: np.ndarray, error: float) -> Expected:
+    """Return the expectation of a value with the standard error `error`, from how days with `errors` deviated.
+
+    The first of the values that are `fine` is the centre.
+    """
     size = np.abs(deviations)
     if len(size) > RECENT:
         size = np.minimum(size, max(_FAR * _MAD * float(np.median(size)), float(np.median(errors))))
@@ -202,7 +209,7 @@ def _expected(
     whole = max(spread, explained)
     share = variance / whole if whole else 1.0
     return Expected(
-        centre=centre,
+        centre=float(fine[0]),
         low=float(min(fine)),
         high=float(max(fine)),
         error=math.sqrt(variance),

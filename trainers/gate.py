@@ -8,7 +8,7 @@ other limit: one that fits all data, such as an AUC of at least 0.5, fits no mod
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal
 
@@ -212,10 +212,15 @@ class _Measure:
     def unscaled(self, value: float) -> float:
         if self.better == "one":
             return 1 / value if value > 0 else math.inf
-        return math.exp(value) if self.better == "sd" else value
+        return _exp(value) if self.better == "sd" else value
 
     def scaled_error(self, value: float, error: float) -> float:
         return error / max(value, 1e-12) if self.better == "sd" else error
+
+
+def _exp(value: float) -> float:
+    """Return the exponential, infinite where a float holds it no more."""
+    return math.exp(value) if value < 700 else math.inf
 
 
 class _Judge:
@@ -321,8 +326,7 @@ class _Judge:
     def _unsettled(self, measure: _Measure, past: Past, margin: float) -> bool:
         if measure.better == "one":  # it improves where it comes nearer to 1
             off = np.abs(np.log(np.maximum(past.values, 1e-12)))
-            nearer = Past(values=off, errors=past.errors, accepted=past.accepted)
-            return unsettled(nearer, margin, better=-1)
+            return unsettled(replace(past, values=off), margin, better=-1)
         return unsettled(past, margin, better=-measure.worse if measure.sides == 1 else 0)
 
     def _check(
@@ -370,7 +374,7 @@ class _Judge:
             far = max(noise, margin * self._output_spread(measure))
             return low - far, high + far
         far = max(noise, math.log(margin))
-        return math.exp(low - far), math.exp(high + far)
+        return _exp(low - far), _exp(high + far)
 
     def _describe(
         self, measure: _Measure, now: Observed, expected: Expected, bound: float, since: date | None
