@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # `make setup` makes this file last.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days structure wheel lint format types test-bazel clean
+.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-gates structure wheel lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ bench-vocabulary: $(READY) ## log loss and steps/s of a growing vocabulary besid
 
 bench-days: $(READY) ## seconds of status, report, run, prune and materialise after 10, 100 and 1,000 days of 20 models
 	$(RUN) benchmarks.days
+
+bench-gates: $(READY) ## false alarms of all gates over sound days, which faults they catch, and how soon a slow poisoning (hours)
+	$(RUN) benchmarks.gates
 
 structure: $(READY) ## lines, long functions and imports per room; AGAINST=REV prints another revision beside them
 	$(RUN) benchmarks.structure $(if $(AGAINST),--against $(AGAINST))

@@ -43,6 +43,7 @@ from tutelage.trainers.run import TEACHER as TEACHER_MODEL
 
 FIRST = date(2026, 1, 5)
 """A Monday."""
+PARTS = ["false_alarms", "caught", "poisoning"]
 SOUND = 28
 """Sound days before a bad one."""
 POISONED = 10
@@ -436,6 +437,9 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
+    for name, known in (("parts", PARTS), ("worlds", [this.name for this in WORLDS])):
+        if unknown := {*given[name].value} - {*known}:
+            raise app.UsageError(f"--{name}={', '.join(unknown)}: give of {', '.join(known)}")
     folder = Path(given.workdir).resolve()
     if "false_alarms" in given.parts:
         worlds = [this for this in WORLDS if this.name in given.worlds]
@@ -450,10 +454,8 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     # Here, because the processes import this module under two names.
-    parts = ["false_alarms", "caught", "poisoning"]
-    flags.DEFINE_multi_enum("parts", parts, parts, "What is measured.")
-    names = [this.name for this in WORLDS]
-    flags.DEFINE_list("worlds", names, "Worlds of false_alarms.")
+    flags.DEFINE_list("parts", PARTS, "What is measured.")
+    flags.DEFINE_list("worlds", [this.name for this in WORLDS], "Worlds of false_alarms.")
     flags.DEFINE_list("rows", ["500", "5000", "100000"], "Rows per day of caught and poisoning.")
     flags.DEFINE_integer("days", 60, "Days of each world of false_alarms.")
     flags.DEFINE_bool("export", True, "Make and judge the version of every day in false_alarms.")

@@ -296,13 +296,16 @@ class DayLoop:
         outcome: Outcome = "skipped" if gate_config.on_failure == "skip" else "stopped"
         self.quarantine.write(day.day, outcome, attempts, input_versions=day.input_versions)
         if not again and outcome == "stopped":
-            as_it_is = (
-                f", or keep it as it is with --accept_day={day.day} --reason=..." if judged.rows else ""
-            )
             kept = self.trainer.state.day if self.trainer.state else None
+            other = (
+                "change the model's gate (its bounds, on_failure) or false_alarms_per_year, or keep it as it is with "
+                f"--accept_day={day.day} --reason=..."
+                if judged.rows
+                else "let the model skip or retry such a day (on_failure of its gate)"
+            )
             raise DayStopped(
                 f"{message}. Meanwhile {self.role.meanwhile(kept)}. Correct the day and materialise it again, or "
-                f"change the model's gate (its bounds, on_failure) or false_alarms_per_year{as_it_is}",
+                f"{other}",
                 day.day,
             )
         if self.trainer.state:

@@ -23,6 +23,8 @@ _PER_WEEKDAY = 3
 """Days of each weekday from which on the weekday counts."""
 _ALLOWANCE = 1.0
 """Standard errors that each day of a drift may be off for nothing: a CUSUM is quickest for drifts of twice as much."""
+_LEAST = 0.5
+"""Degrees of freedom where there is nothing to tell how days differ: chance then explains anything."""
 _MAD = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation."""
 _MOST_CORRELATED = 0.9
@@ -213,5 +215,5 @@ def _expected(fine: Sequence[float], deviations: np.ndarray, errors: np.ndarray,
         low=float(min(fine)),
         high=float(max(fine)),
         error=math.sqrt(variance),
-        dof=len(size) * share**2,
+        dof=max(len(size) * share**2, _LEAST),
     )

@@ -280,7 +280,7 @@ class _Judge:
             drift = drifted(past, error=error, weekday=self.weekday, worse=measure.worse)
             if drift:
                 room = drift.room(self.alarms.cusum(self.tests))
-                since = self.before[-drift.days].day if drift.days else None
+                since = [day.day for day in self.before[-drift.days - 1 :]] if drift.days else []
                 found.append(self._check(measure, now, drift.expected, room, since=since, over=_OVER_WEEKS))
         return found
 
@@ -336,10 +336,13 @@ class _Judge:
         expected: Expected,
         limit: float,
         *,
-        since: date | None = None,
+        since: Sequence[date] = (),
         over: str = "",
     ) -> Check:
-        """Check a value that may be off by `limit` standard errors or by the margin, whichever is more."""
+        """Check a value that may be off by `limit` standard errors or by the margin, whichever is more.
+
+        `since` holds the last day before a drift, and the days of it.
+        """
         noise = limit * expected.error if expected.error else 0.0
         low, high = self._bounds(measure, expected, noise)
         reference = measure.unscaled(expected.centre)
@@ -377,7 +380,7 @@ class _Judge:
         return _exp(low - far), _exp(high + far)
 
     def _describe(
-        self, measure: _Measure, now: Observed, expected: Expected, bound: float, since: date | None
+        self, measure: _Measure, now: Observed, expected: Expected, bound: float, since: Sequence[date]
     ) -> str:
         """Return in one line what failed, by how much, on how many rows, and which field would let it pass."""
         value, low, high = measure.scaled(now.value), expected.low, expected.high
@@ -386,7 +389,9 @@ class _Judge:
         edge = low if value < low else high
         off = abs(value - edge) / expected.error if expected.error else math.inf
         seen = "nothing observed" if math.isnan(now.value) else f"{now.value:.4g}"
-        drift = f", a drift since {since}" if since else ""
+        drift = ""
+        if since:
+            drift = f", a drift since {since[1]} (tutelage-rollback --to_day={since[0]} takes it back)"
         needed = self._needed(measure, now.value, measure.unscaled(edge))
         return (
             f"{seen} on {now.rows:,} rows, where {measure.unscaled(expected.centre):.4g} is expected and {bound:.4g} "

@@ -241,7 +241,8 @@ def test_a_slow_drift_is_found_before_any_day_stands_out_and_names_the_day_it_be
     drift = found[f"{AUC} over weeks"]
     assert not drift.passed
     began = TODAY - timedelta(days=len(falling))
-    assert f"a drift since {began}" in drift.describe()
+    back = f"tutelage-rollback --to_day={began - timedelta(days=1)} takes it back"
+    assert f"standard errors off, a drift since {began} ({back}) (gate.auc_drop=" in drift.describe()
     # None of it is there on a quiet day, nor while there are too few days to see it against.
     sound = Observed(value=0.7, error=0.005, rows=1000)
     assert all(c.passed for c in _checks(AUC, sound, _days(AUC, *quiet, error=0.005)).values())
