@@ -27,8 +27,10 @@ from tutelage.trainers.metrics import raw_outputs
 
 BASIS = "day_gate"
 """Of its values in `metrics`; what is expected is under `day_gate_reference`, their errors under `day_gate_error`."""
+SETTLING = "settling"
+"""The metric under `BASIS` that counts the values without a bound."""
 _NO_BOUND = 20.0
-"""Standard errors from which on a bound is none: it comes of too few days."""
+"""Standard errors from which on a bound is none, because it comes of too few days."""
 _OVER_WEEKS = " over weeks"
 
 
@@ -275,6 +277,8 @@ class _Judge:
         limit = self.alarms.bound(self.tests, dof=expected.dof)
         if limit > _NO_BOUND:
             self.settling.append(name)
+            reference = measure.unscaled(expected.centre)
+            return [Check(name=name, value=now.value, reference=reference, passed=True)]
         found = [self._check(measure, now, expected, limit)]
         if measure.sides == 1:
             drift = drifted(past, error=error, weekday=self.weekday, worse=measure.worse)
@@ -418,10 +422,11 @@ def rows(
     learning rates, how many values have no bound yet (`settling`), and `blessed`, 1 or 0."""
     checks = {check.name: check for check in verdict.checks}
     judged = {name: check.value for name, check in checks.items() if check.value is not None}
+    settling = sum(c.passed and c.bound is None and not c.detail for c in verdict.checks)
     found: list[tuple[str, str, float, int]] = [
         (BASIS, "blessed", float(verdict.blessed), size),
         (BASIS, "rates", rates, size),
-        (BASIS, "settling", float(_settling(verdict)), size),
+        (BASIS, SETTLING, float(settling), size),
         *(
             (BASIS, n, v, now[n].rows if n in now else size)
             for n, v in judged.items()
@@ -438,11 +443,6 @@ def rows(
         {"task": "", "metric": name, "slice": "", "basis": basis, "value": value, "rows": count}
         for basis, name, value, count in found
     ]
-
-
-def _settling(verdict: Verdict) -> int:
-    """Return how many of the values passed without anything to compare them with."""
-    return sum(c.passed and c.reference is None and c.bound is None and not c.detail for c in verdict.checks)
 
 
 def kept_days(metrics: pl.DataFrame, days: Sequence[date]) -> list[KeptDay]:
