@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers import gate
+from tutelage.trainers.day_checks import KeptDay, Observed
 from tutelage.trainers.day_pass import Attempt
 from tutelage.trainers.expected import MEMORY
 from tutelage.trainers.feed import Day
@@ -26,7 +27,7 @@ class JudgedAttempt:
     rows: list[dict[str, object]]
     """Rows of the `metrics` table. None where something is not finite: such a day would spoil all later ones."""
     verdict: Verdict
-    observed: Mapping[str, gate.Observed] = field(default_factory=dict)
+    observed: Mapping[str, Observed] = field(default_factory=dict)
     """What it was judged by."""
 
     @property
@@ -62,7 +63,7 @@ def judge_attempt(role: Role, trainer: Trainer, day: Day, attempt: Attempt) -> J
     return JudgedAttempt(attempt=attempt, rows=rows + _counts(day), verdict=verdict, observed=observed)
 
 
-def _kept_before(role: Role) -> list[gate.KeptDay]:
+def _kept_before(role: Role) -> list[KeptDay]:
     """Return the last kept days. The model's first is not among them: an untrained model made its scores."""
     days = [state.day for state in role.checkpoints.states()][1:][-MEMORY:]
     if not days:

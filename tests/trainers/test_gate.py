@@ -17,8 +17,9 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import GateConfig, StudentConfig
+from tutelage.trainers.day_checks import KeptDay, Observed
 from tutelage.trainers.day_loop import Accept, train_student, train_teacher
-from tutelage.trainers.gate import KeptDay, Observed, judge, kept_days, observe, rows
+from tutelage.trainers.gate import judge, kept_days, observe, rows
 from tutelage.trainers.run import TEACHER, Run
 
 SCHEMA = Schema(

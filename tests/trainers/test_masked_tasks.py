@@ -12,8 +12,9 @@ from tests.tiny import AUXILIARY, DAYS, ROWS, SCHEMA, commit, interactions, make
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.config import GateConfig
+from tutelage.trainers.day_checks import Observed
 from tutelage.trainers.day_loop import train_student, train_teacher
-from tutelage.trainers.gate import Observed, judge
+from tutelage.trainers.gate import judge
 from tutelage.trainers.metrics import day_metrics, task_metrics
 from tutelage.trainers.run import TEACHER, Run
 
