@@ -27,6 +27,7 @@ import polars as pl
 from absl import app, flags
 
 from tutelage.export.config import ServingConfig
+from tutelage.export.versions import CARD
 from tutelage.launch import steps
 from tutelage.launch.configs.synthetic import SCHEMA, STUDENT, TASKS, TEACHER
 from tutelage.launch.experiment import Experiment
@@ -225,10 +226,10 @@ class Lived:
     """Days since the day of the version that was served, at most, of all students."""
 
 
-def live(session: Session, *, export: bool = True, garbage: bool = False) -> Lived:
+def live(session: Session, *, export: str, garbage: bool = False) -> Lived:
     """Bring the session's days from raw data to served versions, whatever the gates say, and return what they said.
 
-    `export`: whether the version of every day is made and judged. `garbage`: whether the teacher's labels of the last
+    `export` is "all", "newest" or "none": of which days a version is made and judged. `garbage`: whether the teacher's labels of the last
     day are shuffled before a student reads them.
     """
     for day in steps.to_materialize(session):  # one each night, so that a day is compared with accepted ones
@@ -239,8 +240,8 @@ def live(session: Session, *, export: bool = True, garbage: bool = False) -> Liv
         if garbage and model not in session.teachers:
             _shuffle_labels(session, session.days[-1])
         _train(session, model)
-    for student in session.students if export else ():
-        steps.export(session.asking(every_version=True), student)
+    for student in session.students if export != "none" else ():
+        steps.export(session.asking(every_version=export == "all"), student)
     return _verdicts(session)
 
 
@@ -299,10 +300,10 @@ def _shuffle_labels(session: Session, day: date) -> None:
 def _said(session: Session, student: str) -> dict[date, str]:
     """Return why the version of a day was not blessed, by its card."""
     found = {}
-    for card in (session.run.root / "rejected" / student).glob("*/assets.extra/card.json"):
-        record = json.loads(card.read_text())
-        checks = record.get("gate", record.get("verdict", {}))
-        found[date.fromisoformat(record["day"])] = json.dumps(checks)[:2000]
+    for version in session.versions(student).rejected.glob("2*"):
+        card = json.loads((version / CARD).read_text())
+        failed = [f"{check['name']} is {check['value']}" for check in card["checks"] if not check["passed"]]
+        found[date.fromisoformat(card["day"])] = "; ".join(failed)
     return found
 
 
@@ -320,19 +321,18 @@ def opened(root: Path, this: World, days: int, *, raw_dir: str = "") -> Session:
 
 def one_world(root: Path, this: World, days: int, export: bool) -> Lived:
     """Return what the gates said of sound days."""
-    return live(opened(root, this, days), export=export)
+    return live(opened(root, this, days), export="all" if export else "none")
 
 
 def one_dataset(root: Path, name: str, raw_dir: str, export: bool) -> Lived:
     """Return what the gates said of the days of a bundled config."""
-    return live(Session.open(config=name, workdir=str(root), raw_dir=raw_dir), export=export)
+    session = Session.open(config=name, workdir=str(root), raw_dir=raw_dir)
+    return live(session, export="all" if export else "none")
 
 
 def sound(root: Path, this: World) -> None:
     """Make a workdir of `SOUND` days, and serve the last of them."""
-    session = opened(root, this, SOUND)
-    live(session, export=False)
-    steps.export(session, STUDENT_NAME)
+    live(opened(root, this, SOUND), export="newest")
 
 
 def one_fault(root: Path, base: Path, this: World, fault: str, size: float, days: int) -> list[Lived]:
@@ -347,7 +347,7 @@ def one_fault(root: Path, base: Path, this: World, fault: str, size: float, days
     found: list[Lived] = []
     for day in range(1, days + 1):
         session = opened(root, this, SOUND + day, raw_dir=str(raw_dir))
-        lived = live(session, export=days == 1, garbage=fault == GARBAGE)
+        lived = live(session, export="newest" if days == 1 else "none", garbage=fault == GARBAGE)
         now = str(session.days[-1])
         found.append(replace(lived, stops=[stop for stop in lived.stops if stop.day == now]))
         if days > 1 and found[-1].stops:
