@@ -229,8 +229,8 @@ class Lived:
 def live(session: Session, *, export: str, garbage: bool = False) -> Lived:
     """Bring the session's days from raw data to served versions, whatever the gates say, and return what they said.
 
-    `export` is "all", "newest" or "none": of which days a version is made and judged. `garbage`: whether the teacher's labels of the last
-    day are shuffled before a student reads them.
+    `export` is "all", "newest" or "none": of which days a version is made and judged. `garbage`: whether the
+    teacher's labels of the last day are shuffled before a student reads them.
     """
     for day in steps.to_materialize(session):  # one each night, so that a day is compared with accepted ones
         steps.materialize(session, [day])
