@@ -67,6 +67,9 @@ bench-days: $(READY) ## seconds of status, report, run, prune and materialise af
 bench-data-gate: $(READY) ## sound days that the data gate stops, and faults that it finds, on five worlds of sixty days
 	$(RUN) benchmarks.data_gate
 
+bench-gates: $(READY) ## false alarms of all gates over sound days, which faults they catch, and how soon a slow poisoning (hours)
+	$(RUN) benchmarks.gates
+
 structure: $(READY) ## lines, long functions and imports per room; AGAINST=REV prints another revision beside them
 	$(RUN) benchmarks.structure $(if $(AGAINST),--against $(AGAINST))
 

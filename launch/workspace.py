@@ -129,6 +129,7 @@ def _run(root: Path, experiment: Experiment) -> Run:
         takeovers=changes,
         root=root,
         slice_by=experiment.slice_by,
+        alarms=experiment.alarms,
     )
 
 

@@ -1,5 +1,6 @@
 """The false alarms that a user accepts in a year, and how much of that one budget each test of a gate may spend."""
 
+import math
 from dataclasses import dataclass
 
 from scipy import special
@@ -41,3 +42,19 @@ class AlarmBudget:
         (3.46, 6.67, 42.7)
         """
         return float(-special.stdtrit(min(dof, 1e9), self.per_test(tests)))
+
+    def cusum(self, tests: int, *, allowance: float = 1.0) -> float:
+        """Return the sum of deviations, in standard errors, at which a drift is reported (CUSUM, Page 1954).
+
+        The sum grows by each verdict's deviation to the wrong side less `allowance`, and is never below 0. Without a
+        drift it comes to the limit as often as a single test of `bound` fails: once in 1 / `per_test` verdicts
+        (Siegmund, Sequential Analysis, 1985, eq. 2.56).
+
+        >>> round(AlarmBudget(per_year=1.0).cusum(10), 2)
+        3.28
+        """
+        between = 1 / self.per_test(tests)
+        height = 1.0  # times twice the allowance; solved by iteration, which converges from any start
+        for _ in range(100):
+            height = math.log(2 * allowance**2 * between + 1 + height)
+        return max(height / (2 * allowance) - 1.166, 0.0)

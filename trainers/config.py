@@ -94,9 +94,11 @@ ALL_ROWS = Sampling()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:
-    """What a day of training must show before it is kept, against the mean of the days before it.
+    """What a day of training must show before it is kept, against what the days before let expect of it.
 
-    It may be changed in a workdir at any time.
+    A value fails where it is worse by more than its margin here, the smallest change that matters, and by more standard
+    errors than `Experiment.false_alarms_per_year` allows. A day of few rows, or a model with few days behind it, has
+    wide standard errors. It may be changed in a workdir at any time.
 
     >>> GateConfig(min_days=8)
     Traceback (most recent call last):
@@ -104,17 +106,18 @@ class GateConfig:
     """
 
     trailing_days: int = 7
-    """The number of kept days that a day is compared with. The model's first day is never among them."""
+    """The number of kept days whose median is expected of a day. The model's first day is never among them."""
     min_days: int = 2
-    """With fewer days to compare with, a day passes if losses, outputs and weights are finite."""
-    auc_drop: float = 0.05
+    """With fewer days to compare with, a day passes if losses, outputs and weights are finite. With more, a value is
+    judged once it has settled: it no longer improves by more than noise, and the days are enough for a bound."""
+    auc_drop: float = 0.02
     """A day passes with an AUC lower by up to this, both of its scores ahead and of those before each update."""
-    entropy_rise: float = 0.10
-    """... with a normalised entropy higher by up to this share of the mean."""
+    entropy_rise: float = 0.05
+    """... with a normalised entropy higher by up to this share of what is expected."""
     squared_error_rise: float = 0.25
-    """... with a relative squared error of the value tasks higher by up to this share of the mean."""
+    """... with a relative squared error of the value tasks higher by up to this share of what is expected."""
     calibration_drift: float = 0.25
-    """... with a calibration further from 1 by up to this."""
+    """... with a calibration farther from 1 than expected by up to this."""
     logit_shift: float = 1.0
     """... with a mean of each raw output that moved by up to this many standard deviations of the output."""
     logit_spread: float = 2.0

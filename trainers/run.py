@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quarantine import Outcome, Quarantine
 from tutelage.pipeline.schema import Schema
@@ -12,6 +13,7 @@ from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
 from tutelage.trainers.handover import Labeller, TakeOver
 
+DEFAULT_ALARMS = AlarmBudget(per_year=1.0)
 TEACHER = "teacher"
 """The first teacher's name in `metrics`, in folders and on command lines."""
 
@@ -56,6 +58,8 @@ class Run:
     """Features. A day's metrics are also computed for each of their frequent values."""
     interactions: Path | None = None
     """The table that the days are read from; None: the run's own."""
+    alarms: AlarmBudget = DEFAULT_ALARMS
+    """The false alarms that the gate of each model may give (`Experiment.alarms`)."""
     keep_predictions: bool = False
     """Whether each day's scores ahead are kept beside the checkpoints."""
 

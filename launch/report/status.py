@@ -13,6 +13,8 @@ from tutelage.launch.report.data import day_counts, quarantined
 from tutelage.launch.report.summary import DASH, NOTES, print_table, simple_table
 from tutelage.launch.session import Session
 from tutelage.pipeline.days import spans
+from tutelage.trainers.expected import UNSETTLED
+from tutelage.trainers.gate import BASIS, SETTLING
 
 
 def print_status(session: Session, console: Console) -> None:
@@ -47,6 +49,19 @@ def _attention(session: Session) -> Iterator[str]:
     if session.pruned:
         yield f"Pruned: {spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)}"
     yield from (f"Teacher: {line}" for line in steps.describe_teachers(session))
+    yield from (f"Settling: {line}" for line in _settling(session))
+
+
+def _settling(session: Session) -> Iterator[str]:
+    """Yield a line for each young model whose gate does not judge all values of a day yet."""
+    for model in session.models:
+        states = session.run.checkpoints(model).states()
+        if 0 < len(states) <= UNSETTLED:  # an old model is judged, and is not looked up
+            day = states[-1].day
+            of_day = session.run.lake.metrics.scan(model=model, run=session.run.name, day=day)
+            found = of_day.filter(basis=BASIS, metric=SETTLING).select("value").collect()["value"].to_list()
+            if found and found[0]:
+                yield f"the gate of {model} had no bound yet for {found[0]:.0f} values of {day}"
 
 
 def _disk(session: Session) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tutelage.models import standard_errors as se
 from tutelage.models.lazy_tf import tf
 from tutelage.models.metrics import Weight, mean, over_observed
 from tutelage.pipeline.errors import UserError
@@ -135,6 +136,21 @@ class TaskKind(TaskSpec):
         return {
             self.loss_name: mean(self.row_loss(target, raw), weight),
             "calibration": over_observed(self.predicted(raw), target.astype(np.float64), weight),
+        }
+
+    def standard_errors(
+        self, target: np.ndarray, raw: np.ndarray, *, groups: np.ndarray | None = None, weight: Weight = None
+    ) -> dict[str, float]:
+        """Return the standard errors of `qualities` by name; of calibration, that of its inverse, observed / predicted.
+
+        The arguments are those of `metrics`; the rows of one of the `groups` are not independent. Infinite: so few
+        rows say nothing of the metric, and the day is not judged by it. One that is missing is not known: the day is
+        then judged by the spread of the days before alone.
+        """
+        observed = target.astype(np.float64)
+        return {
+            self.loss_name: se.clustered(se.of_mean(self.row_loss(target, raw), weight), groups),
+            "calibration": se.clustered(se.of_ratio(observed, self.predicted(raw), weight), groups),
         }
 
     def check(self, task: str) -> None:

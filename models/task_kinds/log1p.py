@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from tutelage.models import metrics as m
+from tutelage.models import standard_errors as se
 from tutelage.models.lazy_tf import tf
 from tutelage.models.losses.squared_error import SquaredError
 from tutelage.models.task_kinds.base import RELATIVE_SQUARED_ERROR, ValueKind
@@ -53,3 +54,15 @@ class Log1p(ValueKind, specs.Log1p):
         loss = m.mean(self.row_loss(target, raw), weight)
         relative = m.relative_squared_error(target.astype(np.float64), loss, weight)
         return {"ltv_loss": loss, "relative_squared_error": relative, "rmse": math.sqrt(loss)}
+
+    def standard_errors(
+        self,
+        target: np.ndarray,
+        raw: np.ndarray,
+        *,
+        groups: np.ndarray | None = None,
+        weight: m.Weight = None,
+    ) -> dict[str, float]:
+        """Return that of the relative squared error."""
+        of_error = se.of_relative_squared_error(target.astype(np.float64), self.row_loss(target, raw), weight)
+        return {"relative_squared_error": se.clustered(of_error, groups)}

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from tutelage.models import metrics as m
+from tutelage.models import standard_errors as se
 from tutelage.models import ziln
 from tutelage.models.lazy_tf import tf
 from tutelage.models.losses.ziln_kl import ZilnKL
@@ -66,4 +67,22 @@ class Ziln(ValueKind, specs.Ziln):
             "ziln_nll": m.mean(ziln.nll_numpy(target, *raw.T), weight),
             "rmse": math.sqrt(m.mean(np.square(target - expected), weight)),
             "calibration": m.over_observed(expected, target, weight),
+        }
+
+    def standard_errors(
+        self,
+        target: np.ndarray,
+        raw: np.ndarray,
+        *,
+        groups: np.ndarray | None = None,
+        weight: m.Weight = None,
+    ) -> dict[str, float]:
+        """Return that of the relative squared error and of the calibration."""
+        of_error = se.of_relative_squared_error(
+            np.log1p(target.astype(np.float64)), self.row_loss(target, raw), weight
+        )
+        of_calibration = se.of_ratio(target.astype(np.float64), self.score(raw), weight)
+        return {
+            "relative_squared_error": se.clustered(of_error, groups),
+            "calibration": se.clustered(of_calibration, groups),
         }

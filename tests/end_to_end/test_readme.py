@@ -225,6 +225,14 @@ def _bench_days(line: str, folder: Path, request: pytest.FixtureRequest) -> None
     assert re.search(r"^materialise all, per day +[\d.]+$", printed, re.MULTILINE)
 
 
+def _bench_gates(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    (command,) = (line for line in _recipe(line) if "benchmarks" in line)
+    command = command.replace(".venv/bin/python", sys.executable)
+    size = "--parts=false_alarms --worlds=500_half --days=2"
+    printed = _shell(f"PYTHONPATH={ROOT} {command} {size}", folder)
+    assert re.search(r"^500_half_2_days +2 +\d\d\.\d\d% +0 +0 +0 +0\n0 false alarms", printed, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def served(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo a day later, in a folder of its own: two versions of a student."""
@@ -260,6 +268,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make bench-serving": _bench_serving,
     "make bench-sixty-days": _bench_sixty_days,
     "make bench-days": _bench_days,
+    "make bench-gates": _bench_gates,
     "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
     "make golden": partial(_make, runs=("-m tests.golden",)),  # test_smoke.py makes the run

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -22,3 +23,14 @@ def test_no_test_spends_more_than_a_coin_toss() -> None:
 def test_the_bound_is_the_quantile_of_student_s_t(dof: float) -> None:
     budget = AlarmBudget(per_year=1.0)
     assert stats.t.sf(budget.bound(3, dof=dof), dof) == pytest.approx(budget.per_test(3), rel=1e-6)
+
+
+def test_a_cusum_without_a_drift_fires_as_seldom_as_a_single_test() -> None:
+    budget = AlarmBudget(per_year=365.25 / 100)  # once in 100 verdicts
+    limit, rng = budget.cusum(1), np.random.default_rng(7)
+    total, fired = np.zeros(2_000), 0
+    for _ in range(1_000):
+        total = np.maximum(total + rng.standard_normal(2_000) - 1.0, 0.0)
+        fired += int((total > limit).sum())
+        total[total > limit] = 0.0
+    assert 0.8 < fired / 2_000 / 1_000 * 100 < 1.25

@@ -372,8 +372,8 @@ def test_a_day_whose_loss_is_no_number_is_refused_and_not_kept(value: float, tmp
     commit(run.lake, DAYS[1], rows, attempt=2)
     says = (
         r"^teacher: 2026-01-02 did not pass its gate and is not kept: fail; losses that are not finite: 2 of 4, "
-        r"from step 6 on; outputs .* Correct the day and materialise it again, or change the model's gate \(its "
-        r"bounds, or on_failure to skip or retry\)$"
+        r"from step 6 on; outputs .* Correct the day and materialise it again, or let the model skip or retry such a "
+        r"day \(on_failure of its gate\)$"
     )
     with pytest.raises(UserError, match=says):
         train_teacher(run, DAYS)
