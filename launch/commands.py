@@ -50,7 +50,7 @@ SESSION_FLAGS: Sequence[Flag] = (
     _texts("beam_flag", [], "A flag for Beam, as in --runner=FlinkRunner (repeatable)."),
     _switch("verbose", False, "Show what TensorFlow and Beam print."),
 )
-"""The flags that every command takes."""
+"""The flags that every command in a workdir takes."""
 _ACCEPT = (
     _text("accept_day", None, "Keep this day, which did not pass its gate, as it is; wants a --reason."),
     _text("reason", "", "Why: written to its quarantine/DAY.json."),
@@ -81,6 +81,15 @@ class Command:
     """Whether it leaves the workdir as it is, apart from the report page. `--repair` does not."""
     looks: bool = False
     """Whether it looks for damaged files, so that one is no mistake but found."""
+    previews: bool = False
+    """Whether its --dry_run reads raw data only, and needs no workdir."""
+    in_workdir: bool = True
+    """Whether it works in a workdir, and takes `SESSION_FLAGS` and a Session."""
+
+    @property
+    def all_flags(self) -> Sequence[Flag]:
+        """The flags that it takes."""
+        return (*SESSION_FLAGS, *self.flags) if self.in_workdir else self.flags
 
     def __call__(self) -> None:
         _main(self)
@@ -89,6 +98,19 @@ class Command:
 COMMANDS = {
     command.name: command
     for command in (
+        Command(
+            name="init",
+            function="actions.init:init",
+            does="write a config for event logs of your own, from a sample of them.",
+            flags=[
+                _text("raw_dir", None, "The folder of the logs, or a URL.", required=True),
+                _text("out", None, "The config to write, a .py file that is not there yet.", required=True),
+                _text(
+                    "pattern", "", "The files of the events, as in events/*.csv; else the largest table's."
+                ),
+            ],
+            in_workdir=False,
+        ),
         Command(
             name="run",
             function="run:run",
@@ -102,7 +124,11 @@ COMMANDS = {
             name="materialize",
             function="actions.materialize:materialize",
             does="make the days asked for again from the raw data.",
-            flags=_ACCEPT,
+            flags=[
+                *_ACCEPT,
+                _switch("dry_run", False, "Only print what a sample of the raw data would give."),
+            ],
+            previews=True,
         ),
         Command(
             name="teach",
@@ -242,7 +268,7 @@ def _main(command: Command) -> None:
     if "--version" in given:
         print(f"{_program()} {version('tutelage')}")
         return
-    for flag in (*SESSION_FLAGS, *command.flags):
+    for flag in command.all_flags:
         flag()
     if given & {"-h", "--help"}:
         # Only this module's flags, which are defined by now: libraries define flags of their own.
@@ -264,23 +290,27 @@ def _main(command: Command) -> None:
 def _act(command: Command, argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag; flags are written --name=value")
-    silence(verbose=FLAGS.verbose)
-    request: dict[str, Any]
-    own: dict[str, Any]
-    request, own = (
-        {flag.args[0]: FLAGS[flag.args[0]].value for flag in flags_}
-        for flags_ in (SESSION_FLAGS, command.flags)
-    )
-    request["overrides"], request["beam_flags"] = request.pop("set"), request.pop("beam_flag")
     module, _, name = command.function.partition(":")
+    own: dict[str, Any] = {flag.args[0]: FLAGS[flag.args[0]].value for flag in command.flags}
+    silence(verbose=command.in_workdir and FLAGS.verbose)
     function = getattr(import_module(f"tutelage.launch.{module}"), name)
+    if not command.in_workdir:
+        function(**own)
+        return
+    request: dict[str, Any] = {flag.args[0]: FLAGS[flag.args[0]].value for flag in SESSION_FLAGS}
+    request["overrides"], request["beam_flags"] = request.pop("set"), request.pop("beam_flag")
+    preview = command.previews and own["dry_run"]
     from tutelage.launch.session import Session
     from tutelage.launch.workspace import NothingHereYet
     from tutelage.pipeline.io.json import TornFile
 
     with disk_full_as_user_error(FLAGS.workdir):
         try:
-            session = Session.open(**request, read_only=command.read_only and not own.get("repair"))
+            session = Session.open(
+                **request,
+                read_only=(command.read_only and not own.get("repair")) or preview,
+                may_be_new=preview,
+            )
         except TornFile as error:
             if command.looks:
                 raise Found(str(error)) from None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import IntEnum
 
-from tutelage.pipeline.errors import GateError, TransientError, UserError
+from tutelage.pipeline.errors import Found, GateError, TransientError, UserError
 from tutelage.trainers.preemption import Preempted
 
 

@@ -59,12 +59,13 @@ class Session:
         end_day: str = "",
         now: datetime | None = None,
         read_only: bool = False,
+        may_be_new: bool = False,
         **kept: Any,
     ) -> "Session":
         """Return the session that a command's flags ask for; `kept` are fields that are taken as they are.
 
         `read_only` creates no workdir and changes none. Raises UserError for a config, a day or a workdir that
-        cannot be used, and NothingHereYet where a workdir that is to be read is not there.
+        cannot be used, and NothingHereYet where a workdir that is to be read is not there, unless it `may_be_new`.
         """
         with quiet_stderr(
             verbose=kept.get("verbose", False)
@@ -77,7 +78,7 @@ class Session:
         )
         asked = slices_between(start, end, slice_days=schema.slice_days, offset=schema.slice_offset)
         until = {day: schema.waits_until(day, now=now) for day in asked}
-        run = open_workdir(workdir, experiment, read_only=read_only)
+        run = open_workdir(workdir, experiment, read_only=read_only, may_be_new=may_be_new)
         request = {"config": config, "workdir": workdir, "overrides": overrides, "smoke": smoke, **kept}
         return cls(
             experiment=experiment,
@@ -85,7 +86,7 @@ class Session:
             days=[day for day, at in until.items() if at is None],
             waiting={day: at for day, at in until.items() if at is not None},
             moved=describe_moves(start, end, asked, slice_days=schema.slice_days),
-            pruned=run.lake.pruned(asked),
+            pruned=frozenset() if may_be_new else run.lake.pruned(asked),
             now=now,
             request={**request, "start_day": start_day, "end_day": end_day, "now": now},
             **kept,

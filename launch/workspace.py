@@ -38,14 +38,16 @@ class NothingHereYet(UserError):
     """A command that only reads was given a folder in which no experiment has begun."""
 
 
-def open_workdir(workdir: str, experiment: Experiment, *, read_only: bool = False) -> Run:
+def open_workdir(
+    workdir: str, experiment: Experiment, *, read_only: bool = False, may_be_new: bool = False
+) -> Run:
     """Return the run that lives in `workdir`; create it where there is none, unless `read_only`.
 
     A workdir that holds days of data keeps its source and schema; one that holds a trained model keeps its
     name, training and teacher too. Features, tasks and histories that the experiment has and the workdir does not
     are added to the tables (`evolve`); `read_only` leaves them out of the run's schema instead.
     Raises UserError where the path cannot be used or written to, or another experiment was at work in it, and
-    NothingHereYet where it is to be read and there is nothing in it.
+    NothingHereYet where it is to be read and there is nothing in it, unless it `may_be_new`.
     """
     root = Path(workdir).resolve()
     if odd := _ENCODED.search(str(root)):
@@ -57,6 +59,8 @@ def open_workdir(workdir: str, experiment: Experiment, *, read_only: bool = Fals
     run = _run(root, experiment)
     _mend_logs(run, read_only=read_only)
     made_with = _made_with(run)
+    if read_only and may_be_new and not made_with:
+        return run
     if not path.exists():
         _check_missing(path, made_with, workdir, read_only=read_only)
     if not read_only:

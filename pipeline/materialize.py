@@ -99,12 +99,12 @@ class ReadUnit(beam_job.ThreadedDoFn):
         differences: dict[str, None] = {}
         pieces: list[tuple[str, Piece]] = []
         with unit.unchanged():
-            frames = (self._conform(frame, unit, differences) for frame in self.source.read(unit))
+            frames = (self.conform(frame, unit, differences) for frame in self.source.read(unit))
             for number, frame in enumerate(concatenate_small(frames)):
                 pieces += self._pieces(frame, (unit.index, number), unit.day, tuple(differences))
         return pieces
 
-    def _conform(self, frame: pl.DataFrame, unit: Unit, differences: dict[str, None]) -> pl.DataFrame:
+    def conform(self, frame: pl.DataFrame, unit: Unit, differences: dict[str, None]) -> pl.DataFrame:
         """Return the frame with the table's columns in their dtypes, null where a value does not fit.
 
         Adds a text to `differences` for each column that is not as the source offers it.
@@ -129,7 +129,7 @@ class ReadUnit(beam_job.ThreadedDoFn):
                 changed.append(pl.col(name).cast(table[name], strict=False))
         return frame.with_columns(changed)
 
-    def _judge_rows(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def judge_rows(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the frame with the `day` of each row, and in `dropped` the reason to drop it.
 
         Labels that are not mature become null.
@@ -165,7 +165,7 @@ class ReadUnit(beam_job.ThreadedDoFn):
     ) -> Iterator[tuple[str, Piece]]:
         """Stage the rows of each requested day; yields a piece per day, and one for the rows of no such day."""
         downsampling = self.schema.downsampling
-        frame = self._judge_rows(frame)
+        frame = self.judge_rows(frame)
         good = pl.col("dropped").is_null()
         reasons = self._dropped_by_day(frame)
         if None in reasons:

@@ -13,6 +13,7 @@ from tutelage.launch.actions.console import (
     raise_quarantined,
     units,
 )
+from tutelage.launch.actions.dry_run import print_preview
 from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.report.summary import came_in, noted
 from tutelage.launch.session import Session
@@ -20,11 +21,16 @@ from tutelage.pipeline.errors import disk_full_as_user_error
 from tutelage.pipeline.io.printable import counted
 
 
-def materialize(session: Session, *, accept_day: str | None = None, reason: str = "") -> None:
-    """Replace the days asked for, or commit the quarantined `accept_day` as it is.
+def materialize(
+    session: Session, *, accept_day: str | None = None, reason: str = "", dry_run: bool = False
+) -> None:
+    """Replace the days asked for, or commit the quarantined `accept_day` as it is; or look at a sample of the raw data.
 
-    Raises GateError where a day does not pass the quality gate.
+    Raises GateError where a day does not pass the quality gate, and Found where a dry run found something.
     """
+    if dry_run:
+        print_preview(session)
+        return
     if day := accepted_day(session, accept_day, reason):
         rows, past = steps.accept(session, day, reason)
         echo(f"{day}: {rows:,} rows are in interactions now, accepted: {reason}")

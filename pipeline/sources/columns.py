@@ -64,11 +64,17 @@ class Columns:
             )
 
     def unfit(self, file: File, name: str) -> pl.DataFrame:
-        """Return the raw values, each combination once, in which rows of the first frame are dropped as `bad_NAME`."""
-        columns = columns_of(self.expressions[name]) if name in self.expressions else [self.raw[name]]
+        """Return raw values, each combination once, in which rows are dropped as `bad_NAME`: those of the first frame
+        that has any. The time is called `time`."""
+        columns = (
+            columns_of(self.expressions[name])
+            if name in self.expressions
+            else [self.raw.get(name, self.time)]
+        )
         for raw, *_ in self._frames(file):
-            bad = self._fit(raw, file)["dropped"] == f"bad_{name}"
-            return raw.filter(bad).select(columns).unique(maintain_order=True)
+            bad = raw.filter(self._fit(raw, file)["dropped"] == f"bad_{name}")
+            if len(bad):
+                return bad.select(columns).unique(maintain_order=True)
         return pl.DataFrame(schema=columns)
 
     def _frames(self, file: File) -> Frames:

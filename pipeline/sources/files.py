@@ -78,7 +78,7 @@ class Files:
     """The raw column with the time of the exposure."""
     time_unit: TimeUnit = "iso8601"
     """The unit of a number since 1970 in UTC, or iso8601 for text like 2026-01-31T18:30:00.5+01:00. Parquet's own
-    timestamps need none."""
+    timestamps need none. A date alone means its midnight."""
     time_zone: str = "UTC"
     """The time zone of times that name none (an IANA name). If a clock shows a time twice, the earlier is meant."""
     renamed: tuple[tuple[str, str], ...] = ()
@@ -232,6 +232,10 @@ class Files:
             return f"{what}: correct its values, or name another column in the config"
         return f"{what}: name another column, or say in the config {_as_label(name, column, dtype)}"
 
+    def unfit(self, file: File, name: str) -> pl.DataFrame:
+        """Return the raw values, each combination once, in which rows of a file are dropped as `bad_NAME`."""
+        return self._events.unfit(file, name)
+
     def _head(self, file: File, days: Sequence[date]) -> tuple[int, Slices | None, tuple[RawFile, ...]]:
         """Return the rows of a Parquet file that cannot hold any of `days`, else 0; its slices; and its state.
 
@@ -328,6 +332,7 @@ class Files:
             time=self.event_time,
             time_unit=self.time_unit,
             time_zone=self.time_zone,
+            dates=True,
             raw={name: name for name in dtypes if name not in dict(self.expressions)} | dict(self.renamed),
             expressions=dict(self.expressions),
             dtypes=dtypes,

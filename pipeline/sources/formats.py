@@ -333,3 +333,21 @@ def _missing(file: File, name: str, names: Sequence[str], said: str) -> UserErro
     return UserError(
         f"{file} has {how} {name!r}, {said}; it has {shown:.500}; name the right column in the config"
     )
+
+
+def column_names(file: File) -> list[str]:
+    """Return the names of the raw columns: those of the header, or else those that the rows of the first frame have."""
+    if file.suffix == ".parquet":
+        with file.open() as source, pq.ParquetFile(source) as parquet:
+            return [*parquet.schema_arrow.names, *file.partition]
+    if ".tfrecord" in file.suffixes:
+        import tensorflow as tf
+
+        rows = [_example(record, tf.train.Example, ()) for record in next(_records(file), [])]
+    else:
+        with file.stream() as stream:
+            lines = _lines(stream, file)
+            if ".csv" in file.suffixes:
+                return _header(file, lines)
+            rows = next(_json_batches(lines), ([], []))[1]
+    return list(dict.fromkeys(name for row in rows if row for name in row))

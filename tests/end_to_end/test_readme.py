@@ -155,6 +155,22 @@ def _own_events(line: str, folder: Path, request: pytest.FixtureRequest) -> None
     assert (folder / "W2/export/auxiliary/2026010201").is_dir()
 
 
+@pytest.fixture(scope="module")
+def first_hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with logs, in which the three commands of the first hour follow each other."""
+    folder = tmp_path_factory.mktemp("first_hour")
+    write_logs(folder / "my_logs")
+    return folder
+
+
+def _first_hour(line: str, folder: Path, request: pytest.FixtureRequest, *, says: str, makes: str) -> None:
+    folder = request.getfixturevalue("first_hour")
+    before = set(folder.rglob("*"))
+    assert re.search(says, _shell(line, folder), re.MULTILINE)
+    made = {path.relative_to(folder).parts[0] for path in set(folder.rglob("*")) - before}
+    assert made - {".venv"} == ({makes} if makes else set())
+
+
 def _nightly(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     *when, command = line.split(maxsplit=5)
     assert len(when) == 5
@@ -255,6 +271,13 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make test": partial(_make, runs=("-m ruff check", "-m ruff format .*--check", "-m mypy", "-m pytest")),
     ".venv/bin/tutelage-run --config=kuairand": _kuairand,
     ".venv/bin/tutelage-study --config=kuairand": _study,
+    ".venv/bin/tutelage-init": partial(_first_hour, says="Read 900 rows of events/*", makes="my_config.py"),
+    ".venv/bin/tutelage-materialize --config=my_config.py": partial(
+        _first_hour, says="^Nothing to correct was found", makes=""
+    ),
+    ".venv/bin/tutelage-run --config=my_config.py": partial(
+        _first_hour, says="^auxiliary: trained until 2026-01-03", makes="W2"
+    ),
     ".venv/bin/tutelage-run --config=examples/own_events.py": _own_events,
     "0 3 * * * cd": _nightly,
     # In this order: the newest is retired, comes back, and is copied.
@@ -312,8 +335,8 @@ def test_no_command_of_the_readme_is_overlooked() -> None:
 
 def test_the_table_has_every_console_script_once() -> None:
     assert sorted(re.findall(r"`(tutelage-\w+)", "".join(ROWS))) == sorted(SCRIPTS)
-    # A study has a workdir of its own.
-    assert SCRIPTS.keys() == {*AFTER_DEMO, "tutelage-study"}
+    # A study has a workdir of its own, and a draft needs none.
+    assert SCRIPTS.keys() == {*AFTER_DEMO, "tutelage-study", "tutelage-init"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -324,16 +347,17 @@ def test_a_console_script_takes_the_flags_that_the_readme_gives_it(script: str) 
     assert done.stdout.lstrip().startswith(f"{script}: ")
     taken = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
     (row,) = (row for row in ROWS if f"`{script}" in row)
-    (all_take,) = re.findall(r"^All take .*?\n\n", README, re.DOTALL | re.MULTILINE)
-    flags = re.findall(r"--(\w+)", row + all_take)
-    assert {"config", "workdir", "set"} <= set(flags) <= set(taken)
+    (all_take,) = re.findall(r"^All but .*?\n\n", README, re.DOTALL | re.MULTILINE)
+    of_all = {"config", "workdir", "set"} if script != "tutelage-init" else set()
+    flags = re.findall(r"--(\w+)", row + all_take * bool(of_all))
+    assert of_all <= set(flags) <= set(taken)
 
 
 def test_every_row_of_the_table_runs_after_the_demo(demo: Demo) -> None:
     columns = [feature.name for feature in load("synthetic").schema.features]
     interactions = polars.read_delta(str(demo.folder / "demo/lake/interactions"))
     interactions.filter(day=date(2026, 1, 1)).select(columns).write_ndjson(demo.folder / "log.jsonl")
-    for command in re.findall(r"`(tutelage-(?!study)[^`]*)`", "".join(ROWS)):
+    for command in re.findall(r"`(tutelage-(?!study|init)[^`]*)`", "".join(ROWS)):
         more, says = AFTER_DEMO[command.split()[0]]
         asked = command.replace("NAME", "auxiliary").replace("FILE", "log.jsonl")
         asked = asked.replace("DAY", "2026-01-01").replace("=ID", "=7").replace("=N", "=30")

@@ -341,7 +341,7 @@ def test_a_type_that_can_never_fit_is_named(tmp_path: Path, column: str, array: 
         ("2026-07-01 02:00:00", 1_782_864_000_000_000),  # Summer time is UTC+2: 2026-07-01 00:00 in UTC.
         ("2026-03-29T02:30:00", None),  # The clock skips this hour.
         ("2026-10-25T02:30:00", 1_792_888_200_000_000),  # The first of two: 00:30 in UTC.
-        ("2026-01-01", None),
+        ("2026-01-01", 1_767_222_000_000_000),
         ("2026-13-01T00:00:00Z", None),
         ("1969-12-31T23:59:59Z", None),
         ("2100-01-01T00:00:00Z", None),
