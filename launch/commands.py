@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
-from tutelage.launch.exit_codes import Failures, Found, exit_code
+from tutelage.launch.exit_codes import Failures, exit_code
 from tutelage.launch.logging_setup import silence, write_stderr
-from tutelage.pipeline.errors import UserError, disk_full_as_user_error
+from tutelage.pipeline.errors import Found, UserError, disk_full_as_user_error
 from tutelage.pipeline.io.printable import printable, printable_lines
 from tutelage.trainers.preemption import SIGNALS, Preempted, stopped
 

@@ -21,10 +21,6 @@ class ExitCode(IntEnum):
     """A process was killed, the workdir is busy, the disk is full, or a read or write failed: run again later."""
 
 
-class Found(UserError):
-    """Something was found by a command that only looks."""
-
-
 # The first class that an error is an instance of counts.
 _BY_CLASS: dict[type[BaseException], ExitCode] = {
     Found: ExitCode.FOUND,

@@ -143,8 +143,8 @@ def _states(session: Session, outcomes: Sequence[pool.Outcome], held: Collection
             yield f"{model}: failed: {str(failure) or type(failure).__name__}; {trained}"
         elif model in held:
             yield f"{model}: waits for the teacher's labels; {trained}"
-        elif waits := session.awaited(model):
-            yield f"{model}: waits for {_waited_for(session, model, waits[min(waits)])}; {trained}"
+        elif awaited := session.awaited(model):
+            yield f"{model}: waits for {_waited_for(session, model, awaited[min(awaited)])}; {trained}"
         else:
             waits = session.version_waits(model)
             yield f"{model}: {trained}" + (f"; {waits}" if waits else "")

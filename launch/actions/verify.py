@@ -4,10 +4,9 @@ from contextlib import ExitStack
 
 from tutelage.launch import locks
 from tutelage.launch.actions.console import echo
-from tutelage.launch.exit_codes import Found
 from tutelage.launch.lifecycle import verify as check
 from tutelage.launch.session import Session
-from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.errors import Found, UserError
 
 
 def verify(session: Session, *, repair: bool = False) -> None:

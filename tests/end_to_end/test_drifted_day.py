@@ -35,7 +35,9 @@ def test_a_drifted_day_is_quarantined_shown_and_accepted(tmp_path: Path) -> None
     # The run goes on without the day, and its status says that a gate spoke.
     done = _run("run", tmp_path)
     assert done.returncode == 3, done.stdout + done.stderr
-    said = "\nquarantine: 2026-01-05 fail; nulls of country: 1 on 1,000 rows, 0 is expected and 0.1 the bound: "
+    said = (
+        "\nquarantine: 2026-01-05 fail; nulls of country: 1 on 1,000 rows, 0 is expected and 0.1 the bound: "
+    )
     assert said in f"\n{done.stdout}"
     assert "; mean of click: 0.5" in done.stdout
     assert done.stderr.startswith(
