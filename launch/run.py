@@ -62,14 +62,14 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
         # A model does not go past a teacher that it needs and that has stopped: it waits, served as it is.
         session = session.asking(awaits_teacher=True)
 
-        # A successor trains beside it, and takes over once it is as good. Students wait for one that was killed,
-        # because it might have taken over.
+        # A successor trains beside it, and takes over once it is as good. Where one of both was killed, students wait
+        # for the successor, because it might have taken over. A teacher that was killed first exports what it lacks.
         taken_over = False
         if session.successor:
-            more, taken_over = train_successor(session)
-            outcomes += more
-            killed = any(isinstance(outcome.failure, pool.Killed) for outcome in more)
-            session = session.reopened().asking(awaits_successor=killed)
+            if not _killed(outcomes):
+                more, taken_over = train_successor(session)
+                outcomes += more
+            session = session.reopened().asking(awaits_successor=_killed(outcomes))
 
         # Snapshots of earlier days score the days of the students that read such labels.
         unlabelled = steps.to_label(session)
@@ -116,6 +116,10 @@ def _mend(session: Session) -> list[TornFile]:
     return torn
 
 
+def _killed(outcomes: Sequence[pool.Outcome]) -> bool:
+    return any(isinstance(outcome.failure, pool.Killed) for outcome in outcomes)
+
+
 def _label(session: Session, unlabelled: Mapping[date, "Snapshot"]) -> UserError | None:
     """Score the days, and return what went wrong."""
     try:
@@ -155,7 +159,7 @@ def _waited_for(session: Session, model: str, teacher: str) -> str:
         return "the teacher"
     if teacher == session.run.teacher_model:
         return "the teacher's labels"
-    return f"{teacher}, whose process was killed"
+    return f"{teacher}, which may take over"
 
 
 def _raise_failures(

@@ -41,7 +41,7 @@ class Session:
     awaits_teacher: bool = False
     """Whether models go no further than the teacher that they need (`awaited`)."""
     awaits_successor: bool = False
-    """Whether students that read labels go no further than the successor, because its process was killed."""
+    """Whether students that read labels go no further than the successor: its process or the teacher's was killed."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     """The moment of the command, which is the same in all its processes."""
     request: Mapping[str, Any] = field(default_factory=dict)

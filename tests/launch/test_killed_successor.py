@@ -51,7 +51,7 @@ def test_students_wait_for_a_successor_that_was_killed_and_after_three_kills_on_
     for count in (1, 2):
         error = _night(workdir)
         assert (exit_code(error), str(error)) == (75, f"a process that trained {WIDE} was killed")
-        waits = f"waits for {WIDE}, whose process was killed; trained until 2026-01-02"
+        waits = f"waits for {WIDE}, which may take over; trained until 2026-01-02"
         assert _states(capsys.readouterr().out) == [
             "teacher: trained until 2026-01-04",
             f"{WIDE}: its process was killed; not trained yet",
