@@ -53,6 +53,8 @@ class Versions:
         self.set_aside = self.log.with_name("damaged")
         self.ledger = folder / "numbers.txt"
         self._folders = (self.folder, self.retired, self.rejected)
+        self._damaged: list[Path] = []
+        """The newest served version where `unpublished` has found it damaged."""
         self._decisions = Decisions(self.log)
         self._pins = Pins(self.log.with_name("pinned"), self.name)
         self._numbers = Numbers(self.ledger, (*self._folders, self.set_aside))
@@ -68,8 +70,8 @@ class Versions:
         whose tensors were pruned. That of the newest served version is, where the version is damaged.
         """
         made = {version.checkpoint for folder in self._folders for version in versions_in(folder)}
-        if (served := self.published()) and damage(served[-1].path):
-            made.discard(served[-1].checkpoint)
+        self._damaged = [path for path in numbered(self.folder)[-1:] if damage(path)]
+        made -= {version.checkpoint for version in self.published() if version.path in self._damaged}
         return [state for state in states if state.id not in made and not state.pruned]
 
     def waits(self, state: State) -> bool:
@@ -94,16 +96,13 @@ class Versions:
                     move(path, self.set_aside / path.name)
 
     def replace_damaged(self) -> list[str]:
-        """Set damaged versions aside that were served before the newest one; return how each is damaged.
-
-        Only those that follow the last sound one before it are looked at.
-        """
+        """Set the version aside that `unpublished` has found damaged, if a newer one is served; return how it is."""
+        newest = self.newest_sound()
         found = []
-        for path in reversed(numbered(self.folder)[:-1]):
-            if not (why := damage(path)):
-                break
-            self.set_damaged_aside(int(path.name))
-            found.append(why)
+        for path in self._damaged:
+            if newest and newest.number > int(path.name) and path.exists():
+                found.append(damage(path))
+                self.set_damaged_aside(int(path.name))
         return found
 
     def torn_records(self) -> list[tuple[str, str, Callable[[], None] | None]]:
