@@ -82,7 +82,7 @@ class Versions:
             for path in of_day[-1:]
         )
 
-    def newest_sound(self, *, until: date) -> Version | None:
+    def newest_sound(self, *, until: date = date.max) -> Version | None:
         """Return the newest served version of a day up to `until` whose files are those that were written."""
         before = (version for version in reversed(self.published()) if version.day <= until)
         return next((version for version in before if not damage(version.path)), None)

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -139,7 +138,7 @@ def _served(session: Session, versions: Versions, path: Path, why: str) -> Findi
     if can and versions.name in session.models:
         remedy = "tutelage-run exports its day again, and sets it aside then"
         return Finding(kind="damaged", what=why, remedy=remedy, by="run")
-    if sound := versions.newest_sound(until=date.max):
+    if sound := versions.newest_sound():
         remedy = f"--repair moves it to {versions.set_aside}, and {sound.number} is served"
         mend = partial(versions.set_damaged_aside, int(path.name))
         return Finding(kind="damaged", what=why, remedy=remedy, by="repair", mend=mend)

@@ -14,7 +14,7 @@ from tutelage.pipeline.io.store import FILES
 
 _log = logging.getLogger(__name__)
 RESTORE = "restore it from a copy, or remove it"
-_DIGEST, _SHA = "digest", "sha256:"
+_DIGEST, _SHA = "content_digest", "sha256:"
 """The name under which an object holds its digest, and how the digest begins."""
 
 
@@ -55,7 +55,7 @@ def sealed(value: Any) -> Any:
 
     Example:
         >>> sealed({"day": 1})
-        {'day': 1, 'digest': 'sha256:cf48d817e92f6d77f786e262717046f5'}
+        {'day': 1, 'content_digest': 'sha256:cf48d817e92f6d77f786e262717046f5'}
     """
     if isinstance(value, list):
         return [sealed(item) for item in value]
