@@ -26,7 +26,6 @@ import numpy as np
 import polars as pl
 from absl import app, flags
 
-from tutelage.export import card
 from tutelage.export.config import ServingConfig
 from tutelage.launch import steps
 from tutelage.launch.configs.synthetic import SCHEMA, STUDENT, TASKS, TEACHER
@@ -301,9 +300,8 @@ def _said(session: Session, student: str) -> dict[date, str]:
     """Return why the version of a day was not blessed, by its card."""
     found = {}
     for version in session.versions(student).rejected.glob("2*"):
-        record = json.loads((version / f"{card.PATH}.json").read_text())
-        failed = [f"{check['name']} is {check['value']}" for check in record["checks"] if not check["passed"]]
-        found[date.fromisoformat(record["day"])] = "; ".join(failed)
+        record = json.loads((version / "assets.extra/model_card.json").read_text())
+        found[date.fromisoformat(record["day"])] = record["verdict"]
     return found
 
 

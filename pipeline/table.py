@@ -430,9 +430,10 @@ class Table:
 
     def vacuum(self) -> None:
         """Remove every file that the newest version does not name. No other process may use the table meanwhile."""
-        DeltaTable(self.path).vacuum(
-            retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True
-        )
+        table = DeltaTable(self.path)
+        before = table.version()
+        table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
+        self._sync(before)
 
     def key(self, partition: Partition) -> str:
         """Return the values of the partition columns, joined by `/`: the partition's name in commits."""

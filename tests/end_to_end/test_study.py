@@ -39,10 +39,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir / "study"
 
 
-def test_an_arm_is_the_student_that_a_run_trains(study: Path) -> None:
+def test_an_arm_is_the_student_that_a_run_trains(study: Path, tmp_path: Path) -> None:
     found = pl.read_delta(str(study / "comparisons")).filter(pl.col("arm") == "late_control")
+    # A study serves nothing and withholds nothing.
+    flags = ["--config=synthetic", "--smoke", f"--workdir={tmp_path}", "--set=training.holdout=0"]
+    for command in (["tutelage-materialize"], ["tutelage-student", "--model=late_control"]):
+        subprocess.run([COMMAND[0].with_name(command[0]), *command[1:], *flags], check=True, timeout=300)
     # Judged on the one day that all students were trained for a day before.
-    wanted = pl.read_csv(golden.FILE, try_parse_dates=True).filter(
+    wanted = golden.losses(tmp_path).filter(
         pl.col("day").cast(pl.String) == "2026-01-03", model="late_control", basis="day_ahead"
     )
     expected = dict(wanted.select("task", "value").iter_rows())

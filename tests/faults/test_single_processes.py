@@ -15,6 +15,7 @@ import pytest
 
 from tests.faults.processes import DRIVER, NIGHT, WORKER, Instant, Night, instants
 from tests.same import assert_same, lost_and_doubled
+from tutelage.pipeline.io.json import read_json
 
 TEACHER, SUCCESSOR, STUDENT = "teacher", "teacher-wide", "auxiliary"
 KILLS = {TEACHER: 30, SUCCESSOR: 60, STUDENT: 60, DRIVER: 40, WORKER: 10}
@@ -51,7 +52,7 @@ def test_students_wait_for_a_successor_that_was_killed_while_another_one_s_kill_
     assert night.kill(STUDENT, Instant(commit=1, seconds=0.0))
     killed = [line.split(" was killed")[0] for line in _end(night, 75).splitlines()]
     assert killed == [f"tutelage-run: a process that trained {name}" for name in (SUCCESSOR, STUDENT)]
-    assert json.loads((workdir / SUCCESSOR / "killed.json").read_text()) == {"2026-01-02": 1}
+    assert read_json(workdir / SUCCESSOR / "killed.json") == {"2026-01-02": 1}
     assert (_trained(workdir, STUDENT), _trained(workdir, "snapshot")) == ([], ["2026-01-01"])
     assert _change(workdir) == []
     # The successor takes over as of the day from which an undisturbed run would have let it.

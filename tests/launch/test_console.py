@@ -92,6 +92,6 @@ def test_sampled_negatives_are_told_apart_from_the_rows_that_came_in(
     materialize_days(session, DAYS[:2])
     # 17 + 36 = 24 + 2 + 27
     assert capsys.readouterr().out == (
-        "materialize: 1 days, 17 rows in + 36 negatives sampled = 24 kept + 2 dropped (2 bad_key) "
+        "materialize: 1 day, 17 rows in + 36 negatives sampled = 24 kept + 2 dropped (2 bad_key) "
         "+ 27 quarantined; 1.0 s, 17 rows/s\n"
     )

@@ -1,6 +1,5 @@
 """A successor whose process is killed holds up the students that read labels, until it was killed too often."""
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -15,6 +14,7 @@ from tutelage.launch import kills, pool
 from tutelage.launch.exit_codes import exit_code
 from tutelage.launch.run import run as run_nightly
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import read_json
 
 DAY = small.DAYS[3]
 WIDE = "teacher-wide"
@@ -58,7 +58,7 @@ def test_students_wait_for_a_successor_that_was_killed_and_after_three_kills_on_
             f"auxiliary: {waits}",
             f"snapshot: {waits}",
         ]
-        assert json.loads((workdir / WIDE / "killed.json").read_text()) == {"2026-01-03": count}
+        assert read_json(workdir / WIDE / "killed.json") == {"2026-01-03": count}
     once_more = Path(shutil.copytree(workdir.parent, tmp_path / "third")) / "w"
 
     error = _night(once_more, UserError)

@@ -68,6 +68,7 @@ def _publish(session: Session, model: str, version: str, state: State) -> None:
     card = session.run.root / "export" / model / version / "assets.extra/tutelage.json"
     card.parent.mkdir(parents=True)
     card.write_text(json.dumps({"day": str(state.day), "step": state.step, "checkpoint": state.id}))
+    (card.parents[1] / "saved_model.pb").write_text("a graph")
 
 
 def test_days_are_those_of_the_config_unless_others_are_asked_for(tmp_path: Path) -> None:
