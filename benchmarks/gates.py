@@ -30,7 +30,7 @@ from tutelage.export.config import ServingConfig
 from tutelage.launch import steps
 from tutelage.launch.configs.synthetic import SCHEMA, STUDENT, TASKS, TEACHER
 from tutelage.launch.experiment import Experiment
-from tutelage.launch.logging_setup import silence
+from tutelage.launch.logging_setup import import_tensorflow, silence
 from tutelage.launch.session import Session
 from tutelage.models.config import distil
 from tutelage.pipeline.quarantine import DayStopped
@@ -363,10 +363,15 @@ def _recorded(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text())
 
 
+def _quietly() -> None:
+    silence(verbose=False)
+    import_tensorflow(verbose=False)
+
+
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a process of its own, and return what it returns, as JSON takes it."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, functools.partial(silence, verbose=False)) as pool:
+    with ProcessPoolExecutor(1, context, _quietly) as pool:
         found = pool.submit(function, *arguments).result()
     return [dataclasses.asdict(one) for one in (found if isinstance(found, list) else [found]) if one]
 

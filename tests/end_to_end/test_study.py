@@ -43,7 +43,7 @@ def test_an_arm_is_the_student_that_a_run_trains(study: Path, tmp_path: Path) ->
     found = pl.read_delta(str(study / "comparisons")).filter(pl.col("arm") == "late_control")
     # A study serves nothing and withholds nothing.
     flags = ["--config=synthetic", "--smoke", f"--workdir={tmp_path}", "--set=training.holdout=0"]
-    for command in (["tutelage-materialize"], ["tutelage-student", "--model=late_control"]):
+    for command in (["tutelage-materialize"], ["tutelage-student", "--student=late_control"]):
         subprocess.run([COMMAND[0].with_name(command[0]), *command[1:], *flags], check=True, timeout=300)
     # Judged on the one day that all students were trained for a day before.
     wanted = golden.losses(tmp_path).filter(
