@@ -130,13 +130,12 @@ def said(command: str, workdir: Path) -> tuple[str, str, Exception | None]:
 
         with contextlib.redirect_stdout(printed), out.capture() as captured:
             COMMANDS[command](workdir)
-        printed.write(captured.get())
     except UserError as error:
         failure = error
         warned.write(f"{error}\n")
     finally:
         root.removeHandler(handler)
-    return printed.getvalue(), warned.getvalue(), failure
+    return printed.getvalue() + captured.get(), warned.getvalue(), failure
 
 
 def steady(text: str) -> str:
