@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
 from pathlib import Path
 
 from tutelage.export.versions.decisions import Decisions
@@ -82,10 +81,9 @@ class Versions:
             for path in of_day[-1:]
         )
 
-    def newest_sound(self, *, until: date = date.max) -> Version | None:
-        """Return the newest served version of a day up to `until` whose files are those that were written."""
-        before = (version for version in reversed(self.published()) if version.day <= until)
-        return next((version for version in before if not damage(version.path)), None)
+    def newest_sound(self) -> Version | None:
+        """Return the newest served version whose files are those that were written."""
+        return next((version for version in reversed(self.published()) if not damage(version.path)), None)
 
     def set_damaged_aside(self, number: int) -> None:
         """Take a damaged version out of service, or from among the others, for good."""

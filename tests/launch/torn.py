@@ -139,8 +139,8 @@ def said(command: str, workdir: Path) -> tuple[str, str, Exception | None]:
 
 
 def steady(text: str) -> str:
-    """Return what a command printed without what differs from one run to the next."""
-    return re.sub(r"\S*/workdir|\d+(\.\d+)? s\b|[\d,.]+ (examples|rows)/s", "", text)
+    """Return what a command printed without what differs from one run to the next, and without the sizes of files."""
+    return re.sub(r"\S*/workdir|Disk: .*|\d+(\.\d+)? s\b|[\d,.]+ (examples|rows)/s", "", text)
 
 
 def copy(workdir: Path, to: Path) -> Path:
