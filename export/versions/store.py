@@ -121,6 +121,10 @@ class Versions:
         """Return the reason of each pinned version, by its number."""
         return self._pins.reasons()
 
+    def check_unpinned(self, numbers: Sequence[int]) -> None:
+        """Raise UserError if one of these versions is pinned."""
+        self._pins.check_none(numbers)
+
     def stage(self, state: State, write: Callable[[str], None]) -> Path:
         """Let `write` make a SavedModel in a folder that nothing serves, and return that folder.
 
