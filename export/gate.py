@@ -1,11 +1,10 @@
 """The gate: the checks that a version must pass before it is served, and the record of its verdict."""
 
-import logging
 import statistics
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ from tutelage.export import golden, inspect
 from tutelage.export.comparison import Comparison, Scores, compare
 from tutelage.export.config import ServingConfig
 from tutelage.export.judged import judged_rows, served_scores
-from tutelage.export.versions import Version
+from tutelage.export.versions import Version, damage
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import warn_once
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import Run
-
-_log = logging.getLogger(__name__)
 
 PARITY = 1e-5
 """Largest relative difference between a served score and the trainer's own: the precision of float32."""
@@ -49,29 +47,63 @@ class Candidate:
     """Raw rows that neither it nor the served version was trained on (`judged.read_frame`)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What a candidate is compared with: the newest served version that can be read."""
+
+    version: Version | None = None
+    """None: no version that can be read is served."""
+    scores: Scores | None = None
+    """Its scores of the judged rows."""
+    batch: golden.Golden | None = None
+    """Its golden batch."""
+    damage: str = ""
+    """What is damaged of it and of newer versions."""
+
+
+def find_reference(run: Run, candidate: Candidate, served: Sequence[Version]) -> Reference:
+    """Return the newest of the `served` versions that can be read, and log which of the newer ones are damaged.
+
+    Where only its golden batch is damaged, which a version of an older release has no digest of, its scores are used.
+    """
+    damages: list[str] = []
+    reference = Reference()
+    for version in reversed(served):
+        found: list[str] = []
+        if (scores := _scores_of(version, candidate, run.schema, found)) is not None:
+            reference = Reference(version=version, scores=scores, batch=_golden_of(version, found))
+        if found:
+            damages.append(f"the served version {version.number} of {version.day} is damaged: {found[0]}")
+        if scores is not None:
+            break
+    if not damages:
+        return reference
+    last = reference.version
+    told = f"{'; '.join(damages)}; judged {f'against {last.number}' if last else 'without it'}"
+    warn_once(f"{candidate.model}: {told}")
+    return replace(reference, damage=told)
+
+
 def judge(
     run: Run,
     candidate: Candidate,
-    last: Version | None,
+    reference: Reference,
     serving: ServingConfig,
     *,
     new_signature: bool = False,
 ) -> Verdict:
-    """Judge a student's staged version against `last`, the version that is served.
+    """Judge a student's staged version against the served one.
 
-    With `new_signature` it may have other inputs or outputs than `last`. Where `last` is damaged, the candidate is
-    judged without it. An exception in a check gives the verdict "error", so no version is served because its judge
-    failed.
+    With `new_signature` it may have other inputs or outputs than that one. An exception in a check gives the verdict
+    "error", so no version is served because its judge failed.
     """
     try:
         # Loaded as a server does. The variables live as long as `loaded`.
         loaded = tf.saved_model.load(str(candidate.folder))
         signature = loaded.signatures["serving_default"]
-        damages: list[str] = []
         scores = served_scores(signature, candidate.frame, run.schema)
-        before = None if last is None else _scores_of(last, candidate, run.schema, damages)
-        batch = None if last is None else _golden_of(last, damages)
-        compared = _compare(run, candidate, scores, before, serving)
+        batch = reference.batch
+        compared = _compare(run, candidate, scores, reference.scores, serving)
         checks = [
             *compared,
             _at_most("judged scores that are not finite", _not_finite(scores), 0),
@@ -83,25 +115,21 @@ def judge(
         return Verdict(
             verdict="error", reason=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         )
-    damage = ""
-    if last is not None and damages:
-        what = f"{' and '.join(damages)} cannot be read"
-        damage = f"the served version {last.number} of {last.day} is damaged: {what}; judged without it"
-        _log.warning("%s: %s", candidate.model, damage)
-    return _verdict(checks, compared, before is not None, damage, serving)
+    return _verdict(checks, compared, reference, serving)
 
 
 def _verdict(
-    checks: Sequence[Check], compared: Sequence[Comparison], served: bool, damage: str, serving: ServingConfig
+    checks: Sequence[Check], compared: Sequence[Comparison], reference: Reference, serving: ServingConfig
 ) -> Verdict:
+    told = reference.damage
     if not all(check.passed for check in checks):
-        return Verdict(verdict="fail", checks=tuple(checks), reason=damage)
-    if not served:
-        return Verdict(verdict="pass" if damage else "first", checks=tuple(checks), reason=damage)
+        return Verdict(verdict="fail", checks=tuple(checks), reason=told)
+    if reference.scores is None:
+        return Verdict(verdict="pass" if told else "first", checks=tuple(checks), reason=told)
     # A slice has few rows. It may show that a version is worse, and need not show that it is not.
     undecided = [each for each in compared if each.undecided and not each.slice]
     if not undecided:
-        return Verdict(verdict="pass", checks=tuple(checks), reason=damage)
+        return Verdict(verdict="pass", checks=tuple(checks), reason=told)
     names = ", ".join(each.name for each in undecided)
     rows = max(undecided, key=lambda each: each.rows).where
     reason = f"not shown to be worse: {rows} are too few to tell for {names}"
@@ -110,28 +138,31 @@ def _verdict(
     return Verdict(
         verdict="wait" if serving.undecided == "wait" else "pass",
         checks=tuple(checks),
-        reason="; ".join([reason, damage] if damage else [reason]),
+        reason="; ".join([reason, told] if told else [reason]),
     )
 
 
-def _scores_of(last: Version, candidate: Candidate, schema: Schema, damages: list[str]) -> Scores | None:
-    """Return the served version's scores of the judged rows, or None and why not in `damages`."""
+def _scores_of(version: Version, candidate: Candidate, schema: Schema, damages: list[str]) -> Scores | None:
+    """Return a served version's scores of the judged rows, or None and why not in `damages`."""
     try:
-        loaded = tf.saved_model.load(str(last.path))
+        if why := damage(version.path):
+            damages.append(why)
+            return None
+        loaded = tf.saved_model.load(str(version.path))
         scores = served_scores(loaded.signatures["serving_default"], candidate.frame, schema)
         if strange := _not_finite(scores):
             raise UserError(f"{strange} of its scores are not finite")
     except Exception as error:
-        damages.append(f"its SavedModel ({_short(error)})")
+        damages.append(f"its SavedModel cannot be read ({_short(error)})")
         return None
     return scores
 
 
-def _golden_of(last: Version, damages: list[str]) -> golden.Golden | None:
+def _golden_of(version: Version, damages: list[str]) -> golden.Golden | None:
     try:
-        return golden.read_golden(last.path / golden.PATH)
+        return golden.read_golden(version.path / golden.PATH)
     except Exception as error:
-        damages.append(f"its {golden.PATH} ({_short(error)})")
+        damages.append(f"its {golden.PATH} cannot be read ({_short(error)})")
         return None
 
 

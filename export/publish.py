@@ -140,7 +140,6 @@ class _Publication:
     ) -> tuple[Verdict, inspect.Contents]:
         """Judge the staged version on rows of `day`, write the verdict into `metrics` and the card into its folder."""
         run, name = self._run, self._student.name
-        last = self._versions.newest_sound(until=state.day)
         contents = inspect.describe(folder)
         frame = judged.read_frame(run, state, day)
         candidate = gate.Candidate(
@@ -151,7 +150,9 @@ class _Publication:
             day=day,
             frame=frame,
         )
-        verdict = gate.judge(run, candidate, last, self._serving, new_signature=new_signature)
+        served = [version for version in self._versions.published() if version.day <= state.day]
+        reference = gate.find_reference(run, candidate, served)
+        verdict = gate.judge(run, candidate, reference, self._serving, new_signature=new_signature)
         gate.record(run, name, state, verdict)
         compared = [check for check in verdict.checks if isinstance(check, Comparison)]
         facts = card.Facts(
@@ -159,7 +160,7 @@ class _Publication:
             judged_day=day,
             judged_rows=len(frame),
             holdout=state.holdout,
-            served=None if last is None else last.number,
+            served=reference.version.number if reference.version else None,
             comparisons=[asdict(check) for check in compared],
             verdict=str(verdict),
             checks=[asdict(check) for check in verdict.checks if not isinstance(check, Comparison)],

@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
 from pathlib import Path
 
 from tutelage.export.versions.decisions import Decisions
@@ -82,10 +81,9 @@ class Versions:
             for path in of_day[-1:]
         )
 
-    def newest_sound(self, *, until: date = date.max) -> Version | None:
-        """Return the newest served version of a day up to `until` whose files are those that were written."""
-        before = (version for version in reversed(self.published()) if version.day <= until)
-        return next((version for version in before if not damage(version.path)), None)
+    def newest_sound(self) -> Version | None:
+        """Return the newest served version whose files are those that were written."""
+        return next((version for version in reversed(self.published()) if not damage(version.path)), None)
 
     def set_damaged_aside(self, number: int) -> None:
         """Take a damaged version out of service, or from among the others, for good."""
@@ -122,6 +120,10 @@ class Versions:
     def pinned(self) -> dict[int, str]:
         """Return the reason of each pinned version, by its number."""
         return self._pins.reasons()
+
+    def check_unpinned(self, numbers: Sequence[int]) -> None:
+        """Raise UserError if one of these versions is pinned."""
+        self._pins.check_none(numbers)
 
     def stage(self, state: State, write: Callable[[str], None]) -> Path:
         """Let `write` make a SavedModel in a folder that nothing serves, and return that folder.

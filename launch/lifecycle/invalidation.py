@@ -119,6 +119,11 @@ class Invalidation:
             return self
         return Invalidation.of(session, {**self.since, **further}, self.labels).from_checkpoints(session)
 
+    def check_pins(self, session: Session) -> None:
+        """Raise UserError if a version that goes is pinned."""
+        for model in self.since:
+            session.versions(model).check_unpinned(self._versions(session, model))
+
     def actions(self, session: Session, *, reason: str) -> list[Action]:
         """Return what to remove, in order.
 
@@ -139,13 +144,11 @@ class Invalidation:
 
     def _outputs(self, session: Session, model: str, reason: str) -> Iterator[Action]:
         """Yield the removal of a model's versions and metrics."""
-        run, versions = session.run, session.versions(model)
-        days = {*self.days(session, model), *self.verdicts(session, model)}
-        numbers = [version.number for version in versions.published() if version.day in days]
-        if numbers:
+        run, days = session.run, self._gone(session, model)
+        if numbers := self._versions(session, model):
             yield Action(
                 what=f"versions {', '.join(map(str, numbers))} of {model}",
-                apply=partial(versions.withdraw, numbers, reason),
+                apply=partial(session.versions(model).withdraw, numbers, reason),
             )
         metrics = run.lake.metrics.scan(model=model, run=run.name)
         for day in metrics.select("day").unique().collect()["day"].sort():
@@ -154,6 +157,15 @@ class Invalidation:
                     what=f"metrics of {model}, {day}",
                     apply=partial(run.lake.metrics.clear, {"model": model}, day=day, run=run.name),
                 )
+
+    def _gone(self, session: Session, model: str) -> set[date]:
+        """Return the days whose outputs go."""
+        return {*self.days(session, model), *self.verdicts(session, model)}
+
+    def _versions(self, session: Session, model: str) -> list[int]:
+        """Return the served versions that go."""
+        days = self._gone(session, model)
+        return [version.number for version in session.versions(model).published() if version.day in days]
 
     def _takeovers(self, session: Session) -> Iterator[Action]:
         run = session.run

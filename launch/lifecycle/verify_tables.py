@@ -189,6 +189,8 @@ def _trained_again(
     others = ", ".join(plan.since)
 
     def mend() -> None:
+        # Before anything is dropped: a plan that cannot be carried out must not lose what is whole of the files.
+        plan.check_pins(session)
         drop()
         for action in plan.actions(session, reason=f"what {model} left of {days[0]} was damaged"):
             action.apply()

@@ -12,10 +12,11 @@ import tensorflow as tf
 from tests.export.lenient import LENIENT
 from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, SCHEMA, commit, interactions, make_run
 from tutelage.export import golden
+from tutelage.export.comparison import Comparison
 from tutelage.export.config import ServingConfig
 from tutelage.export.gate import adversarial, record_override
 from tutelage.export.publish import Exported, export_student
-from tutelage.export.versions import Versions, write_digests
+from tutelage.export.versions import DIGESTS, Versions, write_digests
 from tutelage.models.metrics import auc
 from tutelage.pipeline.holdout import held_out
 from tutelage.pipeline.io.json import read_json
@@ -249,13 +250,37 @@ def test_a_judge_that_fails_blesses_nothing(run: Run, monkeypatch: pytest.Monkey
     assert one.version.path.parent == run.root / "rejected/broken"
 
 
+VARIABLES = "variables/variables.data-00000-of-00001"
+
+
+def _tear(path: Path, contents: bytes | None) -> None:
+    if contents is None:
+        path.unlink()
+    else:
+        path.write_bytes(contents)
+
+
+def _told(caplog: pytest.LogCaptureFixture) -> str:
+    """Return the one line that says which version is damaged."""
+    (line,) = [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
+    assert "\n" not in line
+    return line
+
+
+def _references(exported: Exported) -> set[bool]:
+    """Return whether the judged metrics were compared with a served version's."""
+    assert exported.verdict
+    compared = [check for check in exported.verdict.checks if isinstance(check, Comparison)]
+    return {check.reference is not None for check in compared if check.value is not None}
+
+
 @pytest.mark.parametrize(
     ("name", "file", "contents", "says"),
     [
-        ("graph", "saved_model.pb", b"", "its SavedModel ("),
-        ("variables", "variables/variables.data-00000-of-00001", b"torn", "its SavedModel ("),
-        ("torn", golden.PATH, b"no Parquet", "its assets.extra/golden.parquet ("),
-        ("missing", golden.PATH, None, "its assets.extra/golden.parquet ("),
+        ("graph", "saved_model.pb", b"", "is empty"),
+        ("variables", VARIABLES, b"torn", "is not what was written"),
+        ("torn", golden.PATH, b"no Parquet", "is not what was written"),
+        ("missing", golden.PATH, None, "is missing"),
     ],
 )
 def test_a_damaged_served_version_is_told_and_does_not_reject_a_sound_one(
@@ -263,21 +288,70 @@ def test_a_damaged_served_version_is_told_and_does_not_reject_a_sound_one(
 ) -> None:
     student = _student(run, f"damaged_{name}")
     export_student(run, student, LENIENT, days=DAYS[:1])
+    versions = Versions(run.root / "export" / student.name)
+    (version,) = versions.published()
+    _tear(version.path / file, contents)
+    # The day of the damaged one is exported again. The next day's version is compared with that.
+    again, one = export_student(run, student, LENIENT)
+    assert _verdicts([again, one]) == ["pass", "pass"]
+    damage = f"the served version 2026010101 of 2026-01-01 is damaged: {version.path / file} {says}"
+    assert str(again.verdict) == f"pass; {damage}; judged without it"
+    assert _told(caplog) == f"{student.name}: {damage}; judged without it"
+    assert "damaged:" not in str(one.verdict)
+    assert (_references(again), _references(one)) == ({False}, {True})
+    assert [each.number for each in versions.published()] == [2026010102, 2026010201]
+    assert read_json(one.version.path / "assets.extra/model_card.json")["served"] == 2026010102
+
+
+@pytest.mark.parametrize("release", ["this", "older"])
+def test_a_version_is_judged_against_the_newest_one_that_is_not_damaged(
+    run: Run, release: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    student = _student(run, f"judged_{release}")
+    _, newest = export_student(run, student, LENIENT)
+    path = newest.version.path
+    (path / VARIABLES).write_bytes(b"torn")
+    if release == "older":
+        (path / DIGESTS).unlink()
+        # Without digests the damage is not known, so the day is exported again only where it was trained on again.
+        run.checkpoints(student.name).remove()
+        train_student(run, student, DAYS[:2])
+    again = export_student(run, student, LENIENT, days=DAYS[1:2])[-1]
+    assert again.verdict
+    assert again.verdict.verdict == "pass"
+    assert _told(caplog).startswith(
+        f"{student.name}: the served version 2026010201 of 2026-01-02 is damaged: "
+    )
+    assert str(again.verdict).endswith("; judged against 2026010101")
+    assert _references(again) == {True}
+    assert read_json(again.version.path / "assets.extra/model_card.json")["served"] == 2026010101
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "contents", "says"),
+    [
+        ("graph", "saved_model.pb", b"no graph", "its SavedModel cannot be read ("),
+        ("variables", VARIABLES, b"torn", "its SavedModel cannot be read ("),
+        ("torn", golden.PATH, b"no Parquet", "its assets.extra/golden.parquet cannot be read ("),
+        ("missing", golden.PATH, None, "its assets.extra/golden.parquet cannot be read ("),
+    ],
+)
+def test_a_damaged_version_of_an_older_release_is_told_and_does_not_reject_a_sound_one(
+    run: Run, name: str, file: str, contents: bytes | None, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    student = _student(run, f"old_{name}")
+    export_student(run, student, LENIENT, days=DAYS[:1])
     (version,) = Versions(run.root / "export" / student.name).published()
-    if contents is None:
-        (version.path / file).unlink()
-    else:
-        (version.path / file).write_bytes(contents)
+    (version.path / DIGESTS).unlink()
+    _tear(version.path / file, contents)
     (one,) = export_student(run, student, LENIENT)
     assert one.verdict
     assert one.verdict.verdict == "pass"
-    assert f"the served version 2026010101 of 2026-01-01 is damaged: {says}" in one.verdict.describe()
-    (line,) = [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
-    assert line.startswith(f"{student.name}: the served version 2026010101 of 2026-01-01 is damaged: {says}")
-    assert "\n" not in line
+    damage = f"the served version 2026010101 of 2026-01-01 is damaged: {says}"
+    assert damage in one.verdict.describe()
+    assert _told(caplog).startswith(f"{student.name}: {damage}")
     # The SavedModel is read where it can be.
-    values = [check for check in one.verdict.checks if check.name == "click auc"]
-    assert (values[0].reference is None) == (file != golden.PATH)
+    assert _references(one) == {file == golden.PATH}
 
 
 def test_versions_beyond_keep_are_retired(run: Run) -> None:

@@ -228,11 +228,11 @@ def test_a_rollback_serves_the_bytes_of_the_version_before(versions: Versions) -
     assert _publish(versions, NEXT) == [2026020102]
 
 
-@pytest.mark.parametrize("published", [0, 1])
-def test_a_rollback_needs_a_version_to_go_back_to(versions: Versions, published: int) -> None:
+@pytest.mark.parametrize(("published", "has"), [(0, "0 versions"), (1, "1 version")])
+def test_a_rollback_needs_a_version_to_go_back_to(versions: Versions, published: int, has: str) -> None:
     _publish(versions, *[DAY] * published)
     says = (
-        f"wide has {published} versions in {versions.folder}, but a rollback needs two; "
+        f"wide has {has} in {versions.folder}, but a rollback needs two; "
         f"--promote=VERSION brings one back from {versions.retired} or {versions.rejected}"
     )
     _refused(says, versions.rollback)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tutelage.export.remote import mirror
-from tutelage.export.versions import Version, Versions
+from tutelage.export.versions import CARD, DIGESTS, Version, Versions
 from tutelage.pipeline.io.json import unsealed
 from tutelage.trainers.checkpoints import State
 
@@ -158,7 +158,7 @@ class Watcher:
                 sizes = self._look(self.folder / str(number))
             except FileNotFoundError:
                 continue  # It was moved or removed after it was listed.
-            if not sizes.pop("assets.extra/tutelage.json", 0) or sizes != _sizes(number):
+            if not all(sizes.pop(name, 0) for name in (CARD, DIGESTS)) or sizes != _sizes(number):
                 self.wrong.append(f"{number} is not complete: {sizes}")
             if number not in self.allowed and not self._by_override(number):
                 self.wrong.append(f"{number} is not blessed")

@@ -22,6 +22,7 @@ BY_HAND = ("config.json", "a student's config")
 """What only a backup brings back, where a person does not know that the config is unchanged."""
 OLDER = ("variables of an older checkpoint", "graph of an older version")
 """What a repair gives up: it is only needed to go back."""
+PINNED = 2026010301
 SAMPLE = [
     ("log of metrics", "zero"),
     ("metrics of a student", "one byte flipped"),
@@ -41,7 +42,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pat
         assert said("run", base)[1:] == ("", None)
         versions = torn.open_session(base).versions("control")
         for reason in ("a holiday", "another"):
-            versions.pin(2026010301, reason)
+            versions.pin(PINNED, reason)
         end = copy(base, folder / "end")
         assert said("next day", end)[1:] == ("", None)
         yield base, end
@@ -84,7 +85,10 @@ def _mended(workdir: Path, end: Path, kind: str) -> None:
     A day that was trained on again is judged against
     the version of the first time, which is still served, so what it was compared with may be another.
     """
-    said("repair", workdir)
+    printed, _, _ = said("repair", workdir)
+    if f"not mended: control {PINNED} is pinned" in printed:
+        torn.open_session(workdir).versions("control").unpin(PINNED)
+        said("repair", workdir)
     _, _, failure = said("next day", workdir)
     assert failure is None
     assert said("verify", workdir)[2] is None
@@ -94,7 +98,8 @@ def _mended(workdir: Path, end: Path, kind: str) -> None:
             shutil.rmtree(aside)
         metrics = Table.open(root / "lake/metrics")
         for model in metrics.partitions()["model"]:
-            metrics.clear({"model": model}, basis="gate_reference")
+            for basis in ("gate_reference", "gate_interval"):
+                metrics.clear({"model": model}, basis=basis)
     found = [variables(root, ()) for root in (workdir, expected)]
     for name in found[0].keys() ^ found[1].keys():
         assert kind in OLDER, name
@@ -119,6 +124,21 @@ def test_after_a_repair_and_a_run_all_is_as_if_nothing_had_been_torn(
     kind: str, how: str, worlds: tuple[Path, Path], tmp_path: Path
 ) -> None:
     _tear_and_run(kind, how, "next day", worlds, tmp_path)
+
+
+def test_a_repair_that_a_pinned_version_prevents_drops_no_file(
+    worlds: tuple[Path, Path], tmp_path: Path
+) -> None:
+    workdir = copy(worlds[0], tmp_path)
+    tear(find(workdir, KINDS["metrics of a student"]), "one byte flipped")
+    before = Table.open(workdir / "lake/metrics").version
+    printed, _, failure = said("repair", workdir)
+    assert (
+        f"not mended: control {PINNED} is pinned (another) and would be retired; --unpin={PINNED} first"
+        in printed
+    )
+    assert str(failure).startswith("1 found in ")
+    assert Table.open(workdir / "lake/metrics").version == before
 
 
 @pytest.mark.slow

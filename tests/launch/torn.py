@@ -130,18 +130,17 @@ def said(command: str, workdir: Path) -> tuple[str, str, Exception | None]:
 
         with contextlib.redirect_stdout(printed), out.capture() as captured:
             COMMANDS[command](workdir)
-        printed.write(captured.get())
     except UserError as error:
         failure = error
         warned.write(f"{error}\n")
     finally:
         root.removeHandler(handler)
-    return printed.getvalue(), warned.getvalue(), failure
+    return printed.getvalue() + captured.get(), warned.getvalue(), failure
 
 
 def steady(text: str) -> str:
-    """Return what a command printed without what differs from one run to the next."""
-    return re.sub(r"\S*/workdir|\d+(\.\d+)? s\b|[\d,.]+ (examples|rows)/s", "", text)
+    """Return what a command printed without what differs from one run to the next, and without the sizes of files."""
+    return re.sub(r"\S*/workdir|Disk: .*|\d+(\.\d+)? s\b|[\d,.]+ (examples|rows)/s", "", text)
 
 
 def copy(workdir: Path, to: Path) -> Path:
