@@ -21,6 +21,8 @@ from tutelage.pipeline.verdict import Check
 CONFIDENCE = 0.95
 RESAMPLES = 400
 """The standard error of 400 resamples is itself within 4 %."""
+FEWEST_USERS = 5
+"""Effective users without which there is no interval: the variance of three or four says nothing of others."""
 _CELLS = 2_000_000
 """Numbers that an array of resamples · rows holds at most: 16 MB."""
 _CLIP = 1e-7
@@ -133,7 +135,8 @@ def interval(worse: float, resampled: np.ndarray, *, tests: int, dof: float) -> 
     """Return the interval of a difference, `worse` ± t · the standard deviation of `resampled`, [resamples].
 
     t is the quantile of Student's t with `dof` degrees of freedom at 1 − (1 − `CONFIDENCE`) / `tests`, so each end
-    holds with that confidence. None where it cannot be given: `dof` is below 1, or in more than half of the resamples
+    holds with that confidence. A bootstrap of n users is too narrow by √((n − 1) / n), which is made good. None where
+    it cannot be given: there are fewer than `FEWEST_USERS`, which are `dof` + 1, or in more than half of the resamples
     the metric has no value.
 
     Example:
@@ -142,9 +145,11 @@ def interval(worse: float, resampled: np.ndarray, *, tests: int, dof: float) -> 
         (-1.645, 1.645)
     """
     known = resampled[np.isfinite(resampled)]
-    if dof < 1 or 2 * len(known) < len(resampled):
+    if dof + 1 < FEWEST_USERS or 2 * len(known) < len(resampled):
         return None
-    far = -float(special.stdtrit(min(dof, 1e9), (1 - CONFIDENCE) / tests)) * float(np.std(known, ddof=1))
+    dof = min(dof, 1e9)
+    error = float(np.std(known, ddof=1)) * float(np.sqrt((dof + 1) / dof))
+    far = -float(special.stdtrit(dof, (1 - CONFIDENCE) / tests)) * error
     return worse - far, worse + far
 
 

@@ -57,12 +57,12 @@ def test_the_interval_is_the_difference_with_so_many_standard_errors_on_either_s
     resampled = np.array([-1.0, 0.0, 1.0])
     assert interval(5.0, resampled, tests=1, dof=np.inf) == pytest.approx((5 - 1.6449, 5 + 1.6449), abs=1e-4)
     assert interval(5.0, resampled, tests=10, dof=np.inf) == pytest.approx((5 - 2.5758, 5 + 2.5758), abs=1e-4)
-    # Of three users, t with two degrees of freedom: 2.920.
-    assert interval(5.0, resampled, tests=1, dof=2) == pytest.approx((5 - 2.92, 5 + 2.92), abs=1e-3)
+    # Of five users, t with four degrees of freedom, 2.1318, times √(5 / 4).
+    assert interval(5.0, resampled, tests=1, dof=4) == pytest.approx((5 - 2.3835, 5 + 2.3835), abs=1e-4)
 
 
-def test_of_one_user_or_of_few_resamples_with_a_value_there_is_no_interval() -> None:
-    assert interval(5.0, np.array([4.0, 5.0, 6.0]), tests=1, dof=0.9) is None
+def test_of_four_users_or_of_few_resamples_with_a_value_there_is_no_interval() -> None:
+    assert interval(5.0, np.array([4.0, 5.0, 6.0]), tests=1, dof=3) is None
     assert interval(5.0, np.array([4.0, np.nan, np.nan]), tests=1, dof=9) is None
     assert interval(5.0, np.array([4.0, 6.0, np.nan]), tests=1, dof=9) is not None
 
