@@ -15,7 +15,7 @@ import polars as pl
 
 from tutelage.models import standard_errors as se
 from tutelage.models.metrics import Weight, mean
-from tutelage.models.task_kinds import Quality, kind_of
+from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
@@ -27,25 +27,6 @@ BASIS = "day_gate"
 """Of its values in `metrics`; what is expected is under `day_gate_reference`, their errors under `day_gate_error`."""
 SETTLING = "settling"
 """The metric under `BASIS` that counts the values without a bound."""
-
-
-def quality(name: str, metric: Quality, value: float | None, reference: float | None, margin: float) -> Check:
-    """Check a metric against its reference; one that is missing or not a finite number fails."""
-    if value is None or not math.isfinite(value):
-        return Check(name=name, value=value, reference=reference, passed=False)
-    if reference is None or not math.isfinite(reference):
-        return Check(name=name, value=value, passed=True)
-    if metric.better == "higher":
-        bound = reference - margin
-        passed = value >= bound
-    elif metric.better == "one":
-        away = abs(reference - 1) + margin
-        bound = 1 + math.copysign(away, value - 1)
-        passed = abs(value - 1) <= away
-    else:
-        bound = reference + margin * abs(reference)
-        passed = value <= bound
-    return Check(name=name, value=value, reference=reference, bound=bound, passed=passed)
 
 
 def finite(name: str, bad: int, detail: str = "") -> Check:
