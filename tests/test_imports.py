@@ -34,7 +34,6 @@ MAY_IMPORT = {
         "trainers.checkpoints",
         "trainers.metrics",
         "trainers.config",
-        "trainers.gate",
         "trainers.run",
     }
     | TABLES,
