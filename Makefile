@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # `make setup` makes this file last.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days structure wheel lint format types test-bazel clean
+.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates structure sbom audit licences wheel lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -34,7 +34,7 @@ demo: $(READY) ## run the synthetic experiment end to end into demo/
 test: $(READY) lint types ## lint, types and every test that is not slow
 	$(RUN) pytest -q -n 2 --dist loadfile
 
-test-faults: $(READY) ## the slow tests: kills at 400 instants, full disks, 10,000 requests, 10,000 odd files
+test-faults: $(READY) ## the slow tests: 600 kills, 200 power cuts, full disks, 10,000 requests, 10,000 odd files
 	$(RUN) pytest -q -m slow
 
 golden: $(READY) ## rewrite tests/golden_losses.csv; git diff shows what changed
@@ -64,8 +64,32 @@ bench-vocabulary: $(READY) ## log loss and steps/s of a growing vocabulary besid
 bench-days: $(READY) ## seconds of status, report, run, prune and materialise after 10, 100 and 1,000 days of 20 models
 	$(RUN) benchmarks.days
 
+bench-data-gate: $(READY) ## sound days that the data gate stops, and faults that it finds, on five worlds of sixty days
+	$(RUN) benchmarks.data_gate
+
+bench-gates: $(READY) ## false alarms of all gates over sound days, which faults they catch, and how soon a slow poisoning (hours)
+	$(RUN) benchmarks.gates
+
 structure: $(READY) ## lines, long functions and imports per room; AGAINST=REV prints another revision beside them
 	$(RUN) benchmarks.structure $(if $(AGAINST),--against $(AGAINST))
+
+# Tools that look at the environment are no part of it.
+TOOLS := build/tools
+$(TOOLS)/ready: Makefile
+	@test -n "$(PYTHON)" || { echo 'tutelage needs Python 3.11, 3.12 or 3.13: install one, or name it with PYTHON=...' >&2; exit 1; }
+	@rm -f $@ && $(PYTHON) -m venv --clear $(TOOLS)
+	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
+
+sbom: $(READY) $(TOOLS)/ready ## write dist/sbom.json, a bill of materials (CycloneDX) of what .venv holds
+	@mkdir -p dist
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json .venv/bin/python
+
+audit: $(TOOLS)/ready ## the known vulnerabilities of the versions in constraints.txt, by pip-audit from PyPI
+	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+licences: $(READY) ## the licence of every runtime dependency
+	@$(RUN) tests.licences
 
 wheel: $(READY) ## build dist/*.whl, install it in a fresh environment (minutes, 3.5 GB) and run the examples there
 	$(RUN) tests.wheel

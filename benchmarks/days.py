@@ -2,8 +2,9 @@
 
 One small day is materialised and trained on. What it left in the tables, checkpoints and versions is then copied under
 the other dates, as the commands would have written it. A column is printed for each number of days: the seconds of
-status, report, run with nothing to do, prune --dry_run, and of materialising one more day; each in a process of its
-own, without its imports. The last line is of a job that materialises all the days, in seconds per day.
+status, report, run with nothing to do, verify, what of it a run does first, prune --dry_run, and of materialising one
+more day; each in a process of its own, without its imports. The last line is of a job that materialises all the days,
+in seconds per day.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ from tutelage.launch.experiment import Experiment
 from tutelage.launch.logging_setup import silence
 from tutelage.launch.session import Session
 from tutelage.models.config import distil
+from tutelage.pipeline.io.json import read_json, write_json
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.soft_labels import PRE_UPDATE, SNAPSHOT, LabelPartition
 from tutelage.pipeline.sources.synthetic import Synthetic
@@ -209,6 +211,7 @@ def _write_log(table: Table, commits: Sequence[_Commit]) -> None:
         path.write_text("".join(json.dumps(action) + "\n" for action in actions))
         if version % _CHECKPOINT == _CHECKPOINT - 1 and len(commits) - version < _CHECKPOINT:
             DeltaTable(table.path).create_checkpoint()
+    table.commits.rewrite()
 
 
 def _copy_model(source: Session, session: Session, model: str, kind: str) -> None:
@@ -222,9 +225,9 @@ def _copy_model(source: Session, session: Session, model: str, kind: str) -> Non
         labels=("teacher", student.producer) if student and student.distillation else None,
     )
     if student:
-        recorded = json.loads((source.run.folder(kind) / "config.json").read_text())
+        recorded = read_json(source.run.folder(kind) / "config.json")
         copied.folder.mkdir(parents=True)
-        (session.run.folder(model) / "config.json").write_text(json.dumps({**recorded, "name": model}))
+        write_json(session.run.folder(model) / "config.json", {**recorded, "name": model})
     versions = session.versions(model)
     (version,) = source.versions(kind).published()
     newest = session.days[-session.experiment.serving.keep :]
@@ -293,6 +296,20 @@ def run(workdir: Path, models: int, days: int) -> None:
     run(_open(workdir, models=models, days=days))
 
 
+def verify(workdir: Path, models: int, days: int) -> None:
+    from tutelage.launch.actions.verify import verify
+
+    verify(_open(workdir, models=models, days=days, read_only=True))
+
+
+def fast_verify(workdir: Path, models: int, days: int) -> None:
+    """Do what a run does before anything else."""
+    from tutelage.launch.lifecycle.verify import find
+
+    found = list(find(_open(workdir, models=models, days=days), fast=True))
+    assert not found, found
+
+
 def prune(workdir: Path, models: int, days: int) -> None:
     from tutelage.launch.actions.prune import prune
 
@@ -319,6 +336,8 @@ COMMANDS: dict[str, Callable[[Path, int, int], None]] = {
     "status": status,
     "report": report,
     "run with nothing to do": run,
+    "verify": verify,
+    "verify, as a run begins": fast_verify,
     "prune --dry_run": prune,
     "materialise one more day": one_more,
 }

@@ -35,6 +35,7 @@ def experiment(*, smoke: bool) -> Experiment:
             time_unit="ms",
             # day_in_path="day=%Y-%m-%d",  # where the path tells a file's day: others are not opened
             renamed=(("user_id", "uid"), ("click", "clicked")),
+            # expressions=(("click", "event IN ('like', 'share')"),),  # where no column is the label
             sides=(  # or none
                 Side(
                     name="users",

@@ -4,8 +4,8 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -15,14 +15,25 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from tutelage.export.versions.version import MODEL_CARD
 from tutelage.pipeline.io.atomic import move_new
-from tutelage.pipeline.io.json import json_object, read_json
+from tutelage.pipeline.io.json import json_object, read_json, sealed
 
-PATH = "assets.extra/model_card"
-"""Where the card is stored in a version's folder, without its suffixes `.json` and `.md`."""
+PATH = MODEL_CARD
+_COMPARED = {
+    "name": "metric",
+    "value": "this version",
+    "reference": "served version",
+    "worse": "worse by",
+    "low": "from",
+    "high": "to",
+    "margin": "margin",
+    "rows": "rows",
+    "users": "users",
+    "passed": "passed",
+}
+"""The columns of the card's table of comparisons. `worse by` and `margin` are shares for metrics of loss."""
 LIBRARIES = ("tutelage", "tensorflow", "tf-keras", "tensorflow-recommenders", "numpy", "polars")
-
-Metrics = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +51,28 @@ class Facts:
     teacher: str | None = None
     label_coverage: float | None = None
     """The share of the last day's rows that had a soft label."""
-    metrics: Metrics
-    """Metrics of the last day by task, scored before training on any of it (`day_ahead`)."""
-    blessed: Metrics | None = None
-    """The same of the last blessed version, or None if there was none."""
+    judged_day: date
+    """The day of the rows that it was judged on, and compared with the served version."""
+    judged_rows: int
+    holdout: float
+    """The share of its last day's users that no model was trained on; 0: it was judged on a later day."""
+    served: int | None = None
+    """The version that was served then, or None if there was none."""
+    comparisons: Sequence[Mapping[str, Any]] = ()
+    """A mapping for each quality metric: its name, both versions' values on the same rows, how much worse it is with
+    the interval and the margin, the rows and their users, whether it passed."""
     verdict: str
     """The verdict of the gate."""
     checks: Sequence[Mapping[str, Any]] = ()
-    """A mapping for each thing that the gate looked at: its name, both values, the bound, whether it passed."""
+    """A mapping for each other thing that the gate looked at: its name, both values, the bound, whether it passed."""
+    served_as: Mapping[str, int | float | str | None] = field(default_factory=dict)
+    """The value of each feature that no request has, by name."""
     parameters: int
     ops: int
+    units: Mapping[str, str] = field(default_factory=dict)
+    """The unit of a task's values, where it is known."""
+    sampled_negatives: int = 0
+    """How many negatives were sampled for each positive (`Schema.negatives`)."""
 
 
 def write_card(folder: Path, facts: Facts) -> None:
@@ -92,7 +115,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _write(folder: Path, card: Mapping[str, Any]) -> None:
     for suffix, text in (
-        ("json", json.dumps(card, indent=1, allow_nan=False) + "\n"),
+        ("json", json.dumps(sealed(card), indent=1, allow_nan=False) + "\n"),
         ("md", _markdown(card)),
     ):
         # The name of what a killed process leaves begins as the card's does: it is no part of the version either.
@@ -166,28 +189,35 @@ def _plain(value: Any) -> Any:
 
 
 def _markdown(card: Mapping[str, Any]) -> str:
-    blessed = card["blessed"] or {}
-    metrics = [
-        (task, metric, value, blessed.get(task, {}).get(metric))
-        for task, values in card["metrics"].items()
-        for metric, value in values.items()
-    ]
+    # Cards of older releases have neither.
+    units, n = card.get("units", {}), card.get("sampled_negatives", 0)
+    served = card.get("served_as", {})
     facts = {
         "Verdict of the gate": card["verdict"],
         **({"Served despite that, because": card["override"]} if "override" in card else {}),
         "Trained on": f"{card['first_day']} to {card['day']}, {card['rows']:,} rows",
+        **({"Scores are those among": f"a positive and {n} sampled negatives"} if n else {}),
+        "Judged on": _judged(card),
+        **({"Units": ", ".join(f"{task} in {unit}" for task, unit in units.items())} if units else {}),
         "Teacher": card["teacher"],
         "Label coverage of the last day": card["label_coverage"],
         "Size": f"{card['bytes']:,} bytes, {card['parameters']:,} parameters, {card['ops']:,} ops",
+        **(
+            {"Served as": ", ".join(f"{name} = {value!r}" for name, value in served.items())}
+            if served
+            else {}
+        ),
         "SHA-256 of all files except this card": card["sha256"],
     }
-    checks = card["checks"]
+    checks, compared = card["checks"], card.get("comparisons", ())
     parts = [
         f"# {card['model']}, {card['day']}",
         _table(("", ""), facts.items()),
-        "## Metrics of the last day, scored before training on it",
-        _table(("task", "metric", "this version", "last blessed version"), metrics),
-        "## Gate",
+        "## Compared with the served version, on the same rows",
+        _table(_COMPARED.values(), [[each.get(name) for name in _COMPARED] for each in compared])
+        if compared
+        else "Nothing was compared.",
+        "## Other checks of the gate",
         _table(tuple(checks[0]), [tuple(check.values()) for check in checks]) if checks else "No checks.",
         "## Config",
         f"```json\n{json.dumps(card['config'], indent=1)}\n```",
@@ -197,7 +227,18 @@ def _markdown(card: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(heads: Sequence[str], rows: Any) -> str:
+def _judged(card: Mapping[str, Any]) -> str:
+    """Return the rows that a version was judged on. A card of an older release does not say."""
+    if "judged_day" not in card:
+        return "–"
+    share = f"{100 * card['holdout']:g} % of the users, withheld from training"
+    which = share if card["holdout"] else "all, of a day after its last one"
+    served = card["served"] or "nothing"
+    return f"{card['judged_rows']:,} rows of {card['judged_day']} ({which}); served then: {served}"
+
+
+def _table(heads: Iterable[str], rows: Any) -> str:
+    heads = list(heads)
     lines = [heads, ["---"] * len(heads), *([_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

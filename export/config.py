@@ -4,6 +4,7 @@ import keyword
 import math
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema
@@ -22,15 +23,17 @@ class ServingConfig:
     keep: int = 10
     """How many of the newest versions stay in the served folder. Pinned versions stay as well."""
     auc_drop: float = 0.03
-    """How much lower the AUC may be than the last blessed version's."""
+    """How much lower the AUC may be than the served version's on the same rows. A version is rejected if it is worse by
+    more than this with 95 % confidence."""
     entropy_rise: float = 0.05
-    """How much higher the normalised entropy may be, as a share of the last blessed version's."""
+    """... how much higher the normalised entropy, as a share of the served version's."""
     squared_error_rise: float = 0.15
-    """How much higher the relative squared error of a value task may be, as a share of the last blessed version's."""
+    """... how much higher the relative squared error of a value task, as a share of the served version's."""
     calibration_drift: float = 0.20
-    """How much further from 1 the calibration may be than the last blessed version's."""
-    slice_margin: float = 3.0
-    """On a slice each of these limits is multiplied by this: a slice has fewer rows, so its metrics vary more."""
+    """... how much further from 1 the calibration."""
+    undecided: Literal["pass", "wait"] = "pass"
+    """What becomes of a version where the rows are too few to tell whether it is worse by more than that. `pass`: it is
+    served; `wait`: it is not, and the next day's is judged."""
     max_bytes: int = 500_000_000
     """Largest size of a version's folder."""
     max_latency_ms: float = 50.0
@@ -43,7 +46,9 @@ class ServingConfig:
                 f"serving: score is {self.score!r}, expected at least one (served output, weight) pair, "
                 "each output once and each weight a finite number"
             )
-        for margin in ("auc_drop", "entropy_rise", "squared_error_rise", "calibration_drift", "slice_margin"):
+        if self.undecided not in ("pass", "wait"):
+            raise UserError(f"serving: undecided is {self.undecided!r}, expected pass or wait")
+        for margin in ("auc_drop", "entropy_rise", "squared_error_rise", "calibration_drift"):
             if not 0 <= (value := getattr(self, margin)) < math.inf:
                 raise UserError(f"serving: {margin} is {value}, expected a number of at least 0")
         for bound in ("keep", "max_bytes"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from tutelage.export import card, golden, warmup
+from tutelage.export.versions import write_digests
 from tutelage.pipeline.io.atomic import move_new
 
 
@@ -26,5 +27,6 @@ def forget(folder: Path, model: str, whose: pl.Expr) -> int:
         warmup.write_warmup(rewritten, model, golden.read_golden(partial).features)
         move_new(rewritten, requests)
         card.update_hash(folder, {path: partial})
+        write_digests(folder, {path: partial})
         move_new(partial, path)
     return batch.height - left.height

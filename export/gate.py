@@ -1,10 +1,10 @@
 """The gate: the checks that a version must pass before it is served, and the record of its verdict."""
 
-import math
 import statistics
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,82 +14,194 @@ import polars as pl
 import tensorflow as tf
 
 from tutelage.export import golden, inspect
+from tutelage.export.comparison import Comparison, Scores, compare
 from tutelage.export.config import ServingConfig
-from tutelage.models.task_kinds import kind_of
+from tutelage.export.judged import judged_rows, served_scores
+from tutelage.export.versions import Version, damage
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.schema import Schema, Task
+from tutelage.pipeline.io.json import warn_once
+from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.checkpoints import State
-from tutelage.trainers.gate import quality
 from tutelage.trainers.run import Run
 
 PARITY = 1e-5
 """Largest relative difference between a served score and the trainer's own: the precision of float32."""
 _CALLS, _ROWS = 20, 100
-
-Metrics = Mapping[tuple[str, str, str], float]
-"""Values by (task, metric, slice)."""
+_INTERVAL = ("worse", "low", "high")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A version and the metrics of its day."""
+    """A staged version, and the rows that it is judged on."""
 
+    model: str
     folder: Path
-    metrics: Metrics
+    schema: Schema
+    """As the model sees it: its own tasks."""
+    size: int
+    """Bytes of the folder."""
+    day: date
+    """The day of the rows."""
+    frame: pl.DataFrame
+    """Raw rows that neither it nor the served version was trained on (`judged.read_frame`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What a candidate is compared with: the newest served version that can be read."""
+
+    version: Version | None = None
+    """None: no version that can be read is served."""
+    scores: Scores | None = None
+    """Its scores of the judged rows."""
+    batch: golden.Golden | None = None
+    """Its golden batch."""
+    damage: str = ""
+    """What is damaged of it and of newer versions."""
+
+
+def find_reference(run: Run, candidate: Candidate, served: Sequence[Version]) -> Reference:
+    """Return the newest of the `served` versions that can be read, and log which of the newer ones are damaged.
+
+    Where only its golden batch is damaged, which a version of an older release has no digest of, its scores are used.
+    """
+    damages: list[str] = []
+    reference = Reference()
+    for version in reversed(served):
+        found: list[str] = []
+        if (scores := _scores_of(version, candidate, run.schema, found)) is not None:
+            reference = Reference(version=version, scores=scores, batch=_golden_of(version, found))
+        if found:
+            damages.append(f"the served version {version.number} of {version.day} is damaged: {found[0]}")
+        if scores is not None:
+            break
+    if not damages:
+        return reference
+    last = reference.version
+    told = f"{'; '.join(damages)}; judged {f'against {last.number}' if last else 'without it'}"
+    warn_once(f"{candidate.model}: {told}")
+    return replace(reference, damage=told)
 
 
 def judge(
-    schema: Schema,
+    run: Run,
     candidate: Candidate,
-    last: Candidate | None,
-    *,
-    size: int,
+    reference: Reference,
     serving: ServingConfig,
+    *,
     new_signature: bool = False,
 ) -> Verdict:
-    """Judge a student's staged version of `size` bytes against `last`, the version that is served.
+    """Judge a student's staged version against the served one.
 
-    With `new_signature` it may have other inputs or outputs than `last`. An exception in a check gives the verdict
+    With `new_signature` it may have other inputs or outputs than that one. An exception in a check gives the verdict
     "error", so no version is served because its judge failed.
     """
     try:
         # Loaded as a server does. The variables live as long as `loaded`.
         loaded = tf.saved_model.load(str(candidate.folder))
         signature = loaded.signatures["serving_default"]
+        scores = served_scores(signature, candidate.frame, run.schema)
+        batch = reference.batch
+        compared = _compare(run, candidate, scores, reference.scores, serving)
         checks = [
-            *compare(
-                schema.tasks,
-                candidate.metrics,
-                None if last is None else last.metrics,
-                serving,
-                masked=schema.masked,
-            ),
-            *_behaviour(schema, candidate.folder, signature, serving),
-            _at_most("bytes", size, serving.max_bytes),
-            *([] if last is None else _compatibility(signature, last.folder, new_signature=new_signature)),
+            *compared,
+            _at_most("judged scores that are not finite", _not_finite(scores), 0),
+            *_behaviour(run.schema, candidate.folder, signature, serving),
+            _at_most("bytes", candidate.size, serving.max_bytes),
+            *([] if batch is None else _compatibility(signature, batch, new_signature=new_signature)),
         ]
     except Exception as error:
         return Verdict(
             verdict="error", reason=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         )
+    return _verdict(checks, compared, reference, serving)
+
+
+def _verdict(
+    checks: Sequence[Check], compared: Sequence[Comparison], reference: Reference, serving: ServingConfig
+) -> Verdict:
+    told = reference.damage
     if not all(check.passed for check in checks):
-        return Verdict(verdict="fail", checks=tuple(checks))
-    return Verdict(verdict="first" if last is None else "pass", checks=tuple(checks))
+        return Verdict(verdict="fail", checks=tuple(checks), reason=told)
+    if reference.scores is None:
+        return Verdict(verdict="pass" if told else "first", checks=tuple(checks), reason=told)
+    # A slice has few rows. It may show that a version is worse, and need not show that it is not.
+    undecided = [each for each in compared if each.undecided and not each.slice]
+    if not undecided:
+        return Verdict(verdict="pass", checks=tuple(checks), reason=told)
+    names = ", ".join(each.name for each in undecided)
+    rows = max(undecided, key=lambda each: each.rows).where
+    reason = f"not shown to be worse: {rows} are too few to tell for {names}"
+    if serving.undecided == "wait":
+        reason += " (serving.undecided is 'wait'; a larger training.holdout gives more rows)"
+    return Verdict(
+        verdict="wait" if serving.undecided == "wait" else "pass",
+        checks=tuple(checks),
+        reason="; ".join([reason, told] if told else [reason]),
+    )
+
+
+def _scores_of(version: Version, candidate: Candidate, schema: Schema, damages: list[str]) -> Scores | None:
+    """Return a served version's scores of the judged rows, or None and why not in `damages`."""
+    try:
+        if why := damage(version.path):
+            damages.append(why)
+            return None
+        loaded = tf.saved_model.load(str(version.path))
+        scores = served_scores(loaded.signatures["serving_default"], candidate.frame, schema)
+        if strange := _not_finite(scores):
+            raise UserError(f"{strange} of its scores are not finite")
+    except Exception as error:
+        damages.append(f"its SavedModel cannot be read ({_short(error)})")
+        return None
+    return scores
+
+
+def _golden_of(version: Version, damages: list[str]) -> golden.Golden | None:
+    try:
+        return golden.read_golden(version.path / golden.PATH)
+    except Exception as error:
+        damages.append(f"its {golden.PATH} cannot be read ({_short(error)})")
+        return None
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def _compare(
+    run: Run, candidate: Candidate, scores: Scores, before: Scores | None, serving: ServingConfig
+) -> list[Comparison]:
+    rows = judged_rows(candidate.frame, candidate.day, run.schema, candidate.schema, run.slice_by)
+    # The same rows give the same verdict, whenever and wherever they are judged.
+    seed = zlib.crc32(f"{candidate.model};{candidate.day}".encode())
+    return compare(candidate.schema.tasks, rows, scores, before, serving, seed=seed)
 
 
 def record(run: Run, model: str, state: State, verdict: Verdict) -> None:
     """Write the verdict into `metrics`.
 
-    The values of the checks have the basis `gate`, as does `blessed`, 1 or 0; those of the last blessed version
-    have the basis `gate_reference`.
+    The values of the checks have the basis `gate`, as do `blessed`, 1 or 0, and `days_later`, the days from the
+    version's own day to that of the rows which it is judged on. Those of the served version on the same rows have the
+    basis `gate_reference`. How much worse the candidate is, as in "click auc worse", and the ends of the interval, as
+    in "click auc low" and "click auc high", have the basis `gate_interval`.
     """
-    values = {c.name: c.value for c in verdict.checks if c.value is not None}
-    references = {c.name: c.reference for c in verdict.checks if c.reference is not None}
-    found = {"gate": {"blessed": float(verdict.blessed), **values}, "gate_reference": references}
+    compared = [check for check in verdict.checks if isinstance(check, Comparison)]
+    found: dict[str, dict[str, float | None]] = {
+        "gate": {
+            "blessed": float(verdict.blessed),
+            **({"days_later": float((compared[0].day - state.day).days)} if compared else {}),
+            **{check.name: check.value for check in verdict.checks},
+        },
+        "gate_reference": {check.name: check.reference for check in verdict.checks},
+        "gate_interval": {f"{c.name} {end}": getattr(c, end) for c in compared for end in _INTERVAL},
+    }
+    rows = {f"{c.name}{end}": c.rows for c in compared for end in ("", *(f" {end}" for end in _INTERVAL))}
     for basis, values in found.items():
+        known = {name: value for name, value in values.items() if value is not None}
         run.lake.metrics.replace(
-            _frame(run, state.day, basis, values, rows=state.rows),
+            _frame(run, state.day, basis, known, rows={name: rows.get(name, state.rows) for name in known}),
             {"model": model},
             day=state.day,
             run=run.name,
@@ -99,60 +211,27 @@ def record(run: Run, model: str, state: State, verdict: Verdict) -> None:
 
 def record_override(run: Run, model: str, day: date) -> None:
     """Write into `metrics` that the day's version is served despite its verdict. Its card says why."""
-    frame = _frame(run, day, "gate", {"override": 1.0}, rows=0)
+    frame = _frame(run, day, "gate", {"override": 1.0}, rows={"override": 0})
     run.lake.metrics.replace(frame, {"model": model}, day=day, run=run.name, metric="override")
 
 
-def _frame(run: Run, day: date, basis: str, metrics: Mapping[str, float], *, rows: int) -> pl.DataFrame:
+def _frame(
+    run: Run, day: date, basis: str, metrics: Mapping[str, float], *, rows: Mapping[str, int]
+) -> pl.DataFrame:
     """Return rows of `metrics` by the schema of that table, without the model."""
-    columns = {"metric": list(metrics), "value": list(metrics.values())}
-    return pl.DataFrame(columns, schema={"metric": pl.String, "value": pl.Float64}).with_columns(
+    columns = {
+        "metric": list(metrics),
+        "value": list(metrics.values()),
+        "rows": [rows[name] for name in metrics],
+    }
+    schema = {"metric": pl.String, "value": pl.Float64, "rows": pl.Int64}
+    return pl.DataFrame(columns, schema=schema).with_columns(
         run=pl.lit(run.name),
         day=pl.lit(day),
         task=pl.lit(""),
         slice=pl.lit(""),
         basis=pl.lit(basis),
-        rows=pl.lit(rows, pl.Int64),
     )
-
-
-def day_ahead(run: Run, model: str, day: date) -> dict[tuple[str, str, str], float]:
-    """Return the metrics of a model's scores of a day before training on it, by (task, metric, slice)."""
-    rows = run.lake.metrics.scan(model=model, run=run.name, day=day, basis="day_ahead").collect()
-    return {
-        (task, metric, part): value
-        for task, metric, part, value in rows.select("task", "metric", "slice", "value").iter_rows()
-    }
-
-
-def compare(
-    tasks: Sequence[Task],
-    now: Metrics,
-    before: Metrics | None,
-    serving: ServingConfig,
-    *,
-    masked: Collection[str] = (),
-) -> list[Check]:
-    """Return a check per task and quality metric, for all rows and for each slice that both days have.
-
-    A value that is missing or not finite fails, except for the `masked` tasks: a day may be released without
-    their labels. Calibration is Σ predicted / Σ observed, and its distance from 1 is compared.
-    """
-    checks = []
-    parts = sorted({part for _, _, part in now} & {part for _, _, part in before or {}} | {""})
-    for task in tasks:
-        for metric in kind_of(task).qualities:
-            for part in parts:
-                value = now.get((task.name, metric.metric, part))
-                reference = None if before is None else before.get((task.name, metric.metric, part))
-                if part and (value is None or reference is None):
-                    continue
-                if task.name in masked and not math.isfinite(math.nan if value is None else value):
-                    continue
-                name = f"{task.name} {metric.metric}" + (f", {part}" if part else "")
-                margin = getattr(serving, metric.margin) * (serving.slice_margin if part else 1)
-                checks.append(quality(name, metric, value, reference, margin))
-    return checks
 
 
 def adversarial(schema: Schema) -> dict[str, np.ndarray]:
@@ -184,8 +263,7 @@ def _behaviour(schema: Schema, folder: Path, signature: Any, serving: ServingCon
         signature(**rows)
         seconds.append(time.perf_counter() - started)
     absurd = adversarial(schema)
-    scores = signature(**{name: tf.constant(absurd[name]) for name in rows})
-    strange = sum(int(np.sum(~np.isfinite(score))) for score in scores.values())
+    strange = _not_finite(signature(**{name: tf.constant(absurd[name]) for name in rows}))
     return [
         _contents(folder),
         _at_most("parity", golden.parity(signature, batch), PARITY),
@@ -202,9 +280,8 @@ def _contents(folder: Path) -> Check:
     return Check(name="contents", value=None, detail="nothing that must not be served", passed=True)
 
 
-def _compatibility(signature: Any, last: Path, *, new_signature: bool) -> list[Check]:
-    """Return the checks that the last blessed version's golden requests fit the new version."""
-    batch = golden.read_golden(last / golden.PATH)
+def _compatibility(signature: Any, batch: golden.Golden, *, new_signature: bool) -> list[Check]:
+    """Return the checks that the golden requests of the served version, `batch`, fit the new version."""
     takes = {name: _kind(spec) for name, spec in signature.structured_input_signature[1].items()}
     sent = {name: _kind(tf.constant(values[:0])) for name, values in batch.features.items()}
     changes = [
@@ -219,9 +296,12 @@ def _compatibility(signature: Any, last: Path, *, new_signature: bool) -> list[C
     if changes:
         detail = ", ".join(changes)
         return [Check(name="signature", value=None, detail=detail, passed=new_signature)]
-    scores = signature(**{name: tf.constant(batch.features[name]) for name in takes})
-    strange = sum(int(np.sum(~np.isfinite(score))) for score in scores.values())
+    strange = _not_finite(signature(**{name: tf.constant(batch.features[name]) for name in takes}))
     return [_at_most("scores of the last golden batch that are not finite", strange, 0)]
+
+
+def _not_finite(scores: Mapping[str, Any]) -> int:
+    return sum(int(np.sum(~np.isfinite(score))) for score in scores.values())
 
 
 def _kind(tensor: Any) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints become versions: stage, judge, then publish or reject, and retire what is too old."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import date
@@ -10,7 +11,8 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
-from tutelage.export import card, gate, golden, inspect, warmup
+from tutelage.export import card, gate, golden, inspect, judged, warmup
+from tutelage.export.comparison import Comparison
 from tutelage.export.config import ServingConfig
 from tutelage.export.saved_model import Served
 from tutelage.export.versions import Version, Versions
@@ -23,6 +25,8 @@ from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
 from tutelage.trainers.metrics import served_score
 from tutelage.trainers.run import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,7 @@ def export_teacher(
         version = versions.publish(with_retries(f"{model}, the version of {state.day}", stage, state))
         exported.append(Exported(version=version, verdict=None, contents=inspect.describe(version.path)))
         progress(1)
+    _replace_damaged(versions)
     return exported
 
 
@@ -74,25 +79,39 @@ def export_student(
 ) -> list[Exported]:
     """Judge a student's checkpoints of `days` (None: of all days) that were not judged yet; serve those that pass.
 
-    Each is compared with the version that is served when its turn comes. `new_signature` lets a version pass
-    whose inputs or outputs differ from that one's. Versions beyond `serving.keep` are retired. `progress` is
-    called with 1 after each version. Raises UserError for a day on which the student was not trained.
+    Each is compared, on rows that neither was trained on, with the newest version that was published before its turn
+    comes and is of no later day. One whose rows are those of the next day waits for it (`State.judged_on`) and is left
+    out. `new_signature` lets a version pass whose inputs or outputs differ from that one's. Versions beyond
+    `serving.keep` are retired. `progress` is called with 1 after each version. Raises UserError for a day on which the
+    student was not trained.
     """
     versions = Versions(run.root / "export" / student.name)
     publication = _Publication(run, student, serving, versions)
     exported = []
 
-    def make(state: State) -> tuple[Path, Verdict, inspect.Contents]:
+    def make(state: State, day: date) -> tuple[Path, Verdict, inspect.Contents]:
         folder = publication.stage(state)
-        return folder, *publication.judge(state, folder, new_signature=new_signature)
+        return folder, *publication.judge(state, folder, day, new_signature=new_signature)
 
-    for state in _unpublished(run, student.name, versions, days):
-        folder, verdict, contents = with_retries(f"{student.name}, the version of {state.day}", make, state)
+    states = _unpublished(run, student.name, versions, days)
+    judged_days = run.judged_days(states)
+    for state in states:
+        if (day := judged_days.get(state.day)) is None:
+            continue
+        folder, verdict, contents = with_retries(
+            f"{student.name}, the version of {state.day}", make, state, day
+        )
         version = versions.publish(folder) if verdict.blessed else versions.reject(folder)
         exported.append(Exported(version=version, verdict=verdict, contents=contents))
         progress(1)
+    _replace_damaged(versions)
     versions.retire(keep=serving.keep)
     return exported
+
+
+def _replace_damaged(versions: Versions) -> None:
+    for why in versions.replace_damaged():
+        _log.warning("%s: %s; it is set aside in %s", versions.name, why, versions.set_aside)
 
 
 class _Publication:
@@ -116,32 +135,40 @@ class _Publication:
         warmup.write_warmup(folder / warmup.PATH, self._student.name, features)
         return folder
 
-    def judge(self, state: State, folder: Path, *, new_signature: bool) -> tuple[Verdict, inspect.Contents]:
-        """Judge the staged version, write the verdict into `metrics` and the model card into its folder."""
+    def judge(
+        self, state: State, folder: Path, day: date, *, new_signature: bool
+    ) -> tuple[Verdict, inspect.Contents]:
+        """Judge the staged version on rows of `day`, write the verdict into `metrics` and the card into its folder."""
         run, name = self._run, self._student.name
-        last = max(self._versions.published(), key=lambda version: version.number, default=None)
         contents = inspect.describe(folder)
-        candidate = gate.Candidate(folder=folder, metrics=gate.day_ahead(run, name, state.day))
-        blessed = None
-        if last is not None:
-            blessed = gate.Candidate(folder=last.path, metrics=gate.day_ahead(run, name, last.day))
-        verdict = gate.judge(
-            self._ranker.schema,
-            candidate,
-            blessed,
+        frame = judged.read_frame(run, state, day)
+        candidate = gate.Candidate(
+            model=name,
+            folder=folder,
+            schema=self._ranker.schema,
             size=contents.bytes,
-            serving=self._serving,
-            new_signature=new_signature,
+            day=day,
+            frame=frame,
         )
+        served = [version for version in self._versions.published() if version.day <= state.day]
+        reference = gate.find_reference(run, candidate, served)
+        verdict = gate.judge(run, candidate, reference, self._serving, new_signature=new_signature)
         gate.record(run, name, state, verdict)
+        compared = [check for check in verdict.checks if isinstance(check, Comparison)]
         facts = card.Facts(
             **_training_facts(run, self._student, state),
-            metrics=_by_task(candidate.metrics),
-            blessed=None if blessed is None else _by_task(blessed.metrics),
+            judged_day=day,
+            judged_rows=len(frame),
+            holdout=state.holdout,
+            served=reference.version.number if reference.version else None,
+            comparisons=[asdict(check) for check in compared],
             verdict=str(verdict),
-            checks=[asdict(check) for check in verdict.checks],
+            checks=[asdict(check) for check in verdict.checks if not isinstance(check, Comparison)],
+            served_as={f.name: f.serve_as for f in self._ranker.inputs if f.serve_as is not None},
             parameters=sum(int(np.prod(shape)) for _, shape in contents.variables),
             ops=sum(contents.ops.values()),
+            units={task.name: task.unit for task in self._ranker.schema.tasks if task.unit},
+            sampled_negatives=negatives.per_positive if (negatives := self._ranker.schema.negatives) else 0,
         )
         card.write_card(folder, facts)
         return verdict, contents
@@ -165,14 +192,20 @@ def _features(run: Run, ranker: Ranker, day: date) -> pl.DataFrame:
     rows = lake.interactions.scan(day=day)
     if ranker.of:
         rows = lake.with_histories(rows, day)
-    return rows.select("example_id", *(f.name for f in ranker.inputs)).collect()
+    return rows.select("example_id", *(f.name for f in ranker.requested)).collect()
 
 
 def _trainer_scores(
     ranker: Ranker, serving: ServingConfig, features: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return float64 [rows] by served output, of the ranker as it was trained; the rest is done in NumPy."""
-    outputs = ranker(*ranker.transform({name: tf.constant(values) for name, values in features.items()}))
+    """Return float64 [rows] by served output, of the ranker as it was trained; the rest is done in NumPy.
+
+    `features` are those of a request; the others have the value that they are served with.
+    """
+    rows = len(next(iter(features.values())))
+    absent = {f.name: f.served_array(rows) for f in ranker.inputs if f.serve_as is not None}
+    columns = {name: tf.constant(values) for name, values in {**features, **absent}.items()}
+    outputs = ranker(*ranker.transform(columns))
     raw = {name: values.numpy().astype(np.float64) for name, values in outputs.items()}
     scores = {task.score: served_score(task, raw) for task in ranker.schema.tasks}
     combined = sum(weight * scores[name] for name, weight in serving.score)
@@ -206,12 +239,3 @@ def _recorded(config: Any) -> Any:
     if callable(config):
         return described(config)
     return [_recorded(item) for item in config] if isinstance(config, tuple) else config
-
-
-def _by_task(metrics: gate.Metrics) -> dict[str, dict[str, Any]]:
-    """Return the metrics of all rows by task; those of slices are left out."""
-    tasks: dict[str, dict[str, Any]] = {}
-    for (task, metric, part), value in metrics.items():
-        if not part:
-            tasks.setdefault(task, {})[metric] = value
-    return tasks

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from tutelage.export.versions import CARD, Version, Versions
+from tutelage.export.versions import CARD, Version, Versions, damage
 from tutelage.pipeline.errors import UserError
 
 _MODEL = "saved_model.pb"
@@ -77,6 +77,8 @@ def _copy(version: Version, fs: Any, to: str, target: str) -> None:
                 f"{target} holds a {version.number} that is not {version.path}; give an empty folder"
             )
         return
+    if why := damage(version.path):
+        raise UserError(f"{version.path} is damaged: {why}; run tutelage-verify, which says what mends it")
     if not same and fs.exists(to):
         fs.rm(to, recursive=True)
     # The card is the same, so a file of the right size is complete.

@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow as tf
 
 from tutelage.export.config import ServingConfig
+from tutelage.models.id_map import fingerprint
 from tutelage.models.ranker import Ranker
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.schema import Feature, Task
@@ -54,36 +55,49 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
 
     A list or a history is a tensor [batch, length], padded with its default after the last item.
 
-    NaN and infinite numbers count as missing. A number beyond ±1e6 counts as ±1e6 unless it is log-scaled.
+    No signature takes a feature that has `serve_as`: its value is that one in every row.
+
+    NaN, infinite numbers and those beyond ±1e6 (±1e20 if they are log-scaled) count as missing.
     TensorFlow's error names a feature that is unknown, is left out where it must not be, or has another rank or a
     length that is neither 1 nor that of the others. It also names a feature of another dtype, except in Python's
     `signatures[...]`, where it says the feature's place in the alphabetical order of the names.
     """
-    schema, features = ranker.schema, ranker.inputs
+    schema, features = ranker.schema, ranker.requested
+    constants = {f: _constant(f) for f in ranker.inputs if f.serve_as is not None}
+
+    def filled(columns: Columns, scope: str = "") -> Columns:
+        """Return the columns and, at their length, those of the features that no request has."""
+        rows = tf.shape(next(iter(columns.values())))[:1]
+        absent = {f.name: tf.fill(rows, x) for f, x in constants.items() if not scope or f.scope == scope}
+        return {**columns, **absent}
+
+    def all_scores(columns: Columns) -> Scores:
+        return scores(ranker(*ranker.transform(filled(columns))))
 
     def scores(raw: Scores) -> Scores:
         by_name = {task.score: _served(task, raw) for task in schema.tasks}
         return {**by_name, "score": tf.add_n([weight * by_name[name] for name, weight in serving.score])}
 
     def serving_default(**columns: tf.Tensor) -> Scores:
-        return scores(ranker(*ranker.transform(_complete(features, columns))))
+        return all_scores(_complete(features, columns))
 
     def serve_examples(examples: tf.Tensor) -> Scores:
         parsed = tf.io.parse_example(examples, {f.name: _parser(f) for f in features})
         for f in features:
             if f.length:
                 parsed[f.name] = parsed[f.name].to_tensor(f.default, shape=[None, f.length])
-        return scores(ranker(*ranker.transform(parsed)))
+        return all_scores(parsed)
 
     def score_list(**columns: tf.Tensor) -> Scores:
         user = {
             f.name: tf.ensure_shape(columns[f.name], [1, *f.shape], name=f.name) for f in by_scope["user"]
         }
         candidates = _complete(by_scope["candidate"], columns)
-        return scores(ranker.call_list(ranker.transform(user), ranker.transform(candidates)))
+        parts = ranker.transform(filled(user, "user")), ranker.transform(filled(candidates, "candidate"))
+        return scores(ranker.call_list(*parts))
 
     def serve_ids(**columns: tf.Tensor) -> Scores:
-        return scores(ranker(*ranker.transform(_complete(features, columns))))
+        return all_scores(_complete(features, columns))
 
     by_scope = {scope: [f for f in features if f.scope == scope] for scope in ("user", "candidate")}
     ids = {
@@ -108,6 +122,12 @@ def by_column(function: Callable[..., Scores], features: Iterable[Feature]) -> A
     specs = {f.name: tf.TensorSpec([None, *f.shape], tf.as_dtype(f.dtype), f.name) for f in features}
     defaults = {f.name: tf.fill([1, *f.shape], tf.constant(f.default, f.dtype)) for f in features}
     return _function(function, specs, defaults)
+
+
+def _constant(feature: Feature) -> Any:
+    """Return `serve_as`, an id as int64: small runtimes have no strings."""
+    value = tf.constant([feature.serve_as], tf.as_dtype(feature.dtype))
+    return (fingerprint(value) if feature.dtype == "string" else value).numpy()[0]
 
 
 def _parser(feature: Feature) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 _HOME = {
     "COMMANDS": "commands",
     "Experiment": "experiment",
+    "KeepConfig": "experiment",
     "Session": "session",
     "StudyConfig": "experiment",
     "load": "config",

@@ -21,7 +21,7 @@ from absl import app, flags
 
 from tutelage.launch.exit_codes import Failures, exit_code
 from tutelage.launch.logging_setup import silence, write_stderr
-from tutelage.pipeline.errors import UserError, disk_full_as_user_error
+from tutelage.pipeline.errors import Found, UserError, disk_full_as_user_error
 from tutelage.pipeline.io.printable import printable, printable_lines
 from tutelage.trainers.preemption import SIGNALS, Preempted, stopped
 
@@ -50,7 +50,7 @@ SESSION_FLAGS: Sequence[Flag] = (
     _texts("beam_flag", [], "A flag for Beam, as in --runner=FlinkRunner (repeatable)."),
     _switch("verbose", False, "Show what TensorFlow and Beam print."),
 )
-"""The flags that every command takes."""
+"""The flags that every command in a workdir takes."""
 _ACCEPT = (
     _text("accept_day", None, "Keep this day, which did not pass its gate, as it is; wants a --reason."),
     _text("reason", "", "Why: written to its quarantine/DAY.json."),
@@ -60,7 +60,7 @@ _EXPORT: Flag = partial(
     "export",
     "newest",
     ["newest", "all"],
-    "Of a student: export its newest finished day, or all days that were not exported.",
+    "Export a model's newest finished day, or all days that were not exported.",
 )
 _STUDENT = _text("student", None, "The student's name in the config.", required=True)
 _DRY_RUN = _switch("dry_run", False, "Only print what would be removed.")
@@ -78,7 +78,18 @@ class Command:
     flags: Sequence[Flag] = ()
     """Its own flags."""
     read_only: bool = False
-    """Whether it leaves the workdir as it is, apart from the report page."""
+    """Whether it leaves the workdir as it is, apart from the report page. `--repair` does not."""
+    looks: bool = False
+    """Whether it looks for damaged files, so that one is no mistake but found."""
+    previews: bool = False
+    """Whether its --dry_run reads raw data only, and needs no workdir."""
+    in_workdir: bool = True
+    """Whether it works in a workdir, and takes `SESSION_FLAGS` and a Session."""
+
+    @property
+    def all_flags(self) -> Sequence[Flag]:
+        """The flags that it takes."""
+        return (*SESSION_FLAGS, *self.flags) if self.in_workdir else self.flags
 
     def __call__(self) -> None:
         _main(self)
@@ -87,6 +98,19 @@ class Command:
 COMMANDS = {
     command.name: command
     for command in (
+        Command(
+            name="init",
+            function="actions.init:init",
+            does="write a config for event logs of your own, from a sample of them.",
+            flags=[
+                _text("raw_dir", None, "The folder of the logs, or a URL.", required=True),
+                _text("out", None, "The config to write, a .py file that is not there yet.", required=True),
+                _text(
+                    "pattern", "", "The files of the events, as in events/*.csv; else the largest table's."
+                ),
+            ],
+            in_workdir=False,
+        ),
         Command(
             name="run",
             function="run:run",
@@ -100,7 +124,11 @@ COMMANDS = {
             name="materialize",
             function="actions.materialize:materialize",
             does="make the days asked for again from the raw data.",
-            flags=_ACCEPT,
+            flags=[
+                *_ACCEPT,
+                _switch("dry_run", False, "Only print what a sample of the raw data would give."),
+            ],
+            previews=True,
         ),
         Command(
             name="teach",
@@ -212,6 +240,14 @@ COMMANDS = {
             does="show what there is of each day and model, and what is still to be done.",
             read_only=True,
         ),
+        Command(
+            name="verify",
+            function="actions.verify:verify",
+            does="read everything in the workdir, and say what is damaged, missing, stale or orphaned.",
+            flags=[_switch("repair", False, "Mend what can be mended.")],
+            read_only=True,
+            looks=True,
+        ),
     )
 }
 
@@ -232,7 +268,7 @@ def _main(command: Command) -> None:
     if "--version" in given:
         print(f"{_program()} {version('tutelage')}")
         return
-    for flag in (*SESSION_FLAGS, *command.flags):
+    for flag in command.all_flags:
         flag()
     if given & {"-h", "--help"}:
         # Only this module's flags, which are defined by now: libraries define flags of their own.
@@ -254,28 +290,46 @@ def _main(command: Command) -> None:
 def _act(command: Command, argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag; flags are written --name=value")
-    silence(verbose=FLAGS.verbose)
-    request: dict[str, Any]
-    own: dict[str, Any]
-    request, own = (
-        {flag.args[0]: FLAGS[flag.args[0]].value for flag in flags_}
-        for flags_ in (SESSION_FLAGS, command.flags)
-    )
-    request["overrides"], request["beam_flags"] = request.pop("set"), request.pop("beam_flag")
     module, _, name = command.function.partition(":")
+    own: dict[str, Any] = {flag.args[0]: FLAGS[flag.args[0]].value for flag in command.flags}
+    silence(verbose=command.in_workdir and FLAGS.verbose)
     function = getattr(import_module(f"tutelage.launch.{module}"), name)
+    if not command.in_workdir:
+        function(**own)
+        return
+    request: dict[str, Any] = {flag.args[0]: FLAGS[flag.args[0]].value for flag in SESSION_FLAGS}
+    request["overrides"], request["beam_flags"] = request.pop("set"), request.pop("beam_flag")
+    preview = command.previews and own["dry_run"]
     from tutelage.launch.session import Session
     from tutelage.launch.workspace import NothingHereYet
+    from tutelage.pipeline.io.json import TornFile
 
     with disk_full_as_user_error(FLAGS.workdir):
         try:
-            session = Session.open(**request, read_only=command.read_only)
+            session = Session.open(
+                **request,
+                read_only=(command.read_only and not own.get("repair")) or preview,
+                may_be_new=preview,
+            )
+        except TornFile as error:
+            if command.looks:
+                raise Found(str(error)) from None
+            raise
         except NothingHereYet as error:
-            if own:  # The command was asked about something that ought to be there.
+            if own and not command.looks:  # The command was asked about something that ought to be there.
                 raise
             print(printable(str(error)))
             return
-        function(session, **own)
+        try:
+            function(session, **own)
+        except UserError:
+            raise
+        except Exception:
+            # A library may have met a damaged file that no one has checked before. Else the error is raised as it is.
+            from tutelage.launch.lifecycle.verify_tables import check
+
+            check(session)
+            raise
 
 
 def _stop(number: int, frame: object) -> None:

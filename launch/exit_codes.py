@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import IntEnum
 
-from tutelage.pipeline.errors import GateError, TransientError, UserError
+from tutelage.pipeline.errors import Found, GateError, TransientError, UserError
 from tutelage.trainers.preemption import Preempted
 
 
@@ -23,11 +23,12 @@ class ExitCode(IntEnum):
 
 # The first class that an error is an instance of counts.
 _BY_CLASS: dict[type[BaseException], ExitCode] = {
+    Found: ExitCode.FOUND,
     GateError: ExitCode.GATE,
     TransientError: ExitCode.TRANSIENT,
     BaseException: ExitCode.MISTAKE,
 }
-_WORST_FIRST = (ExitCode.MISTAKE, ExitCode.TRANSIENT, ExitCode.GATE)
+_WORST_FIRST = (ExitCode.MISTAKE, ExitCode.TRANSIENT, ExitCode.GATE, ExitCode.FOUND)
 """Where a run fails for several causes. A signal is worse than any of them."""
 
 

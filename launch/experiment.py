@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from tutelage.export.config import ServingConfig
 from tutelage.models.backbones.base import Backbone, described
 from tutelage.models.task_kinds import kind_of
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import Schema
@@ -52,6 +54,33 @@ class StudyConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepConfig:
+    """Which checkpoints a run leaves of each model. It may be changed in a workdir at any time.
+
+    A version that is out of service goes with its checkpoint, and so does a teacher's version. `ServingConfig.keep`
+    says how many versions stay in service. Rows and labels always stay.
+
+    >>> KeepConfig(newest=14).older
+    8
+    """
+
+    newest: int | None = 7
+    """The checkpoints of so many newest days (or slices) stay; None: all."""
+    older: int = 8
+    """So many checkpoints of the days before stay: the last of each seven, and the model's first."""
+
+    def __post_init__(self) -> None:
+        if (self.newest is not None and self.newest < 1) or self.older < 0:
+            raise UserError(
+                f"keep: newest is {self.newest} and older {self.older}, expected at least 1 (or None: all) and at "
+                "least 0"
+            )
+
+
+DEFAULT_KEEP = KeepConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     """One teacher and its students on one source. A config file's `experiment(smoke)` returns one.
 
@@ -73,11 +102,19 @@ class Experiment:
     slice_by: tuple[str, ...] = ()
     """Metrics are also computed per value of these id features, for values with at least 1,000 examples a day."""
     quality: QualityConfig = DEFAULT_QUALITY
+    false_alarms_per_year: float = 1.0
+    """How many sound days (or slices) a year the gates of data and of training may stop by chance, all together."""
+    keep: KeepConfig = DEFAULT_KEEP
+    """Which checkpoints stay, and with them the versions that are out of service."""
     study: StudyConfig | None = None
     successor: SuccessorConfig | None = None
     """A teacher that trains beside the present one until it is as good, then takes its place."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.false_alarms_per_year < math.inf:
+            raise UserError(
+                f"false_alarms_per_year is {self.false_alarms_per_year}, expected a number above 0, as in 1.0"
+            )
         self._check_names()
         self._check_kinds()
         models: list[TeacherConfig | StudentConfig] = [self.teacher, *self.students]
@@ -130,7 +167,8 @@ class Experiment:
 
     def _check_kinds(self) -> None:
         for task in self.schema.tasks:
-            for quality in kind_of(task).qualities:
+            kind = kind_of(task)
+            for quality in (*kind.qualities, *kind.served_qualities):
                 if not (hasattr(self.serving, quality.margin) and hasattr(self.teacher.gate, quality.margin)):
                     raise UserError(
                         f"task {task.name!r}: the margin of {quality.metric!r} is {quality.margin!r}, expected a field "
@@ -149,6 +187,12 @@ class Experiment:
     def _check_serving(self) -> None:
         self.serving.check(self.schema)
         for student in self.students:
+            inputs = self.schema.inputs(student.model.without)
+            if all(feature.serve_as is not None for feature in inputs):
+                raise UserError(
+                    f"student {student.name!r}: each of its features has serve_as, and a request would be empty; "
+                    "expected one without"
+                )
             served = [task.score for task in self.schema.for_model(student.model.without).tasks]
             for name, _ in self.serving.score:
                 if name not in served:
@@ -156,6 +200,14 @@ class Experiment:
                         f"serving: score names {name!r}, and the model of {student.name!r} leaves that task out; "
                         "take it out of the score, or give the student the task"
                     )
+
+    @property
+    def alarms(self) -> AlarmBudget:
+        """The share of one gate of the false alarms: the data's gate, and one gate for each model's training."""
+        gates = 2 + len(self.students) + (self.successor is not None)
+        return AlarmBudget(per_year=self.false_alarms_per_year, slice_days=self.schema.slice_days).shared(
+            gates
+        )
 
     def student(self, name: str) -> StudentConfig:
         """Return the student of this name. Raises UserError where there is none."""
@@ -167,7 +219,7 @@ class Experiment:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The parts that cannot change in a workdir: all but students, successor, serving, quality and days."""
+        """The parts that cannot change in a workdir: not students, successor, serving, quality, keep and days."""
         return {name: getattr(self, name) for name in ("name", "source", "schema", "training", "teacher")}
 
     @property
@@ -176,9 +228,21 @@ class Experiment:
         return typing.cast(dict[str, Any], plain(self.fixed))
 
 
-CHANGEABLE = ("gate", "checkpoint_minutes", "judged_days", "margin", "new_teacher", "mask_days")
-"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved and how
-a change of teacher goes, not what a model trains on."""
+CHANGEABLE = (
+    "gate",
+    "checkpoint_minutes",
+    "holdout",
+    "judged_days",
+    "margin",
+    "max_kills",
+    "new_teacher",
+    "mask_days",
+    "serve_as",
+    "unit",
+)
+"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved, how a
+change of teacher goes, which few rows of the next days are withheld, and what is served or shown, not what a model
+is."""
 
 
 def plain(value: Any) -> Any:

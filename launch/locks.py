@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tutelage.pipeline.io.atomic import make_folder
 from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.lake import LOCK
 from tutelage.trainers.run import Run
@@ -15,7 +16,7 @@ def _exclusive(path: Path, busy: str, *, patience: float = 0) -> Iterator[None]:
 
     Raises TransientError(`busy`) where another process still does after `patience` s.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with locked(path, f"{busy}; wait for it, or stop it", wait=patience):
         yield
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
@@ -20,13 +21,14 @@ from tutelage.launch import steps
 from tutelage.launch.logging_setup import import_tensorflow, silence
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import TransientError, UserError, disk_full_as_user_error
+from tutelage.pipeline.io.printable import counted
 from tutelage.pipeline.quarantine import DayStopped
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.preemption import Preempted, noted, stopped
 
 _SEND_SECONDS = 0.2
-_STOP_SECONDS = 8.0
-"""A process that was asked to stop and does not come to an end is killed after this time."""
+_STOP_SECONDS = {signal.SIGINT: 3.0, signal.SIGTERM: 8.0}
+"""A process that was asked to stop and does not come to an end is killed after this time. Ctrl-C has somebody wait."""
 _RESULT_SECONDS = 1.0
 """What a process has done reaches the parent within this time."""
 
@@ -46,6 +48,7 @@ class Outcome:
     model: str
     trained: list[State] = field(default_factory=list)
     exported: int = 0
+    export_seconds: float = 0.0
     rejected: list[str] = field(default_factory=list)
     """A line for each version that was not blessed, with the reason and with what is served."""
     newest_rejected: bool = False
@@ -118,13 +121,21 @@ def _run(
     setup = _Setup(stop=stop, parent=os.getpid(), threads=max(1, cores // max(1, workers)), verbose=verbose)
     waiting, running = list(jobs), dict[Connection, tuple[str, BaseProcess]]()
     preempted: Preempted | None = None
-    with noted(partial(setattr, stop, "value")) as asked:
+
+    def pass_on(by: int) -> None:
+        stop.value = by
+        for _, process in running.values():
+            _ask_to_stop(process, by)
+
+    with noted(pass_on) as asked:
         try:
             while running or (waiting and not preempted and not asked()):
                 while waiting and len(running) < workers and not preempted and not asked():
                     name = waiting.pop(0)
                     ours, process = _start(context, (setup, work, jobs[name]))
                     running[ours] = name, process
+                    if by := asked():  # The signal came while it was starting.
+                        _ask_to_stop(process, by)
                 for connection in wait(list(running)):
                     assert isinstance(connection, Connection)
                     name, process = running[connection]
@@ -141,16 +152,34 @@ def _run(
                         yield ended
         finally:
             if running:  # The caller goes no further: the others save what they have, and end.
-                stop.value = signal.SIGTERM
+                pass_on(signal.SIGTERM)
         by = asked()
     if preempted or by:
         raise Preempted(str(preempted or stopped(by)), preempted.by if preempted else by)
 
 
+def _ask_to_stop(process: BaseProcess, by: int) -> None:
+    """Send the signal `by`. A model in training saves a partial checkpoint; anything else ends and is done again whole.
+
+    What trains handles both signals and notes the first. Anything else ignores Ctrl-C, and SIGTERM ends it at once, in
+    the middle of an import too.
+    """
+    for number in sorted({by, signal.SIGTERM}):
+        if process.pid and process.is_alive():
+            os.kill(process.pid, number)
+
+
 def _start(context: SpawnContext, arguments: tuple[Any, ...]) -> tuple[Connection, BaseProcess]:
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(theirs, *arguments))
-    process.start()
+    # Held back until the process ignores it: Ctrl-C reaches all, and one that is just starting would print a traceback.
+    # The tracker lifts that when it starts, so it is started before.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     theirs.close()  # The pipe must end when the child ends.
     return ours, process
 
@@ -165,8 +194,8 @@ def _receive(
         return _Ended(
             name=name,
             error=Killed(
-                f"a process that trained {name} was killed (is there memory enough for {workers} models at a "
-                "time?); run again to go on from the last finished day"
+                f"a process that trained {name} was killed (is there memory enough for {counted(workers, 'model')} "
+                "at a time?); run again to go on from the last finished day"
             ),
         )
     if message == "progress":
@@ -191,6 +220,7 @@ def _child(
     """Do a job in a process of its own, and send its progress and its result, or its error, to the parent."""
     # Ctrl-C reaches the whole process group. The parent passes it on and prints the message.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow, args=(setup.stop, setup.parent), daemon=True).start()
     try:
         result = _work(connection, setup, work, arguments)
@@ -223,12 +253,9 @@ def _follow(stop: Any, parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
         if stop.value:
-            # A model in training saves a partial checkpoint; anything else is cut off and done again whole.
-            trains = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-            os.kill(os.getpid(), stop.value if trains else signal.SIGTERM)
-            _ended.wait(_STOP_SECONDS)
-            # Not waited for: a thread of the feed, which may still read a day.
-            time.sleep(_RESULT_SECONDS)
+            if _ended.wait(_STOP_SECONDS[stop.value]):
+                # Not waited for: a thread of the feed, which may still read a day.
+                time.sleep(_RESULT_SECONDS)
             break
     os._exit(1)
 
@@ -262,11 +289,13 @@ def _train(request: Mapping[str, Any], model: str, *, progress: Callable[[int], 
         except DayStopped as error:
             failure = error
             trained = [state for state in checkpoints.states() if state.day not in before]
+        started = time.monotonic()
         exported = steps.export(session, model)
     return Outcome(
         model=model,
         trained=trained,
         exported=len(exported),
+        export_seconds=time.monotonic() - started,
         rejected=steps.rejected(session, model, exported),
         newest_rejected=steps.newest_rejected(session, model, exported),
         failure=failure,

@@ -1,6 +1,6 @@
 """The nightly graph: everything that the days asked for still need, in the order in which one step needs another.
 
-    materialize ─▶ train the teacher ─▶ take over ─▶ label ─▶ train the students ─▶ report
+    materialize ─▶ train the teacher ─▶ take over ─▶ label ─▶ train the students ─▶ report ─▶ remove what is old
                    (export)             (export)              (export)
 
 Each step looks at what is there and does the rest. A run that was killed, or that has nothing to do, is run again.
@@ -15,13 +15,15 @@ from tutelage.launch import locks, pool, steps
 from tutelage.launch.actions.console import echo, print_waits, quarantine_error, rejected_version
 from tutelage.launch.actions.label import label_days
 from tutelage.launch.actions.materialize import materialize_days
-from tutelage.launch.actions.report import report
+from tutelage.launch.actions.prune import remove_old
+from tutelage.launch.actions.report import is_outdated, report
 from tutelage.launch.actions.train import train_and_export, train_successor
 from tutelage.launch.exit_codes import Failures
-from tutelage.launch.lifecycle import stale
+from tutelage.launch.lifecycle import stale, verify
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor, reset_student
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import TornFile
 from tutelage.pipeline.quarantine import DayStopped
 from tutelage.pipeline.soft_labels import SNAPSHOT
 
@@ -33,12 +35,13 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
     """Bring the days asked for from raw data to served models and a report.
 
     `reset` names students to train from scratch, from their first day. `export` is "newest" or "all": which of a
-    student's finished days become versions. A model that stops does not stop the others. What went wrong is raised
+    model's finished days become versions. A model that stops does not stop the others. What went wrong is raised
     after all steps are done: GateError for a day of data in quarantine, a model that its gate stopped, or a newest
     version that was not blessed; the failure of a model; Failures where there are several.
     """
     with locks.alone(session.run):
         started = time.monotonic()
+        torn = _mend(session)
         session = session.asking(every_version=export == "all")
         print_waits(session)
         _claim_models(session, reset)
@@ -56,15 +59,17 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
         # The teacher trains on its days. Its pre-update logits are soft labels, its exports are snapshots.
         outcomes = train_and_export(session, [session.run.teacher_model])
 
-        # A successor trains beside it, and takes over once it is as good.
+        # A model does not go past a teacher that it needs and that has stopped: it waits, served as it is.
+        session = session.asking(awaits_teacher=True)
+
+        # A successor trains beside it, and takes over once it is as good. Where one of both was killed, students wait
+        # for the successor, because it might have taken over. A teacher that was killed first exports what it lacks.
         taken_over = False
         if session.successor:
-            more, taken_over = train_successor(session)
-            outcomes += more
-            session = session.reopened()
-
-        # A student that reads labels does not go past a teacher that has stopped: it waits, served as it is.
-        session = session.asking(awaits_teacher=True)
+            if not _killed(outcomes):
+                more, taken_over = train_successor(session)
+                outcomes += more
+            session = session.reopened().asking(awaits_successor=_killed(outcomes))
 
         # Snapshots of earlier days score the days of the students that read such labels.
         unlabelled = steps.to_label(session)
@@ -74,14 +79,45 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
         held = _readers_of_snapshots(session) if unlabelled_because else []
         outcomes += train_and_export(session, [name for name in session.students if name not in held])
 
-        if not (missing or removed or outcomes or unlabelled or taken_over):
+        done = missing or removed or outcomes or unlabelled or taken_over
+        if not done and not is_outdated(session):
+            remove_old(session)
             _print_nothing_to_do(session)
+            _raise_failures(session, outcomes, quarantined, unlabelled_because, torn)
             return
-        report(session, trained={outcome.model: outcome.trained for outcome in outcomes if outcome.trained})
+        trained = {outcome.model: outcome.trained for outcome in outcomes if outcome.trained}
+        try:
+            report(session, trained=trained)
+        except TornFile as error:
+            torn.append(error)
+        remove_old(session)
         echo(f"Done in {time.monotonic() - started:.0f} s.")
         for line in _states(session, outcomes, held):
             echo(line)
-        _raise_failures(session, outcomes, quarantined, unlabelled_because)
+        _raise_failures(session, outcomes, quarantined, unlabelled_because, torn)
+
+
+def _mend(session: Session) -> list[TornFile]:
+    """Mend what the run is to read and can be made again; return the errors about what cannot be."""
+    torn = []
+    for finding in verify.find(session, fast=True):
+        if finding.by == "run":
+            echo(str(finding))
+            try:
+                if finding.mend:
+                    finding.mend()
+            except UserError as error:
+                torn.append(TornFile(f"{finding.what}, and is not mended: {error}"))
+        else:
+            torn.append(
+                TornFile(f"{finding.what}; {finding.remedy.replace('--repair', 'tutelage-verify --repair')}")
+            )
+            echo(str(torn[-1]))
+    return torn
+
+
+def _killed(outcomes: Sequence[pool.Outcome]) -> bool:
+    return any(isinstance(outcome.failure, pool.Killed) for outcome in outcomes)
 
 
 def _label(session: Session, unlabelled: Mapping[date, "Snapshot"]) -> UserError | None:
@@ -105,12 +141,25 @@ def _states(session: Session, outcomes: Sequence[pool.Outcome], held: Collection
         trained = f"trained until {states[-1].day}" if states else "not trained yet"
         if isinstance(failure, DayStopped):
             yield f"{model}: stopped at {failure.day} by its gate; {trained}"
+        elif isinstance(failure, pool.Killed):
+            yield f"{model}: its process was killed; {trained}"
         elif failure:
             yield f"{model}: failed: {str(failure) or type(failure).__name__}; {trained}"
-        elif model in held or session.awaited(model):
+        elif model in held:
             yield f"{model}: waits for the teacher's labels; {trained}"
+        elif awaited := session.awaited(model):
+            yield f"{model}: waits for {_waited_for(session, model, awaited[min(awaited)])}; {trained}"
         else:
-            yield f"{model}: {trained}"
+            waits = session.version_waits(model)
+            yield f"{model}: {trained}" + (f"; {waits}" if waits else "")
+
+
+def _waited_for(session: Session, model: str, teacher: str) -> str:
+    if model in session.teachers:
+        return "the teacher"
+    if teacher == session.run.teacher_model:
+        return "the teacher's labels"
+    return f"{teacher}, which may take over"
 
 
 def _raise_failures(
@@ -118,6 +167,7 @@ def _raise_failures(
     outcomes: Sequence[pool.Outcome],
     quarantined: Sequence[date],
     labelling: UserError | None,
+    torn: Sequence[TornFile],
 ) -> None:
     """Raise what went wrong; an error in the code first, with its traceback."""
     failures: list[Exception] = [outcome.failure for outcome in outcomes if outcome.failure]
@@ -125,6 +175,7 @@ def _raise_failures(
         if not isinstance(failure, UserError):
             raise failure
     failures += [labelling] if labelling else []
+    failures += torn
     failures += [rejected_version(session, o.rejected[-1]) for o in outcomes if o.newest_rejected]
     failures += [quarantine_error(session, quarantined)] if quarantined else []
     if failures:

@@ -12,6 +12,8 @@ from tutelage.launch.logging_setup import quiet_stderr
 from tutelage.launch.workspace import open_workdir
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.days import describe_moves, parse_day, slices_between
+from tutelage.pipeline.io.printable import counted
+from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.trainers.checkpoints import State, pending
 from tutelage.trainers.config import SuccessorConfig
 from tutelage.trainers.run import TEACHER, Run, successor_model
@@ -35,9 +37,11 @@ class Session:
     beam_flags: Sequence[str] = ()
     verbose: bool = False
     every_version: bool = False
-    """Whether a student's past days are exported too, and not only its newest finished day."""
+    """Whether past days are exported too, and not only a model's newest finished day."""
     awaits_teacher: bool = False
-    """Whether a student that reads labels goes no further than the teacher that labels."""
+    """Whether models go no further than the teacher that they need (`awaited`)."""
+    awaits_successor: bool = False
+    """Whether students that read labels go no further than the successor: its process or the teacher's was killed."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     """The moment of the command, which is the same in all its processes."""
     request: Mapping[str, Any] = field(default_factory=dict)
@@ -55,12 +59,13 @@ class Session:
         end_day: str = "",
         now: datetime | None = None,
         read_only: bool = False,
+        may_be_new: bool = False,
         **kept: Any,
     ) -> "Session":
         """Return the session that a command's flags ask for; `kept` are fields that are taken as they are.
 
         `read_only` creates no workdir and changes none. Raises UserError for a config, a day or a workdir that
-        cannot be used, and NothingHereYet where a workdir that is to be read is not there.
+        cannot be used, and NothingHereYet where a workdir that is to be read is not there, unless it `may_be_new`.
         """
         with quiet_stderr(
             verbose=kept.get("verbose", False)
@@ -73,7 +78,7 @@ class Session:
         )
         asked = slices_between(start, end, slice_days=schema.slice_days, offset=schema.slice_offset)
         until = {day: schema.waits_until(day, now=now) for day in asked}
-        run = open_workdir(workdir, experiment, read_only=read_only)
+        run = open_workdir(workdir, experiment, read_only=read_only, may_be_new=may_be_new)
         request = {"config": config, "workdir": workdir, "overrides": overrides, "smoke": smoke, **kept}
         return cls(
             experiment=experiment,
@@ -81,7 +86,7 @@ class Session:
             days=[day for day, at in until.items() if at is None],
             waiting={day: at for day, at in until.items() if at is not None},
             moved=describe_moves(start, end, asked, slice_days=schema.slice_days),
-            pruned=run.lake.pruned(asked),
+            pruned=frozenset() if may_be_new else run.lake.pruned(asked),
             now=now,
             request={**request, "start_day": start_day, "end_day": end_day, "now": now},
             **kept,
@@ -106,7 +111,7 @@ class Session:
         if not self.waiting:
             return ""
         day, at = min(self.waiting.items())
-        more = f", and {len(self.waiting) - 1} later days" if len(self.waiting) > 1 else ""
+        more = f", and {counted(len(self.waiting) - 1, 'later day')}" if len(self.waiting) > 1 else ""
         return f"{day} until {at:%Y-%m-%d %H:%M %Z}{more}"
 
     @property
@@ -151,20 +156,46 @@ class Session:
     def days_of(self, model: str) -> list[date]:
         """Return the days asked for from the model's first day on, without the pruned ones.
 
-        With `awaits_teacher` the days end before the first one that waits for the teacher (`awaited`).
+        With `awaits_teacher` the days end before the first one that waits for a teacher (`awaited`).
         """
         days = [day for day in self._own_days(model) if day not in self.pruned]
-        awaited = self.awaited(model) if self.awaits_teacher else []
-        return [day for day in days if not awaited or day < awaited[0]]
+        awaited = min(self.awaited(model), default=date.max) if self.awaits_teacher else date.max
+        return [day for day in days if day < awaited]
 
-    def awaited(self, model: str) -> list[date]:
-        """Return the days of a student that reads labels which the teacher that labels them has not come to yet."""
-        if model in self.teachers or not self.experiment.student(model).distillation:
-            return []
-        teacher = self.run.teacher_model
-        done = {*(s.day for s in self.run.checkpoints(teacher).states()), *self.run.skipped(teacher)}
-        own = (day for day in self._own_days(model) if day not in done and day not in self.pruned)
-        return [day for day in own if self.run.labeller(day).model == teacher]
+    def awaited(self, model: str) -> dict[date, str]:
+        """Return the days that a model is to wait with, in order, each with the teacher that it waits for.
+
+        A student that reads labels waits for the training of the teacher that labels a day. One that reads labels by
+        snapshot waits for the exports of the days before it too, and with `awaits_successor` each of them waits for
+        the successor, which may take over. A successor that starts warm waits for the teacher's days before its own.
+        """
+        days, teacher = self._to_come(model), self.run.teacher_model
+        if model in self.teachers:
+            late = self._to_come(teacher) if model != teacher and self._starts_warm(model) else []
+            return dict.fromkeys(days if late and days and late[0] < days[0] else [], teacher)
+        student = self.experiment.student(model)
+        if not student.distillation:
+            return {}
+        late = self._to_come(teacher)
+        exports = [state.day for state in self.to_export(teacher)] if student.producer == SNAPSHOT else []
+        waits = {
+            day: teacher
+            for day in days
+            if self.run.labeller(day).model == teacher and (day in late or any(at < day for at in exports))
+        }
+        if self.awaits_successor and self.successor:
+            late = self._to_come(self.teachers[-1])
+            waits = {**{day: self.teachers[-1] for day in days if day in late}, **waits}
+        return dict(sorted(waits.items()))
+
+    def _starts_warm(self, model: str) -> bool:
+        """Whether a successor is still to start, with what the teacher was trained to before its first day."""
+        return self.first_day(model) is not None and not self.run.checkpoints(model).states()
+
+    def _to_come(self, model: str) -> list[date]:
+        """Return the days asked for that a model is still to be trained on."""
+        done = {*(state.day for state in self.run.checkpoints(model).states()), *self.run.skipped(model)}
+        return [day for day in self._own_days(model) if day not in done and day not in self.pruned]
 
     def left_out(self, model: str) -> list[date]:
         """Return the pruned days that an untrained model would have begun with."""
@@ -200,12 +231,42 @@ class Session:
     def to_export(self, model: str) -> list[State]:
         """Return the finished days whose checkpoint is to become a version and has not.
 
-        These are all days of a teacher, because a day's snapshot labels days after it, and a student's newest one:
-        a version of a past day would not be served. With `every_version` they are all days of a student too.
+        Of a teacher whose snapshots label these are all days, because that of a day labels the days after it. Otherwise
+        it is the newest one, because a version of a past day would not be served, and of a student the newest one whose
+        rows to be judged on are there. With `every_version` they are all such days.
         """
-        states = self.run.checkpoints(model).states()
-        every = self.every_version or model in self.teachers
-        return self.versions(model).unpublished(states if every else states[-1:])
+        states, versions = self.run.checkpoints(model).states(), self.versions(model)
+        every = self.exports_every(model)
+        if model in self.teachers:
+            return versions.unpublished(states if every else states[-1:])
+        # Without a holdout the last day waits, and the one before is the newest.
+        states = states if every else states[-2:]
+        judged = self.run.judged_days(states)
+        states = [state for state in states if state.day in judged]
+        if every:
+            return versions.unpublished(states)
+        later = [version.day for version in versions.published()]
+        return versions.unpublished(
+            [state for state in states[-1:] if state.day >= max(later, default=state.day)]
+        )
+
+    def exports_every(self, model: str) -> bool:
+        """Return whether each finished day of a model is to become a version, and not only its newest one."""
+        students = self.experiment.students
+        label = any(s.distillation and s.producer == SNAPSHOT for s in students)
+        return self.every_version or (label and model in self.teachers)
+
+    def version_waits(self, model: str) -> str:
+        """Return what the version of a student's newest finished day waits for; empty where it waits for nothing."""
+        newest = self.run.checkpoints(model).states()[-1:]
+        if model in self.teachers or not newest:
+            return ""
+        (state,) = newest
+        if self.versions(model).waits(state):
+            return f"the version of {state.day} is not served: too few rows to tell, and serving.undecided is 'wait'"
+        if not self.run.judged_days(newest) and self.versions(model).unpublished(newest):
+            return f"the version of {state.day} waits for the day after it, as training.holdout was 0"
+        return ""
 
     def versions(self, model: str) -> Versions:
         return Versions(self.run.root / "export" / model)

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tutelage.export.versions import damage
 from tutelage.launch import locks
 from tutelage.launch.experiment import plain
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.json import TornFile
+from tutelage.pipeline.io.store import FILES
 from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.trainers import handover
 from tutelage.trainers.checkpoints import State
@@ -40,6 +43,7 @@ def materialize(
         workdir=str(session.run.root),
         days=days,
         quality=session.experiment.quality,
+        alarms=session.experiment.alarms,
         now=session.now,
         beam_flags=session.beam_flags,
         progress=progress,
@@ -139,24 +143,29 @@ def export(
 
 
 def rejected(session: Session, model: str, exported: Sequence["Exported"]) -> list[str]:
-    """Return a line for each version that was not blessed, with the reason and with what is served."""
+    """Return a line for each version that was not blessed or waits, with the reason and with what is served."""
     served = session.versions(model).published()
-    stays = f"{served[-1].number} is served" if served else "nothing is served"
+    stays = f"{served[-1].number} of {served[-1].day} stays served" if served else "nothing is served"
     return [
-        f"{model} {e.version.number} is not blessed: {e.verdict.describe(where='the card')}; {stays}"
+        f"{model} {e.version.number} {'waits' if e.verdict.verdict == 'wait' else 'is not blessed'}: "
+        f"{e.verdict.describe(where='the card')}; {stays}"
         for e in exported
         if e.verdict and not e.verdict.blessed
     ]
 
 
 def newest_rejected(session: Session, model: str, exported: Sequence["Exported"]) -> bool:
-    """Return whether a version of the newest finished day was not blessed.
+    """Return whether the newest version that can be judged was not blessed. One that waits is no failure.
 
     One of a past day that was not blessed changes nothing of what is served.
     """
-    newest = session.run.checkpoints(model).states()[-1:]
-    days = {e.version.day for e in exported if e.verdict and not e.verdict.blessed}
-    return bool(newest) and newest[0].day in days
+    states = session.run.checkpoints(model).states()[-2:]
+    judged = session.run.judged_days(states)
+    newest = [state.day for state in states if state.day in judged][-1:]
+    failed = {
+        e.version.day for e in exported if e.verdict and not e.verdict.blessed and e.verdict.verdict != "wait"
+    }
+    return bool(failed.intersection(newest))
 
 
 def overrule(session: Session, model: str, number: int, reason: str) -> None:
@@ -182,6 +191,9 @@ def label(
     """Replace the snapshot labels of each of `days` by those of its snapshot; return the rows by day."""
     from tutelage.pipeline import label as job
 
+    for path in dict.fromkeys(snapshot.path for snapshot in days.values()):
+        if why := damage(Path(path)):
+            raise TornFile(f"{path} cannot score: {why}; run tutelage-verify, which says what mends it")
     rows: dict[date, int] = {}
     for teacher in dict.fromkeys(session.run.labeller(day).name for day in days):
         rows |= job.label(
@@ -230,5 +242,4 @@ def _write_models_config(session: Session) -> None:
     from tutelage.export.card import models_config
 
     names = [name for name in session.models if not is_teacher(name) and session.versions(name).published()]
-    with atomic_write(session.run.root / "export" / "models.config") as partial:
-        partial.write_text(models_config("/models", names))
+    FILES.put(session.run.root / "export" / "models.config", models_config("/models", names).encode())

@@ -15,7 +15,7 @@ from tutelage.launch.experiment import Experiment, plain
 from tutelage.launch.lifecycle import evolve
 from tutelage.launch.recorded import completed
 from tutelage.pipeline.errors import TransientError, UserError
-from tutelage.pipeline.io.atomic import move
+from tutelage.pipeline.io.atomic import make_folder, move
 from tutelage.pipeline.io.json import TornFile, json_object, read_json
 from tutelage.pipeline.io.links import refuse_links
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
@@ -38,14 +38,16 @@ class NothingHereYet(UserError):
     """A command that only reads was given a folder in which no experiment has begun."""
 
 
-def open_workdir(workdir: str, experiment: Experiment, *, read_only: bool = False) -> Run:
+def open_workdir(
+    workdir: str, experiment: Experiment, *, read_only: bool = False, may_be_new: bool = False
+) -> Run:
     """Return the run that lives in `workdir`; create it where there is none, unless `read_only`.
 
     A workdir that holds days of data keeps its source and schema; one that holds a trained model keeps its
     name, training and teacher too. Features, tasks and histories that the experiment has and the workdir does not
     are added to the tables (`evolve`); `read_only` leaves them out of the run's schema instead.
     Raises UserError where the path cannot be used or written to, or another experiment was at work in it, and
-    NothingHereYet where it is to be read and there is nothing in it.
+    NothingHereYet where it is to be read and there is nothing in it, unless it `may_be_new`.
     """
     root = Path(workdir).resolve()
     if odd := _ENCODED.search(str(root)):
@@ -55,7 +57,10 @@ def open_workdir(workdir: str, experiment: Experiment, *, read_only: bool = Fals
         )
     path = root / "config.json"
     run = _run(root, experiment)
+    _mend_logs(run, read_only=read_only)
     made_with = _made_with(run)
+    if read_only and may_be_new and not made_with:
+        return run
     if not path.exists():
         _check_missing(path, made_with, workdir, read_only=read_only)
     if not read_only:
@@ -95,6 +100,26 @@ def _check_missing(path: Path, made_with: set[str], workdir: str, *, read_only: 
     _log.warning("%s is missing, and is written again as --config is now", path)
 
 
+def _mend_logs(run: Run, *, read_only: bool) -> None:
+    """Restore what the logs of the tables have lost since their last checkpoint.
+
+    Raises TornFile where it cannot be, or with `read_only` where it would have to be.
+    """
+    for table in (*run.lake.by_day, run.lake.metrics):
+        while torn := table.commits.torn():
+            for entry in torn:
+                said = f"{entry.path} {entry.why}; {entry.remedy}"
+                if read_only or entry.content is None or not table.path.is_relative_to(run.root):
+                    how = (
+                        ": run tutelage-run or tutelage-verify --repair" if entry.content is not None else ""
+                    )
+                    raise TornFile(said + how)
+                _log.warning(said)
+                entry.mend()
+        if not read_only and table.path.is_relative_to(run.root):
+            table.commits.complete()
+
+
 def _run(root: Path, experiment: Experiment) -> Run:
     changes, successor = read_takeovers(root), experiment.successor
     # The successor's own config is in force until the config names it as the teacher.
@@ -108,6 +133,7 @@ def _run(root: Path, experiment: Experiment) -> Run:
         takeovers=changes,
         root=root,
         slice_by=experiment.slice_by,
+        alarms=experiment.alarms,
     )
 
 
@@ -118,7 +144,7 @@ def _in_charge(run: Run, successor: SuccessorConfig) -> bool:
 
 def _check_writable(root: Path, workdir: str) -> None:
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         probe = root / f".write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()

@@ -11,7 +11,6 @@ from tutelage.pipeline.schema import Feature, Schema
 
 INITIAL = 0.05
 """Embeddings start as uniform random numbers between -INITIAL and INITIAL."""
-_LARGEST = 1e6
 
 
 class SharedTable(tf.keras.layers.Layer):
@@ -41,19 +40,17 @@ class SharedTable(tf.keras.layers.Layer):
         return tf.reshape(tf.gather(self.table, indices), [-1, indices.shape[1] * self.dim])
 
 
-def finite(feature: Feature, values: tf.Tensor) -> tf.Tensor:
-    """Return a number's values, float32 of any shape: the default for NaN and infinity, the others cut at ±1e6.
+def sound(feature: Feature, values: tf.Tensor) -> tf.Tensor:
+    """Return a number's values, float32 of any shape, with the default for NaN, infinity and what is absurdly large.
 
-    A log-scaled number is not cut.
+    `Feature.largest` is the largest that is taken as it is.
 
-    >>> finite(Feature(name="age", dtype="float32"), tf.constant([float("nan"), 3.0, -1e9])).numpy().tolist()
-    [0.0, 3.0, -1000000.0]
+    >>> sound(Feature(name="age", dtype="float32"), tf.constant([float("nan"), 3.0, -3e38])).numpy().tolist()
+    [0.0, 3.0, 0.0]
     """
     default = tf.fill(tf.shape(values), tf.constant(feature.default, tf.float32))
-    values = tf.where(tf.abs(values) <= tf.float32.max, values, default)
-    # Products of larger values could be infinite; a logarithm is never large. Edges of buckets stay apart.
-    largest = max([_LARGEST, *map(abs, feature.buckets)])
-    return values if feature.log1p else tf.clip_by_value(values, -largest, largest)
+    values = tf.where(tf.abs(values) <= feature.largest, values, default)
+    return tf.clip_by_value(values, -feature.cut, feature.cut) if feature.cut else values
 
 
 class Embedder:
@@ -93,15 +90,14 @@ class Embedder:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return (rows, numbers) as in `Batch`, of those of the model's inputs that `columns` has.
 
-        A number that is NaN or infinite counts as missing, and one beyond ±1e6 as ±1e6 unless it is log-scaled:
-        in training as in serving.
+        A number that is NaN, infinite or beyond ±`Feature.largest` counts as missing, in training as in serving.
 
         Args:
             columns: raw tensors as in `signature`.
             entries: of the ids of growing features; None: those that the model has.
         """
         given = [f for f in self.numbers if f.name in columns]
-        columns = {**columns, **{f.name: finite(f, columns[f.name]) for f in given}}
+        columns = {**columns, **{f.name: sound(f, columns[f.name]) for f in given}}
         indices = self.id_map.lookup(columns, entries)
         numbers = [
             tf.math.log1p(tf.maximum(columns[f.name], 0.0)) if f.log1p else columns[f.name] for f in given

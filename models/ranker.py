@@ -57,6 +57,7 @@ class Ranker(Model):
         self.embedder = Embedder(schema, config)
         embedder = self.embedder
         self.inputs, self.numbers, self.of = embedder.features, embedder.numbers, embedder.of
+        self.requested = tuple(feature for feature in self.inputs if feature.serve_as is None)
         self.id_map, self.embedded, self.fields = embedder.id_map, embedder.embedded, embedder.fields
         places = {feature.name: place for place, feature in enumerate(self.embedded)}
         self.objective = Objective(

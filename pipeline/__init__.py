@@ -20,6 +20,7 @@ _MODULES = {
     "LabelRequest": "soft_labels",
     "Lake": "lake",
     "MovieLens": "sources.movielens",
+    "Negatives": "schema",
     "QualityConfig": "quality",
     "RawFile": "sources.base",
     "Schema": "schema",

@@ -19,6 +19,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from tutelage.pipeline.beam_sampling import short_sampling_period
+from tutelage.pipeline.beam_workers import until_killed
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.io.links import refuse_link
@@ -185,10 +186,19 @@ def left_over(lake_root: Path) -> list[Path]:
     return sorted((lake_root / ".staging").glob("[0-9]*"))
 
 
+def abandoned(lake_root: Path) -> list[Path]:
+    """Return the staging folders of jobs that were killed."""
+    found = []
+    for left in left_over(lake_root):
+        # The system takes the lock back from a killed process.
+        with contextlib.suppress(OSError, UserError), locked(left, ""):
+            found.append(left)
+    return found
+
+
 def sweep(lake_root: Path) -> None:
     """Remove the staging folders of killed jobs."""
     for left in left_over(lake_root):
-        # The system takes the lock back from a killed process.
         with contextlib.suppress(OSError, UserError), locked(left, f"{left} is in use"):
             shutil.rmtree(left, ignore_errors=True)
             left.unlink(missing_ok=True)  # A lock file, where its job has removed the folder just now.
@@ -202,9 +212,13 @@ def run(
     units: int,
     progress: Progress | None = None,
 ) -> None:
-    """Build and run a pipeline until it ends. Raises a worker's UserError with its own text."""
+    """Build and run a pipeline until it ends.
+
+    Raises a worker's UserError with its own text, and TransientError where a worker's process was killed.
+    """
     parsed = options(flags)
-    runner = parsed.get_all_options().get("runner") or DEFAULT_RUNNER
+    known = parsed.get_all_options()
+    runner = known.get("runner") or DEFAULT_RUNNER
     finished = threading.Event()
 
     def watch() -> None:
@@ -212,11 +226,17 @@ def run(
             if progress:
                 progress(len(list(staging.path.glob("*.done"))), units)
 
+    def work() -> None:
+        with short_sampling_period(), beam.Pipeline(runner=runner, options=parsed) as pipeline:
+            build(pipeline)
+
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        with short_sampling_period(), beam.Pipeline(runner=runner, options=parsed) as pipeline:
-            build(pipeline)
+        if known.get("direct_running_mode") == "multi_processing":
+            until_killed(work)
+        else:
+            work()
     except Exception:
         staging.raise_failure()
         raise

@@ -2,18 +2,21 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.expected import MEMORY
 from tutelage.pipeline.io.atomic import atomic_write, make_folder, move
 from tutelage.pipeline.io.links import refuse_links, refuse_path_outside
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.quality import QualityConfig, judge
+from tutelage.pipeline.quality import DEFAULT_ALARMS, FIELDS, QualityConfig, judge, largest, scalars
 from tutelage.pipeline.statistics import DayStatistics, Sketches, compare
 from tutelage.pipeline.table import FORGOTTEN, DataFile, Table, add_dropped
 from tutelage.pipeline.verdict import Verdict
@@ -31,22 +34,43 @@ class StagedDay:
     """How its columns differ from what the source offers."""
     metadata: Mapping[str, Any]
     """Stored in its commit."""
+    leaks: Mapping[str, str] = field(default_factory=dict)
+    """What is said of each column that seems to give a label away (`leaks.Suspicion.said`)."""
 
 
 class DayCommitter:
     """Judges the days of one job in order, so that each day is compared with the days of the job before it.
 
-    Memory: the statistics of the trailing days.
+    Memory: the statistics of the trailing days, and single numbers of the eight weeks before a day.
     """
 
-    def __init__(self, lake: Lake, config: QualityConfig, *, attempt: int, as_of: Table):
+    def __init__(
+        self,
+        lake: Lake,
+        config: QualityConfig,
+        *,
+        attempt: int,
+        as_of: Table,
+        alarms: AlarmBudget = DEFAULT_ALARMS,
+    ):
         """`as_of`: `interactions` as it was when the job began to read (`Table.snapshot`)."""
         self.lake = lake
         self.config = config
+        self.alarms = alarms
         self.attempt = attempt
         self.as_of = as_of
         self.have = set(lake.interactions.partitions()["day"])
         self.window: dict[date, pl.DataFrame] = {}
+        self.memory: dict[date, np.ndarray] = {}
+        self.remembered: set[date] = set()
+        """The days that were looked for in `statistics`."""
+        records = lake.quarantine.days()
+        self.accepted = {day for day, record in records.items() if record["outcome"] == "accepted"}
+        lake.statistics.add_columns()
+        self.leaks: dict[str, tuple[str, list[date]]] = {}
+        """What was said first of each column that seems to give a label away, and the days on which it was found."""
+        self.missing: dict[str, tuple[str, list[date]]] = {}
+        """The same of each column with numbers that count as missing."""
         self.quarantined_days: dict[date, str] = {}
         """The message about each day that went into quarantine."""
 
@@ -59,9 +83,22 @@ class DayCommitter:
         lake, day = self.lake, made.day
         before = self._before(day)
         statistics = compare(DayStatistics.read(Path(made.statistics)), before)
-        verdict = judge(lake.schema, statistics, before, self.config, differences=made.differences)
+        now = scalars(lake.schema, statistics)
+        verdict = judge(
+            lake.schema,
+            (day, now),
+            self._remembered(day),
+            self.config,
+            alarms=self.alarms,
+            accepted=self.accepted,
+            differences=made.differences,
+        )
+        self._note(made, now)
         if not verdict.blessed:
-            message = f"{verdict}; the rows that were there before stay" if day in self.have else str(verdict)
+            meanwhile = (
+                "the rows that were there before stay" if day in self.have else "models go on without it"
+            )
+            message = f"{verdict}; {meanwhile}"
             record = {"said": message, **asdict(verdict), "attempt": self.attempt}
             _quarantine(lake, made, statistics, record)
             self.quarantined_days[day] = message
@@ -73,7 +110,32 @@ class DayCommitter:
             forget(lake, day)
         self.have.add(day)
         self.window[day] = statistics
+        self.memory[day] = now
+        self.remembered.add(day)
         return verdict
+
+    def _note(self, made: StagedDay, now: np.ndarray) -> None:
+        """Note what to warn of: leaks, and numbers that count as missing."""
+        for column, said in made.leaks.items():
+            self.leaks.setdefault(column, (said, []))[1].append(made.day)
+        for index, feature in enumerate(self.lake.schema.features):
+            rows, not_finite, absurd = (
+                int(np.nan_to_num(now[FIELDS.index(name), index]))
+                for name in ("rows", "not_finite", "absurd")
+            )
+            if feature.is_id or not (not_finite or absurd):
+                continue
+            such = f"such as {largest(now[:, index]):g}" if absurd else "NaN or infinite"
+            said = f"has {not_finite + absurd:,} of {rows:,} numbers that count as missing, {such}"
+            self.missing.setdefault(feature.name, (said, []))[1].append(made.day)
+
+    def warnings(self) -> list[str]:
+        """Return a line for each column that seems to give a label away, or has numbers that count as missing."""
+        found = []
+        for column, (said, days) in (*self.leaks.items(), *self.missing.items()):
+            more = f" and {len(days) - 1} more days" if len(days) > 1 else ""
+            found.append(f"{column} {said} ({days[0]}{more})")
+        return found
 
     def _before(self, day: date) -> list[pl.DataFrame]:
         """Return the statistics of the trailing days before `day`."""
@@ -88,6 +150,24 @@ class DayCommitter:
                 else self.lake.statistics.scan(day=other).drop("day").collect()
             )
         return [self.window[other] for other in days]
+
+    def _remembered(self, day: date) -> dict[date, np.ndarray]:
+        """Return what is judged of the eight weeks before `day`, by day in order, where there are statistics."""
+        days = sorted(other for other in self.have if other < day)[-MEMORY:]
+        left = [other for other in days if other not in self.remembered]
+        if left:
+            outdated = stale(self.lake, left)
+            left = [other for other in left if other not in outdated]
+        if left:
+            among = pl.col("day").is_between(left[0], left[-1])
+            names = ["day", "column", *FIELDS]
+            found = self.lake.statistics.scan().filter(among).select(names).collect()
+            of_day = found.partition_by("day", as_dict=True, include_key=False)
+            for other in left:
+                self.memory[other] = scalars(self.lake.schema, of_day[other,])
+        self.remembered.update(days)
+        self.memory = {other: self.memory[other] for other in sorted(self.memory) if other in set(days)}
+        return self.memory
 
 
 def stale(lake: Lake, days: Sequence[date]) -> dict[date, int | None]:
@@ -112,6 +192,22 @@ def _measure(lake: Lake, day: date, attempt: int | None) -> pl.DataFrame:
     return statistics
 
 
+def measure_again(lake: Lake, day: date, *, trailing_days: int) -> None:
+    """Compute the statistics of a day from its rows, and compare them with those of the days before it."""
+    attempt = lake.interactions.attempts([day])[day]
+    if attempt is None:
+        raise UserError(f"{day} is not in {lake.interactions.path} any more; run tutelage-materialize for it")
+    sketches = Sketches(lake.schema)
+    for file in lake.interactions.files(day=day):
+        sketches.add(lake.interactions.read_file(file).collect())
+    have = lake.interactions.partitions()["day"].to_list()
+    before = sorted(other for other in have if other < day)[-trailing_days:]
+    statistics = [lake.statistics.scan(day=other).drop("day").collect() for other in before]
+    # The attempt is recorded with the damaged statistics, and a repeated commit would change nothing.
+    lake.statistics.commit([], {"day": day}, attempt=0, metadata={})
+    _commit_statistics(lake, day, compare(sketches.finish(), statistics), attempt=attempt)
+
+
 def _commit_statistics(lake: Lake, day: date, statistics: pl.DataFrame, *, attempt: int) -> None:
     made = lake.statistics.write_file(statistics, {"day": day}, name="part")
     lake.statistics.commit([made], {"day": day}, attempt=attempt, metadata={})
@@ -123,6 +219,11 @@ def _rows(lake: Lake, day: date) -> Path:
 
 def _statistics(lake: Lake, day: date) -> Path:
     return lake.quarantine.folder / "statistics" / f"day={day}" / "part.parquet"
+
+
+def _read_statistics(lake: Lake, day: date) -> pl.DataFrame:
+    """Return the statistics of a day in quarantine, with null in the columns that an older release did not have."""
+    return lake.statistics.read_file(str(_statistics(lake, day))).collect()
 
 
 def forget(lake: Lake, day: date) -> None:
@@ -186,7 +287,8 @@ def accept(lake: Lake, day: date, reason: str) -> int:
         if left < file.rows:
             counts = add_dropped(counts, file.rows - left, FORGOTTEN)
         files.append(replace(file, rows=left))
-    _commit_statistics(lake, day, pl.read_parquet(_statistics(lake, day)), attempt=last["attempt"])
+    lake.statistics.add_columns()
+    _commit_statistics(lake, day, _read_statistics(lake, day), attempt=last["attempt"])
     metadata = {**counts, "accepted": {"said": last["said"], "reason": reason}}
     lake.interactions.commit(files, {"day": day}, attempt=last["attempt"], metadata=metadata)
     lake.quarantine.write(day, "accepted", record["attempts"], reason=reason)
@@ -205,7 +307,7 @@ def statistics(lake: Lake) -> pl.DataFrame:
     known = [day for day in days if day not in outdated]
     frames = [kept.filter(pl.col("day").is_in(known)).with_columns(quarantined=False)]
     for day in lake.quarantined_days():
-        if (path := _statistics(lake, day)).exists():
-            columns = pl.read_parquet(path).with_columns(day=pl.lit(day), quarantined=True)
+        if _statistics(lake, day).exists():
+            columns = _read_statistics(lake, day).with_columns(day=pl.lit(day), quarantined=True)
             frames.append(columns.select(frames[0].columns))
     return pl.concat(frames).sort("day", maintain_order=True)

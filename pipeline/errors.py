@@ -37,6 +37,10 @@ class GateError(UserError):
     """A gate spoke: on a day of data, on a model's day, or on a version that was to be served."""
 
 
+class Found(UserError):
+    """A command that only looks found something to do or to correct."""
+
+
 class TransientError(UserError):
     """A cause that may pass without a change of the request: the same command, run again later, may succeed."""
 

@@ -53,7 +53,7 @@ def choose(snapshots: Sequence[Snapshot], day: date) -> Snapshot:
         have = ", ".join(str(s.day) for s in snapshots) or "none"
         raise UserError(
             f"no teacher snapshot of a day before {day} (published: {have}); "
-            "export an earlier day with tutelage-export --model=teacher, or label a later day"
+            "export an earlier day with tutelage-export --model=teacher --export=all, or label a later day"
         )
     return max(earlier, key=lambda s: s.day)
 

@@ -12,14 +12,16 @@ from typing import Any
 import apache_beam as beam
 import polars as pl
 
-from tutelage.pipeline import beam_job, histories
+from tutelage.pipeline import beam_job, histories, negatives
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.leaks import Suspicion, leaks
 from tutelage.pipeline.pieces import Piece, concatenate_small, find_repeats, without_repeats
-from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
+from tutelage.pipeline.quality import DEFAULT_ALARMS, DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import SAMPLING_RATE, Schema, interaction_columns
 from tutelage.pipeline.sources.base import Source, Unit
 from tutelage.pipeline.statistics import Sketches
@@ -31,7 +33,7 @@ NO_DAY = "no day"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What became of the rows of a day: rows_in = kept + the sum of `dropped`."""
+    """What became of the rows of a day: rows_in + sampled = kept + the sum of `dropped`."""
 
     rows_in: int
     kept: int
@@ -41,6 +43,10 @@ class Counts:
     """Kept rows that arrived after their day was over."""
     masked: Mapping[str, int] = field(default_factory=dict)
     """Nulls of each label that was not mature, among the kept rows."""
+    sampled: int = 0
+    """Negatives that were added (`Schema.negatives`)."""
+    pairs: int = 0
+    """Pairs of a user and an item that these were drawn from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,8 @@ class Materialized:
     """The counts of these days: what they kept is in quarantine."""
     elsewhere: Mapping[str, int]
     """Rows that belong to none of the requested days, by reason."""
+    warnings: Sequence[str] = ()
+    """A line for each column that seems to give a label away, or has numbers that count as missing."""
     seconds: float
 
     @property
@@ -91,12 +99,12 @@ class ReadUnit(beam_job.ThreadedDoFn):
         differences: dict[str, None] = {}
         pieces: list[tuple[str, Piece]] = []
         with unit.unchanged():
-            frames = (self._conform(frame, unit, differences) for frame in self.source.read(unit))
+            frames = (self.conform(frame, unit, differences) for frame in self.source.read(unit))
             for number, frame in enumerate(concatenate_small(frames)):
                 pieces += self._pieces(frame, (unit.index, number), unit.day, tuple(differences))
         return pieces
 
-    def _conform(self, frame: pl.DataFrame, unit: Unit, differences: dict[str, None]) -> pl.DataFrame:
+    def conform(self, frame: pl.DataFrame, unit: Unit, differences: dict[str, None]) -> pl.DataFrame:
         """Return the frame with the table's columns in their dtypes, null where a value does not fit.
 
         Adds a text to `differences` for each column that is not as the source offers it.
@@ -121,7 +129,7 @@ class ReadUnit(beam_job.ThreadedDoFn):
                 changed.append(pl.col(name).cast(table[name], strict=False))
         return frame.with_columns(changed)
 
-    def _judge_rows(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def judge_rows(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the frame with the `day` of each row, and in `dropped` the reason to drop it.
 
         Labels that are not mature become null.
@@ -157,7 +165,7 @@ class ReadUnit(beam_job.ThreadedDoFn):
     ) -> Iterator[tuple[str, Piece]]:
         """Stage the rows of each requested day; yields a piece per day, and one for the rows of no such day."""
         downsampling = self.schema.downsampling
-        frame = self._judge_rows(frame)
+        frame = self.judge_rows(frame)
         good = pl.col("dropped").is_null()
         reasons = self._dropped_by_day(frame)
         if None in reasons:
@@ -172,11 +180,13 @@ class ReadUnit(beam_job.ThreadedDoFn):
                 if left.height < part.height:
                     dropped["downsampled"] = part.height - left.height
                 part = left
+            if self.schema.negatives:
+                part = part.with_columns(pl.lit(None, pl.Float32).alias(SAMPLING_RATE))
             yield (
                 str(day),
                 Piece(
                     order=order,
-                    path=self._stage(part, day),
+                    path=_stage(part, day, self.schema, self.staging),
                     rows=part.height,
                     late=unit_day is not None and day + timedelta(days=self.schema.slice_days) <= unit_day,
                     dropped=dropped,
@@ -194,14 +204,15 @@ class ReadUnit(beam_job.ThreadedDoFn):
             reasons.setdefault(value, {})[reason] = rows
         return reasons
 
-    def _stage(self, rows: pl.DataFrame, day: date) -> str:
-        """Write the rows into a file of the staging folder and return its path, "" where there are none."""
-        if rows.is_empty():
-            return ""
-        # A runner may start a unit again while its first attempt still runs, so the name is unique.
-        path = str(self.staging.path / f"{day}-{uuid.uuid4().hex}.arrow")
-        rows.select(*interaction_columns(self.schema).names, "content").write_ipc(path)
-        return path
+
+def _stage(rows: pl.DataFrame, day: date, schema: Schema, staging: beam_job.Staging) -> str:
+    """Write the rows into a file of the staging folder and return its path, "" where there are none."""
+    if rows.is_empty():
+        return ""
+    # A runner may start a unit again while its first attempt still runs, so the name is unique.
+    path = str(staging.path / f"{day}-{uuid.uuid4().hex}.arrow")
+    rows.select(*interaction_columns(schema).names, "content").write_ipc(path)
+    return path
 
 
 def _downsampled(frame: pl.DataFrame, label: str, rate: float) -> pl.DataFrame:
@@ -219,11 +230,14 @@ class MakeDay(beam_job.ThreadedDoFn):
     """Turns all pieces of a day into data files without repeats, and gives the day to the driver.
 
     For the rows of no requested day it only adds up the counts. Memory, for each of three days at a time: 4,194,304
-    ids, the keys of those that repeat, the rows of one data file, and the day's sketches.
+    ids, the keys of those that repeat, the rows of one data file, and the day's sketches; with `Schema.negatives` also
+    what `negatives.draw` says.
     """
 
-    def __init__(self, schema: Schema, lake_root: str, staging: str):
+    def __init__(self, schema: Schema, lake_root: str, staging: str, newest: date):
+        """`newest` is the day of the job that is searched for leaks; a backfill need not say the same of every day."""
         self.schema = schema
+        self.newest = newest
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
@@ -249,13 +263,17 @@ class MakeDay(beam_job.ThreadedDoFn):
     def _make(self, day: date, pieces: Sequence[Piece], dropped: Counter[str]) -> StagedDay | None:
         """Write the data files and the statistics of a day; returns None where no row is left."""
         rows_in = sum(piece.rows for piece in pieces) + dropped.total()
+        sampled, pairs = self._sample(day, pieces)
+        pieces = [*pieces, *sampled]
         repeats = find_repeats(pieces, self.schema.key)
         dropped.update(dict(repeats["reason"].value_counts().iter_rows()))
         table = Lake(self.lake_root, self.schema).interactions
         sketches, files = Sketches(self.schema), list[DataFile]()
         late, masked = 0, Counter[str]()
+        suspicions: list[Suspicion] = []
         for frame, late_rows in without_repeats(repeats, pieces):
             sketches.add(frame)
+            suspicions = leaks(frame, self.schema) if day == self.newest and not files else suspicions
             files.append(table.write_file(frame, {"day": day}, name=f"part-{len(files):05d}"))
             late += late_rows
             masked.update({name: frame[name].null_count() for name in self.schema.maturity})
@@ -268,14 +286,28 @@ class MakeDay(beam_job.ThreadedDoFn):
             files=tuple(files),
             statistics=str(statistics),
             differences=(),
+            leaks={suspicion.column: suspicion.said for suspicion in suspicions},
             metadata={
                 "rows_in": rows_in,
                 "kept": sum(file.rows for file in files),
                 "dropped": dict(sorted(dropped.items())),
                 "late": late,
                 "masked": {name: rows for name, rows in masked.items() if rows},
+                **({"sampled": sum(piece.rows for piece in sampled), "pairs": pairs} if sampled else {}),
             },
         )
+
+    def _sample(self, day: date, pieces: Sequence[Piece]) -> tuple[list[Piece], int]:
+        """Stage the negatives of a day; returns their pieces, and the number of pairs that they were drawn from."""
+        made: list[Piece] = []
+        pairs = 0
+        if self.schema.negatives and pieces:
+            for drawn in negatives.draw(pieces, self.schema, day):
+                if rows := drawn.rows.height:
+                    path = _stage(drawn.rows, day, self.schema, self.staging)
+                    made.append(Piece(order=pieces[-1].order, path=path, rows=rows))
+                pairs += drawn.pairs
+        return made, pairs
 
 
 def _to_json(made: StagedDay) -> dict[str, Any]:
@@ -289,6 +321,7 @@ def _from_json(record: Mapping[str, Any]) -> StagedDay:
         statistics=record["statistics"],
         differences=tuple(record["differences"]),
         metadata=record["metadata"],
+        leaks=record["leaks"],
     )
 
 
@@ -301,6 +334,7 @@ def materialize(
     workdir: str,
     days: Sequence[date],
     quality: QualityConfig = DEFAULT_QUALITY,
+    alarms: AlarmBudget = DEFAULT_ALARMS,
     now: datetime | None = None,
     beam_flags: Sequence[str] = (),
     progress: beam_job.Progress | None = None,
@@ -326,7 +360,7 @@ def materialize(
             read = ReadUnit(source, schema, days, now or datetime.now(UTC), str(staging.path))
             groups = beam_job.one_group_per_unit(pipeline, units)
             pieces = groups | "Read" >> beam.ParDo(read) | "ByDay" >> beam.GroupByKey()
-            _ = pieces | "Make" >> beam.ParDo(MakeDay(schema, str(root), str(staging.path)))
+            _ = pieces | "Make" >> beam.ParDo(MakeDay(schema, str(root), str(staging.path), max(days)))
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
         # The pieces are not needed any more, and deleting them takes a while.
@@ -337,12 +371,12 @@ def materialize(
             lost: Counter[str] = Counter()
             for text in [text for text, given in made.items() if "lost" in given]:
                 lost.update(made.pop(text)["lost"])
-            committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of)
+            committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of, alarms=alarms)
             done, held = _commit_days([_from_json(made[text]) for text in sorted(made)], elsewhere, committer)
     histories.build(schema, lake, days=lake.interactions.partitions()["day"].to_list(), beam_flags=beam_flags)
     if missing := [text for text in map(str, days) if text not in made]:
         lost.update({reason: rows for reason, rows in elsewhere.items() if reason != "outside_days"})
-        why, remedy = _explain(lost, source, schema)
+        why, remedy = _explain(lost, source, schema, raw_dir)
         raise UserError(
             f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}{why}; "
             f"of the other days, {len(done)} were committed. {remedy}"
@@ -352,6 +386,7 @@ def materialize(
         quarantined=committer.quarantined_days,
         held=held,
         elsewhere=elsewhere,
+        warnings=committer.warnings(),
         seconds=time.monotonic() - started,
     )
 
@@ -370,7 +405,7 @@ def _commit_days(
     return done, held
 
 
-def _explain(lost: Counter[str], source: Source, schema: Schema) -> tuple[str, str]:
+def _explain(lost: Counter[str], source: Source, schema: Schema, raw_dir: str) -> tuple[str, str]:
     """Return why days have no rows, and what to do. `lost` counts dropped rows that may belong to these days."""
     if not lost:
         return "", "Ask for days that the data has"
@@ -381,9 +416,9 @@ def _explain(lost: Counter[str], source: Source, schema: Schema) -> tuple[str, s
         several = {"label": schema.labels, "key": schema.key}.get(name)
         what = f"the columns {', '.join(several)}" if several else "the time and its unit" * (name == "time")
         return why, f"Look at {what or 'the data'}, and correct it or the config"
-    raw = dict(getattr(source, "renamed", ())).get(name, name)  # `Files` reads columns under other names.
-    column = f"column {raw!r}, which is read as {name} ({source.columns()[name]})"
-    return why, f"Look at {column}: correct its values, or name another column in the config"
+    if advise := getattr(source, "advise", None):  # A source need not have it.
+        return why, advise(raw_dir, name)
+    return why, f"Look at column {name} ({source.columns()[name]}): correct its values, or the source"
 
 
 def check_columns(source: Source, schema: Schema) -> None:

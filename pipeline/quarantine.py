@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tutelage.pipeline.errors import GateError
 from tutelage.pipeline.io.json import TornFile, read_json, warn_once, write_json
 from tutelage.pipeline.io.printable import masked
+from tutelage.pipeline.io.store import FILES
 
 Outcome = Literal["stopped", "skipped", "retried", "accepted", "passed"]
 """What became of a day.
@@ -56,7 +57,7 @@ class Quarantine:
 
         A record that is torn is warned of, and stands in with an outcome and without what was found.
         """
-        paths = sorted(self.folder.glob("[0-9]*.json"))
+        paths = FILES.list(self.folder, "[0-9]*.json")
         return {(day := date.fromisoformat(path.stem)): self._read(path, day) for path in paths}
 
     def _read(self, path: Path, day: date) -> dict[str, Any]:
@@ -73,6 +74,16 @@ class Quarantine:
                 "attempts": [{"said": "its record is torn"}],
             }
         return record
+
+    def torn(self) -> dict[date, str]:
+        """Return the days whose record is not what was written, and how it differs."""
+        found = {}
+        for path in FILES.list(self.folder, "[0-9]*.json"):
+            try:
+                read_json(path, _checked, mend="")
+            except TornFile as error:
+                found[date.fromisoformat(path.stem)] = str(error).removesuffix("; ")
+        return found
 
     def skipped(self) -> list[date]:
         """Return the days that were skipped, in order."""
@@ -103,7 +114,7 @@ class Quarantine:
 
     def remove(self, day: date) -> None:
         """Remove the record of a day, if there is one."""
-        (self.folder / f"{day}.json").unlink(missing_ok=True)
+        FILES.delete(self.folder / f"{day}.json")
 
     def describe(self) -> list[str]:
         """Return one line for each day that was not kept, or was kept against its verdict."""

@@ -278,19 +278,21 @@ class SoftLabelStore:
 
     def trained_since(self, teacher: str, day: date) -> set[LabelPartition]:
         """Return the partitions of `teacher` whose labels depend on what it was trained on since `day`."""
+        later = self.partitions().filter(pl.col("teacher") == teacher, pl.col("day") >= day)
+        # Labels made before an update depend on the earlier batches of their own day, and need not be read.
+        before_update = {
+            LabelPartition(teacher, PRE_UPDATE, labelled)
+            for labelled in later.filter(producer=PRE_UPDATE)["day"]
+        }
         newest = (
-            self.scan(teacher=teacher)
+            self.scan(teacher=teacher, producer=SNAPSHOT)
             .filter(pl.col("day") >= day)
-            .group_by("producer", "day")
+            .group_by("day")
             .agg(pl.col("snapshot_day").max())
+            .filter(pl.col("snapshot_day") >= day)
             .collect()
         )
-        # Labels made before an update depend on the earlier batches of their own day.
-        return {
-            LabelPartition(teacher, producer, labelled)
-            for producer, labelled, snapshot_day in newest.iter_rows()
-            if (labelled if producer == PRE_UPDATE else snapshot_day) >= day
-        }
+        return before_update | {LabelPartition(teacher, SNAPSHOT, labelled) for labelled in newest["day"]}
 
     # Reading.
 

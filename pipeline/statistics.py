@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import polars_hash as plh
 
-from tutelage.pipeline.drift import jensen_shannon, psi
+from tutelage.pipeline.drift import jensen_shannon, most_changed, psi
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema
 
 _ID_BUCKETS = 256
@@ -29,6 +29,10 @@ _TOP = 10
 """Number of most frequent values that are reported."""
 _TOP_ROWS = 4096
 """Rows of a file, evenly spaced, among which the most frequent values are counted."""
+SAMPLED_ROWS = 1 << 16
+"""Rows of a day, by hash, among which those that repeat another are counted."""
+MANY_VALUES = 32
+"""A column of at least so many values, or buckets of them, has a `drift_rest`."""
 _MINUS_ZERO = 1 << 15
 """The bucket of -0.0."""
 _MARKS = pl.Schema({**pl.Schema(STATISTICS), "marks": pl.List(pl.UInt32)})
@@ -76,24 +80,29 @@ class Sketches:
 
     def __init__(self, schema: Schema):
         self._user = schema.user
-        labels = [Feature(name=label, dtype="float32") for label in schema.labels]
         self._columns: dict[str, _Ids | _Numbers] = {
-            feature.name: _Ids(feature) if feature.is_id else _Numbers()
-            for feature in (*schema.features, *labels)
+            feature.name: _Ids(feature) if feature.is_id else _Numbers(feature.largest)
+            for feature in schema.features
         }
+        self._columns |= {label: _Numbers(math.inf) for label in schema.labels}
+        names = [*self._columns, "event_time_us"]
+        self._repeats = _Repeats([name for name in names if name not in schema.key])
 
     def add(self, frame: pl.DataFrame) -> None:
         """Add the rows of a file."""
         for name, column in self._columns.items():
             column.add(frame[name])
+        self._repeats.add(frame)
 
     def finish(self) -> DayStatistics:
         """Return the statistics of all rows that were added."""
         ids = {name: column for name, column in self._columns.items() if isinstance(column, _Ids)}
         # The most active users are left out: they are private, and would have to be forgotten one by one.
         top = _top({name: column for name, column in ids.items() if name != self._user})
+        repeats = self._repeats.share()
         rows = [
-            {"column": name, **column.row(), **top.get(name, {})} for name, column in self._columns.items()
+            {"column": name, **column.row(), **top.get(name, {}), "repeats": repeats}
+            for name, column in self._columns.items()
         ]
         dtypes = pl.Schema(STATISTICS)
         return DayStatistics(
@@ -146,10 +155,14 @@ class _Ids:
 
 
 class _Numbers:
-    """A column of numbers. Its histogram has a bucket per bfloat16 number (0.8 % apart); values round towards 0."""
+    """A column of numbers. Its histogram has a bucket per bfloat16 number (0.8 % apart); values round towards 0.
 
-    def __init__(self) -> None:
-        self.rows = self.nulls = self.not_finite = 0
+    Of numbers beyond ±`largest`, which models take as missing, only the extremes are kept.
+    """
+
+    def __init__(self, largest: float) -> None:
+        self.largest = largest
+        self.rows = self.nulls = self.not_finite = self.absurd = 0
         self.sums = np.zeros(2)
         self.low, self.high = math.inf, -math.inf
         self.histogram = np.zeros(1 << 16, np.int64)
@@ -171,7 +184,12 @@ class _Numbers:
             self.not_finite += int((~finite).sum())
             if not numbers.size:
                 return
-        self.low, self.high = min(self.low, float(numbers.min())), max(self.high, float(numbers.max()))
+        low, high = float(numbers.min()), float(numbers.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if max(-low, high) > self.largest:
+            sound = np.abs(numbers) <= self.largest
+            self.absurd += int((~sound).sum())
+            numbers = numbers[sound]
         weighted = numbers if weights is None else numbers * weights
         self.sums += weighted.sum(dtype=np.float64), np.einsum("i,i", numbers, weighted, dtype=np.float64)
         upper = np.ascontiguousarray(numbers).view(np.uint16)[1::2]
@@ -180,7 +198,11 @@ class _Numbers:
     def row(self) -> dict[str, object]:
         self.histogram[0] += self.histogram[_MINUS_ZERO]
         self.histogram[_MINUS_ZERO] = 0
-        found: dict[str, object] = {"rows": self.rows, "nulls": self.nulls, "not_finite": self.not_finite}
+        found: dict[str, object] = {
+            name: getattr(self, name) for name in ("rows", "nulls", "not_finite", "absurd")
+        }
+        if math.isfinite(self.low):
+            found |= {"min": self.low, "max": self.high}
         filled = np.flatnonzero(self.histogram)
         if not filled.size:
             return found
@@ -193,12 +215,39 @@ class _Numbers:
         return found | {
             "mean": mean,
             "sd": math.sqrt(max(square - mean * mean, 0.0)),
-            "min": self.low,
-            "max": self.high,
             "deciles": deciles.tolist(),
             "bucket": pl.Series(values),
             "bucket_rows": pl.Series(rows),
         }
+
+
+class _Repeats:
+    """How many rows repeat another one in some columns, counted among rows with certain hashes of these columns.
+
+    So rows that are equal are in the sample together, and only those of one day are compared: hashes need not stay the
+    same from one version of a library to the next.
+    """
+
+    def __init__(self, columns: Sequence[str]):
+        self.columns = columns
+        self.bits = 0
+        self.hashes = np.zeros(0, np.uint64)
+
+    def add(self, frame: pl.DataFrame) -> None:
+        if not self.columns:
+            return
+        hashes = frame.select(name for name in self.columns if name in frame.columns).hash_rows().to_numpy()
+        self.hashes = np.concatenate([self.hashes, self._sample(hashes)])
+        while self.hashes.size > SAMPLED_ROWS and self.bits < 63:
+            self.bits += 1
+            self.hashes = self._sample(self.hashes)
+
+    def _sample(self, hashes: np.ndarray) -> np.ndarray:
+        return hashes[hashes & np.uint64((1 << self.bits) - 1) == 0] if self.bits else hashes
+
+    def share(self) -> float | None:
+        """Return the share of the rows that repeat another; None where no row is known."""
+        return 1 - np.unique(self.hashes).size / self.hashes.size if self.hashes.size else None
 
 
 def _top(columns: Mapping[str, _Ids]) -> dict[str, dict[str, object]]:
@@ -250,27 +299,36 @@ def _level(seen: np.ndarray) -> int:
 
 
 def compare(day: DayStatistics, before: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Return the day's rows of `statistics` with `drift` and `new_ids`, measured against the days before it.
+    """Return the day's rows of `statistics`, compared with the days before it.
 
     `drift` is the Jensen–Shannon distance (base 2, 0 to 1) of ids over 256 buckets of their hashes, and the population
     stability index of numbers over the deciles of the days before, see `pipeline.drift`. `new_ids` is the share of the
-    rows that have an id which none of these days had. Both are null where one side has no value, and in all columns
-    where there is no day before.
+    rows that have an id which none of these days had. `mix` says how much the shares of ids changed
+    (`drift.most_changed`).
+
+    One video that everybody watches today moves all columns, and tells nothing of them. So `drift_rest`, of columns of
+    many values, is the drift without the value whose share changed most, and the new id with the most rows does not
+    count for `new_ids` there.
+
+    All are null where one side has no value, and where there is no day before.
     """
     if not before:
         return day.columns
     empty = np.zeros([2, 0]), pl.Series(dtype=pl.Binary)
     today, earlier = _by_column(day.columns), _by_column(pl.concat(before))
-    drift, new = [], []
+    found: dict[str, list[float | None]] = {name: [] for name in ("drift", "drift_rest", "new_ids", "mix")}
     for name in day.columns["column"]:
         (current, _), (reference, seen) = today[name], earlier.get(name, empty)
         marks = day.marks.get(name)
         measure = psi if marks is None else jensen_shannon
-        drift.append(measure(current, reference) if current.size and reference.size else None)
-        new.append(None if marks is None else _new_share(marks, seen))
-    return day.columns.with_columns(
-        pl.Series("drift", drift, pl.Float64), pl.Series("new_ids", new, pl.Float64)
-    )
+        both = bool(current.size and reference.size)
+        mix, *rest = most_changed(current, reference) if both else (0.0, current, reference)
+        many = both and rest[1].shape[1] >= MANY_VALUES - 1
+        found["drift"].append(measure(current, reference) if both else None)
+        found["drift_rest"].append(measure(*rest) if many else None)
+        found["new_ids"].append(None if marks is None else _new_share(marks, seen, without_top=many))
+        found["mix"].append(mix if both and marks is not None else None)
+    return day.columns.with_columns(pl.Series(name, values, pl.Float64) for name, values in found.items())
 
 
 def _by_column(days: pl.DataFrame) -> dict[str, tuple[np.ndarray, pl.Series]]:
@@ -286,15 +344,19 @@ def _by_column(days: pl.DataFrame) -> dict[str, tuple[np.ndarray, pl.Series]]:
     }
 
 
-def _new_share(marks: np.ndarray, seen: Iterable[bytes]) -> float | None:
-    """Return the share of rows with an id that is in none of the bitmaps; None where a side has no id."""
+def _new_share(marks: np.ndarray, seen: Iterable[bytes], *, without_top: bool) -> float | None:
+    """Return the share of rows with an id that is in none of the bitmaps; None where a side has no id.
+
+    The most frequent new id does not count `without_top`.
+    """
     bitmaps = [np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(marks.shape) for bits in seen]
     if not bitmaps or not marks[0].any():
         return None
     union = np.bitwise_or.reduce(bitmaps).astype(bool)
     level = _level(union)
-    rows = marks[level].sum()
-    if not rows:
+    new, rows = marks[level][~union[level]], marks[level].sum()
+    top = new.max(initial=0) if without_top else 0
+    if rows == top:
         return 0.0
     # A new id whose bit was already set by another id is not recognised; the division corrects for that.
-    return float(min(1.0, marks[level][~union[level]].sum() / rows / max(1 - union[level].mean(), 1 / _BITS)))
+    return float(min(1.0, (new.sum() - top) / (rows - top) / max(1 - union[level].mean(), 1 / _BITS)))

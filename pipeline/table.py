@@ -5,9 +5,8 @@ import copy
 import json
 import os
 import time
-import urllib.parse
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -22,8 +21,11 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.schema import Schema as DeltaSchema
 from deltalake.transaction import AddAction, RemoveAction
 
+from tutelage.pipeline.commits import Commits, added
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import make_folder, sync
+from tutelage.pipeline.io.digests import differs, sha256_of
+from tutelage.pipeline.io.json import TornFile
 
 Partition = Mapping[str, str | date]
 """The value of each partition column."""
@@ -47,6 +49,8 @@ class DataFile:
     rows: int
     digest: int
     """Hash of its rows, whatever their order. The digest of several files is the sum of theirs."""
+    sha256: str = ""
+    """Hash of the file; empty in a record of an older release."""
 
 
 class Table:
@@ -66,6 +70,7 @@ class Table:
     def __init__(self, path: Path, columns: pa.Schema, *, partition_by: Mapping[str, pa.DataType]):
         """Declare a table at `path`: `columns` are those of its data files, without the partition columns."""
         self.path = path
+        self.commits = Commits(path)
         self.partition_by = list(partition_by)
         self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
         self._pinned: DeltaTable | None = None
@@ -121,6 +126,7 @@ class Table:
     def create(self) -> None:
         """Create an empty table unless it exists."""
         if not DeltaTable.is_deltatable(str(self.path)):
+            make_folder(self.path)
             DeltaTable.create(
                 self.path,
                 self.schema,
@@ -129,7 +135,7 @@ class Table:
                 configuration=_CONFIGURATION,
             )
             self._sync(-1)
-            sync(self.path.parent)
+            sync(self.path)  # It holds the name of the log's folder.
 
     def add_columns(self) -> None:
         """Add the declared columns that the table lacks. They are null in the rows that exist."""
@@ -142,9 +148,47 @@ class Table:
             self._sync(before)
 
     def scan(self, **partition: str | date) -> pl.LazyFrame:
-        """Return the rows whose partition columns have these values."""
+        """Return the rows whose partition columns have these values.
+
+        Raises TornFile where a data file that holds them is damaged: a part of a table is not read for the whole.
+        """
+        # Of a scan over many partitions most columns are not read, and hashing would read them: sizes must do.
+        whole = {*self.partition_by} <= partition.keys()
+        of = {name: value for name, value in partition.items() if name in self.partition_by}
+        self.check(digests=whole, days=None, **of)
         frame = pl.scan_delta(self._pinned or str(self.path))
         return frame.filter(*(pl.col(name) == value for name, value in partition.items()))
+
+    def damaged(
+        self, *, digests: bool = True, days: Collection[date] | None = None, **partition: str | date
+    ) -> dict[str, str]:
+        """Return the data files that are not what was written, by their paths in the table, and how they differ.
+
+        Without `digests` only their sizes are compared, and with `days` only the files of these.
+        """
+        adds = self._adds().filter(*(pl.col(name) == value for name, value in partition.items()))
+        if days is not None:
+            adds = adds.filter(pl.col("day").is_in(list(days)))
+        known = self.commits.digests() if digests and adds.height else {}
+        found = (
+            (path, differs(self.path / path, size, known.get(path)))
+            for path, size in adds.select("path", "size_bytes").iter_rows()
+        )
+        return {path: why for path, why in found if why}
+
+    def check(
+        self, *, digests: bool = True, days: Collection[date] | None = None, **partition: str | date
+    ) -> None:
+        """Raise TornFile where `damaged` finds a file."""
+        for path, why in self.damaged(digests=digests, days=days, **partition).items():
+            raise TornFile(f"{self.path / path} {why}; tutelage-verify says what mends it")
+
+    def first_days(self, paths: Collection[str]) -> dict[str, date | None]:
+        """Return the first day in each of these data files, as the log has it; None where it does not."""
+        adds = self._adds().filter(pl.col("path").is_in(list(paths)))
+        if "min.day" not in adds.columns:
+            return dict.fromkeys(paths)
+        return dict(adds.select("path", pl.col("min.day").cast(pl.Date)).iter_rows())
 
     def files(self, **partition: str | date) -> list[str]:
         """Return the paths of a partition's Parquet files, sorted."""
@@ -160,16 +204,23 @@ class Table:
             .sort(self.partition_by)
         )
 
-    def _adds(self) -> pl.DataFrame:
-        """Return the files of the version that is read: `path`, `num_records` and the partition columns."""
-        adds = pl.DataFrame(self._delta.get_add_actions(flatten=True))
+    def _adds(self, table: DeltaTable | None = None) -> pl.DataFrame:
+        """Return the files of the version that is read: `path`, `size_bytes`, `num_records`, the partition columns."""
+        adds = pl.DataFrame((table or self._delta).get_add_actions(flatten=True))
         if adds.height:
             return adds.rename({f"partition.{name}": name for name in self.partition_by})
         empty = pl.DataFrame(self.schema.empty_table()).select(self.partition_by)
-        return empty.with_columns(path=pl.lit("", pl.String), num_records=pl.lit(0, pl.Int64))
+        return empty.with_columns(
+            path=pl.lit("", pl.String), size_bytes=pl.lit(0, pl.Int64), num_records=pl.lit(0, pl.Int64)
+        )
 
     def read_file(self, path: str) -> pl.LazyFrame:
-        """Return the rows of a data file. A column that was added to the table later is null."""
+        """Return the rows of a data file. A column that was added to the table later is null.
+
+        Raises TornFile where the file is damaged.
+        """
+        if why := differs(Path(path), None, self.commits.digests().get(os.path.relpath(path, self.path))):
+            raise TornFile(f"{path} {why}; tutelage-verify says what mends it")
         columns = {name: t for name, t in pl.Schema(self.schema).items() if name not in self.partition_by}
         return pl.scan_parquet(path, schema=columns, missing_columns="insert", extra_columns="ignore")
 
@@ -208,7 +259,9 @@ class Table:
         data.write_parquet(self.path / path, compression_level=1)
         sync(self.path / path)
         sync(self.path / folder)
-        return DataFile(path=path, rows=frame.height, digest=_digest(data))
+        return DataFile(
+            path=path, rows=frame.height, digest=_digest(data), sha256=sha256_of(self.path / path)
+        )
 
     def commit(
         self,
@@ -266,34 +319,42 @@ class Table:
                 table = DeltaTable(self.path)
                 found = table.transaction_version(key)
                 continue
-            self._sync(opened)
+            self._sync(opened, files)
             table.update_incremental()
             there = table.file_uris(file_pruning_predicate=where)
             self._check_rows(key, there, expected=sum(file.rows for file in files))
             self._committed = table
             return
 
-    def _sync(self, before: int) -> None:
-        """Bring the commits after the version `before` to the disk with the files that they name; Delta does not.
+    def _sync(self, before: int, files: Sequence[DataFile] = ()) -> None:
+        """Bring the commits after the version `before` to the disk with the files that they name, and record them.
 
-        What is written next, such as a checkpoint, says that these rows are there.
+        Delta Lake does neither. What is written next, such as a checkpoint, says that these rows are there.
         """
         log = self.path / "_delta_log"
-        version, folders = before + 1, {log}
+        known = {file.path: file.sha256 for file in files}
+        records, folders = [], {log}
+        version = before + 1
         while (entry := log / f"{version:020}.json").exists():
-            for line in entry.read_bytes().splitlines():
-                if added := json.loads(line).get("add"):
-                    data = self.path / urllib.parse.unquote(added["path"])
-                    with contextlib.suppress(FileNotFoundError):  # A later commit may have replaced it.
-                        sync(data)
-                        folders |= {folder for folder in data.parents if folder.is_relative_to(self.path)}
-            for path in log.glob(f"{version:020}*"):
-                sync(path)
+            commit, digests = entry.read_bytes(), dict[str, str]()
+            for name in added(commit):
+                data = self.path / name
+                with contextlib.suppress(FileNotFoundError):  # A later commit may have replaced it.
+                    sync(data)
+                    folders |= {folder for folder in data.parents if folder.is_relative_to(self.path)}
+                    digests[name] = known.get(name) or sha256_of(data)
+            sync(entry)
+            if (checkpoint := log / f"{version:020}.checkpoint.parquet").exists():
+                sync(checkpoint)
+                digests[os.path.relpath(checkpoint, self.path)] = sha256_of(checkpoint)
+            records.append((version, commit, digests))
             version += 1
         if (last := log / "_last_checkpoint").exists():
             sync(last)
         for folder in folders:
             sync(folder)
+        for record in records:
+            self.commits.append(*record)
 
     def _caught_up(self) -> DeltaTable:
         """Return the table as it is now, to be committed to. A job that commits many days reads the log once."""
@@ -348,11 +409,31 @@ class Table:
         )
         self._sync(before)
 
+    def drop_files(self, paths: Collection[str]) -> None:
+        """Take data files, by their paths in the table, out of its newest version. They stay on the disk."""
+        table = DeltaTable(self.path)
+        before = table.version()
+        now = int(time.time() * 1000)
+        rows = self._adds(table).filter(pl.col("path").is_in(list(paths)))
+        removed: list[AddAction | RemoveAction] = [
+            RemoveAction(
+                row["path"],
+                True,
+                now,
+                row["size_bytes"],
+                {n: str(row[n]) for n in self.partition_by},
+            )
+            for row in rows.iter_rows(named=True)
+        ]
+        table.create_write_transaction(removed, "append", table.schema(), self.partition_by)
+        self._sync(before)
+
     def vacuum(self) -> None:
         """Remove every file that the newest version does not name. No other process may use the table meanwhile."""
-        DeltaTable(self.path).vacuum(
-            retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True
-        )
+        table = DeltaTable(self.path)
+        before = table.version()
+        table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
+        self._sync(before)
 
     def key(self, partition: Partition) -> str:
         """Return the values of the partition columns, joined by `/`: the partition's name in commits."""

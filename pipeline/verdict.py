@@ -39,10 +39,11 @@ class Check:
 class Verdict:
     """The result of a gate's checks.
 
-    `pass`; `first`: there was nothing to compare with; `fail`; `error`: the checks could not be made.
+    `pass`; `first`: there was nothing to compare with; `fail`; `error`: the checks could not be made; `wait`: there was
+    too little to tell, and the gate is told not to pass that.
     """
 
-    verdict: Literal["pass", "first", "fail", "error"]
+    verdict: Literal["pass", "first", "fail", "error", "wait"]
     checks: tuple[Check, ...] = ()
     reason: str = ""
 

@@ -21,7 +21,7 @@ def write_logs(folder: Path) -> None:
                 "uid": [2**53 + 1 + row % 40 for row in rows],
                 "item_id": [row % 17 for row in rows],
                 "topic": [("news", "sport", None)[row % 3] for row in rows],
-                "clicked": [row % 5 == 0 for row in rows],
+                "clicked": [row // 40 % 5 == 0 for row in rows],  # neither user nor item gives it away
                 "ts": [berlin + row * 288_000 for row in rows],  # 300 a day
             }
         ).write_parquet(folder / f"events/{day}.parquet")

@@ -10,6 +10,13 @@ import tensorflow as tf
 from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
+KEYS = {
+    "interactions": ["day", "example_id"],
+    "histories": ["day", "user_id"],
+    "soft_labels": ["teacher", "producer", "day", "example_id"],
+    "metrics": ["run", "model", "day", "task", "metric", "slice", "basis"],
+}
+
 
 def assert_same(one: Path, other: Path, *, models: Collection[str] = ()) -> None:
     """Assert that two workdirs have equal rows in every table, equal tensors in every checkpoint and exported
@@ -25,7 +32,7 @@ def assert_same(one: Path, other: Path, *, models: Collection[str] = ()) -> None
     if models:
         frames = [frame.filter(pl.col("model").is_in(list(models))) for frame in frames]
     assert_frame_equal(*(frame.sort(sorted(frame.columns)) for frame in frames), check_exact=True)
-    found = [_variables(root, models) for root in (one, other)]
+    found = [variables(root, models) for root in (one, other)]
     assert found[0].keys() == found[1].keys()
     for name in found[0]:
         tensors = [_tensors(path[name]) for path in found]
@@ -43,7 +50,7 @@ def _rows(table: Path) -> pl.DataFrame:
     return pl.read_parquet(files, hive_partitioning=True) if files else pl.DataFrame()
 
 
-def _variables(root: Path, models: Collection[str]) -> dict[str, Path]:
+def variables(root: Path, models: Collection[str]) -> dict[str, Path]:
     """Return the checkpoints and SavedModels of `models` (empty: of all) below `root` by their relative paths.
 
     How often a day was exported, the last two digits of a version's number, is left out.
@@ -61,3 +68,13 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
     # The object graph is a serialised description whose bytes may differ.
     names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     return {name: reader.get_tensor(name) for name in names}
+
+
+def lost_and_doubled(expected: Path, found: Path) -> tuple[int, int]:
+    """Return how many rows of all tables `found` lacks, and how many it has twice."""
+    lost = doubled = 0
+    for table, keys in KEYS.items():
+        wanted, rows = (pl.read_delta(str(root / "lake" / table)).select(keys) for root in (expected, found))
+        lost += wanted.join(rows, on=keys, how="anti", nulls_equal=True).height
+        doubled += rows.height - rows.n_unique()
+    return lost, doubled

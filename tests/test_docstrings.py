@@ -31,6 +31,7 @@ MODULES = (
     "pipeline.io.locks",
     "pipeline.io.retry",
     "pipeline.lake",
+    "pipeline.leaks",
     "pipeline.quarantine",
     "pipeline.schema.features",
     "pipeline.schema.schema",

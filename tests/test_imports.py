@@ -18,8 +18,10 @@ TABLES = LEAVES | {
     "pipeline.table",
     "pipeline.days",
     "pipeline.quarantine",
+    "pipeline.alarms",
     "pipeline.io",
     "pipeline.verdict",
+    "pipeline.holdout",
 }
 MAY_IMPORT = {
     "pipeline": {"pipeline"},
@@ -32,7 +34,6 @@ MAY_IMPORT = {
         "trainers.checkpoints",
         "trainers.metrics",
         "trainers.config",
-        "trainers.gate",
         "trainers.run",
     }
     | TABLES,
@@ -49,8 +50,10 @@ LIGHT = (
     "pipeline.drift",
     "pipeline.lake",
     "pipeline.quarantine",
+    "pipeline.alarms",
     "pipeline.io",
     "pipeline.verdict",
+    "pipeline.holdout",
 )
 HEAVY = ("tensorflow", "apache_beam")
 

@@ -22,6 +22,7 @@ PUBLIC = {
         "LabelRequest",
         "Lake",
         "MovieLens",
+        "Negatives",
         "QualityConfig",
         "RawFile",
         "Schema",
@@ -104,6 +105,7 @@ PUBLIC = {
     "launch": [
         "COMMANDS",
         "Experiment",
+        "KeepConfig",
         "Session",
         "StudyConfig",
         "load",

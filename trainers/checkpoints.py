@@ -6,6 +6,7 @@ import functools
 import hashlib
 import shutil
 import uuid
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
@@ -48,6 +49,8 @@ class State:
     """Hash of the variables' files."""
     input_versions: Mapping[str, int] = field(default_factory=dict)
     """The versions of the tables that the day was read from (`Lake.input_versions`); empty as above."""
+    holdout: float = 0.0
+    """The share of the day's users whose rows it was not trained on (`TrainingConfig.holdout`); 0 as above."""
     pruned: bool = False
     """The variables were removed; this record is all that is left."""
 
@@ -62,6 +65,16 @@ class State:
         """Return the state that `recorded` returned; a field that is missing has its default."""
         values = {**recorded, "day": date.fromisoformat(recorded["day"])}
         return cls(**{("input_versions" if name == "made_of" else name): v for name, v in values.items()})
+
+    def judged_on(self, days: Sequence[date]) -> date | None:
+        """Return the day whose rows judge a version of this state: neither it nor the served version saw them.
+
+        It is the state's own day where rows were withheld, otherwise the first after it of `days`, those of the table
+        in order; None while that is still to come.
+        """
+        if self.holdout:
+            return self.day
+        return next(iter(days[bisect_right(days, self.day) :][:1]), None)
 
 
 class Checkpoints:
@@ -135,6 +148,25 @@ class Checkpoints:
         self._verified = None
         # The file may hold more (an export reads no optimizer), never less.
         checkpoint.read(str(path)).assert_existing_objects_matched().expect_partial()
+
+    def damaged(self, *, newest_size_only: bool = False) -> dict[date, str]:
+        """Return the days whose files are not what was written, each with how they differ. See `states`.
+
+        With `newest_size_only`, of the days whose state is sound only the newest is looked at, and only its size.
+        """
+        states, folders = self.states(), self._folders()
+        found = {}
+        for state in [state for state in states if not state.pruned][-1 if newest_size_only else 0 :]:
+            folder = self.folder / str(state.day)
+            files = [path for path in folder.iterdir() if path.name != "state.json"]
+            size = sum(path.stat().st_size for path in files)
+            if not files or (state.size and size != state.size):
+                found[state.day] = f"its variables have {size:,} bytes, expected {state.size:,}"
+            elif not newest_size_only and state.sha256 and state.sha256 != sha256_of(folder):
+                found[state.day] = "its variables are not what was written"
+        for folder in folders[len(states) :][:1]:
+            found[date.fromisoformat(folder.name)] = "its state.json is damaged or missing"
+        return found
 
     def set_damaged_aside(self) -> dict[date, str]:
         """Forget the last days while their files are damaged; return them with the reason. They are trained on again.

@@ -35,6 +35,10 @@ class TrainingConfig:
     """Seed of the initial weights. It is the same for all models, so that students are compared in pairs."""
     checkpoint_minutes: float | None = 10.0
     """Minutes of training between partial checkpoints within a day; None: one is saved only on SIGTERM."""
+    holdout: float = 0.02
+    """The share of each day's users whose rows of that day no model is trained on (`pipeline.holdout`). A student's
+    version is judged on them before it is served. 0: it is judged on the day after, and served a day later. It may be
+    changed in a workdir at any time, and holds from the next day that is trained on."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -42,6 +46,10 @@ class TrainingConfig:
         if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
             raise UserError(
                 f"training: checkpoint_minutes is {self.checkpoint_minutes}, expected a number above 0, or None"
+            )
+        if not 0 <= self.holdout <= 0.5:
+            raise UserError(
+                f"training: holdout is {self.holdout}, expected a share from 0 to 0.5, as in 0.02"
             )
 
 
@@ -86,9 +94,11 @@ ALL_ROWS = Sampling()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:
-    """What a day of training must show before it is kept, against the mean of the days before it.
+    """What a day of training must show before it is kept, against what the days before let expect of it.
 
-    It may be changed in a workdir at any time.
+    A value fails where it is worse by more than its margin here, the smallest change that matters, and by more standard
+    errors than `Experiment.false_alarms_per_year` allows. A day of few rows, or a model with few days behind it, has
+    wide standard errors. It may be changed in a workdir at any time.
 
     >>> GateConfig(min_days=8)
     Traceback (most recent call last):
@@ -96,17 +106,18 @@ class GateConfig:
     """
 
     trailing_days: int = 7
-    """The number of kept days that a day is compared with. The model's first day is never among them."""
+    """The number of kept days whose median is expected of a day. The model's first day is never among them."""
     min_days: int = 2
-    """With fewer days to compare with, a day passes if losses, outputs and weights are finite."""
-    auc_drop: float = 0.05
+    """With fewer days to compare with, a day passes if losses, outputs and weights are finite. With more, a value is
+    judged once it has settled: it no longer improves by more than noise, and the days are enough for a bound."""
+    auc_drop: float = 0.02
     """A day passes with an AUC lower by up to this, both of its scores ahead and of those before each update."""
-    entropy_rise: float = 0.10
-    """... with a normalised entropy higher by up to this share of the mean."""
+    entropy_rise: float = 0.05
+    """... with a normalised entropy higher by up to this share of what is expected."""
     squared_error_rise: float = 0.25
-    """... with a relative squared error of the value tasks higher by up to this share of the mean."""
+    """... with a relative squared error of the value tasks higher by up to this share of what is expected."""
     calibration_drift: float = 0.25
-    """... with a calibration further from 1 by up to this."""
+    """... with a calibration farther from 1 than expected by up to this."""
     logit_shift: float = 1.0
     """... with a mean of each raw output that moved by up to this many standard deviations of the output."""
     logit_spread: float = 2.0
@@ -172,12 +183,17 @@ class SuccessorConfig:
     margin: float = 0.0
     """It takes over if each task's loss is at most this share above the teacher's; below 0, it must be lower by that
     share. It may be changed at any time."""
+    max_kills: int = 3
+    """Students wait for a successor whose process was killed. Once that has happened so often on one day, it counts as
+    failed, and students go on without it. It may be changed at any time."""
 
     def __post_init__(self) -> None:
         if self.judged_days < 1:
             raise UserError(f"successor: judged_days is {self.judged_days}, expected at least 1")
         if not -1 < self.margin < math.inf:
             raise UserError(f"successor: margin is {self.margin}, expected a share above -1, as in 0.01")
+        if self.max_kills < 1:
+            raise UserError(f"successor: max_kills is {self.max_kills}, expected at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

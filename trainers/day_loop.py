@@ -159,6 +159,7 @@ class DayLoop:
             self.trainer.transform,
             without=self.trainer.ranker.config.without,
             sampling=self.role.sampling,
+            holdout=self.role.run.training.holdout,
             slice_by=self.role.run.slice_by,
         )
         what, labels = f"{self.model}, the rows of {day}", self.role.soft_labels(day)
@@ -245,7 +246,7 @@ class DayLoop:
             f"{self.model}, metrics of {day.day}",
             write_metrics,
             self.lake.metrics,
-            rows + gate.rows(judged.verdict, rates=judged.attempt.rates, size=day.size),
+            rows + gate.rows(judged.verdict, judged.observed, rates=judged.attempt.rates, size=day.size),
             run=self.role.run.name,
             day=day.day,
             model=self.model,
@@ -279,6 +280,7 @@ class DayLoop:
             self.checkpoints,
             day_ids=day.day_ids,
             input_versions=day.input_versions,
+            holdout=day.holdout,
         )
 
     def _reject(self, day: Day, judged: JudgedAttempt, attempts: list[Mapping[str, object]]) -> float | None:
@@ -296,12 +298,16 @@ class DayLoop:
         outcome: Outcome = "skipped" if gate_config.on_failure == "skip" else "stopped"
         self.quarantine.write(day.day, outcome, attempts, input_versions=day.input_versions)
         if not again and outcome == "stopped":
-            as_it_is = (
-                f", or keep it as it is with --accept_day={day.day} --reason=..." if judged.rows else ""
+            kept = self.trainer.state.day if self.trainer.state else None
+            other = (
+                "change the model's gate (its bounds, on_failure) or false_alarms_per_year, or keep it as it is with "
+                f"--accept_day={day.day} --reason=..."
+                if judged.rows
+                else "let the model skip or retry such a day (on_failure of its gate)"
             )
             raise DayStopped(
-                f"{message}. Correct the day and materialise it again, or change the model's gate (its bounds, "
-                f"or on_failure to skip or retry){as_it_is}",
+                f"{message}. Meanwhile {self.role.meanwhile(kept)}. Correct the day and materialise it again, or "
+                f"{other}",
                 day.day,
             )
         if self.trainer.state:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tutelage.models.ranker import Batch
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.holdout import held_out
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema
 from tutelage.pipeline.soft_labels import LabelRequest
@@ -52,6 +53,8 @@ class Day:
     """`Schema.example_weight` [examples]."""
     day_ids: DayIds | None = None
     """The ids of growing features; None for a model without such a feature."""
+    holdout: float = 0.0
+    """`TrainingConfig.holdout`: the share of the day's users whose rows weigh 0."""
     waited: float = 0.0
     """Seconds that the trainer waited for it; 0 for the first day, which nothing could hide."""
 
@@ -90,6 +93,8 @@ class Feed:
     """Histories and labels that need not be there (`ModelConfig.without`)."""
     sampling: Sampling = ALL_ROWS
     """Decides which examples weigh 0."""
+    holdout: float = 0.0
+    """`TrainingConfig.holdout`: the rows of this share of the day's users weigh 0 too."""
     slice_by: Sequence[str] = ()
     """Features. Each of their values that 1,000 examples or more of a day have is a slice."""
 
@@ -129,11 +134,13 @@ class Feed:
             soft = np.zeros([frame.height, len(trained.outputs)], np.float32)
             mask, counts = np.zeros(frame.height, np.float32), {}
         example_weight = schema.example_weight(frame)
+        weight = _weights(frame, schema, self.sampling, example_weight)
+        weight[frame.select(held_out(schema, day, self.holdout)).to_series().to_numpy()] = 0
         tensors = Batch(
             rows=day_ids.indices if day_ids else indices,
             numbers=numbers,
             labels=tf.constant(hard_targets(frame, trained)),
-            weight=tf.constant(_weights(frame, schema, self.sampling, example_weight)),
+            weight=tf.constant(weight),
             soft=tf.constant(soft),
             mask=tf.constant(mask),
         )
@@ -147,6 +154,7 @@ class Feed:
             day_ids=day_ids,
             users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
             slices=_slices(frame, self.slice_by),
+            holdout=self.holdout,
         )
 
     def _transformed(

@@ -1,38 +1,32 @@
-"""The gate of a day of training: what it must show before it is kept, and what was found."""
+"""The gate of a day of training: what it must show before it is kept, and what was found.
+
+Each value of the day is compared with what is expected of this day (`expected.py`). It fails where it is worse by more
+than the margin in `GateConfig`, the smallest change that matters, and by more than chance explains: by so many standard
+errors that, over all values of all models, no more false alarms are given than the config wants in a year. There is no
+other limit: one that fits all data, such as an AUC of at least 0.5, fits no model in its first days.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 
 import numpy as np
 import polars as pl
 
+from tutelage.models import standard_errors as se
 from tutelage.models.metrics import Weight, mean
-from tutelage.models.task_kinds import Quality, kind_of
+from tutelage.models.task_kinds import kind_of
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import GateConfig
+from tutelage.trainers.day_checks import OVER_WEEKS, DayChecks, KeptDay, Observed
+from tutelage.trainers.metrics import raw_outputs
 
 BASIS = "day_gate"
-"""Of its values in `metrics`; what they are compared with is under `day_gate_reference`."""
-
-
-def quality(name: str, metric: Quality, value: float | None, reference: float | None, margin: float) -> Check:
-    """Check a metric against its reference; one that is missing or not a finite number fails."""
-    if value is None or not math.isfinite(value):
-        return Check(name=name, value=value, reference=reference, passed=False)
-    if reference is None or not math.isfinite(reference):
-        return Check(name=name, value=value, passed=True)
-    if metric.better == "higher":
-        bound = reference - margin
-        passed = value >= bound
-    elif metric.better == "one":
-        away = abs(reference - 1) + margin
-        bound = 1 + math.copysign(away, value - 1)
-        passed = abs(value - 1) <= away
-    else:
-        bound = reference + margin * abs(reference)
-        passed = value <= bound
-    return Check(name=name, value=value, reference=reference, bound=bound, passed=passed)
+"""Of its values in `metrics`; what is expected is under `day_gate_reference`, their errors under `day_gate_error`."""
+SETTLING = "settling"
+"""The metric under `BASIS` that counts the values without a bound."""
 
 
 def finite(name: str, bad: int, detail: str = "") -> Check:
@@ -50,124 +44,138 @@ def finite(name: str, bad: int, detail: str = "") -> Check:
     )
 
 
-def judge(
+def observe(
     schema: Schema,
     metrics: Sequence[Mapping[str, object]],
-    outputs: Mapping[str, np.ndarray],
-    before: Sequence[Mapping[str, float]],
-    config: GateConfig,
+    targets: np.ndarray,
+    scores: Mapping[str, Mapping[str, np.ndarray]],
     *,
+    groups: np.ndarray | None = None,
     weight: Weight = None,
-) -> Verdict:
-    """Judge a day by its rows of `metrics` and its raw outputs [examples] of each batch before its update.
+) -> dict[str, Observed]:
+    """Return by name what a day is judged by: the qualities of each task, and the mean and deviation of each output.
 
-    `before` holds the values (see `values`) of the days that it is compared with. `weight` is the examples' weight.
-    An exception in here becomes the verdict `error`, so that no day is kept because judging it failed.
+    Args:
+        schema: that of the model.
+        metrics: the day's rows of `metrics`.
+        targets: hard targets [rows, tasks]; NaN where there is none.
+        scores: the raw outputs [rows] by basis and name. Mean and deviation are those of the basis `pre_update`.
+        groups: the users' numbers [rows].
+        weight: the examples' weight [rows].
+    """
+    values = {
+        (row["basis"], row["task"], row["metric"]): (float(str(row["value"])), int(str(row["rows"])))
+        for row in metrics
+        if not row["slice"]
+    }
+    found: dict[str, Observed] = {}
+    for basis, outputs in scores.items():
+        for i, task in enumerate(schema.tasks):
+            known = ~np.isnan(targets[:, i])
+            if not known.any():
+                continue
+            errors = kind_of(task).standard_errors(
+                targets[known, i],
+                raw_outputs(task, outputs)[known],
+                groups=None if groups is None else groups[known],
+                weight=None if weight is None else weight[known],
+            )
+            for metric in kind_of(task).qualities:
+                value, rows = values[basis, task.name, metric.metric]
+                name, error = f"{basis} {task.name} {metric.metric}", errors.get(metric.metric, math.nan)
+                found[name] = Observed(value=value, error=error, rows=rows)
+    for name, output in scores.get("pre_update", {}).items():
+        found |= _moments(name, output.astype(np.float64), groups, weight)
+    return found
+
+
+def _moments(name: str, output: np.ndarray, groups: np.ndarray | None, weight: Weight) -> dict[str, Observed]:
+    """Return the mean and the standard deviation of an output [rows]."""
+    centre = mean(output, weight)
+    squares = np.square(output - centre)
+    deviation = math.sqrt(mean(squares, weight))
+    spread = se.clustered(se.of_mean(squares, weight), groups)
+    return {
+        f"{name} mean": Observed(
+            value=centre, error=se.clustered(se.of_mean(output, weight), groups), rows=len(output)
+        ),
+        f"{name} sd": Observed(
+            value=deviation, error=spread / (2 * deviation) if deviation else 0.0, rows=len(output)
+        ),
+    }
+
+
+def judge(
+    schema: Schema,
+    now: Mapping[str, Observed],
+    before: Sequence[KeptDay],
+    config: GateConfig,
+    alarms: AlarmBudget,
+    *,
+    day: date,
+) -> Verdict:
+    """Judge `day` by its values (see `observe`) against the kept days before it, oldest first.
+
+    `alarms` are the false alarms that this gate may give. An exception in here becomes the verdict `error`, so that no
+    day is kept because judging it failed.
     """
     try:
-        now = values(metrics, outputs, weight)
-        compared = len(before) >= config.min_days
-        checks: list[Check] = []
-        for basis in ("day_ahead", "pre_update"):
-            for task in schema.tasks:
-                for metric in kind_of(task).qualities:
-                    name = f"{basis} {task.name} {metric.metric}"
-                    if task.name in schema.masked and not math.isfinite(now.get(name, math.nan)):
-                        continue  # a day may be released without its labels
-                    margin = getattr(config, metric.margin)
-                    checks.append(
-                        quality(name, metric, now.get(name), _mean(before, name, metric), margin)
-                        if compared
-                        else Check(name=name, value=now.get(name), passed=True)
-                    )
-        for name in outputs:
-            checks += _drift(name, now, before if compared else (), config)
+        judged = DayChecks(schema, now, before, config, alarms, day)
+        checks = [check for measure in judged.measures for check in judged.checks(measure)]
     except Exception as error:
         return Verdict(
             verdict="error", reason=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         )
     if not all(check.passed for check in checks):
         return Verdict(verdict="fail", checks=tuple(checks))
-    return Verdict(verdict="pass" if compared else "first", checks=tuple(checks))
+    reason = ""
+    if settling := judged.settling:
+        reason = f"still settling: {len(settling)} of {len(judged.measures)} values have no bound yet"
+    compared = len(settling) < len(judged.measures)
+    return Verdict(verdict="pass" if compared else "first", checks=tuple(checks), reason=reason)
 
 
-def values(
-    metrics: Sequence[Mapping[str, object]], outputs: Mapping[str, np.ndarray], weight: Weight = None
-) -> dict[str, float]:
-    """Return what a day is judged by: its metrics of all examples, and the mean and deviation of each output."""
-    found = {
-        f"{row['basis']} {row['task']} {row['metric']}": float(row["value"])  # type: ignore[arg-type]
-        for row in metrics
-        if not row["slice"]
-    }
-    for name, output in outputs.items():
-        output = output.astype(np.float64)
-        found[f"{name} mean"] = mean(output, weight)
-        found[f"{name} sd"] = math.sqrt(mean(np.square(output - found[f"{name} mean"]), weight))
+def rows(
+    verdict: Verdict, now: Mapping[str, Observed], *, rates: float, size: int
+) -> list[dict[str, object]]:
+    """Return rows of the `metrics` table: the values, their standard errors, what was expected, the factor of the
+    learning rates, how many values have no bound yet (`settling`), and `blessed`, 1 or 0."""
+    checks = {check.name: check for check in verdict.checks}
+    judged = {name: check.value for name, check in checks.items() if check.value is not None}
+    settling = sum(c.passed and c.bound is None and not c.detail for c in verdict.checks)
+    found: list[tuple[str, str, float, int]] = [
+        (BASIS, "blessed", float(verdict.blessed), size),
+        (BASIS, "rates", rates, size),
+        (BASIS, SETTLING, float(settling), size),
+        *((BASIS, n, v, now[n].rows if n in now else size) for n, v in judged.items() if OVER_WEEKS not in n),
+        *(
+            (f"{BASIS}_error", name, one.error, one.rows)
+            for name, one in now.items()
+            if one.error == one.error
+        ),
+        *((f"{BASIS}_reference", n, c.reference, size) for n, c in checks.items() if c.reference is not None),
+    ]
+    return [
+        {"task": "", "metric": name, "slice": "", "basis": basis, "value": value, "rows": count}
+        for basis, name, value, count in found
+    ]
+
+
+def kept_days(metrics: pl.DataFrame, days: Sequence[date]) -> list[KeptDay]:
+    """Return what the gate recorded of each of `days` that has a record, from a model's rows of `metrics`."""
+    bases = [BASIS, f"{BASIS}_error"]
+    judged = metrics.filter(pl.col("basis").is_in(bases), pl.col("day").is_in(list(days)))
+    found = []
+    for (day,), of_day in sorted(judged.partition_by("day", as_dict=True).items()):
+        values = dict(of_day.filter(basis=BASIS).select("metric", "value").iter_rows())
+        errors = dict(of_day.filter(basis=f"{BASIS}_error").select("metric", "value").iter_rows())
+        found.append(
+            KeptDay(
+                day=day,
+                values=values,
+                errors=errors,
+                rows=int(of_day["rows"].max() or 0),  # type: ignore[arg-type]
+                accepted=values.get("blessed") == 0,
+            )
+        )
     return found
-
-
-def rows(verdict: Verdict, *, rates: float, size: int) -> list[dict[str, object]]:
-    """Return rows of the `metrics` table: the values, what they are compared with, the factor of the learning rates,
-    and `blessed`, 1 or 0."""
-    found = {
-        BASIS: {"blessed": float(verdict.blessed), "rates": rates}
-        | {c.name: c.value for c in verdict.checks if c.value is not None},
-        f"{BASIS}_reference": {c.name: c.reference for c in verdict.checks if c.reference is not None},
-    }
-    return [
-        {"task": "", "metric": name, "slice": "", "basis": basis, "value": value, "rows": size}
-        for basis, metrics in found.items()
-        for name, value in metrics.items()
-    ]
-
-
-def trailing(metrics: pl.DataFrame, config: GateConfig) -> list[dict[str, float]]:
-    """Return the values by name of each of the last kept days, from a model's rows of `metrics`.
-
-    Its first day is not among them, because an untrained model made its scores.
-    """
-    judged = metrics.filter(basis=BASIS)
-    days = judged["day"].unique().sort().to_list()[1:][-config.trailing_days :]
-    return [dict(judged.filter(day=day).select("metric", "value").iter_rows()) for day in days]
-
-
-def _mean(before: Sequence[Mapping[str, float]], name: str, metric: Quality | None = None) -> float | None:
-    """The mean over the days; of calibration, as far above 1 as the days were from 1."""
-    found = [day[name] for day in before if math.isfinite(day.get(name, math.nan))]
-    if not found:
-        return None
-    if metric and metric.better == "one":
-        return 1 + float(np.mean(np.abs(np.subtract(found, 1))))
-    return float(np.mean(found))
-
-
-def _drift(
-    name: str, now: Mapping[str, float], before: Sequence[Mapping[str, float]], config: GateConfig
-) -> list[Check]:
-    """Check how far an output's mean and standard deviation have moved from those of the days before."""
-    mean, sd = now[f"{name} mean"], now[f"{name} sd"]
-    center, spread = _mean(before, f"{name} mean"), _mean(before, f"{name} sd")
-    if center is None or not spread:
-        return [
-            Check(name=f"{name} mean", value=mean, passed=True),
-            Check(name=f"{name} sd", value=sd, passed=True),
-        ]
-    far = config.logit_shift * spread
-    bound = spread * config.logit_spread if sd > spread else spread / config.logit_spread
-    return [
-        Check(
-            name=f"{name} mean",
-            value=mean,
-            reference=center,
-            bound=center + math.copysign(far, mean - center),
-            passed=abs(mean - center) <= far,
-        ),
-        Check(
-            name=f"{name} sd",
-            value=sd,
-            reference=spread,
-            bound=bound,
-            passed=spread / config.logit_spread <= sd <= spread * config.logit_spread,
-        ),
-    ]

@@ -19,6 +19,7 @@ import polars as pl
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.json import json_object, read_json, write_json
+from tutelage.pipeline.io.printable import counted
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
 
@@ -240,7 +241,9 @@ def describe(run: Run, successor: SuccessorConfig | None, students: Sequence[Stu
 
 def _why_not_yet(found: Comparison | None, successor: SuccessorConfig) -> str:
     if found is None:
-        return f"not compared yet: that takes {successor.judged_days} days that both were trained on"
+        return (
+            f"not compared yet: that takes {counted(successor.judged_days, 'day')} that both were trained on"
+        )
     if found.verdict.blessed:
         return "it is as good, and takes over in the next tutelage-run"
     worse = [check for check in found.verdict.checks if not check.passed]

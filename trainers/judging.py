@@ -1,7 +1,8 @@
 """The judgement on an attempt at a day: its metrics, and the verdict of the model's gate."""
 
 import itertools
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,9 @@ import tensorflow as tf
 
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers import gate
+from tutelage.trainers.day_checks import KeptDay, Observed
 from tutelage.trainers.day_pass import Attempt
+from tutelage.trainers.expected import MEMORY
 from tutelage.trainers.feed import Day
 from tutelage.trainers.metrics import day_metrics
 from tutelage.trainers.role import Role
@@ -24,6 +27,8 @@ class JudgedAttempt:
     rows: list[dict[str, object]]
     """Rows of the `metrics` table. None where something is not finite: such a day would spoil all later ones."""
     verdict: Verdict
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    """What it was judged by."""
 
     @property
     def record(self) -> dict[str, object]:
@@ -50,12 +55,21 @@ def judge_attempt(role: Role, trainer: Trainer, day: Day, attempt: Attempt) -> J
             weight=day.example_weight,
         )
     ]
-    kept = [state.day for state in role.checkpoints.states()]
-    own = role.run.lake.metrics.scan(model=role.model, run=role.run.name)
-    before = gate.trailing(own.filter(pl.col("day").is_in(kept)).collect(), role.gate)
-    verdict = gate.judge(schema, rows, outputs, before, role.gate, weight=day.example_weight)
+    scores = {"day_ahead": attempt.ahead, "pre_update": outputs}
+    observed = gate.observe(schema, rows, day.targets, scores, groups=day.users, weight=day.example_weight)
+    before = _kept_before(role)
+    verdict = gate.judge(schema, observed, before, role.gate, role.run.alarms, day=day.day)
     verdict = replace(verdict, checks=(*checks, *verdict.checks))
-    return JudgedAttempt(attempt=attempt, rows=rows + _counts(day), verdict=verdict)
+    return JudgedAttempt(attempt=attempt, rows=rows + _counts(day), verdict=verdict, observed=observed)
+
+
+def _kept_before(role: Role) -> list[KeptDay]:
+    """Return the last kept days. The model's first is not among them: an untrained model made its scores."""
+    days = [state.day for state in role.checkpoints.states()][1:][-MEMORY:]
+    if not days:
+        return []
+    own = role.run.lake.metrics.scan(model=role.model, run=role.run.name)
+    return gate.kept_days(own.filter(pl.col("day") >= days[0]).collect(), days)
 
 
 def _finite_checks(trainer: Trainer, day: Day, attempt: Attempt) -> tuple[Check, ...]:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.json import json_object, read_json, write_json
+from tutelage.pipeline.io.json import json_bytes, json_object, read_json
+from tutelage.pipeline.io.store import FILES
 from tutelage.trainers.checkpoints import Checkpoints
 
 _FILE = "network.json"
@@ -11,9 +12,8 @@ _FILE = "network.json"
 
 def record(checkpoints: Checkpoints, shapes: Mapping[str, Sequence[int]]) -> None:
     """Write the shapes of a network's variables by their paths (`Ranker.network`); none are not recorded."""
-    path = checkpoints.folder / _FILE
-    if shapes and not path.exists():
-        write_json(path, shapes)
+    if shapes:
+        FILES.put_if_absent(checkpoints.folder / _FILE, json_bytes(shapes))
 
 
 def check(checkpoints: Checkpoints, shapes: Mapping[str, Sequence[int]]) -> None:

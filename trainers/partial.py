@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage.pipeline.io.atomic import move_new
+from tutelage.pipeline.io.atomic import make_folder, move_new
 from tutelage.pipeline.io.json import TornFile, read_json, write_json
 from tutelage.trainers import networks
 from tutelage.trainers.checkpoints import Checkpoints, sha256_of
@@ -48,6 +48,7 @@ def save_partial(trainer: "Trainer", checkpoints: Checkpoints, day: "Day", so_fa
     It holds the variables, and in `arrays.npz` the losses, the outputs before the updates and the scores ahead.
     """
     networks.record(checkpoints, trainer.ranker.network)
+    make_folder(checkpoints.folder)
     saved = checkpoints.folder / ".partial-within"
     shutil.rmtree(saved, ignore_errors=True)
     trainer.checkpoint.write(str(saved / "variables"))
@@ -87,6 +88,14 @@ def find_partial(checkpoints: Checkpoints) -> tuple[PartialDay, Path] | None:
             )
         shutil.rmtree(path)
     return None
+
+
+def is_damaged(checkpoints: Checkpoints) -> bool:
+    """Return whether a partial checkpoint is not what was written."""
+    try:
+        return any(_read(path).sha256 != sha256_of(path) for path in checkpoints.partials())
+    except TornFile:
+        return True
 
 
 def _read(folder: Path) -> PartialDay:

@@ -39,3 +39,7 @@ class Role:
 
     def withdraw(self, day: date) -> None:
         """Take back what was published of a day that is not kept."""
+
+    def meanwhile(self, kept: date | None) -> str:
+        """Return in a few words what goes on while the model stays at the day `kept`; None: it has none."""
+        raise NotImplementedError

@@ -1,16 +1,19 @@
 """What the models of a workdir have in common, and where each of them keeps its files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quarantine import Outcome, Quarantine
 from tutelage.pipeline.schema import Schema
-from tutelage.trainers.checkpoints import Checkpoints
+from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
 from tutelage.trainers.handover import Labeller, TakeOver
 
+DEFAULT_ALARMS = AlarmBudget(per_year=1.0)
 TEACHER = "teacher"
 """The first teacher's name in `metrics`, in folders and on command lines."""
 
@@ -55,6 +58,8 @@ class Run:
     """Features. A day's metrics are also computed for each of their frequent values."""
     interactions: Path | None = None
     """The table that the days are read from; None: the run's own."""
+    alarms: AlarmBudget = DEFAULT_ALARMS
+    """The false alarms that the gate of each model may give (`Experiment.alarms`)."""
     keep_predictions: bool = False
     """Whether each day's scores ahead are kept beside the checkpoints."""
 
@@ -100,6 +105,17 @@ class Run:
     def skipped(self, model: str) -> list[date]:
         """Return the days that a model is not trained on: its own gate or the data's did not let them pass."""
         return sorted({*self.quarantine(model).skipped(), *self.lake.quarantined_days()})
+
+    def judged_days(self, states: Sequence[State]) -> dict[date, date]:
+        """Return, by the states' days, the days whose rows judge their versions (`State.judged_on`).
+
+        A state whose rows are still to come is left out.
+        """
+        # The table is asked only where a state needs it.
+        every = all(state.holdout for state in states)
+        days = [] if every else self.lake.interactions.partitions()["day"].sort().to_list()
+        found = {state.day: state.judged_on(days) for state in states}
+        return {day: judged for day, judged in found.items() if judged}
 
     def predictions(self, model: str, day: date) -> Path:
         """Return the path of a day's scores ahead, as Parquet: example_id and the raw outputs."""

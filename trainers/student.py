@@ -65,3 +65,12 @@ class Student(Role):
         last = trainer.state.day if trainer.state else day
         if self.config.new_teacher == "adapt" and any(last < change <= day for change in self._changes):
             trainer.reset_adapters()
+
+    def meanwhile(self, kept: date | None) -> str:
+        """Say what is served."""
+        served = (
+            f"its version of {kept} or the last one before it stays served"
+            if kept
+            else "it is not served yet"
+        )
+        return f"{served}, and the other models go on"

@@ -44,6 +44,11 @@ class Teacher(Role):
         """Remove the labels of a day that was published before its data was materialised again."""
         self.run.lake.soft_labels.withdraw(self._partition(day))
 
+    def meanwhile(self, kept: date | None) -> str:
+        """Say until when students have labels."""
+        read = f"students read its labels until {kept}, then wait" if kept else "students wait for its labels"
+        return f"{read}, served as they are, and the other models go on"
+
     def _partition(self, day: date) -> LabelPartition:
         return LabelPartition(self.run.teacher.name, PRE_UPDATE, day)
 
@@ -55,6 +60,10 @@ class Successor(Teacher):
         """`run` is that of the present teacher."""
         super().__init__(run.of_successor(successor.teacher), days)
         self._present, self._config = run, successor
+
+    def meanwhile(self, kept: date | None) -> str:
+        """Say that nothing depends on it yet."""
+        return "the present teacher labels, and all other models go on"
 
     def build(self) -> Trainer:
         """Return the successor, warm-started where its config names a first day and it has no state yet."""

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tutelage.pipeline.io.atomic import move_new
+from tutelage.pipeline.io.atomic import make_folder, move_new
 
 
 def write_events(folder: Path, rows: Sequence[Mapping[str, object]], *, day: date) -> None:
     """Write one scalar for each metric, at the step YYYYMMDD, under `basis/task/metric/slice`."""
+    make_folder(folder)
     # There is one file for each day; a day that is trained on again replaces its own.
     for old in folder.glob(f"events.*.{day}"):
         old.unlink()

@@ -172,6 +172,7 @@ class Trainer:
         *,
         day_ids: DayIds | None = None,
         input_versions: Mapping[str, int] = MappingProxyType({}),
+        holdout: float = 0.0,
     ) -> None:
         """Commit the day: its checkpoint is written, and its vocabulary (of `day_ids`) becomes the model's."""
         if day_ids:
@@ -186,6 +187,7 @@ class Trainer:
             waited=trained.waited,
             memory=psutil.Process().memory_info().rss,
             input_versions=dict(input_versions),
+            holdout=holdout,
         )
         networks.record(checkpoints, self.ranker.network)
         self.state = checkpoints.save(self.checkpoint, state)

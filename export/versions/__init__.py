@@ -7,6 +7,14 @@ after its version was deleted.
 """
 
 from tutelage.export.versions.store import Versions
-from tutelage.export.versions.version import CARD, Version, versions_in
+from tutelage.export.versions.version import (
+    CARD,
+    DIGESTS,
+    Version,
+    damage,
+    numbered,
+    versions_in,
+    write_digests,
+)
 
-__all__ = ["CARD", "Version", "Versions", "versions_in"]
+__all__ = ["CARD", "DIGESTS", "Version", "Versions", "damage", "numbered", "versions_in", "write_digests"]

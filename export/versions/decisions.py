@@ -4,13 +4,13 @@ import contextlib
 import getpass
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tutelage.pipeline.io.atomic import atomic_write
-from tutelage.pipeline.io.json import TornFile, parse_json, warn_once
+from tutelage.pipeline.io.json import TornFile, parse_json, sealed, warn_once
+from tutelage.pipeline.io.store import FILES
 
 
 class Decisions:
@@ -22,6 +22,7 @@ class Decisions:
 
     def __init__(self, path: Path):
         self.path = path
+        self._tag = ""
 
     @contextlib.contextmanager
     def record(
@@ -55,9 +56,11 @@ class Decisions:
         return None if last["done"] or (last["action"], last["version"]) != (action, number) else last
 
     def _read(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
+        content = FILES.read(self.path) if self.path.exists() else None
+        self._tag = FILES.tag(content)
+        if content is None:
             return []
-        lines = self.path.read_bytes().splitlines()
+        lines = content.splitlines()
         if not lines:
             warn_once(
                 f"{self.path} is empty, so the decisions before are not known; restore it from a backup"
@@ -76,9 +79,33 @@ class Decisions:
                 warn_once(f"{error}; the lines before it are used")
         return records
 
+    def torn(self) -> list[tuple[str, str, Callable[[], None] | None]]:
+        """Return the lines that are not what was written: what, the remedy, and what does it."""
+        if not self.path.exists():
+            return []
+        lines = FILES.read(self.path).splitlines()
+        if not lines:
+            return [(f"{self.path} is empty", "restore it from a backup, or remove it", None)]
+        found: list[tuple[str, str, Callable[[], None] | None]] = []
+        for n, line in enumerate(lines, 1):
+            try:
+                parse_json(line, f"{self.path}, line {n}", _checked, mend="")
+            except TornFile as error:
+                what = str(error).removesuffix("; ")
+                if n == len(lines):
+                    found.append((what, "--repair removes the line", self._rewrite))
+                else:
+                    found.append((what, "restore it from a backup, or remove the line", None))
+        return found
+
+    def _rewrite(self) -> None:
+        """Write the log without its last line, which is torn."""
+        self._write(self._read())
+
     def _write(self, records: Sequence[dict[str, Any]]) -> None:
-        with atomic_write(self.path) as partial:
-            partial.write_text("".join(json.dumps(record) + "\n" for record in records))
+        content = "".join(json.dumps(sealed(record)) + "\n" for record in records).encode()
+        FILES.replace_if(self.path, content, self._tag)
+        self._tag = FILES.tag(content)
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tutelage.export.versions.version import numbered
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.store import FILES
 
 
 class Pins:
@@ -17,14 +17,16 @@ class Pins:
 
     def reasons(self) -> dict[int, str]:
         """Return the reason of each pinned version, by its number."""
-        return {int(path.name): path.read_text().strip() for path in numbered(self._folder)}
+        return {
+            int(path.name): FILES.read(path).decode(errors="replace").strip()
+            for path in numbered(self._folder)
+        }
 
     def add(self, number: int, reason: str) -> None:
-        with atomic_write(self._folder / str(number)) as partial:
-            partial.write_text(f"{reason}\n")
+        FILES.put(self._folder / str(number), f"{reason}\n".encode())
 
     def remove(self, number: int) -> None:
-        (self._folder / str(number)).unlink(missing_ok=True)
+        FILES.delete(self._folder / str(number))
 
     def check_none(self, numbers: Sequence[int]) -> None:
         """Raise UserError if one of the versions that are to be retired is pinned."""

@@ -3,7 +3,8 @@
 WORKDIR/export/NAME/VERSION    served: a server loads the highest number of these
 WORKDIR/rejected/NAME/VERSION  failed the gate
 WORKDIR/retired/NAME/VERSION   taken out of service
-WORKDIR/publication/NAME       log.jsonl (decisions), pinned/VERSION (the reason), staging/ (being made)
+WORKDIR/publication/NAME       log.jsonl (decisions), pinned/VERSION (the reason), staging/ (being made),
+                               damaged/VERSION (set aside, because its files are not those that were written)
 """
 
 import contextlib
@@ -15,10 +16,21 @@ from pathlib import Path
 from tutelage.export.versions.decisions import Decisions
 from tutelage.export.versions.numbers import Numbers
 from tutelage.export.versions.pins import Pins
-from tutelage.export.versions.version import Version, read_card, read_version, versions_in, write_card
+from tutelage.export.versions.version import (
+    Version,
+    damage,
+    numbered,
+    read_card,
+    read_verdict,
+    read_version,
+    versions_in,
+    write_card,
+    write_digests,
+)
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import make_folder, move, move_new
 from tutelage.pipeline.io.locks import locked
+from tutelage.pipeline.io.printable import counted
 from tutelage.trainers.checkpoints import State
 
 
@@ -37,11 +49,14 @@ class Versions:
         self.retired = root / "retired" / self.name
         self.log = root / "publication" / self.name / "log.jsonl"
         self.staging = self.log.with_name("staging")
+        self.set_aside = self.log.with_name("damaged")
         self.ledger = folder / "numbers.txt"
         self._folders = (self.folder, self.retired, self.rejected)
+        self._damaged: list[Path] = []
+        """The newest served version where `unpublished` has found it damaged."""
         self._decisions = Decisions(self.log)
         self._pins = Pins(self.log.with_name("pinned"), self.name)
-        self._numbers = Numbers(self.ledger, self._folders)
+        self._numbers = Numbers(self.ledger, (*self._folders, self.set_aside))
 
     def published(self) -> list[Version]:
         """Return the versions that are served, in the order of their numbers."""
@@ -51,10 +66,52 @@ class Versions:
         """Return the checkpoints of which a version can still be made.
 
         A checkpoint that a served, rejected or retired version was made from is not among them, nor is one
-        whose tensors were pruned.
+        whose tensors were pruned. That of the newest served version is, where the version is damaged.
         """
         made = {version.checkpoint for folder in self._folders for version in versions_in(folder)}
+        self._damaged = [path for path in numbered(self.folder)[-1:] if damage(path)]
+        made -= {version.checkpoint for version in self.published() if version.path in self._damaged}
         return [state for state in states if state.id not in made and not state.pruned]
+
+    def waits(self, state: State) -> bool:
+        """Return whether the version of `state` is among the rejected ones only because too little was known of it."""
+        of_day = [path for path in numbered(self.rejected) if path.name[:8] == f"{state.day:%Y%m%d}"]
+        return any(
+            read_card(path)["checkpoint"] == state.id and read_verdict(path).startswith("wait")
+            for path in of_day[-1:]
+        )
+
+    def newest_sound(self) -> Version | None:
+        """Return the newest served version whose files are those that were written."""
+        return next((version for version in reversed(self.published()) if not damage(version.path)), None)
+
+    def set_damaged_aside(self, number: int) -> None:
+        """Take a damaged version out of service, or from among the others, for good."""
+        with self._locked():
+            make_folder(self.set_aside)
+            for folder in self._folders:
+                if os.path.lexists(path := folder / str(number)):
+                    move(path, self.set_aside / path.name)
+
+    def replace_damaged(self) -> list[str]:
+        """Set the version aside that `unpublished` has found damaged, if a newer one is served; return how it is."""
+        newest = self.newest_sound()
+        found = []
+        for path in self._damaged:
+            if newest and newest.number > int(path.name) and path.exists():
+                found.append(damage(path))
+                self.set_damaged_aside(int(path.name))
+        return found
+
+    def torn_records(self) -> list[tuple[str, str, Callable[[], None] | None]]:
+        """Return the records about versions that are not what was written: what, the remedy, and what does it."""
+        found: list[tuple[str, str, Callable[[], None] | None]] = []
+        for what, remedy, mend in self._decisions.torn():
+            found.append((what, remedy, mend))
+        if why := self._numbers.torn():
+            remedy = "numbers of removed versions may be given again; --repair writes those that are known"
+            found.append((why, remedy, self._numbers.write_down))
+        return found
 
     def used(self) -> set[str]:
         """Return all numbers that were ever given."""
@@ -63,6 +120,10 @@ class Versions:
     def pinned(self) -> dict[int, str]:
         """Return the reason of each pinned version, by its number."""
         return self._pins.reasons()
+
+    def check_unpinned(self, numbers: Sequence[int]) -> None:
+        """Raise UserError if one of these versions is pinned."""
+        self._pins.check_none(numbers)
 
     def stage(self, state: State, write: Callable[[str], None]) -> Path:
         """Let `write` make a SavedModel in a folder that nothing serves, and return that folder.
@@ -117,7 +178,7 @@ class Versions:
                 return self._serve("rollback", served[-1].number, reason)
             if len(served) < 2:
                 raise UserError(
-                    f"{self.name} has {len(served)} versions in {self.folder}, but a rollback needs two; "
+                    f"{self.name} has {counted(len(served), 'version')} in {self.folder}, but a rollback needs two; "
                     f"--promote=VERSION brings one back from {self.retired} or {self.rejected}"
                 )
             return self._serve("rollback", served[-2].number, reason)
@@ -175,6 +236,7 @@ class Versions:
             number = self._numbers.next(card["day"])
             path = folder / str(number)
             make_folder(folder)
+            write_digests(staging)
             move_new(staging, path)
             # Written after the rename, so that a killed process does not waste a number.
             self._numbers.write_down()
@@ -196,6 +258,8 @@ class Versions:
     def _serve(self, action: str, number: int, reason: str) -> list[int]:
         newer = [version.number for version in self.published() if version.number > number]
         self._pins.check_none(newer)
+        if why := damage(self._find(number).path):
+            raise UserError(f"{self.name} {number} is damaged: {why}; serve another version")
         with self._decisions.record(action, number, reason, newer) as retires:
             self._move(number, self.folder)
             self._retire(newer)
@@ -215,6 +279,6 @@ class Versions:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one process at a time move versions. A move takes milliseconds, so the others wait."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.log.parent)
         with locked(self.log.with_name(".lock"), "", wait=None):
             yield

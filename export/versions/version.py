@@ -2,17 +2,25 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.json import TornFile, read_json, warn_once, write_json
+from tutelage.pipeline.io.digests import differs, sha256_of
+from tutelage.pipeline.io.json import TornFile, json_object, read_json, warn_once, write_json
 from tutelage.trainers.checkpoints import State
 
 CARD = "assets.extra/tutelage.json"
 """The file in a version's folder that names the checkpoint it was made from."""
+MODEL_CARD = "assets.extra/model_card"
+"""Where the card for people is stored in a version's folder, without its suffixes `.json` and `.md`."""
+DIGESTS = f"{MODEL_CARD}.digests"
+"""The file in a version's folder that holds the SHA-256 of each file but the cards, which hold their own."""
+_CARDS = (CARD, f"{MODEL_CARD}.json")
 _NUMBER = re.compile(r"[0-9]{10}")
 
 
@@ -81,8 +89,47 @@ def read_card(path: Path) -> dict[str, Any]:
     try:
         card: dict[str, Any] = read_json(path / CARD, _facts, mend=mend)
     except OSError:
+        if (path / DIGESTS).exists():
+            raise TornFile(f"{path / CARD} is missing; {mend}") from None
         raise UserError(f"{path} was not made by an export: its {CARD} is missing; remove it") from None
     return card
+
+
+def read_verdict(path: Path) -> str:
+    """Return the verdict of the gate on the version in the folder `path`; empty where its model card is not whole."""
+    try:
+        return str(read_json(path / f"{MODEL_CARD}.json", json_object)["verdict"])
+    except (OSError, TornFile, KeyError):
+        return ""
+
+
+def write_digests(path: Path, replacements: Mapping[Path, Path] = MappingProxyType({})) -> None:
+    """Write the digests of a version's files, as if each file of `replacements` were replaced already."""
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and not file.name.startswith((".", "model_card."))
+    )
+    found = {str(file.relative_to(path)): sha256_of(replacements.get(file, file)) for file in files}
+    found |= {name: "" for name in _CARDS if (path / name).exists()}
+    write_json(path / DIGESTS, found)
+
+
+def damage(path: Path) -> str:
+    """Return how a version's files differ from what was written; empty where they do not, as far as is known.
+
+    Of a version of an older release, which has no digests, it is only known that its graph is not empty.
+    """
+    digests: dict[str, str] = {"saved_model.pb": ""}
+    try:
+        if (path / DIGESTS).exists():
+            digests = read_json(path / DIGESTS, json_object, mend="")
+        read_card(path)
+        for card in _CARDS[1:]:
+            if (path / card).exists():
+                read_json(path / card, json_object, mend="")
+    except UserError as error:
+        return str(error).partition(";")[0]
+    found = ((name, differs(path / name, None, sha256)) for name, sha256 in digests.items())
+    return ", ".join(f"{path / name} {why}" for name, why in found if why)
 
 
 def _facts(card: dict[str, Any]) -> dict[str, Any]:

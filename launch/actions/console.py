@@ -43,6 +43,26 @@ def print_left_out(session: Session, model: str) -> None:
         echo(f"{model}: {pruned(session, left)}, so it starts without them; {ANEW}")
 
 
+def print_holdout(session: Session, models: Sequence[str]) -> None:
+    """Print whose share of withheld users changes with the next day that they are trained on."""
+    now = session.run.training.holdout
+    last = {model: session.run.checkpoints(model).states()[-1:] for model in models}
+    changed = [
+        model
+        for model, states in last.items()
+        if states and states[0].holdout != now and session.days_of(model)[-1:] > [states[0].day]
+    ]
+    if changed:
+        was = ", ".join(f"{share:g}" for share in sorted({last[model][0].holdout for model in changed}))
+        echo(
+            f"training.holdout was {was} and is {now:g} for {', '.join(changed)}: from the next day on the rows of "
+            f"{100 * now:g} % of the users are withheld from training, to judge versions on before they are served"
+            if now
+            else f"training.holdout was {was} and is 0 for {', '.join(changed)}: versions are judged on the day after "
+            "their own, and served a day later"
+        )
+
+
 def pruned(session: Session, days: Iterable[date]) -> str:
     return f"{spans(sorted(days), slice_days=session.run.schema.slice_days)} were pruned"
 

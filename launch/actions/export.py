@@ -67,8 +67,11 @@ def _publish(session: Session, model: str, *, new_signature: bool) -> None:
     if not session.run.checkpoints(model).states():
         raise UserError(f"{model} is trained on no day in {session.run.root}; train it first")
     todo = session.to_export(model)
+    if waits := session.version_waits(model):
+        echo(f"{model}: {waits}")
     if not todo:
-        echo(f"Nothing to do: {_published(session, model)}.")
+        if not waits:
+            echo(f"Nothing to do: {_published(session, model)}.")
         return
     import_tensorflow(verbose=session.verbose)
     with bar(f"export {model}", len(todo)) as advance:
@@ -82,6 +85,6 @@ def _publish(session: Session, model: str, *, new_signature: bool) -> None:
 
 
 def _published(session: Session, model: str) -> str:
-    if session.every_version or model in session.teachers:
+    if session.exports_every(model):
         return f"every day that {model} is trained on is published"
     return f"the newest day that {model} is trained on is published (--export=all publishes the others too)"

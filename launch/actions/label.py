@@ -9,6 +9,7 @@ from tutelage.launch import steps
 from tutelage.launch.actions.console import day_of, echo, print_waits, units
 from tutelage.launch.logging_setup import import_tensorflow
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.printable import counted
 
 if TYPE_CHECKING:
     from tutelage.pipeline.label import Snapshot
@@ -45,6 +46,6 @@ def label_days(session: Session, days: Mapping[date, "Snapshot"]) -> None:
     seconds = time.monotonic() - started
     total = sum(rows.values())
     echo(
-        f"label: {len(rows)} days, {total:,} rows scored by snapshots of earlier days; "
+        f"label: {counted(len(rows), 'day')}, {counted(total, 'row')} scored by snapshots of earlier days; "
         f"{seconds:.1f} s, {total / seconds:,.0f} rows/s"
     )

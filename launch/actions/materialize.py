@@ -13,17 +13,24 @@ from tutelage.launch.actions.console import (
     raise_quarantined,
     units,
 )
+from tutelage.launch.actions.dry_run import print_preview
 from tutelage.launch.logging_setup import quiet_stderr
-from tutelage.launch.report.summary import noted
+from tutelage.launch.report.summary import came_in, noted
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import disk_full_as_user_error
+from tutelage.pipeline.io.printable import counted
 
 
-def materialize(session: Session, *, accept_day: str | None = None, reason: str = "") -> None:
-    """Replace the days asked for, or commit the quarantined `accept_day` as it is.
+def materialize(
+    session: Session, *, accept_day: str | None = None, reason: str = "", dry_run: bool = False
+) -> None:
+    """Replace the days asked for, or commit the quarantined `accept_day` as it is; or look at a sample of the raw data.
 
-    Raises GateError where a day does not pass the quality gate.
+    Raises GateError where a day does not pass the quality gate, and Found where a dry run found something.
     """
+    if dry_run:
+        print_preview(session)
+        return
     if day := accepted_day(session, accept_day, reason):
         rows, past = steps.accept(session, day, reason)
         echo(f"{day}: {rows:,} rows are in interactions now, accepted: {reason}")
@@ -58,12 +65,15 @@ def materialize_days(session: Session, days: Sequence[date]) -> list[date]:
     notes = noted(
         {"late": sum(c.late for c in counts), "masked": sum(sum(c.masked.values()) for c in counts)}
     )
+    sampled = sum(c.sampled for c in (*counts, *done.held.values()))
     held = f" + {sum(c.kept for c in done.held.values()):,} quarantined" if done.held else ""
     echo(
-        f"materialize: {len(done.days)} days, {done.rows_in:,} rows in = {sum(c.kept for c in counts):,} kept{notes} + "
-        f"{sum(dropped.values()):,} dropped ({reasons}){held}; {done.seconds:.1f} s, "
-        f"{done.rows_in / done.seconds:,.0f} rows/s"
+        f"materialize: {counted(len(done.days), 'day')}, {came_in(done.rows_in, sampled)} = "
+        f"{sum(c.kept for c in counts):,} kept{notes} + {sum(dropped.values()):,} dropped ({reasons}){held}; "
+        f"{done.seconds:.1f} s, {done.rows_in / done.seconds:,.0f} rows/s"
     )
+    for warning in done.warnings:
+        echo(f"warning: {warning}")
     for day, message in done.quarantined.items():
         echo(f"quarantine: {day} {message}")
     return list(done.quarantined)

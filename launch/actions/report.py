@@ -11,6 +11,15 @@ from tutelage.launch.session import Session
 from tutelage.trainers.checkpoints import State
 
 
+def is_outdated(session: Session) -> bool:
+    """Return whether the page was not written since a table last changed: a run was stopped before it came to that."""
+    page = session.run.report / "index.html"
+    if not any(session.run.checkpoints(model).states() for model in session.models):
+        return False
+    changed = max(path.stat().st_mtime_ns for path in (session.run.root / "lake").glob("*/_delta_log"))
+    return not page.exists() or page.stat().st_mtime_ns < changed
+
+
 def report(session: Session, *, trained: Mapping[str, Sequence[State]] | None = None) -> None:
     """Write WORKDIR/report/index.html from the tables and print the results.
 

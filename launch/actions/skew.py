@@ -12,6 +12,7 @@ from tutelage.launch.logging_setup import import_tensorflow
 from tutelage.launch.report.summary import DASH, print_table, simple_table
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.printable import counted
 
 if TYPE_CHECKING:
     from tutelage.export.skew import FeatureSkew, OutputSkew
@@ -49,7 +50,7 @@ def skew(session: Session, *, student: str, requests: str, day: str | None = Non
         config=SkewConfig(),
     )
     echo(
-        f"{log.features.height:,} requests against {on} of {lake.interactions.path.name} and the scores of "
+        f"{counted(log.features.height, 'request')} against {on} of {lake.interactions.path.name} and the scores of "
         f"{student} {served[-1].number}"
     )
     _print_tables(features, outputs, on)

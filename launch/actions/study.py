@@ -10,6 +10,7 @@ from tutelage.launch.actions.materialize import materialize_days
 from tutelage.launch.session import Session
 from tutelage.launch.studies import study as job
 from tutelage.launch.studies.sentences import sentences
+from tutelage.pipeline.io.printable import counted
 
 
 def study(session: Session, *, studies: Sequence[int] = (), seeds: int) -> None:
@@ -37,7 +38,7 @@ def _train_units(session: Session, design: job.Design, seeds: int) -> None:
         return
     started = time.monotonic()
     jobs = {f"{setting.name}, seed {seed}": (setting, seed) for setting, seed in todo}
-    echo(f"{len(jobs)} units to train, a teacher and its students each")
+    echo(f"{counted(len(jobs), 'unit')} to train, a teacher and its students each")
     work = partial(job.run_unit, session.request)
     with units("units") as update:
         names = pool.each(work, jobs, verbose=session.verbose, progress=lambda name, rows: None)

@@ -1,15 +1,17 @@
 """tutelage-teach and tutelage-student: train a model on the days that it still lacks; and all of them for the run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 
 import polars as pl
 
-from tutelage.launch import pool, steps
+from tutelage.launch import kills, pool, steps
 from tutelage.launch.actions.console import (
     accepted_day,
     bar,
     echo,
+    print_holdout,
     print_left_out,
     print_waits,
     progress_bars,
@@ -19,6 +21,7 @@ from tutelage.launch.report.summary import throughput
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, reset_student
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.printable import counted
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.handover import describe_start
 
@@ -57,6 +60,7 @@ def student(
 def _train(session: Session, model: str, accept_day: date | None, reason: str) -> None:
     print_waits(session)
     print_left_out(session, model)
+    print_holdout(session, [model])
     todo = session.days_to_train(model, accept=accept_day)
     states: list[State] = []
     if todo or accept_day:
@@ -79,6 +83,7 @@ def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outco
     """
     for model in models:
         print_left_out(session, model)
+    print_holdout(session, models)
     todo: dict[str, list[date]] = {}
     outcomes: list[pool.Outcome] = []
     for model in models:
@@ -98,7 +103,8 @@ def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outco
             bars.update(tasks[outcome.model], visible=False)
             served = outcome.exported - len(outcome.rejected)
             if outcome.trained or not outcome.failure:
-                _print_trained(outcome.model, outcome.trained, published=f"; {served} versions exported")
+                published = f"{counted(served, 'version')} exported in {outcome.export_seconds:.1f} s"
+                _print_trained(outcome.model, outcome.trained, published=published)
             for line in outcome.rejected:
                 echo(line)
             outcomes.append(outcome)
@@ -107,9 +113,28 @@ def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outco
 
 def train_successor(session: Session) -> tuple[list[pool.Outcome], bool]:
     """Train the successor and let it take over once it is as good; return the outcomes and whether it took over."""
-    outcomes = train_and_export(session, session.teachers[1:])
+    outcomes = [_count_kill(session, each) for each in train_and_export(session, session.teachers[1:])]
     changed = _take_over(session, [state for outcome in outcomes for state in outcome.trained])
     return outcomes, changed
+
+
+def _count_kill(session: Session, outcome: pool.Outcome) -> pool.Outcome:
+    """Count a kill of the successor while it was trained; return its outcome. After too many it has failed."""
+    model, successor = outcome.model, session.successor
+    assert successor
+    folder = session.run.folder(model)
+    if outcome.failure is None:
+        kills.forget(folder)
+    if not isinstance(outcome.failure, pool.Killed) or not (days := session.days_to_train(model)):
+        return outcome
+    count = kills.count(folder, days[0])
+    if count < successor.max_kills:
+        return outcome
+    failure = UserError(
+        f"{model} was killed {count} times on {days[0]} and counts as failed: students go on with the labels of "
+        f"{session.run.teacher.name}; give it more memory, raise successor.max_kills, or take it out of the config"
+    )
+    return replace(outcome, failure=failure)
 
 
 def _take_over(session: Session, trained: Sequence[State]) -> bool:
@@ -130,15 +155,14 @@ def _take_over(session: Session, trained: Sequence[State]) -> bool:
 
 
 def _print_trained(model: str, states: Sequence[State], *, published: str = "") -> None:
+    """Print what a model was trained on, and what was `published` of it, or its speed: a report has that in a table."""
     if not states:
-        echo(f"{model}: no new day{published}")
+        echo(f"{model}: no new day; {published}" if published else f"{model}: no new day")
         return
     speed = throughput({model: states})[0]
     span = f"{states[0].day} to {states[-1].day}" if len(states) > 1 else f"{states[0].day}"
-    echo(
-        f"{model}: trained on {span}, {speed.examples:,} examples, {speed.examples_per_second:,.0f} examples/s, "
-        f"{speed.feed_wait_share:.1%} waiting for the feed{published}"
-    )
+    pace = f"{speed.examples_per_second:,.0f} examples/s, {speed.feed_wait_share:.1%} waiting for the feed"
+    echo(f"{model}: trained on {span}, {speed.examples:,} examples; {published or pace}")
 
 
 def _examples(session: Session, days: Sequence[date]) -> int:

@@ -41,7 +41,7 @@ SCHEMA = Schema(
     tasks=(
         Task(name="click", label="click"),
         Task(name="long_view", label="long_view"),
-        Task(name="watch", label="watch_seconds", kind="log1p"),
+        Task(name="watch", label="watch_seconds", kind="log1p", unit="seconds"),
     ),
     key=("user_id", "video_id", "event_time_us"),
     user="user_id",

@@ -13,7 +13,6 @@ from tutelage.launch.experiment import Experiment
 from tutelage.models.backbones.dcn import DCNv2
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig, distil
-from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.pipeline.sources.movielens import MovieLens
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
@@ -27,7 +26,7 @@ SCHEMA = Schema(
     ),
     tasks=(
         Task(name="click", label="click"),
-        Task(name="rating", label="rating", kind="log1p"),
+        Task(name="rating", label="rating", kind="log1p", unit="stars"),
     ),
     key=("user_id", "movie_id", "event_time_us"),
     user="user_id",
@@ -65,8 +64,6 @@ def experiment(*, smoke: bool) -> Experiment:
             ),
         ),
         serving=ServingConfig(score=(("click", 1.0), ("rating_log1p", 0.5))),
-        # A slice holds the ratings of about five users.
-        quality=QualityConfig(rows_ratio=10.0, number_drift=2.0),
         start_day="2016-01-01",
         end_day="2016-06-30" if smoke else "2018-09-24",
     )

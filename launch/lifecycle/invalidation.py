@@ -7,7 +7,7 @@ take the days of the students that read them. Any day takes its versions, metric
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -105,6 +105,25 @@ class Invalidation:
                 found[model] = kept[-1].day
         return found
 
+    def from_checkpoints(self, session: Session) -> "Invalidation":
+        """Return the same, with a model that is cut off back at its newest checkpoint before.
+
+        The days since that checkpoint are trained on again. A model that has none stays cut off.
+        """
+        further = {}
+        for model, day in self.cut_off(session).items():
+            states = session.run.checkpoints(model).states()
+            if kept := [state.day for state in states if state.day < day and not state.pruned]:
+                further[model] = kept[-1] + timedelta(days=1)
+        if not further:
+            return self
+        return Invalidation.of(session, {**self.since, **further}, self.labels).from_checkpoints(session)
+
+    def check_pins(self, session: Session) -> None:
+        """Raise UserError if a version that goes is pinned."""
+        for model in self.since:
+            session.versions(model).check_unpinned(self._versions(session, model))
+
     def actions(self, session: Session, *, reason: str) -> list[Action]:
         """Return what to remove, in order.
 
@@ -125,13 +144,11 @@ class Invalidation:
 
     def _outputs(self, session: Session, model: str, reason: str) -> Iterator[Action]:
         """Yield the removal of a model's versions and metrics."""
-        run, versions = session.run, session.versions(model)
-        days = {*self.days(session, model), *self.verdicts(session, model)}
-        numbers = [version.number for version in versions.published() if version.day in days]
-        if numbers:
+        run, days = session.run, self._gone(session, model)
+        if numbers := self._versions(session, model):
             yield Action(
                 what=f"versions {', '.join(map(str, numbers))} of {model}",
-                apply=partial(versions.withdraw, numbers, reason),
+                apply=partial(session.versions(model).withdraw, numbers, reason),
             )
         metrics = run.lake.metrics.scan(model=model, run=run.name)
         for day in metrics.select("day").unique().collect()["day"].sort():
@@ -140,6 +157,15 @@ class Invalidation:
                     what=f"metrics of {model}, {day}",
                     apply=partial(run.lake.metrics.clear, {"model": model}, day=day, run=run.name),
                 )
+
+    def _gone(self, session: Session, model: str) -> set[date]:
+        """Return the days whose outputs go."""
+        return {*self.days(session, model), *self.verdicts(session, model)}
+
+    def _versions(self, session: Session, model: str) -> list[int]:
+        """Return the served versions that go."""
+        days = self._gone(session, model)
+        return [version.number for version in session.versions(model).published() if version.day in days]
 
     def _takeovers(self, session: Session) -> Iterator[Action]:
         run = session.run

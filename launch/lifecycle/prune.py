@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tutelage.export.versions import versions_in
+from tutelage.export.versions import Version, Versions, versions_in
 from tutelage.launch.lifecycle.invalidation import Action, check_links
 from tutelage.launch.session import Session
 from tutelage.pipeline import commit_day
@@ -43,9 +43,10 @@ def plan(session: Session, keep_days: int) -> Plan:
     before = max(days) - timedelta(days=keep_days - 1)
     todo = {model: _days_to_train(session, model, days) for model in session.models}
     needed = _needed(session, days, todo)
+    to_label = days_to_label(session)
     actions = []
     for model in session.all_models:
-        actions += _model(session, model, before, needed, _readers_days(session, todo))
+        actions += _model(session, model, before, needed, to_label)
     for table in lake.by_day:
         actions += _days(session.run.root, table, before, needed)
         what = f"old files of {table.path.relative_to(session.run.root)}"
@@ -58,8 +59,8 @@ def plan(session: Session, keep_days: int) -> Plan:
             ]
     kept = _reasons([(day, needed[day]) for day in days if day < before and day in needed], session)
     teacher = session.run.teacher_model
-    if (base := _base(session, teacher)) in session.run.checkpoints(teacher).to_prune(before):
-        kept.append(f"checkpoint of {teacher}, {base}: {session.teachers[-1]} starts from it")
+    if (found := base(session, teacher)) in session.run.checkpoints(teacher).to_prune(before):
+        kept.append(f"checkpoint of {teacher}, {found}: {session.teachers[-1]} starts from it")
     return Plan(actions=actions, kept=kept)
 
 
@@ -89,10 +90,11 @@ def _needed(session: Session, days: Sequence[date], todo: dict[str, list[date]])
     return needed
 
 
-def _readers_days(session: Session, todo: dict[str, list[date]]) -> list[date]:
+def days_to_label(session: Session) -> list[date]:
     """Return the days that a snapshot of a teacher is still to label."""
+    days = session.run.lake.interactions.partitions()["day"].to_list()
     readers = [s.name for s in session.experiment.students if s.producer == SNAPSHOT and s.distillation]
-    return sorted({day for name in readers for day in todo[name]})
+    return sorted({day for name in readers for day in _days_to_train(session, name, days)})
 
 
 def _model(
@@ -103,7 +105,7 @@ def _model(
     actions = [
         Action(what=f"checkpoint of {model}, {day}", apply=partial(checkpoints.prune, day))
         for day in checkpoints.to_prune(before)
-        if day != _base(session, model)
+        if day != base(session, model)
     ]
     actions += [
         Action(what=f"damaged checkpoint of {model}, {path.name[-10:]}", apply=partial(shutil.rmtree, path))
@@ -111,17 +113,9 @@ def _model(
         if path.name[-10:] < str(before)
     ]
     versions = session.versions(model)
-    idle = [*versions_in(versions.rejected), *versions_in(versions.retired)]
-    served = versions.published()
-    stay = {max((version.number for version in [*idle, *served]), default=0), *versions.pinned()}
-    if is_teacher(model):  # No server has it: the labeler takes the newest version from before a day.
-        days = [version.day for version in served]  # In order, as the numbers are.
-        stay |= {served[n - 1].number for day in to_label if (n := bisect_left(days, day))}
-        idle += served
     alive = {state.id for state in checkpoints.states()[-1:]}
-    numbers = sorted(
-        v.number for v in idle if v.day < before and v.number not in stay and v.checkpoint not in alive
-    )
+    idle = idle_versions(versions, model, to_label)
+    numbers = sorted(v.number for v in idle if v.day < before and v.checkpoint not in alive)
     if numbers:
         what = f"versions {', '.join(map(str, numbers))} of {model}"
         actions.append(Action(what=what, apply=partial(versions.remove, numbers)))
@@ -133,7 +127,19 @@ def _model(
     return actions
 
 
-def _base(session: Session, model: str) -> date | None:
+def idle_versions(versions: Versions, model: str, to_label: Sequence[date]) -> list[Version]:
+    """Return the versions that no server has, without the model's newest, pinned ones, and those that label."""
+    idle = [*versions_in(versions.rejected), *versions_in(versions.retired)]
+    served = versions.published()
+    stay = {max((version.number for version in [*idle, *served]), default=0), *versions.pinned()}
+    if is_teacher(model):  # No server has it: the labeler takes the newest version from before a day.
+        days = [version.day for version in served]  # In order, as the numbers are.
+        stay |= {served[n - 1].number for day in to_label if (n := bisect_left(days, day))}
+        idle += served
+    return [version for version in idle if version.number not in stay]
+
+
+def base(session: Session, model: str) -> date | None:
     """Return the day of the teacher's checkpoint that an untrained successor will start from."""
     successor = session.successor
     if model != session.run.teacher_model or not successor or not successor.first_day:

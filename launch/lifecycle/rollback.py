@@ -24,12 +24,18 @@ def plan(session: Session, to_day: date) -> list[Action]:
     if to_day not in trained:
         have = f"{trained[0]} to {trained[-1]}" if trained else "no day"
         raise UserError(f"--to_day={to_day}: the teacher is trained on {have}; give one of its days")
+    if teacher in invalidation.cut_off(session):
+        left = [state.day for state in checkpoints.states() if not state.pruned]
+        near = [*[day for day in left if day < to_day][-1:], *[day for day in left if day > to_day][:1]]
+        raise UserError(
+            f"--to_day={to_day}: the teacher's checkpoint of it was pruned; give {' or '.join(map(str, near))}"
+        )
+    invalidation = invalidation.from_checkpoints(session)
     for model, last in invalidation.cut_off(session).items():
         if is_teacher(model):
-            left = next(state.day for state in session.run.checkpoints(model).states() if not state.pruned)
-            whose = "the teacher's" if model == teacher else f"{model}'s"
+            left = [state.day for state in session.run.checkpoints(model).states() if not state.pruned]
             raise UserError(
-                f"--to_day={to_day}: {whose} checkpoint of it was pruned; give {left} or a later day"
+                f"--to_day={to_day}: {model}'s checkpoint of it was pruned; give {left[0]} or a later day"
             )
         raise UserError(
             f"--to_day={to_day}: {model} would go back to {last}, and its checkpoint of that day was pruned; "

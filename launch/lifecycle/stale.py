@@ -6,6 +6,7 @@ from datetime import date
 
 from tutelage.launch.lifecycle.invalidation import Action, Invalidation, teachers
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.printable import counted
 from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition
 from tutelage.trainers.run import is_teacher
 
@@ -19,14 +20,14 @@ class Stale:
     invalidation: Invalidation
     unrecoverable_days: list[date]
     """Days that would have to be trained on again and cannot be: they were not asked for, they are no longer in
-    `interactions`, or the checkpoint before them was pruned."""
+    `interactions`, or all checkpoints before them were pruned."""
 
     def describe(self, session: Session) -> str:
         """Return one line on what is stale and why."""
         parts = []
         for model, since in self.invalidation.since.items():
             if days := self.invalidation.days(session, model):
-                parts.append(f"{model} from {days[0]} on ({len(days)} days)")
+                parts.append(f"{model} from {days[0]} on ({counted(len(days), 'day')})")
             elif self.invalidation.verdicts(session, model):
                 parts.append(f"the verdict on {model}, {since}")
         parts += [
@@ -61,7 +62,7 @@ def find(session: Session) -> Stale | None:
     if not since and not labels:
         return None
     why |= {(day, "rows") for _, _, day in labels if all(day != other for other, _ in why)}
-    invalidation = Invalidation.of(session, since, labels)
+    invalidation = Invalidation.of(session, since, labels).from_checkpoints(session)
     again = {day for model in invalidation.since for day in invalidation.days(session, model)}
     there = set(session.days) & set(session.run.lake.interactions.partitions()["day"])
     return Stale(

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from tutelage.launch.report.data import DayCounts, IdMap
+from tutelage.launch.report.data import Compared, DayCounts, IdMap
 from tutelage.launch.report.drawing import (
     COLOURS,
     INK,
@@ -35,7 +35,7 @@ _CAPTIONS = {
     "auc": "How well examples are ranked. Higher is better; 0.5 is chance.",
     "log_loss": "How far the predicted probabilities are from the labels. Lower is better.",
     "calibration": "Sum of predictions over sum of labels. 1 is right; above it the model predicts too much.",
-    "ltv_loss": "Mean squared error of log1p of the value. Lower is better.",
+    "ltv_loss": "Mean squared error of log1p of {value}. Lower is better.",
     "label_coverage": "Share of a day's kept rows whose soft label was used. The hard label is used on every row.",
 }
 _ID_COUNTS = {
@@ -72,7 +72,9 @@ def metric_by_day(results: Results, task: str, metric: str) -> Chart:
     reference_line(axes, y=reference)
     _name_lines(figure, results, drawn)
     svg = to_svg(figure, f"{title} by day, one line per model")
+    unit = results.units.get(task)
     caption = _CAPTIONS.get(metric, "The task's loss. Lower is better.")
+    caption = caption.format(value=f"the {unit}" if unit else "the value")
     if loss != metric:
         caption = f"{results.against}. Below the line at 0 the student is better."
     return Chart(title, svg, caption + _outside(outside))
@@ -88,6 +90,24 @@ def bytes_by_day(
     figure.axes[0].yaxis.set_major_formatter(EngFormatter("B", sep="\N{NO-BREAK SPACE}"))
     _name_lines(figure, results, drawn)
     return Chart(title, to_svg(figure, f"{title} by day, one line per model"), caption)
+
+
+@styled
+def versions_by_day(model: str, compared: Compared) -> Chart:
+    """Draw a panel for each metric: each day's version and, dashed, the version served then, on the same rows."""
+    days = every_slice(sorted({day for values in compared.values() for day in values}))
+    figure, panels = figure_of(max(_HEIGHT, 1.3 * len(compared)), panels=len(compared))
+    for axes, (metric, values) in zip(panels, compared.items(), strict=True):
+        for i, (name, dashes) in enumerate((("the day's version", "-"), ("served then", "--"))):
+            line = [values.get(day, (math.nan, math.nan))[i] for day in days]
+            style: dict[str, Any] = {"linewidth": LINE_WIDTH, "linestyle": dashes, "marker": MARKERS[i]}
+            axes.plot(ordinals(days), line, label=name, color=COLOURS[i], markersize=3, **style)
+        axes.set_title(metric.replace("_", " "))
+        time_axis(axes, days)
+    legend_beside(panels[0])
+    svg = to_svg(figure, f"{model}: loss of each day's version and of the one served then")
+    caption = "Both on the same rows, which neither was trained on; the rows differ from day to day. Lower is better."
+    return Chart(model, svg, caption)
 
 
 @styled

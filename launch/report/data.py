@@ -30,6 +30,8 @@ class DayCounts:
     """Labels of kept rows that were not mature."""
     dropped: Mapping[str, int]
     """Rows by reason. All days have the same reasons."""
+    sampled: int = 0
+    """Negatives that were added to the rows that came in."""
 
     @property
     def dropped_rows(self) -> int:
@@ -37,13 +39,13 @@ class DayCounts:
 
     @property
     def reconciled(self) -> bool:
-        """Whether every row that came in was kept or dropped."""
-        return self.rows_in == self.kept + self.dropped_rows
+        """Whether every row that came in or was sampled was kept or dropped."""
+        return self.rows_in + self.sampled == self.kept + self.dropped_rows
 
     @property
     def notes(self) -> dict[str, int]:
         """The counts that `summary.NOTES` names."""
-        return {"late": self.late, "masked": self.masked}
+        return {"sampled": self.sampled, "late": self.late, "masked": self.masked}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,10 @@ class IdMap:
     """How many ids fit."""
     by_metric: Mapping[str, Mapping[date, float]]
     """Counts of ids by metric and day: `ids_with_rows`, `ids_given`, `ids_evicted`, `ids_full`."""
+
+
+Compared = Mapping[str, Mapping[date, tuple[float, float]]]
+"""A version's value and the served version's, on the same rows, by metric (as in `click auc`) and day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,10 @@ class ReportData:
     """By model, a state per trained day."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The newest published version of each model that has one."""
+    compared: Mapping[str, Compared] = field(default_factory=dict)
+    """What the gate before serving compared of each student's versions, on all rows."""
+    version_waits: Mapping[str, str] = field(default_factory=dict)
+    """What the newest version of each student waits for, of those that wait."""
     quarantined: Sequence[str] = ()
     """A line per day in quarantine."""
     teachers: Sequence[str] = ()
@@ -89,6 +99,8 @@ def gather(session: "Session") -> ReportData:
     from tutelage.pipeline import commit_day
 
     run, experiment = session.run, session.experiment
+    run.lake.metrics.check()
+    run.lake.statistics.check()
     metrics = run_metrics(session)
     published = {model: session.versions(model).published() for model in session.models}
     capacities = {feature.name: feature.capacity - 1 for feature in experiment.schema.ids if feature.grows}
@@ -99,12 +111,15 @@ def gather(session: "Session") -> ReportData:
             {student.name: student.baseline for student in experiment.students if student.baseline},
             students=session.students,
             tasks=[task.name for task in experiment.schema.tasks],
+            units={task.name: task.unit for task in experiment.schema.tasks if task.unit},
             teacher=run.teacher_model,
         ),
         counts=counts_by_day(day_counts(session)),
         id_maps=id_maps(metrics, capacities, run.teacher_model),
         states={model: run.checkpoints(model).states() for model in session.models},
         versions={model: str(versions[-1].number) for model, versions in published.items() if versions},
+        compared=compared(metrics, [task.name for task in experiment.schema.tasks]),
+        version_waits={m: waits for m in session.students if (waits := session.version_waits(m))},
         quarantined=quarantined(session),
         teachers=steps.describe_teachers(session),
         statistics=commit_day.statistics(run.lake),
@@ -124,7 +139,7 @@ def run_metrics(session: "Session") -> pl.DataFrame:
 def day_counts(session: "Session") -> pl.DataFrame:
     """Return one row per materialised day and reason for dropping rows: day, rows_in, kept, reason, dropped.
 
-    A day that dropped nothing has one row whose reason is null. `late` and `masked` are as in `DayCounts`.
+    A day that dropped nothing has one row whose reason is null. `late`, `masked` and `sampled` are as in `DayCounts`.
     """
     table = session.run.lake.interactions
     have = set(table.partitions()["day"])
@@ -137,11 +152,12 @@ def day_counts(session: "Session") -> pl.DataFrame:
             dropped,
             counts.get("late", 0),
             sum(counts.get("masked", {}).values()),
+            counts.get("sampled", 0),
         )
         for day, counts in table.counts().items()
         for reason, dropped in (counts["dropped"] or {None: 0}).items()
     ]
-    columns = ("day", "rows_in", "kept", "reason", "dropped", "late", "masked")
+    columns = ("day", "rows_in", "kept", "reason", "dropped", "late", "masked", "sampled")
     schema = {**dict.fromkeys(columns, pl.Int64), "day": pl.Date, "reason": pl.String}
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     return frame.filter(pl.col("day").is_in(have)).sort("day", "reason")
@@ -168,6 +184,7 @@ def total_counts(days: Sequence[DayCounts]) -> DayCounts:
         kept=sum(day.kept for day in days),
         late=sum(day.late for day in days),
         masked=sum(day.masked for day in days),
+        sampled=sum(day.sampled for day in days),
         dropped={reason: sum(day.dropped[reason] for day in days) for reason in days[0].dropped},
     )
 
@@ -184,6 +201,19 @@ def id_maps(metrics: pl.DataFrame, capacities: Mapping[str, int], teacher: str) 
         if by_metric:
             maps[feature] = IdMap(capacity=capacity, by_metric=by_metric)
     return maps
+
+
+def compared(metrics: pl.DataFrame, tasks: Sequence[str]) -> Mapping[str, Compared]:
+    """Return, by model, the loss of each of `tasks` that versions and the served ones had on the same rows."""
+    names = [f"{task} {loss}" for task in tasks for loss in ("normalized_entropy", "relative_squared_error")]
+    keys, values = ["model", "metric", "day"], ["value", "reference"]
+    gate = metrics.filter(pl.col("basis") == "gate", pl.col("metric").is_in(names)).select(*keys, "value")
+    served = metrics.filter(pl.col("basis") == "gate_reference").select(*keys, reference="value")
+    found: dict[str, dict[str, dict[date, tuple[float, float]]]] = {}
+    both = gate.join(served, on=keys).sort(keys)
+    for model, name, day, value, reference in both.select(*keys, *values).iter_rows():
+        found.setdefault(model, {}).setdefault(name, {})[day] = value, reference
+    return found
 
 
 def quarantined(session: "Session") -> list[str]:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from tutelage.launch.report.data import DayCounts, ReportData, total_counts
-from tutelage.launch.report.summary import DASH, Results, is_loss, label_of, noted
+from tutelage.launch.report.summary import DASH, Results, came_in, is_loss, label_of, noted
 
 _BEFORE = 7
 """Days that the last day is compared with."""
@@ -58,6 +58,8 @@ def _training(data: ReportData, last: LastDay) -> Iterator[Headline]:
 
 def _published(data: ReportData) -> Iterator[Headline]:
     ends = {model: trained[-1] for model, trained in data.results.trained.items() if trained}
+    yield from (Headline(f"{model}: {waits}.", "warning") for model, waits in data.version_waits.items())
+    ends = {model: day for model, day in ends.items() if model not in data.version_waits}
     missing = [m for m, day in ends.items() if not data.versions.get(m, "").startswith(f"{day:%Y%m%d}")]
     if missing:
         text = f"Not published: the last trained day of {', '.join(missing)}."
@@ -74,7 +76,7 @@ def _rows(days: Sequence[DayCounts]) -> Iterator[Headline]:
     elif days:
         total = total_counts(days)
         kept = f"{total.kept:,} kept{noted(total.notes)}"
-        text = f"{total.rows_in:,} in = {kept} + {total.dropped_rows:,} dropped"
+        text = f"{came_in(total.rows_in, total.sampled, 'in')} = {kept} + {total.dropped_rows:,} dropped"
         yield Headline(f"Rows add up on every day ({len(days)}): {text}.", "ok")
 
 

@@ -75,6 +75,7 @@ def write_report(path: Path, data: ReportData) -> None:
         feed_wait=FEED_WAIT,
         id_maps=[charts.id_map(name, counts, results.teacher) for name, counts in data.id_maps.items()],
         resources=list(_resources(data)),
+        versions=[charts.versions_by_day(model, compared) for model, compared in data.compared.items()],
         data_charts=[] if data.statistics is None else data_charts(data.statistics, data.labels),
         name=label_of,
         show=show,

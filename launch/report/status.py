@@ -8,10 +8,13 @@ from rich.table import Table
 
 from tutelage.launch import steps
 from tutelage.launch.lifecycle import stale
+from tutelage.launch.lifecycle.keep import reach, size
 from tutelage.launch.report.data import day_counts, quarantined
 from tutelage.launch.report.summary import DASH, NOTES, print_table, simple_table
 from tutelage.launch.session import Session
 from tutelage.pipeline.days import spans
+from tutelage.trainers.expected import UNSETTLED
+from tutelage.trainers.gate import BASIS, SETTLING
 
 
 def print_status(session: Session, console: Console) -> None:
@@ -22,6 +25,9 @@ def print_status(session: Session, console: Console) -> None:
         console.print(line, markup=False)
     for table in (_days(session), _models(session)):
         print_table(console, table)
+    console.print()
+    for line in _disk(session):
+        console.print(line, markup=False)
     if lines := list(_vocabularies(session)):
         console.print()
     for line in lines:
@@ -37,9 +43,38 @@ def _attention(session: Session) -> Iterator[str]:
     if waits := session.waits():
         yield f"Waits: {waits}"
     yield f"To materialise: {', '.join(map(str, steps.to_materialize(session))) or 'nothing'}"
+    for model in session.students:
+        if version_waits := session.version_waits(model):
+            yield f"Waits: {model}, {version_waits}"
     if session.pruned:
         yield f"Pruned: {spans(sorted(session.pruned), slice_days=session.run.schema.slice_days)}"
     yield from (f"Teacher: {line}" for line in steps.describe_teachers(session))
+    yield from (f"Settling: {line}" for line in _settling(session))
+
+
+def _settling(session: Session) -> Iterator[str]:
+    """Yield a line for each young model whose gate does not judge all values of a day yet."""
+    for model in session.models:
+        states = session.run.checkpoints(model).states()
+        if 0 < len(states) <= UNSETTLED:  # an old model is judged, and is not looked up
+            day = states[-1].day
+            of_day = session.run.lake.metrics.scan(model=model, run=session.run.name, day=day)
+            found = of_day.filter(basis=BASIS, metric=SETTLING).select("value").collect()["value"].to_list()
+            if found and found[0]:
+                yield f"the gate of {model} had no bound yet for {found[0]:.0f} values of {day}"
+
+
+def _disk(session: Session) -> Iterator[str]:
+    """Yield the bytes of each part of the workdir, and how far back its checkpoints reach."""
+    root, run = session.run.root, session.run
+    states = [state for model in session.all_models for state in run.checkpoints(model).states()]
+    parts = {"checkpoints": sum(state.size for state in states if not state.pruned)}
+    parts["versions"] = sum(size(root / name) for name in ("export", "retired", "rejected"))
+    tables = sorted(path for path in (root / "lake").glob("*") if path.is_dir())
+    parts |= {path.name: size(path) for path in tables}
+    each = ", ".join(f"{name} {n / 1e6:,.1f}" for name, n in parts.items() if n)
+    yield f"Disk: {sum(parts.values()) / 1e6:,.1f} MB: {each}"
+    yield from (f"Reach: {line}" for line in reach(session))
 
 
 def _days(session: Session) -> Table:

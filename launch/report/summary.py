@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
+from types import MappingProxyType
 from typing import TextIO
 
 import polars as pl
@@ -32,7 +33,7 @@ LABELS = {
     "label_coverage": "label coverage",
 }
 """What known metrics are called, in the order of the columns. Losses of a user's own tasks come after them."""
-NOTES = {"late": "late", "masked": "labels not mature"}
+NOTES = {"sampled": "negatives sampled", "late": "late", "masked": "labels not mature"}
 """Further counts of a day's kept rows (`pipeline.materialize.Counts`), and what they are called."""
 _FORMATS = {"calibration": ".3f", "label_coverage": ".1%"}
 # In two lines, so that three tasks fit in 100 columns.
@@ -68,9 +69,18 @@ def show(value: float | None, metric: str = "") -> str:
 
 
 def noted(counts: Mapping[str, int]) -> str:
-    """Return the counts that are not 0, as in ` (5 late, 3 labels not mature)`; '' where all are 0."""
-    found = ", ".join(f"{counts[name]:,} {what}" for name, what in NOTES.items() if counts[name])
+    """Return the counts that are not 0, as in ` (5 late, 3 labels not mature)`; '' where all are 0.
+
+    Sampled negatives are left out, because they are no part of the rows that came in.
+    """
+    shown = {name: what for name, what in NOTES.items() if name != "sampled"}
+    found = ", ".join(f"{counts[name]:,} {what}" for name, what in shown.items() if counts[name])
     return f" ({found})" if found else ""
+
+
+def came_in(rows_in: int, sampled: int, rows: str = "rows in") -> str:
+    """Return what kept and dropped rows add up to, as in `20 rows in + 80 negatives sampled`."""
+    return f"{rows_in:,} {rows}" + (f" + {sampled:,} negatives sampled" if sampled else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +101,8 @@ class Results:
     """From a student to its baseline."""
     teacher: str = TEACHER
     """The model that labels."""
+    units: Mapping[str, str] = field(default_factory=dict)
+    """The unit of a task's values, where it is known."""
 
     @classmethod
     def of(
@@ -101,6 +113,7 @@ class Results:
         students: Sequence[str] = (),
         tasks: Sequence[str] = (),
         teacher: str = TEACHER,
+        units: Mapping[str, str] = MappingProxyType({}),
     ) -> "Results":
         """Return the results in `metrics`, which are of one run.
 
@@ -129,6 +142,7 @@ class Results:
             trained={**{model: [] for model in models}, **dict(trained.iter_rows())},
             baselines=dict(baselines),
             teacher=teacher,
+            units=dict(units),
         )
 
     @property
@@ -169,6 +183,9 @@ class Results:
         if self.baselines:
             text += f" Δ %: difference from the baseline's loss on the days both have ({self.against});"
             text += " negative is better."
+        shown = dict(self.columns())
+        if units := [f"{unit} for {task}" for task, unit in self.units.items() if task in shown]:
+            text += f" Values are in {', '.join(units)}; losses of values are of their log1p."
         return text
 
     @property

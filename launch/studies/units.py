@@ -138,7 +138,7 @@ def run_unit(
         teacher=replace(setting.teacher, gate=_UNGATED),
         teacher_model=TEACHER,
         takeovers=(),
-        training=replace(session.run.training, seed=seed),
+        training=replace(session.run.training, seed=seed, holdout=0.0),  # a study serves nothing
         interactions=session.run.lake.interactions.path,
         keep_predictions=True,
         slice_by=(),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tutelage.models import standard_errors as se
 from tutelage.models.lazy_tf import tf
 from tutelage.models.metrics import Weight, mean, over_observed
 from tutelage.pipeline.errors import UserError
@@ -30,6 +31,10 @@ class Quality:
 
 
 CALIBRATION = Quality("calibration", "one", "calibration_drift")
+RELATIVE_SQUARED_ERROR = Quality("relative_squared_error", "lower", "squared_error_rise")
+"""Compared instead of the squared error, because the spread of the values differs from day to day."""
+SERVED_METRICS = ("auc", "normalized_entropy", "relative_squared_error", "calibration")
+"""What can be said of served scores alone, without the raw outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,13 @@ class TaskKind(TaskSpec):
 
     @property
     def qualities(self) -> tuple[Quality, ...]:
-        """What the gates compare with earlier days: by default the loss, and the calibration."""
+        """What the gate of training compares with earlier days: by default the loss, and the calibration."""
         return Quality(self.loss_name, "lower", "squared_error_rise"), CALIBRATION
+
+    @property
+    def served_qualities(self) -> tuple[Quality, ...]:
+        """What the gate before serving compares between two versions' served scores: of `SERVED_METRICS`."""
+        return RELATIVE_SQUARED_ERROR, CALIBRATION
 
     def target(self, label: np.ndarray) -> np.ndarray:
         """Return what the network is trained on, [rows] from labels [rows], NumPy. A missing label is NaN."""
@@ -98,6 +108,10 @@ class TaskKind(TaskSpec):
         """
         return np.asarray(self.served(tf.constant(raw, tf.float32)), np.float64)
 
+    def error_scale(self, values: np.ndarray) -> np.ndarray:
+        """Return targets or served scores [rows] on the scale on which the gate squares their difference."""
+        return values
+
     def predicted(self, raw: np.ndarray) -> np.ndarray:
         """Return the expectation of the target, float64 [rows], for calibration; NaN where the kind predicts none."""
         return self.score(raw)
@@ -124,12 +138,33 @@ class TaskKind(TaskSpec):
             "calibration": over_observed(self.predicted(raw), target.astype(np.float64), weight),
         }
 
+    def standard_errors(
+        self, target: np.ndarray, raw: np.ndarray, *, groups: np.ndarray | None = None, weight: Weight = None
+    ) -> dict[str, float]:
+        """Return the standard errors of `qualities` by name; of calibration, that of its inverse, observed / predicted.
+
+        The arguments are those of `metrics`; the rows of one of the `groups` are not independent. Infinite: so few
+        rows say nothing of the metric, and the day is not judged by it. One that is missing is not known: the day is
+        then judged by the spread of the days before alone.
+        """
+        observed = target.astype(np.float64)
+        return {
+            self.loss_name: se.clustered(se.of_mean(self.row_loss(target, raw), weight), groups),
+            "calibration": se.clustered(se.of_ratio(observed, self.predicted(raw), weight), groups),
+        }
+
     def check(self, task: str) -> None:
         """Raise UserError where the kind cannot be used as it is written; `task` is the name in the message."""
         for name in ("outputs", "loss_name", "hard_loss", "served"):
             if getattr(type(self), name) is getattr(TaskKind, name):
                 raise UserError(
                     f"task {task!r}: {type(self).__name__} has no `{name}` of its own; see models.task_kinds.TaskKind"
+                )
+        for quality in self.served_qualities:
+            if quality.metric not in SERVED_METRICS:
+                raise UserError(
+                    f"task {task!r}: served_qualities of {self} name {quality.metric!r}, expected one of "
+                    f"{', '.join(SERVED_METRICS)}"
                 )
         if not self.loss_name.endswith("_loss"):
             raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tutelage.models import metrics as m
+from tutelage.models import standard_errors as se
 from tutelage.models.lazy_tf import tf
 from tutelage.models.losses.cross_entropy import CrossEntropy
 from tutelage.models.task_kinds.base import CALIBRATION, Quality, TaskKind
@@ -18,7 +19,7 @@ class Binary(TaskKind, specs.Binary):
     loss_name = "log_loss"
     soft_loss = CrossEntropy()
     # Normalised entropy instead of log loss, because base rates differ from day to day.
-    qualities = (
+    qualities = served_qualities = (
         Quality("auc", "higher", "auc_drop"),
         Quality("normalized_entropy", "lower", "entropy_rise"),
         CALIBRATION,
@@ -58,4 +59,38 @@ class Binary(TaskKind, specs.Binary):
         }
         if groups is not None:
             found |= {"gauc": m.gauc(target, logit, groups), "ndcg@10": m.ndcg(target, logit, groups, 10)}
+        return found
+
+    def standard_errors(
+        self,
+        target: np.ndarray,
+        raw: np.ndarray,
+        *,
+        groups: np.ndarray | None = None,
+        weight: m.Weight = None,
+    ) -> dict[str, float]:
+        """Return those of AUC, normalised entropy and calibration. The first two are infinite with few of a class.
+
+        None is below what so many independent rows give: a few rows of a class may look alike by chance.
+        """
+        logit = raw[:, 0].astype(np.float64)
+        positives = int(np.sum(target > 0))
+        negatives = len(target) - positives
+        chance = m.sigmoid(logit)
+        drawn = (1.0 if weight is None else np.square(weight.astype(np.float64))) * chance * (1 - chance)
+        predicted = len(target) * m.mean(chance) if weight is None else np.sum(chance * weight)
+        found = {
+            "auc": np.inf,
+            "normalized_entropy": np.inf,
+            "calibration": max(
+                np.nan_to_num(se.clustered(se.of_ratio(target, chance, weight), groups)),
+                float(np.sqrt(np.sum(drawn)) / predicted),
+            ),
+        }
+        if min(positives, negatives) >= se.FEWEST:
+            loss = m.cross_entropy(target, logit)
+            area = se.clustered(se.of_auc(target, logit, weight), groups)
+            least = se.hanley_mcneil(m.auc(target, logit, weight), positives, negatives)
+            found["auc"] = max(np.nan_to_num(area), least)
+            found["normalized_entropy"] = se.clustered(se.of_normalized_entropy(target, loss, weight), groups)
         return found

@@ -7,13 +7,11 @@ import math
 import numpy as np
 
 from tutelage.models import metrics as m
+from tutelage.models import standard_errors as se
 from tutelage.models.lazy_tf import tf
 from tutelage.models.losses.squared_error import SquaredError
-from tutelage.models.task_kinds.base import Quality, ValueKind
+from tutelage.models.task_kinds.base import RELATIVE_SQUARED_ERROR, ValueKind
 from tutelage.pipeline import task_kinds as specs
-
-RELATIVE_SQUARED_ERROR = Quality("relative_squared_error", "lower", "squared_error_rise")
-"""Compared instead of the squared error, because the spread of the values differs from day to day."""
 
 
 class Log1p(ValueKind, specs.Log1p):
@@ -21,7 +19,7 @@ class Log1p(ValueKind, specs.Log1p):
 
     __slots__ = ()
     soft_loss = SquaredError()
-    qualities = (RELATIVE_SQUARED_ERROR,)
+    qualities = served_qualities = (RELATIVE_SQUARED_ERROR,)
 
     def target(self, label: np.ndarray) -> np.ndarray:
         return np.log1p(label)
@@ -56,3 +54,15 @@ class Log1p(ValueKind, specs.Log1p):
         loss = m.mean(self.row_loss(target, raw), weight)
         relative = m.relative_squared_error(target.astype(np.float64), loss, weight)
         return {"ltv_loss": loss, "relative_squared_error": relative, "rmse": math.sqrt(loss)}
+
+    def standard_errors(
+        self,
+        target: np.ndarray,
+        raw: np.ndarray,
+        *,
+        groups: np.ndarray | None = None,
+        weight: m.Weight = None,
+    ) -> dict[str, float]:
+        """Return that of the relative squared error."""
+        of_error = se.of_relative_squared_error(target.astype(np.float64), self.row_loss(target, raw), weight)
+        return {"relative_squared_error": se.clustered(of_error, groups)}

@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from tutelage.models import metrics as m
+from tutelage.models import standard_errors as se
 from tutelage.models import ziln
 from tutelage.models.lazy_tf import tf
 from tutelage.models.losses.ziln_kl import ZilnKL
-from tutelage.models.task_kinds.base import CALIBRATION, ValueKind
-from tutelage.models.task_kinds.log1p import RELATIVE_SQUARED_ERROR
+from tutelage.models.task_kinds.base import CALIBRATION, RELATIVE_SQUARED_ERROR, ValueKind
 from tutelage.pipeline import task_kinds as specs
 
 
@@ -40,6 +40,9 @@ class Ziln(ValueKind, specs.Ziln):
     def score(self, raw: np.ndarray) -> np.ndarray:
         return ziln.expected_numpy(*raw.T)
 
+    def error_scale(self, values: np.ndarray) -> np.ndarray:
+        return np.log1p(np.maximum(values, 0))
+
     def row_loss(self, target: np.ndarray, raw: np.ndarray) -> np.ndarray:
         return np.square(np.log1p(target.astype(np.float64)) - ziln.expected_log1p_numpy(*raw.T))
 
@@ -64,4 +67,22 @@ class Ziln(ValueKind, specs.Ziln):
             "ziln_nll": m.mean(ziln.nll_numpy(target, *raw.T), weight),
             "rmse": math.sqrt(m.mean(np.square(target - expected), weight)),
             "calibration": m.over_observed(expected, target, weight),
+        }
+
+    def standard_errors(
+        self,
+        target: np.ndarray,
+        raw: np.ndarray,
+        *,
+        groups: np.ndarray | None = None,
+        weight: m.Weight = None,
+    ) -> dict[str, float]:
+        """Return that of the relative squared error and of the calibration."""
+        of_error = se.of_relative_squared_error(
+            np.log1p(target.astype(np.float64)), self.row_loss(target, raw), weight
+        )
+        of_calibration = se.of_ratio(target.astype(np.float64), self.score(raw), weight)
+        return {
+            "relative_squared_error": se.clustered(of_error, groups),
+            "calibration": se.clustered(of_calibration, groups),
         }

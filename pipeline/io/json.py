@@ -1,6 +1,7 @@
-"""JSON files: read with an error of one line that names the file, written as a whole."""
+"""JSON files: written as a whole with a digest inside, and read with an error of one line that names the file."""
 
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.store import FILES
 
 _log = logging.getLogger(__name__)
 RESTORE = "restore it from a copy, or remove it"
+_DIGEST, _SHA = "content_digest", "sha256:"
+"""The name under which an object holds its digest, and how the digest begins."""
 
 
 class TornFile(UserError):
@@ -25,23 +28,64 @@ def read_json(path: Path, parse: Callable[[Any], Any] = lambda value: value, *, 
     Raises TornFile, which ends with `mend`, where the file is not JSON or `parse` does not find what it looks for.
     Raises OSError where there is no such file.
     """
-    return parse_json(path.read_bytes(), str(path), parse, mend=mend)
+    return parse_json(FILES.read(path), str(path), parse, mend=mend)
 
 
 def parse_json(
     text: bytes, what: str, parse: Callable[[Any], Any] = lambda value: value, *, mend: str
 ) -> Any:
-    """Return what `parse` makes of the JSON in `text`. Raises TornFile, which begins with `what`, as `read_json`."""
+    """Return what `parse` makes of the JSON in `text`, without its digest.
+
+    Raises TornFile, which begins with `what`, as `read_json`.
+    """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         why = f"is not JSON ({error})" if text.strip(b"\0 \r\n") else "is empty"
         raise TornFile(f"{what} {why}; {mend}") from None
     try:
-        return parse(value)
+        return parse(unsealed(value))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise TornFile(f"{what} does not hold what was written there ({missing}); {mend}") from None
+
+
+def sealed(value: Any) -> Any:
+    """Return an object of JSON with its digest, and a list with one in each object; any other value as it is.
+
+    Example:
+        >>> sealed({"day": 1})
+        {'day': 1, 'content_digest': 'sha256:cf48d817e92f6d77f786e262717046f5'}
+    """
+    if isinstance(value, list):
+        return [sealed(item) for item in value]
+    return {**value, _DIGEST: _digest(value)} if isinstance(value, dict) else value
+
+
+def unsealed(value: Any) -> Any:
+    """Return what `sealed` was given. An object without a digest is of an older release, and returned as it is.
+
+    Raises ValueError where a digest is not that of the object that holds it.
+    """
+    if isinstance(value, list):
+        return [unsealed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    # Also under another name: one byte of the name may have changed.
+    digests = {name for name, v in value.items() if isinstance(v, str) and v.startswith(_SHA)}
+    if _DIGEST not in value and not digests:
+        return value
+    rest = {name: item for name, item in value.items() if name != _DIGEST}
+    if value.get(_DIGEST) != _digest(rest):
+        raise ValueError(
+            f"its digest is another; where somebody has changed it on purpose, remove its {_DIGEST!r} too"
+        )
+    return rest
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    # 128 bits are enough against chance, and nothing is enough against somebody who may write the file.
+    return _SHA + hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 
 
 def json_object(value: Any) -> dict[str, Any]:
@@ -58,7 +102,7 @@ def warn_once(message: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file, which appears whole or not at all. Dates are written in ISO format.
+    """Write a JSON file with its digest, which appears whole or not at all. Dates are written in ISO format.
 
     Example:
         >>> import tempfile
@@ -67,8 +111,14 @@ def write_json(path: Path, value: object) -> None:
         >>> read_json(path)
         {'day': '2026-01-02'}
     """
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, default=_plain) + "\n")
+    FILES.put(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """Return the content of the file that `write_json` writes."""
+    # As it is read: keys are texts then, and dates too.
+    plain = json.loads(json.dumps(value, default=_plain))
+    return (json.dumps(sealed(plain), indent=1) + "\n").encode()
 
 
 def _plain(value: object) -> object:

@@ -44,6 +44,16 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s unless there is one.
+
+    Example:
+        >>> counted(1, "day"), counted(1200, "version")
+        ('1 day', '1,200 versions')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _visible(character: str) -> str:
     space = unicodedata.category(character) == "Zs"
     return character if character.isprintable() or space else repr(character)[1:-1]

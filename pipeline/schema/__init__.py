@@ -3,7 +3,7 @@
 from tutelage.pipeline.schema.features import DEFAULTS, Feature, Growth, History
 from tutelage.pipeline.schema.schema import Schema, check_time_zone
 from tutelage.pipeline.schema.tables import METRICS, STATISTICS, history_columns, interaction_columns
-from tutelage.pipeline.schema.tasks import SAMPLING_RATE, Downsampling, Task
+from tutelage.pipeline.schema.tasks import SAMPLING_RATE, Downsampling, Negatives, Task
 
 __all__ = [
     "DEFAULTS",
@@ -14,6 +14,7 @@ __all__ = [
     "Feature",
     "Growth",
     "History",
+    "Negatives",
     "Schema",
     "Task",
     "check_time_zone",

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tutelage.pipeline.errors import UserError
 
 _ARROW = {"int64": pa.int64(), "string": pa.string(), "float32": pa.float32()}
+_LARGEST, _LARGEST_LOGGED = 1e6, 1e20
 DEFAULTS: dict[str, int | str | float] = {"int64": -1, "string": "", "float32": 0.0}
 """What models see where a value is missing, by dtype."""
 
@@ -38,7 +39,8 @@ class Feature:
 
     An `int64` or `string` feature is an id. It is looked up in an embedding table of `capacity` vectors.
     A `float32` feature is a number. It is fed as it is, or with `log1p` as log1p(max(value, 0)).
-    A missing value is stored as a null; models see `default` instead.
+    A missing value is stored as a null; models see `default` instead. So they do for a number that is NaN, infinite
+    or beyond `largest`.
     A `user` feature is the same for all candidates of a request (who asks, from where). A `candidate` feature
     differs between them.
 
@@ -49,6 +51,10 @@ class Feature:
 
     Ids are hashed into the `capacity`, so several may share a vector. With `grows`, an id has a vector of its own or
     the default one (`models.id_map`), depending on how often the model has seen it.
+
+    A feature with `serve_as` is known in training only, such as the position at which an item was shown. Models train
+    on its values. No signature of a student takes it: its value is `serve_as` in every request. `serve_as` may be
+    changed in a workdir at any time, and holds for the versions that are exported from then on.
 
     Example:
         >>> tags = Feature(name="tags", dtype="string", capacity=1_000, length=2)
@@ -64,6 +70,7 @@ class Feature:
     length: int = 0
     buckets: tuple[float, ...] = ()
     grows: Growth | None = None
+    serve_as: int | float | str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _ARROW:
@@ -93,6 +100,21 @@ class Feature:
                 f"feature {self.name!r}: grows needs a single id with a capacity of at least 2, the default embedding "
                 f"and another; this one is {self.dtype} of length {self.length} with a capacity of {self.capacity}"
             )
+        if self.serve_as is not None:
+            self._check_served(self.serve_as)
+
+    def _check_served(self, value: int | float | str) -> None:
+        if self.length:
+            raise UserError(
+                f"feature {self.name!r}: serve_as is {value!r}, expected None for a list; if no request has the list, "
+                "name it in `without` of each student's model"
+            )
+        kinds = {"int64": (int,), "string": (str,), "float32": (int, float)}[self.dtype]
+        fits = type(value) in kinds
+        if not fits or (not self.is_id and not math.isfinite(float(value))):
+            raise UserError(
+                f"feature {self.name!r}: serve_as is {value!r}, expected a value of its dtype, {self.dtype}"
+            )
 
     @property
     def is_id(self) -> bool:
@@ -105,6 +127,25 @@ class Feature:
         return DEFAULTS[self.dtype]
 
     @property
+    def largest(self) -> float:
+        """The largest sound number, up or down from 0. One beyond it is absurd, and counts as missing.
+
+        Networks multiply their inputs with one another, so that a few larger ones would make a day's losses infinite.
+        Logarithms of numbers are never large. Buckets of millions make room for numbers of thousands of millions.
+
+        >>> Feature(name="age", dtype="float32").largest, Feature(name="age", dtype="float32", log1p=True).largest
+        (1000000.0, 1e+20)
+        """
+        edge = max(map(abs, self.buckets), default=0.0)
+        return _LARGEST_LOGGED if self.log1p else 1_000 * edge if edge > _LARGEST else _LARGEST
+
+    @property
+    def cut(self) -> float | None:
+        """Where sound numbers are cut, up and down from 0: at the outermost of buckets of millions; None: nowhere."""
+        edge = max(map(abs, self.buckets), default=0.0)
+        return edge if edge > _LARGEST and not self.log1p else None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example's value."""
         return (self.length,) if self.length else ()
@@ -114,6 +155,12 @@ class Feature:
         """The type of its column in a data file."""
         dtype = _ARROW[self.dtype]
         return pa.list_(dtype) if self.length else dtype
+
+    def served_array(self, rows: int) -> np.ndarray:
+        """Return what a served model sees of a feature with `serve_as`, an array [rows]."""
+        return np.full(
+            rows, self.serve_as, {"int64": np.int64, "float32": np.float32}.get(self.dtype, object)
+        )
 
     def array(self, values: pl.Series) -> np.ndarray:
         """Return a column as models take it: [examples] with nulls filled, or for a list [examples, length], padded."""

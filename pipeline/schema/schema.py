@@ -11,7 +11,7 @@ import polars as pl
 from tutelage.pipeline.days import duration, released_at, slice_expr
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema.features import Feature, History
-from tutelage.pipeline.schema.tasks import SAMPLING_RATE, Downsampling, Task
+from tutelage.pipeline.schema.tasks import SAMPLING_RATE, Downsampling, Negatives, Task
 
 _RESERVED = frozenset({"day", "example_id", "event_time_us", "content", "dropped", SAMPLING_RATE})
 
@@ -34,6 +34,9 @@ class Schema:
     and models are not trained on them. Events may arrive up to `late_days` days after their day, which postpones its
     release too. Without any of these, a day is released when it is asked for.
 
+    Rows of one label are often too many or missing: `downsampling` says which share of the negatives was kept, and
+    `negatives` adds negatives to a log of positives only.
+
     Example:
         >>> user = Feature(name="user", dtype="int64", capacity=1_000, scope="user")
         >>> item = Feature(name="item", dtype="int64", capacity=1_000)
@@ -55,6 +58,7 @@ class Schema:
     release_after: str = ""
     late_days: int = 0
     downsampling: Downsampling | None = None
+    negatives: Negatives | None = None
 
     def __post_init__(self) -> None:
         duration(self.release_after, "schema: release_after")
@@ -80,6 +84,8 @@ class Schema:
                 "weeks, as in slice_days=7, or no slice_weekday"
             )
         self._check_user()
+        if self.negatives:
+            self._check_negatives(self.negatives)
 
     def _check_columns(self) -> None:
         for name in self.key:
@@ -126,6 +132,27 @@ class Schema:
                     f"history {history.name!r}: where is {history.where!r}, expected a label; "
                     f"these are {', '.join(self.labels)}"
                 )
+
+    def _check_negatives(self, negatives: Negatives) -> None:
+        others = [name for name in (feature.name for feature in self.single_ids) if name != self.user]
+        if self.user is None or negatives.item not in others:
+            raise UserError(
+                f"negatives: item is {negatives.item!r} and the schema's user {self.user!r}, expected an id feature "
+                f"each; the ids are {', '.join(feature.name for feature in self.single_ids) or 'none'}"
+            )
+        if not {self.user, negatives.item} <= {*self.key}:
+            raise UserError(
+                f"negatives: the schema's key is {', '.join(self.key)}, which cannot tell a sampled row from others; "
+                f"expected {self.user} and {negatives.item} in it"
+            )
+        for history in self.histories:
+            if not history.where:
+                raise UserError(
+                    f"history {history.name!r}: where is empty, so that it would hold sampled negatives too, which the "
+                    f"user never met; name a label, as in where={self.labels[0]!r}"
+                )
+        if self.downsampling:
+            raise UserError("schema: negatives and downsampling exclude one another; leave one of them out")
 
     @property
     def slice_offset(self) -> int:

@@ -38,20 +38,25 @@ STATISTICS = pa.schema(
         ("seen", pa.binary()),
         ("drift", pa.float64()),
         ("new_ids", pa.float64()),
+        ("absurd", pa.int64()),
+        ("repeats", pa.float64()),
+        ("mix", pa.float64()),
+        ("drift_rest", pa.float64()),
     ]
 )
 """Columns of a data file of `statistics` (the partition column `day` is not in the file): a row for each feature
-and label of the day, see `pipeline/statistics.py`."""
+and label of the day, see `pipeline/statistics.py`. New columns come last: a table of an older release gets them."""
 
 
 def interaction_columns(schema: Schema) -> pa.Schema:
     """Return the columns of a data file of `interactions` (the partition column `day` is not in the file)."""
+    sampled = schema.downsampling is not None or schema.negatives is not None
     binary = {task.label for task in schema.tasks if task.is_binary}
     return pa.schema(
         [("example_id", pa.int64()), ("event_time_us", pa.int64())]
         + [(f.name, f.arrow) for f in schema.features]
         + [(label, pa.int8() if label in binary else pa.float32()) for label in schema.labels]
-        + [(SAMPLING_RATE, pa.float32())] * (schema.downsampling is not None)
+        + [(SAMPLING_RATE, pa.float32())] * sampled
     )
 
 

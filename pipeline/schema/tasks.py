@@ -7,7 +7,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.task_kinds import BUILT_IN, TaskSpec
 
 SAMPLING_RATE = "sampling_rate"
-"""The column of `interactions` with the share of negatives that was kept."""
+"""The column of `interactions` with the share of negatives that was kept or drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,8 @@ class Task:
     label: str
     kind: str | TaskSpec = "binary"
     matures_after: str = ""
+    unit: str = ""
+    """The unit of a value, as in `seconds` or `stars`, for reports and cards. It changes no number."""
 
     def __post_init__(self) -> None:
         duration(self.matures_after, f"task {self.name!r}: matures_after")
@@ -86,3 +88,30 @@ class Downsampling:
             raise UserError(
                 f"downsampling: rate is {self.rate}, expected a share above 0, at most 1, or None"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Negatives:
+    """Negatives that materialising adds to a log that has positives only, or too few negatives.
+
+    Each row with a label above 0 gets `per_positive` rows of items that its user did not meet in the slice, drawn
+    uniformly from the items of the slice, whose labels are 0 (`pipeline.negatives.draw`). A score is then a probability
+    among positives and sampled negatives. The column `sampling_rate` of a sampled row is the share that was drawn of
+    the items that its user did not meet; it is null in a row of the log. To a logit, log(sampling_rate) is added to get
+    that of a pair of user and item.
+
+    Example:
+        >>> Negatives(item="video_id", per_positive=0)
+        Traceback (most recent call last):
+        tutelage.pipeline.errors.UserError: negatives: per_positive is 0, expected at least 1
+    """
+
+    item: str
+    """The id feature of the items."""
+    per_positive: int = 4
+    seed: int = 0
+    """Another seed draws other items. What a user gets on a day depends on the seed, the user and the day's rows."""
+
+    def __post_init__(self) -> None:
+        if self.per_positive < 1:
+            raise UserError(f"negatives: per_positive is {self.per_positive}, expected at least 1")

@@ -1,7 +1,7 @@
 """Read the time and the wanted columns of raw rows. A value that does not fit its dtype is a reason to drop its row."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
 
@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import SAMPLING_RATE, check_time_zone
-from tutelage.pipeline.sources.formats import BAD, frames
+from tutelage.pipeline.sources.expressions import BOOLEANS, columns_of, computed, unfit, with_computed
+from tutelage.pipeline.sources.formats import BAD, Frames, frames
 from tutelage.pipeline.sources.store import File
 
 TimeUnit = Literal["s", "ms", "us", "iso8601"]
@@ -19,7 +20,6 @@ _YEAR_2100 = 4_102_444_800
 """In seconds since 1970."""
 _EXACT = 2**53
 """A larger integer may have been a different one before it became a float."""
-_BOOLEANS = {"true": "1", "True": "1", "false": "0", "False": "0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,34 +27,61 @@ class Columns:
     """How the raw columns of one kind of file become ours."""
 
     time: str
-    """The raw column of the time."""
-    time_unit: TimeUnit
-    time_zone: str
+    """The raw column of the time. Empty: all rows have the time 0."""
+    time_unit: TimeUnit = "iso8601"
+    time_zone: str = "UTC"
     """The time zone of times that name none."""
     dates: bool = False
     """Whether a date alone is accepted as a time: its midnight in `time_zone`."""
     raw: Mapping[str, str]
     """Our name → the raw name."""
+    expressions: Mapping[str, str] = field(default_factory=dict)
+    """Our name → the expression that it is computed by, for names that `raw` lacks."""
     dtypes: Mapping[str, pl.DataType]
     """Our name → the dtype."""
     labels: Sequence[str] = ()
     """Our names of the labels. A label is 0 or 1, a label of dtype float any value ≥ 0."""
 
     @property
-    def wanted(self) -> list[str]:
-        """The raw columns to read, each once."""
-        return list(dict.fromkeys([self.time, *self.raw.values()]))
+    def wanted(self) -> dict[str, str]:
+        """The raw columns to read, each with what it is for, as in "which is read as click"."""
+        use = {self.time: "which is read as the time"} if self.time else {}
+        for name, raw in self.raw.items():
+            use.setdefault(raw, f"which is read as {name}")
+        for text in self.expressions.values():
+            for raw in columns_of(text):
+                use.setdefault(raw, f"which the expression {text!r} reads")
+        return use
 
     def read(self, file: File) -> Iterator[pl.DataFrame]:
         """Yield frames of up to 65,536 rows: `event_time_us`, our columns, `content`, `dropped` (reason or null)."""
-        lists = {self.raw[name] for name, dtype in self.dtypes.items() if dtype == pl.List}
-        for raw, content, bad_row in frames(file, self.wanted, lists):
+        for raw, content, bad_row in self._frames(file):
             dropped = pl.when(bad_row).then(pl.lit("bad_row")).otherwise("dropped")
             yield (
                 self._fit(raw, file)
                 .with_columns(content=content, dropped=dropped)
                 .select("event_time_us", *self.dtypes, "content", "dropped")
             )
+
+    def unfit(self, file: File, name: str) -> pl.DataFrame:
+        """Return raw values, each combination once, in which rows are dropped as `bad_NAME`: those of the first frame
+        that has any. The time is called `time`."""
+        columns = (
+            columns_of(self.expressions[name])
+            if name in self.expressions
+            else [self.raw.get(name, self.time)]
+        )
+        for raw, *_ in self._frames(file):
+            bad = raw.filter(self._fit(raw, file)["dropped"] == f"bad_{name}")
+            if len(bad):
+                return bad.select(columns).unique(maintain_order=True)
+        return pl.DataFrame(schema=columns)
+
+    def _frames(self, file: File) -> Frames:
+        """Yield what `formats.frames` does, with the columns that the expressions compute."""
+        lists = {raw for name, raw in self.raw.items() if self.dtypes[name] == pl.List}
+        for raw, content, bad_row in frames(file, self.wanted, lists):
+            yield with_computed(raw, self.expressions.values(), file), content, bad_row
 
     def bounds(self, file: File, metadata: pq.FileMetaData) -> tuple[int, int] | None:
         """Return the first and the last time of a Parquet file, in microseconds; None if its statistics do not tell."""
@@ -77,12 +104,16 @@ class Columns:
     def _fit(self, raw: pl.DataFrame, file: File) -> pl.DataFrame:
         """Return our columns, and in `dropped` the first reason to drop a row."""
         found = raw.schema
-        values = [self._time(found[self.time], file).alias("event_time_us")]
+        time = self._time(found[self.time], file) if self.time else pl.lit(0, pl.Int64)
+        values = [time.alias("event_time_us")]
         missing = []
         for name, dtype in self.dtypes.items():
-            column = self.raw[name]
+            text = self.expressions.get(name)
+            column = self.raw[name] if text is None else computed(text)
             cast = _cast_items if dtype == pl.List else _cast
             value, none = cast(pl.col(column), column, found[column], dtype, file)
+            if text is not None:
+                value, none = pl.when(~pl.col(unfit(text))).then(value), none & ~pl.col(unfit(text))
             if name in self.labels:
                 value = pl.when(value.is_between(0, 1) if dtype == pl.Int8 else value >= 0).then(value)
             elif name == SAMPLING_RATE:
@@ -167,7 +198,7 @@ def _cast(
         missing |= column == ""
         if dtype == pl.String:
             return pl.when((column != "") & (column != BAD)).then(column), missing
-        column = column.replace(_BOOLEANS)
+        column = column.replace(BOOLEANS)
     elif raw.is_float() and dtype != pl.String:
         missing |= column.is_nan()
     elif not (raw.is_integer() or raw == pl.Boolean):

@@ -18,6 +18,8 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Schema, interaction_columns
 from tutelage.pipeline.sources.base import RawFile, Unit
 from tutelage.pipeline.sources.columns import Columns, TimeUnit, check_time
+from tutelage.pipeline.sources.expressions import as_column
+from tutelage.pipeline.sources.expressions import check as check_expression
 from tutelage.pipeline.sources.formats import check_header, check_parquet
 from tutelage.pipeline.sources.side import Side
 from tutelage.pipeline.sources.store import File, check_pattern, find, readable
@@ -26,6 +28,8 @@ _DAY_PARTS = {"%Y": 4, "%m": 2, "%d": 2}
 _MICROSECOND = timedelta(microseconds=1)
 _FRAMES = 8
 """Frames of 65,536 rows that are joined with side tables at a time."""
+_ADVISED = 20
+"""Files that are searched for values that do not fit."""
 _EVER = (0, 4_102_444_800_000_000)
 """The years 1970 to 2099, in microseconds."""
 _THREADS = 16
@@ -52,7 +56,8 @@ class Files:
     Rows are dropped as `bad_row` (the number of fields differs from the header, not a JSON object, not a tf.Example),
     `bad_time` (not a time in the years 1970 to 2099) and `bad_<column>` (not of the schema's dtype, infinite, not
     UTF-8, a list where a single value is expected, a binary label that is not 0 or 1, a `log1p` label below 0, a
-    sampling rate that is not above 0 and at most 1).
+    sampling rate that is not above 0 and at most 1). A row is bad in a column with an expression too if the expression
+    takes one of its columns for a number, and the row has a text there that is none.
 
     A Parquet file is not read if its statistics say that all its times lie outside the requested days; its rows are
     counted as `outside_days`. Text, and Parquet without statistics of integers or timestamps, is always read. With
@@ -73,11 +78,16 @@ class Files:
     """The raw column with the time of the exposure."""
     time_unit: TimeUnit = "iso8601"
     """The unit of a number since 1970 in UTC, or iso8601 for text like 2026-01-31T18:30:00.5+01:00. Parquet's own
-    timestamps need none."""
+    timestamps need none. A date alone means its midnight."""
     time_zone: str = "UTC"
     """The time zone of times that name none (an IANA name). If a clock shows a time twice, the earlier is meant."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Pairs of a feature or label and the raw column that it is read from, where the names differ."""
+    expressions: tuple[tuple[str, str], ...] = ()
+    """Pairs of a feature or label and an SQL expression (Polars') of the raw columns of a row, as in
+    ("liked", "event IN ('like', 'share')"), ("good", "rating >= 4"), ("seconds", "watch_ms / 1000"). For a label, true
+    is 1 and false 0, and a null is no label. Whether a column of text is taken for text, numbers or booleans follows
+    from the expression: for text where both give the same (`a = b`), for numbers where they do not (`a > b`)."""
     day_in_path: str = ""
     """The part of a file's path below the raw folder that tells its day, like day=%Y-%m-%d or %Y/%m/%d. The day begins
     and ends by the clock of `time_zone`. Empty: a file may hold rows of any day."""
@@ -91,13 +101,17 @@ class Files:
             raise UserError(
                 f"Files: day_in_path is {self.day_in_path!r}, expected each of %Y, %m and %d once, as in day=%Y-%m-%d"
             )
-        ours = [name for name, _ in self.renamed]
+        ours = [name for name, _ in (*self.renamed, *self.expressions)]
         for name in ours:
             if name not in self.columns() or ours.count(name) > 1:
+                field = "renamed" if name in dict(self.renamed) else "expressions"
                 raise UserError(
-                    f"Files: renamed has {name!r}, expected features and labels of the schema, each once: "
-                    f"{', '.join(self.columns())}"
+                    f"Files: {field} has {name!r}, expected features and labels of the schema, each once in renamed "
+                    f"or expressions: {', '.join(self.columns())}"
                 )
+        typed = self.pattern.endswith((".parquet", "/"))
+        for name, text in self.expressions:
+            check_expression(text, f"Files: {name}", typed=typed)
         names = [side.name for side in self.sides]
         features = {f.name: self.columns()[f.name] for f in self.schema.features}
         free = [name for name in features if name not in ours]
@@ -195,6 +209,33 @@ class Files:
                     frame = side.join(frame, table)
                 yield frame.select("event_time_us", *self.columns(), "content", "dropped")
 
+    def advise(self, raw_dir: str, name: str) -> str:
+        """Return what to do where no value of a column fits: values that the first files have, and what to write."""
+        values = pl.DataFrame()
+        for file in find(raw_dir, self.pattern)[:_ADVISED]:
+            with readable(file):
+                values = self._events.unfit(file, name)
+            if len(values):
+                break
+        text, dtype = dict(self.expressions).get(name), self.columns()[name]
+        shown = [", ".join(f"{value!r:.60}" for value in values[raw][:3]) for raw in values.columns]
+        found = "; ".join(
+            f"{raw!r} holds {those}" for raw, those in zip(values.columns, shown, strict=True) if those
+        )
+        if text is not None:
+            return f"Correct the expression of {name}, {text!r}: {found or 'no value fits'}"
+        column = values[values.columns[0]]
+        what = (
+            f"Column {column.name!r}, which is read as {name} ({dtype}), holds {shown[0] or 'no such value'}"
+        )
+        if name not in self.schema.labels or not len(column):
+            return f"{what}: correct its values, or name another column in the config"
+        return f"{what}: name another column, or say in the config {_as_label(name, column, dtype)}"
+
+    def unfit(self, file: File, name: str) -> pl.DataFrame:
+        """Return the raw values, each combination once, in which rows of a file are dropped as `bad_NAME`."""
+        return self._events.unfit(file, name)
+
     def _head(self, file: File, days: Sequence[date]) -> tuple[int, Slices | None, tuple[RawFile, ...]]:
         """Return the rows of a Parquet file that cannot hold any of `days`, else 0; its slices; and its state.
 
@@ -291,7 +332,9 @@ class Files:
             time=self.event_time,
             time_unit=self.time_unit,
             time_zone=self.time_zone,
-            raw={name: name for name in dtypes} | dict(self.renamed),
+            dates=True,
+            raw={name: name for name in dtypes if name not in dict(self.expressions)} | dict(self.renamed),
+            expressions=dict(self.expressions),
             dtypes=dtypes,
             labels=self.schema.labels,
         )
@@ -302,3 +345,23 @@ def _sides(source: Files, raw_dir: str, between: tuple[int, int], job: int) -> L
     """Return what `Side.load` returns for each side table. One result is cached, because the units of a day follow each
     other."""
     return tuple(side.load(raw_dir, source.columns(), *between) for side in source.sides)
+
+
+def _as_label(name: str, values: pl.Series, dtype: pl.DataType) -> str:
+    """Return an expression that makes a label of values that are none, as it is written in a config."""
+    column = as_column(values.name)
+    numbers = values.cast(pl.Float64, strict=False)
+    if numbers.null_count() < len(values):
+        text = (
+            f"{column} >= {numbers.drop_nulls().to_numpy().max():g}"
+            if dtype == pl.Int8
+            else f"GREATEST({column}, 0)"
+        )
+    else:
+        quoted = "'" + str(values[0]).replace("'", "''") + "'"
+        text = (
+            f"{column} IN ({quoted})"
+            if dtype == pl.Int8
+            else f"CASE {column} WHEN {quoted} THEN 1 ELSE 0 END"
+        )
+    return f"which are what, as in expressions=(({name!r}, {text!r}),)"

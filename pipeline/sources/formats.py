@@ -33,36 +33,36 @@ Frames = Iterator[tuple[pl.DataFrame, pl.Series, pl.Series]]
 """Frames of the raw columns, each with a fingerprint of every whole row, and whether the row cannot be parsed."""
 
 
-def frames(file: File, wanted: Sequence[str], lists: Collection[str]) -> Frames:
+def frames(file: File, wanted: Mapping[str, str], lists: Collection[str]) -> Frames:
     """Yield frames of up to 65,536 rows.
 
     A Parquet file gives all its columns as they are, other formats the `wanted` columns as text, and those in `lists`
-    as lists of text. Raises UserError if a wanted column is missing (in JSON lines and tf.Example: from all rows of the
-    first frame), or occurs twice.
+    as lists of text. `wanted` says of each column what it is for, as in "which is read as click". Raises UserError if a
+    wanted column is missing (in JSON lines and tf.Example: from all rows of the first frame), or occurs twice.
     """
     if file.suffix == ".parquet":
         return _parquet(file, wanted)
     return _examples(file, wanted, lists) if ".tfrecord" in file.suffixes else _text(file, wanted, lists)
 
 
-def check_header(file: File, wanted: Sequence[str]) -> None:
+def check_header(file: File, wanted: Mapping[str, str]) -> None:
     """Raise UserError if a CSV file lacks a wanted column, or has it twice."""
     with file.stream(head=True) as stream:
         _check(file, _header(file, _lines(stream, file)), wanted)
 
 
-def check_parquet(file: File, parquet: pq.ParquetFile, wanted: Sequence[str]) -> None:
+def check_parquet(file: File, parquet: pq.ParquetFile, wanted: Mapping[str, str]) -> None:
     """Raise UserError if a Parquet file lacks a wanted column, or has it twice."""
     _check(file, [*parquet.schema_arrow.names, *file.partition], wanted)
 
 
-def _check(file: File, names: Sequence[str], wanted: Sequence[str]) -> None:
+def _check(file: File, names: Sequence[str], wanted: Mapping[str, str]) -> None:
     for name in wanted:
         if names.count(name) != 1:
-            raise _missing(file, name, names)
+            raise _missing(file, name, names, wanted[name])
 
 
-def _parquet(file: File, wanted: Sequence[str]) -> Frames:
+def _parquet(file: File, wanted: Mapping[str, str]) -> Frames:
     with file.open() as source, pq.ParquetFile(source) as parquet:
         check_parquet(file, parquet, wanted)
         left = parquet.metadata.num_rows
@@ -103,7 +103,7 @@ def _decoded(value: bytes | None) -> str | None:
         return BAD
 
 
-def _text(file: File, wanted: Sequence[str], lists: Collection[str]) -> Frames:
+def _text(file: File, wanted: Mapping[str, str], lists: Collection[str]) -> Frames:
     with file.stream() as stream:
         lines = _lines(stream, file)
         if unseen := ".jsonl" in file.suffixes:
@@ -122,7 +122,7 @@ def _text(file: File, wanted: Sequence[str], lists: Collection[str]) -> Frames:
             yield _frame(rows, wanted, lists, raw)
 
 
-def _examples(file: File, wanted: Sequence[str], lists: Collection[str]) -> Frames:
+def _examples(file: File, wanted: Mapping[str, str], lists: Collection[str]) -> Frames:
     import tensorflow as tf
 
     unseen = True
@@ -170,18 +170,18 @@ def _framed(stream: pa.NativeFile) -> bytes:
     return b"".join(parts)
 
 
-def _check_names(file: File, rows: Sequence[Row | None], wanted: Sequence[str], kind: str) -> None:
+def _check_names(file: File, rows: Sequence[Row | None], wanted: Mapping[str, str], kind: str) -> None:
     """Raise UserError for a wanted column that none of the first rows has."""
     names = {name for row in rows if row for name in row}
     if not names:
         each = "one a line" if kind == "JSON object" else "each record to be one"
         raise UserError(f"{file} has no {kind} in its first {len(rows):,} rows; expected {each}")
     if missing := sorted(set(wanted) - names):
-        raise _missing(file, missing[0], sorted(names))
+        raise _missing(file, missing[0], sorted(names), wanted[missing[0]])
 
 
 def _frame(
-    rows: Sequence[Row | None], wanted: Sequence[str], lists: Collection[str], raw: Sequence[bytes]
+    rows: Sequence[Row | None], wanted: Mapping[str, str], lists: Collection[str], raw: Sequence[bytes]
 ) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
     columns = {
         name: [(_items if name in lists else _value)((row or {}).get(name)) for row in rows]
@@ -327,9 +327,27 @@ def _value(value: object) -> str | None:
     return str(value).lower() if isinstance(value, bool) else BAD
 
 
-def _missing(file: File, name: str, names: Sequence[str]) -> UserError:
+def _missing(file: File, name: str, names: Sequence[str], said: str) -> UserError:
     how = "more than one column" if name in names else "no column"
     shown = ", ".join(map(ascii, names[:30])) or "none"
     return UserError(
-        f"{file} has {how} {name!r}; it has {shown:.500}; check the config's renamed and event_time"
+        f"{file} has {how} {name!r}, {said}; it has {shown:.500}; name the right column in the config"
     )
+
+
+def column_names(file: File) -> list[str]:
+    """Return the names of the raw columns: those of the header, or else those that the rows of the first frame have."""
+    if file.suffix == ".parquet":
+        with file.open() as source, pq.ParquetFile(source) as parquet:
+            return [*parquet.schema_arrow.names, *file.partition]
+    if ".tfrecord" in file.suffixes:
+        import tensorflow as tf
+
+        rows = [_example(record, tf.train.Example, ()) for record in next(_records(file), [])]
+    else:
+        with file.stream() as stream:
+            lines = _lines(stream, file)
+            if ".csv" in file.suffixes:
+                return _header(file, lines)
+            rows = next(_json_batches(lines), ([], []))[1]
+    return list(dict.fromkeys(name for row in rows if row for name in row))

@@ -41,8 +41,10 @@ class Side:
     """Pairs of a feature of the events, or of an earlier side table, and the raw column here that must equal it."""
     columns: tuple[tuple[str, str], ...]
     """Pairs of a feature and the raw column of this table that it is read from."""
-    valid_from: str
-    """The raw column with the time from which a row is valid. A date means its midnight."""
+    valid_from: str = ""
+    """The raw column with the time from which a row is valid. A date means its midnight. Empty: the table has no dates,
+    and its one row of a key holds for all events. A day that is made again then gets what the table says by that
+    time, which a model must not know if it came later than the events."""
     time_unit: TimeUnit = "iso8601"
     """The unit of `valid_from`, see `Files.time_unit`."""
     time_zone: str = "UTC"
@@ -65,6 +67,11 @@ class Side:
             raise UserError(
                 f"{self._whose}: lag_days is {self.lag_days} and max_age_days {self.max_age_days}, "
                 "expected at least 0, and at least 1 or None"
+            )
+        if not self.valid_from and (self.lag_days or self.max_age_days):
+            raise UserError(
+                f"{self._whose}: lag_days is {self.lag_days} and max_age_days {self.max_age_days}, and there is no "
+                "valid_from that they count from; name its column, or leave them out"
             )
 
     @property

@@ -23,12 +23,16 @@ from tutelage.pipeline.sources.base import check_name
 
 TEXT = (".csv", ".csv.gz", ".csv.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 RECORDS = (".tfrecord", ".tfrecord.gz")
-_CODECS = {".gz": "gzip", ".zst": "zstd"}
+CODECS = {".gz": "gzip", ".zst": "zstd"}
 _HEAD = 1 << 16
 """Bytes of a remote file that are fetched for its header line."""
 _SHOWN = 3
 """Paths that are named in the message about those that are skipped."""
 _log = logging.getLogger(__name__)
+
+
+class NoFiles(UserError):
+    """There is no file that matches a pattern."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,7 @@ class File:
     def stream(self, *, head: bool = False) -> pa.NativeFile:
         """Open the file from its start, decompressed as its suffix says. With `head`, only little of it is read."""
         source = self._open(**({"block_size": _HEAD} if head else {})) if self.store else self.path
-        return pa.input_stream(source, compression=_CODECS.get(self.suffix))
+        return pa.input_stream(source, compression=CODECS.get(self.suffix))
 
     def _open(self, **how: Any) -> Any:
         fs, _ = _opened(self.store)
@@ -108,7 +112,7 @@ def find(raw_dir: str, pattern: str) -> list[File]:
         found = [file for log in found for file in _delta(log)]
     if not found:
         why = "" if remote or Path(raw_dir).is_dir() else ", which is not a folder"
-        raise UserError(
+        raise NoFiles(
             f"no files {pattern.removesuffix('_delta_log')} in {raw_dir!r}{why}; "
             "check --raw_dir and the config's pattern"
         )

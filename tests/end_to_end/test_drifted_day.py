@@ -35,16 +35,18 @@ def test_a_drifted_day_is_quarantined_shown_and_accepted(tmp_path: Path) -> None
     # The run goes on without the day, and its status says that a gate spoke.
     done = _run("run", tmp_path)
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "\nquarantine: 2026-01-05 fail; nulls of country is 1, 0.1 is the bound; mean of click is 0.5" in (
-        f"\n{done.stdout}"
+    said = (
+        "\nquarantine: 2026-01-05 fail; nulls of country: 1 on 1,000 rows, 0 is expected and 0.1 the bound: "
     )
+    assert said in f"\n{done.stdout}"
+    assert "; mean of click: 0.5" in done.stdout
     assert done.stderr.startswith(
         "tutelage-run: in quarantine, so everything goes on without: 2026-01-05; look into "
     )
     assert done.stderr.count("\n") == 1
     assert _trained(tmp_path, "teacher") == _trained(tmp_path, "students/student") == others
     page = (tmp_path / "report/index.html").read_text("utf-8")
-    assert "Quarantine: data: 2026-01-05 skipped (fail; nulls of country is 1, 0.1 is the bound; " in page
+    assert "Quarantine: data: 2026-01-05 skipped (fail; nulls of country: 1 on 1,000 rows, " in page
     assert "Quarantine: teacher, student: 2026-01-05 skipped (its data is in quarantine)" in page
     assert "<h2>Data by day</h2>" in page
     assert "A day between dashed lines is in quarantine." in page

@@ -155,6 +155,22 @@ def _own_events(line: str, folder: Path, request: pytest.FixtureRequest) -> None
     assert (folder / "W2/export/auxiliary/2026010201").is_dir()
 
 
+@pytest.fixture(scope="module")
+def first_hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with logs, in which the three commands of the first hour follow each other."""
+    folder = tmp_path_factory.mktemp("first_hour")
+    write_logs(folder / "my_logs")
+    return folder
+
+
+def _first_hour(line: str, folder: Path, request: pytest.FixtureRequest, *, says: str, makes: str) -> None:
+    folder = request.getfixturevalue("first_hour")
+    before = set(folder.rglob("*"))
+    assert re.search(says, _shell(line, folder), re.MULTILINE)
+    made = {path.relative_to(folder).parts[0] for path in set(folder.rglob("*")) - before}
+    assert made - {".venv"} == ({makes} if makes else set())
+
+
 def _nightly(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     *when, command = line.split(maxsplit=5)
     assert len(when) == 5
@@ -225,6 +241,14 @@ def _bench_days(line: str, folder: Path, request: pytest.FixtureRequest) -> None
     assert re.search(r"^materialise all, per day +[\d.]+$", printed, re.MULTILINE)
 
 
+def _bench_gates(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    (command,) = (line for line in _recipe(line) if "benchmarks" in line)
+    command = command.replace(".venv/bin/python", sys.executable)
+    size = "--parts=false_alarms --worlds=500_half --days=2"
+    printed = _shell(f"PYTHONPATH={ROOT} {command} {size}", folder)
+    assert re.search(r"^500_half_2_days +2 +\d\d\.\d\d% +0 +0 +0 +0\n0 false alarms", printed, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def served(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo a day later, in a folder of its own: two versions of a student."""
@@ -247,18 +271,28 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make test": partial(_make, runs=("-m ruff check", "-m ruff format .*--check", "-m mypy", "-m pytest")),
     ".venv/bin/tutelage-run --config=kuairand": _kuairand,
     ".venv/bin/tutelage-study --config=kuairand": _study,
+    ".venv/bin/tutelage-init": partial(_first_hour, says="Read 900 rows of events/*", makes="my_config.py"),
+    ".venv/bin/tutelage-materialize --config=my_config.py": partial(
+        _first_hour, says="^Nothing to correct was found", makes=""
+    ),
+    ".venv/bin/tutelage-run --config=my_config.py": partial(
+        _first_hour, says="^auxiliary: trained until 2026-01-03", makes="W2"
+    ),
     ".venv/bin/tutelage-run --config=examples/own_events.py": _own_events,
     "0 3 * * * cd": _nightly,
     # In this order: the newest is retired, comes back, and is copied.
     f"{_EXPORT} --rollback": partial(_decide, says="retired/auxiliary/2026010201"),
     f"{_EXPORT} --promote=2026010801": partial(_decide, says="export/auxiliary/2026010201"),
     f"{_EXPORT} --mirror=file:///tmp/served/auxiliary": partial(_decide, says="shows 2026010101, 2026010201"),
+    ".venv/bin/tutelage-verify --config=synthetic": partial(_decide, says="is sound."),
     "make bench-materialize": partial(_make, runs=("-m benchmarks.materialize",)),  # takes minutes
     "make bench-training": _bench_training,
     "make bench-resume": _bench_resume,
     "make bench-serving": _bench_serving,
     "make bench-sixty-days": _bench_sixty_days,
     "make bench-days": _bench_days,
+    "make bench-gates": _bench_gates,
+    "make bench-data-gate": partial(_make, runs=("-m benchmarks.data_gate",)),  # takes minutes
     "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
     "make golden": partial(_make, runs=("-m tests.golden",)),  # test_smoke.py makes the run
@@ -269,7 +303,7 @@ AFTER_DEMO = {
     "tutelage-run": ("--end_day=2026-01-01", "Nothing to do: 2026-01-01 to 2026-01-01 are trained on"),
     "tutelage-materialize": ("--end_day=2026-01-02", "materialize: 2 days, 10,000 rows in = 10,000 kept"),
     "tutelage-teach": ("--end_day=2026-01-01", "Nothing to do: teacher is trained on all"),
-    "tutelage-label": ("--end_day=2026-01-02", "label: 1 days, 5,000 rows scored"),
+    "tutelage-label": ("--end_day=2026-01-02", "label: 1 day, 5,000 rows scored"),
     "tutelage-student": ("--end_day=2026-01-01", "Nothing to do: auxiliary is trained on all"),
     "tutelage-export": ("--end_day=2026-01-01", "Nothing to do: the newest day that auxiliary is trained on"),
     "tutelage-skew": ("", "5,000 requests against 2026-01-01 of interactions"),
@@ -277,6 +311,7 @@ AFTER_DEMO = {
     "tutelage-forget": ("", "0 rows on 0 days belong to user_id 7"),
     "tutelage-prune": ("", "removing: old files of lake/interactions"),
     "tutelage-report": ("", "Report: "),
+    "tutelage-verify": ("", "is sound."),
     "tutelage-status": ("", "To materialise: 2026-01-03"),
 }
 
@@ -301,8 +336,8 @@ def test_no_command_of_the_readme_is_overlooked() -> None:
 
 def test_the_table_has_every_console_script_once() -> None:
     assert sorted(re.findall(r"`(tutelage-\w+)", "".join(ROWS))) == sorted(SCRIPTS)
-    # A study has a workdir of its own.
-    assert SCRIPTS.keys() == {*AFTER_DEMO, "tutelage-study"}
+    # A study has a workdir of its own, and a draft needs none.
+    assert SCRIPTS.keys() == {*AFTER_DEMO, "tutelage-study", "tutelage-init"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -313,16 +348,17 @@ def test_a_console_script_takes_the_flags_that_the_readme_gives_it(script: str) 
     assert done.stdout.lstrip().startswith(f"{script}: ")
     taken = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
     (row,) = (row for row in ROWS if f"`{script}" in row)
-    (all_take,) = re.findall(r"^All take .*?\n\n", README, re.DOTALL | re.MULTILINE)
-    flags = re.findall(r"--(\w+)", row + all_take)
-    assert {"config", "workdir", "set"} <= set(flags) <= set(taken)
+    (all_take,) = re.findall(r"^All but .*?\n\n", README, re.DOTALL | re.MULTILINE)
+    of_all = {"config", "workdir", "set"} if script != "tutelage-init" else set()
+    flags = re.findall(r"--(\w+)", row + all_take * bool(of_all))
+    assert of_all <= set(flags) <= set(taken)
 
 
 def test_every_row_of_the_table_runs_after_the_demo(demo: Demo) -> None:
     columns = [feature.name for feature in load("synthetic").schema.features]
     interactions = polars.read_delta(str(demo.folder / "demo/lake/interactions"))
     interactions.filter(day=date(2026, 1, 1)).select(columns).write_ndjson(demo.folder / "log.jsonl")
-    for command in re.findall(r"`(tutelage-(?!study)[^`]*)`", "".join(ROWS)):
+    for command in re.findall(r"`(tutelage-(?!study|init)[^`]*)`", "".join(ROWS)):
         more, says = AFTER_DEMO[command.split()[0]]
         asked = command.replace("NAME", "auxiliary").replace("FILE", "log.jsonl")
         asked = asked.replace("DAY", "2026-01-01").replace("=ID", "=7").replace("=N", "=30")

@@ -205,3 +205,5 @@ def test_status_shows_what_is_there(workdir: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "late_auxiliary" in done.stdout
     assert "To materialise: nothing" in done.stdout
+    # Three days are too few for a bound.
+    assert "\nSettling: the gate of teacher had no bound yet for " in done.stdout

@@ -34,15 +34,19 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert "1 units to train" in done.stdout
+    assert "1 unit to train" in done.stdout
     assert f"Results: {workdir}/study/results.md and {workdir}/study/results.html" in done.stdout
     return workdir / "study"
 
 
-def test_an_arm_is_the_student_that_a_run_trains(study: Path) -> None:
+def test_an_arm_is_the_student_that_a_run_trains(study: Path, tmp_path: Path) -> None:
     found = pl.read_delta(str(study / "comparisons")).filter(pl.col("arm") == "late_control")
+    # A study serves nothing and withholds nothing.
+    flags = ["--config=synthetic", "--smoke", f"--workdir={tmp_path}", "--set=training.holdout=0"]
+    for command in (["tutelage-materialize"], ["tutelage-student", "--student=late_control"]):
+        subprocess.run([COMMAND[0].with_name(command[0]), *command[1:], *flags], check=True, timeout=300)
     # Judged on the one day that all students were trained for a day before.
-    wanted = pl.read_csv(golden.FILE, try_parse_dates=True).filter(
+    wanted = golden.losses(tmp_path).filter(
         pl.col("day").cast(pl.String) == "2026-01-03", model="late_control", basis="day_ahead"
     )
     expected = dict(wanted.select("task", "value").iter_rows())

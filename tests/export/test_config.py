@@ -80,3 +80,9 @@ def test_a_bound_out_of_range_is_refused(field: str, value: float, expected: str
 def test_values_at_the_edges_of_their_ranges_are_accepted() -> None:
     edges = dataclasses.replace(CONFIG, keep=1, max_bytes=1, auc_drop=0.0, max_latency_ms=0.1)
     assert (edges.keep, edges.max_bytes, edges.auc_drop, edges.max_latency_ms) == (1, 1, 0.0, 0.1)
+
+
+def test_what_becomes_of_an_undecided_version_is_one_of_two() -> None:
+    assert CONFIG.undecided == "pass"
+    with pytest.raises(UserError, match=r"^serving: undecided is 'serve', expected pass or wait$"):
+        dataclasses.replace(CONFIG, undecided="serve")  # type: ignore[arg-type]

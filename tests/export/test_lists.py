@@ -158,10 +158,11 @@ def test_adversarial_rows_have_finite_scores_and_a_bucket_beyond_a_million_is_ke
     assert len({tuple(row) for row in absurd["history"].tolist()}) == 7
     scores = model.serving_default(**{name: tf.constant(values) for name, values in absurd.items()})
     assert all(np.isfinite(values).all() for values in scores.values())
-    # A number without such a bucket is cut at 1e6.
-    rows, at_edge = (_rows(1) | {"age": tf.constant([age])} for age in (3e6, 2e6))
-    with np.errstate(over="ignore"):
-        assert_equal(model.serving_default(**rows), trainer_scores(make_ranker(LISTS), at_edge))
+    # A number is cut at its outermost bucket beyond 1e6, and one a thousand times as large counts as missing.
+    for age, as_if in ((3e6, 2e6), (1.9e9, 2e6), (2.1e9, 0.0), (3e38, 0.0)):
+        rows, expected = (_rows(1) | {"age": tf.constant([number])} for number in (age, as_if))
+        with np.errstate(over="ignore"):
+            assert_equal(model.serving_default(**rows), trainer_scores(make_ranker(LISTS), expected))
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def _refused(says: str, versions: Versions, target: str) -> None:
 
 def test_the_copy_holds_the_bytes_of_the_versions_and_nothing_else(versions: Versions, target: str) -> None:
     mirror(versions.folder, target)
-    assert len(_local(versions)) == 2 * 5
+    assert len(_local(versions)) == 2 * 6
     assert _remote(target) == _local(versions)
 
 

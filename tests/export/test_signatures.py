@@ -177,8 +177,8 @@ def test_a_session_fills_in_a_feature_that_is_not_fed(ranker: Ranker, path: Path
     )
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_nan_or_infinite_number_takes_its_default(ranker: Ranker, model: Any, value: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38])
+def test_a_nan_infinite_or_absurd_number_takes_its_default(ranker: Ranker, model: Any, value: float) -> None:
     rows = make_rows(6)
     for name in ("seconds", "age", "price"):
         rows[name] = tf.constant([1.0, value, 3.0, value, value, 0.0])

@@ -3,13 +3,18 @@
 import contextlib
 import datetime
 import itertools
+import math
 import multiprocessing
 import os
+import random
 import sys
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,21 @@ STEPS = {
     "report": "report",
 }
 """The command and the flags of each step, in the order in which they depend on one another."""
+
+KILLS = {
+    "materialize": 30,
+    "teach": 30,
+    "export teacher": 12,
+    "label": 25,
+    **{step: 25 for step in STEPS if step.startswith("train ")},
+    "export control": 7,
+    "export auxiliary": 7,
+    "export snapshot": 7,
+    "report": 7,
+}
+"""How often each step is killed, or its power is cut: 200 times in all."""
+NEAR = 0.05
+"""Half of the instants are aimed to within this many seconds of a commit."""
 
 # A command sets this before it imports TensorFlow, which here is imported before the command is run.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -89,6 +109,37 @@ def complete(step: str, workdir: Path, *, first: Callable[[], object] | None = N
     return [*seconds, time.monotonic() - command.started]
 
 
+def instant(seconds: list[float], chance: random.Random, *, near: bool) -> float:
+    """Return an instant on the clock of an undisturbed run; a `near` one is close to a commit."""
+    *commits, end = seconds
+    return chance.choice(commits) + chance.uniform(-NEAR, NEAR) if near else chance.uniform(0, end)
+
+
+def kill(
+    step: str,
+    workdir: Path,
+    seconds: list[float],
+    at: float,
+    *,
+    first: Callable[[], object] | None = None,
+) -> tuple[bool, float]:
+    """Kill a step `at` seconds on the clock of the undisturbed run.
+
+    Returns whether that was before its end, and the seconds since its last commit began. The instant is timed from the
+    last commit before it, because the clocks of two runs drift apart.
+    """
+    before = bisect_right(seconds[:-1], at)
+    command = Command(STEPS[step], workdir, first=first)
+    commits = command.commits()
+    made = [-math.inf, *islice(commits, before)]
+    time.sleep(max(0.0, at - (seconds[before - 1] if before else 0.0)))
+    command.process.kill()
+    killed = time.monotonic() - command.started
+    code, err = command.end()
+    assert code in (0, -9), err
+    return code != 0, killed - [*made, *commits][-1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Undisturbed:
     """The run that nothing disturbed: the workdir before and after each step."""
@@ -106,7 +157,7 @@ def _run(
     sys.argv = [f"tutelage-{name}", *flags]
     if first:
         first()
-    _tell_commits(marks)
+    tell_commits(partial(_mark, marks))
     from tutelage.launch import commands
 
     _mark(marks)
@@ -118,21 +169,22 @@ def _mark(marks: Connection) -> None:
     marks.send_bytes(repr(time.monotonic()).encode())
 
 
-def _tell_commits(marks: Connection) -> None:
+def tell_commits(tell: Callable[[], object]) -> None:
+    """Call `tell` whenever this process is about to commit something: by a rename, or in Delta."""
     from deltalake import DeltaTable
 
     from tutelage.pipeline import table
 
     def told(act: Callable[..., Any]) -> Callable[..., Any]:
         def tell_first(*args: Any, **kwargs: Any) -> Any:
-            _mark(marks)
+            tell()
             return act(*args, **kwargs)
 
         return tell_first
 
     def tell_renames(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "os.rename":
-            _mark(marks)
+            tell()
 
     sys.addaudithook(tell_renames)
     DeltaTable.create_write_transaction = told(DeltaTable.create_write_transaction)

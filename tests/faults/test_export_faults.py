@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from tutelage.export.remote import mirror
-from tutelage.export.versions import Version, Versions
+from tutelage.export.versions import CARD, DIGESTS, Version, Versions
+from tutelage.pipeline.io.json import unsealed
 from tutelage.trainers.checkpoints import State
 
 DAYS = [date(2026, 1, 29) + timedelta(days=n) for n in range(5)]
@@ -55,7 +56,9 @@ def _export(versions: Versions, end: Callable[[Path], Version]) -> None:
 
 def _log(versions: Versions) -> list[dict[str, Any]]:
     return (
-        [json.loads(line) for line in versions.log.read_text().splitlines()] if versions.log.exists() else []
+        [unsealed(json.loads(line)) for line in versions.log.read_text().splitlines()]
+        if versions.log.exists()
+        else []
     )
 
 
@@ -155,7 +158,7 @@ class Watcher:
                 sizes = self._look(self.folder / str(number))
             except FileNotFoundError:
                 continue  # It was moved or removed after it was listed.
-            if not sizes.pop("assets.extra/tutelage.json", 0) or sizes != _sizes(number):
+            if not all(sizes.pop(name, 0) for name in (CARD, DIGESTS)) or sizes != _sizes(number):
                 self.wrong.append(f"{number} is not complete: {sizes}")
             if number not in self.allowed and not self._by_override(number):
                 self.wrong.append(f"{number} is not blessed")

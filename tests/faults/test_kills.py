@@ -1,48 +1,18 @@
 """Every step is killed with SIGKILL at random instants; run again, it ends as if it had not been killed."""
 
-import math
 import random
 import re
 import shutil
 import time
-from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
-import polars as pl
 import pytest
 
-from tests.faults.forked import STEPS, Command, Undisturbed, complete
-from tests.same import assert_same
-
-KILLS = {
-    "materialize": 30,
-    "teach": 30,
-    "export teacher": 12,
-    "label": 25,
-    **{step: 25 for step in STEPS if step.startswith("train ")},
-    "export control": 7,
-    "export auxiliary": 7,
-    "export snapshot": 7,
-    "report": 7,
-}
-"""200 in all."""
-NEAR = 0.05
-"""Half of the kills are aimed to within this many seconds of a commit."""
-KEYS = {
-    "interactions": ["day", "example_id"],
-    "histories": ["day", "user_id"],
-    "soft_labels": ["teacher", "producer", "day", "example_id"],
-    "metrics": ["run", "model", "day", "task", "metric", "slice", "basis"],
-}
-
-
-def _instant(seconds: list[float], chance: random.Random, *, near: bool) -> float:
-    *commits, end = seconds
-    return chance.choice(commits) + chance.uniform(-NEAR, NEAR) if near else chance.uniform(0, end)
+from tests.faults.forked import KILLS, NEAR, Undisturbed, complete, instant, kill
+from tests.same import assert_same, lost_and_doubled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,44 +25,17 @@ class Kill:
     doubled: int
 
 
-def _kill(step: str, workdir: Path, seconds: list[float], instant: float) -> tuple[bool, float]:
-    """Kill a step at `instant` on the clock of the undisturbed run.
-
-    Returns whether that was before its end, and the seconds since its last commit began. The instant is timed from the
-    last commit before it, because the clocks of two runs drift apart.
-    """
-    before = bisect_right(seconds[:-1], instant)
-    command = Command(STEPS[step], workdir)
-    commits = command.commits()
-    made = [-math.inf, *islice(commits, before)]
-    time.sleep(max(0.0, instant - (seconds[before - 1] if before else 0.0)))
-    command.process.kill()
-    killed = time.monotonic() - command.started
-    code, err = command.end()
-    assert code in (0, -9), err
-    return code != 0, killed - [*made, *commits][-1]
-
-
-def _lost_and_doubled(expected: Path, found: Path) -> tuple[int, int]:
-    lost = doubled = 0
-    for table, keys in KEYS.items():
-        wanted, rows = (pl.read_delta(str(root / "lake" / table)).select(keys) for root in (expected, found))
-        lost += wanted.join(rows, on=keys, how="anti", nulls_equal=True).height
-        doubled += rows.height - rows.n_unique()
-    return lost, doubled
-
-
 def _report(workdir: Path) -> str:
     path = workdir / "report/index.html"
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", path.read_text()) if path.exists() else ""
 
 
-def _go(step: str, done: Undisturbed, seconds: list[float], instant: float, workdir: Path) -> Kill:
+def _go(step: str, done: Undisturbed, seconds: list[float], at: float, workdir: Path) -> Kill:
     """Kill a step at an instant, run it again, and compare."""
     shutil.copytree(done.before[step], workdir)
-    cut_short, since_commit = _kill(step, workdir, seconds, instant)
+    cut_short, since_commit = kill(step, workdir, seconds, at)
     complete(step, workdir)
-    lost, doubled = _lost_and_doubled(done.after[step], workdir)
+    lost, doubled = lost_and_doubled(done.after[step], workdir)
     assert_same(done.after[step], workdir)
     assert _report(done.after[step]) == _report(workdir)
     shutil.rmtree(workdir)
@@ -114,16 +57,16 @@ def test_a_step_killed_at_two_hundred_instants_and_run_again_ends_the_same(
             tried = 0
             while (left := wanted - len(found)) > 0:
                 assert tried < 3 * wanted + 20, "too many kills came after its end"
-                instants = [_instant(seconds, chance, near=n % 2 == 0) for n in range(tried, tried + left)]
+                instants = [instant(seconds, chance, near=n % 2 == 0) for n in range(tried, tried + left)]
                 folders = [timed.with_name(f"{timed.name}-{n}") for n in range(tried, tried + left)]
                 tried += left
                 done = pool.map(partial(_go, step, undisturbed, seconds), instants, folders)
-                found += [kill for kill in done if kill.cut_short]
+                found += [each for each in done if each.cut_short]
             kills += found
             with capsys.disabled():
                 print(f"\n{len(kills)} kills, {time.monotonic() - started:.0f} s: {step}", end="", flush=True)
-    lost, doubled = sum(kill.lost for kill in kills), sum(kill.doubled for kill in kills)
-    just = sum(kill.since_commit < NEAR for kill in kills)
+    lost, doubled = sum(each.lost for each in kills), sum(each.doubled for each in kills)
+    just = sum(each.since_commit < NEAR for each in kills)
     with capsys.disabled():
         print(
             f"\n{len(kills)} kills, half of them aimed at within {1000 * NEAR:.0f} ms of a commit, "

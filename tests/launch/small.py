@@ -66,7 +66,9 @@ def train(session: Session, model: str, days: Sequence[date]) -> list[State]:
     checkpoints = session.run.checkpoints(model)
     before = len(checkpoints.states())
     for number, day in enumerate(days, before + 1):
-        state = State(day=day, step=3 * number, examples=ROWS * number, rows=ROWS, id=f"{model}-{day}")
+        state = State(
+            day=day, step=3 * number, examples=ROWS * number, rows=ROWS, id=f"{model}-{day}", holdout=0.02
+        )
         folder = checkpoints.folder / str(day)
         folder.mkdir(parents=True)
         (folder / "variables.index").write_bytes(b"index")
@@ -98,8 +100,8 @@ def publish(session: Session, model: str, state: State, *, rejected: bool = Fals
         golden.write_golden(folder / golden.PATH, frame, {"click": np.linspace(0, 1, frame.height)})
         warmup.write_warmup(folder / warmup.PATH, model, features)
         facts = card.Facts(
-            model=model, day=state.day, first_day=state.day, rows=ROWS, config={}, metrics={}, verdict="",
-            parameters=0, ops=0,
+            model=model, day=state.day, first_day=state.day, rows=ROWS, config={}, judged_day=state.day,
+            judged_rows=0, holdout=0.02, verdict="", parameters=0, ops=0,
         )  # fmt: skip
         card.write_card(folder, facts)
     return (versions.reject if rejected else versions.publish)(folder).path

@@ -1,6 +1,5 @@
 """`tutelage-run` with a change of teacher. Its models are trained in this process, and no student is exported."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -15,6 +14,7 @@ from tutelage.launch import pool, steps
 from tutelage.launch.actions.materialize import materialize as materialize_days
 from tutelage.launch.run import run as run_nightly
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.json import read_json
 from tutelage.trainers.run import is_teacher
 
 CONFIG = Path(__file__).with_name("successors_config.py")
@@ -63,7 +63,7 @@ def _started(workdir: Path) -> list[str]:
 def changes(workdir: Path) -> list[dict[str, Any]]:
     """Return the recorded changes of teacher without the time of the decision."""
     path = workdir / "takeovers.json"
-    found = json.loads(path.read_text()) if path.exists() else []
+    found = read_json(path) if path.exists() else []
     return [{**change, "decided_at": ""} for change in found]
 
 

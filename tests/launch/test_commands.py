@@ -32,19 +32,19 @@ def test_every_command_of_the_table_is_installed_under_its_name() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_function_of_a_command_takes_its_flags_by_their_names(name: str) -> None:
     module, _, function = COMMANDS[name].function.partition(":")
-    session, *own = inspect.signature(
-        getattr(import_module(f"tutelage.launch.{module}"), function)
-    ).parameters.values()
-    assert session.name == "session"
-    taken = {parameter.name for parameter in own}
+    own = inspect.signature(getattr(import_module(f"tutelage.launch.{module}"), function)).parameters
+    taken = set(own)
+    assert ("session" in taken) == COMMANDS[name].in_workdir
     given = {flag.args[0] for flag in COMMANDS[name].flags}
     assert given <= taken
-    assert all(p.default is not p.empty for p in own if p.name not in given)
+    assert all(p.default is not p.empty for p in own.values() if p.name not in {*given, "session"})
 
 
 def test_no_flag_of_a_command_has_the_name_of_a_common_one() -> None:
     common = {flag.args[0] for flag in SESSION_FLAGS}
-    assert not any(common & {flag.args[0] for flag in command.flags} for command in COMMANDS.values())
+    in_workdir = [command for command in COMMANDS.values() if command.in_workdir]
+    assert not any(common & {flag.args[0] for flag in command.flags} for command in in_workdir)
+    assert [name for name, command in COMMANDS.items() if not command.in_workdir] == ["init"]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

@@ -276,6 +276,17 @@ def test_an_override_is_checked_as_the_config_itself_is(override: str, says: str
     assert str(error.value).endswith(says)
 
 
+def test_a_student_of_which_a_request_would_be_empty_is_refused() -> None:
+    experiment = _synthetic("schema.features.position.serve_as=3")
+    student = experiment.students[0]
+    others = tuple(f.name for f in experiment.schema.inputs() if f.name != "position")
+    blind = dataclasses.replace(student, model=dataclasses.replace(student.model, without=others))
+    with pytest.raises(
+        UserError, match=r"^student 'control': each of its features has serve_as, and a request"
+    ):
+        dataclasses.replace(experiment, students=(blind,))
+
+
 def test_a_student_is_found_by_its_name_or_refused() -> None:
     experiment = _synthetic()
     assert experiment.student("direct") is experiment.students[1]
@@ -299,6 +310,7 @@ def test_a_baseline_may_come_after_its_student() -> None:
         "start_day=2026-01-02",
         "end_day=yesterday",
         "serving.max_bytes=1000",
+        "schema.features.position.serve_as=3",
     ],
 )
 def test_students_serving_and_days_are_no_part_of_the_identity(override: str) -> None:

@@ -62,6 +62,7 @@ def test_the_rows_of_quarantined_days_are_in_the_sum_that_is_printed(
         quarantined={DAYS[1]: "fail; rows is 5, 9 is the bound"},
         held={DAYS[1]: Counts(rows_in=7, kept=5, dropped={"bad_key": 1, "duplicate": 1})},
         elsewhere={"outside_days": 3},
+        warnings=["age\x1b[2J alone ranks click"],
         seconds=1.0,
     )
     monkeypatch.setattr("tutelage.launch.steps.materialize", lambda session, days, progress: done)
@@ -69,7 +70,28 @@ def test_the_rows_of_quarantined_days_are_in_the_sum_that_is_printed(
     assert materialize_days(session, DAYS[:2]) == [DAYS[1]]
     # 20 = 8 + 7 + 5
     assert capsys.readouterr().out == (
-        "materialize: 1 days, 20 rows in = 8 kept + 7 dropped (3 bad_key, 1 duplicate, 3 outside_days) "
+        "materialize: 1 day, 20 rows in = 8 kept + 7 dropped (3 bad_key, 1 duplicate, 3 outside_days) "
         "+ 5 quarantined; 1.0 s, 20 rows/s\n"
+        "warning: age\\x1b[2J alone ranks click\n"
         f"quarantine: {DAYS[1]} fail; rows is 5, 9 is the bound\n"
+    )
+
+
+def test_sampled_negatives_are_told_apart_from_the_rows_that_came_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Materialized(
+        days={DAYS[0]: Counts(rows_in=10, kept=24, dropped={"bad_key": 2}, sampled=16, pairs=90)},
+        quarantined={},
+        held={DAYS[1]: Counts(rows_in=7, kept=27, dropped={}, sampled=20, pairs=90)},
+        elsewhere={},
+        seconds=1.0,
+    )
+    monkeypatch.setattr("tutelage.launch.steps.materialize", lambda session, days, progress: done)
+    session = Session.open(config="synthetic", workdir=str(tmp_path))
+    materialize_days(session, DAYS[:2])
+    # 17 + 36 = 24 + 2 + 27
+    assert capsys.readouterr().out == (
+        "materialize: 1 day, 17 rows in + 36 negatives sampled = 24 kept + 2 dropped (2 bad_key) "
+        "+ 27 quarantined; 1.0 s, 17 rows/s\n"
     )

@@ -9,7 +9,7 @@ import pytest
 from tutelage.launch.exit_codes import ExitCode, Failures, exit_code
 from tutelage.launch.pool import Killed
 from tutelage.launch.workspace import NothingHereYet
-from tutelage.pipeline.errors import GateError, TransientError, UserError
+from tutelage.pipeline.errors import Found, GateError, TransientError, UserError
 from tutelage.pipeline.quarantine import DayStopped
 from tutelage.trainers.preemption import Preempted
 
@@ -34,6 +34,7 @@ def test_the_statuses_are_those_that_schedulers_are_told() -> None:
         (MISTAKE, 1),
         (NothingHereYet("nothing here yet"), 1),
         (ValueError("an error in the code"), 1),
+        (Found("something to correct"), 2),
         (SPOKE, 3),
         (DayStopped("control: 2026-01-04 did not pass", DAY), 3),
         (TRANSIENT, 75),

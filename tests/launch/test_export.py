@@ -15,6 +15,7 @@ from tutelage.export.versions import Versions
 from tutelage.launch.actions.export import export as export_command
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import unsealed
 from tutelage.trainers.checkpoints import State
 
 DAYS = [date(2026, 1, day) for day in (1, 2, 3)]
@@ -156,7 +157,7 @@ def test_the_flags_reach_the_versions(versions: Versions, tmp_path: Path) -> Non
     ]
     done = _command(tmp_path, f"--promote={THIRD}", "--reason=it was the labels")
     assert done.stdout == f"control serves {versions.folder / str(THIRD)}\n"
-    decisions = [json.loads(line) for line in versions.log.read_text().splitlines()]
+    decisions = [unsealed(json.loads(line)) for line in versions.log.read_text().splitlines()]
     assert [(d["action"], d["version"], d["reason"]) for d in decisions] == [
         ("pin", FIRST, "audit"),
         ("unpin", FIRST, ""),

@@ -43,7 +43,7 @@ def test_a_killed_process_is_reported_in_one_line_with_its_model(tmp_path: Path)
     with _train(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n") as process:
         out, err = process.communicate(timeout=60)
     assert out == (
-        "Killed a process that trained teacher was killed (is there memory enough for 1 models at a time?); "
+        "Killed a process that trained teacher was killed (is there memory enough for 1 model at a time?); "
         "run again to go on from the last finished day\n"
     )
     assert err == ""

@@ -19,6 +19,7 @@ from tutelage.launch.report.page import write_report
 from tutelage.launch.report.status import print_status
 from tutelage.launch.report.summary import Results
 from tutelage.launch.session import Session
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers.checkpoints import State
@@ -41,7 +42,7 @@ def _train(session: Session, *days: date, model: str = TEACHER) -> None:
     for n, day in enumerate(days, 1):
         folder = session.run.checkpoints(model).folder / str(day)
         folder.mkdir(parents=True)
-        state = dataclasses.asdict(State(day=day, step=10 * n, examples=5_000 * n, rows=5_000))
+        state = dataclasses.asdict(State(day=day, step=10 * n, examples=5_000 * n, rows=5_000, holdout=0.02))
         (folder / "state.json").write_text(json.dumps({**state, "day": str(day)}))
 
 
@@ -158,6 +159,15 @@ def test_quality_may_change_in_a_workdir(tmp_path: Path) -> None:
     assert session.experiment.quality.rows_ratio == 9
 
 
+def test_the_data_gate_has_its_share_of_the_experiment_s_false_alarms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _open(tmp_path, "false_alarms_per_year=16")
+    monkeypatch.setattr("tutelage.pipeline.materialize.materialize", lambda *args, **fields: fields["alarms"])
+    # One gate for data, and one for each of the teacher and six students.
+    assert steps.materialize(session, DAYS) == AlarmBudget(per_year=2.0)  # type: ignore[comparison-overlap]
+
+
 def test_a_day_with_nothing_but_a_verdict_was_not_trained_on() -> None:
     row = {
         "run": "r",
@@ -186,13 +196,15 @@ def test_a_rollback_removes_the_verdicts_on_later_days(skipped: Session) -> None
     assert skipped.days_to_train(TEACHER) == DAYS[1:]
 
 
-def test_a_gate_may_change_in_a_workdir(tmp_path: Path) -> None:
+def test_a_gate_and_the_name_of_a_unit_may_change_in_a_workdir(tmp_path: Path) -> None:
     _open(tmp_path)
     changed = (
         "teacher.gate.on_failure=skip",
         "teacher.gate.auc_drop=0.2",
         "training.checkpoint_minutes=None",
+        "schema.tasks.watch.unit=minutes",
     )
     session = _open(tmp_path, *changed)
+    assert session.run.schema.tasks[-1].unit == "minutes"
     assert session.run.teacher.gate.on_failure == "skip"
     assert session.run.training.checkpoint_minutes is None

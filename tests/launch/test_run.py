@@ -61,9 +61,13 @@ KILLED = ""
 
 
 def _stops(model: str, after: int, *, on_failure: str = "stop") -> list[str]:
-    """Let a model's gate fail each day once it has trained on `after` days, of which the first does not count."""
+    """Let a model's gate fail each day once it has trained on `after` days, of which the first does not count.
+
+    So many false alarms are wanted that chance leaves no room.
+    """
     gate = {"min_days": after - 1, "trailing_days": 9, "logit_shift": 0.0, "on_failure": on_failure}
-    return [f"{model}.gate.{name}={value}" for name, value in gate.items()]
+    fields = [f"{model}.gate.{name}={value}" for name, value in gate.items()]
+    return [*fields, "false_alarms_per_year=1e9"]
 
 
 def _versions(workdir: Path) -> dict[str, list[str]]:
@@ -94,7 +98,7 @@ def test_models_that_stop_do_not_stop_the_night_and_each_is_named(
     ]
     # Each is served as it was before it stopped or waited.
     assert _versions(tmp_path / "w") == {
-        "teacher": ["2026010101", "2026010201", "2026010301"],
+        "teacher": ["2026010301"],
         "control": ["2026010201"],
         "auxiliary": ["2026010301"],
         "late": ["2026010501"],
@@ -125,7 +129,7 @@ def test_students_wait_for_a_teacher_whose_process_was_killed_and_catch_up_the_n
     assert error
     assert exit_code(error) == 75
     assert capsys.readouterr().out.splitlines()[-4:] == [
-        "teacher: failed: a process that trained teacher was killed; not trained yet",
+        "teacher: its process was killed; not trained yet",
         "control: trained until 2026-01-05",
         "auxiliary: waits for the teacher's labels; not trained yet",
         "late: trained until 2026-01-05",
@@ -136,14 +140,33 @@ def test_students_wait_for_a_teacher_whose_process_was_killed_and_catch_up_the_n
     assert used.collect()["value"].to_list() == [small.ROWS] * 5
 
 
-def test_only_the_newest_day_of_a_student_is_exported_unless_all_are_asked_for(tmp_path: Path) -> None:
+def test_only_the_newest_day_of_a_model_is_exported_unless_all_are_asked_for(tmp_path: Path) -> None:
     only = [f"students.{name}.first_day=9999-01-01" for name in ("auxiliary", "late")]
     _run(tmp_path / "w", *only)
     days = [f"2026010{day}01" for day in range(1, 6)]
-    assert _versions(tmp_path / "w") == {"teacher": days, "control": days[-1:]}
+    assert _versions(tmp_path / "w") == {"teacher": days[-1:], "control": days[-1:]}
     # A past day that is exported later has a lower number: what is served does not change.
     _run(tmp_path / "w", *only, export="all")
     assert _versions(tmp_path / "w") == {"teacher": days, "control": days}
+
+
+def test_a_run_writes_the_report_that_the_last_one_did_not_come_to_and_removes_what_is_old_in_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = [f"students.{name}.first_day=9999-01-01" for name in ("control", "auxiliary", "late")]
+    _run(tmp_path / "w", *only, "keep.newest=2", "keep.older=0")
+    lines = capsys.readouterr().out.splitlines()
+    (removed,) = (
+        n for n, line in enumerate(lines) if line.startswith("keep: removed 3 old checkpoints and 0")
+    )
+    assert lines[removed - 1].startswith("Report: ")
+    assert lines[removed + 1].startswith("Done in ")
+    page = tmp_path / "w/report/index.html"
+    page.unlink()
+    _run(tmp_path / "w", *only)
+    assert f"Report: {page}\n" in capsys.readouterr().out
+    _run(tmp_path / "w", *only)
+    assert capsys.readouterr().out.startswith("Nothing to do: ")
 
 
 def test_a_rejected_version_of_a_past_day_is_no_failure_and_the_newest_one_s_line_is_short(
@@ -156,12 +179,54 @@ def test_a_rejected_version_of_a_past_day_is_no_failure_and_the_newest_one_s_lin
     _run(tmp_path / "w", *only, "serving.max_bytes=1", export="all")
     out = capsys.readouterr().out
     assert "control 2026010101 is not blessed: fail; bytes is " in out
-    assert out.count("; 2026010501 is served\n") == 4
+    assert out.count("; 2026010501 of 2026-01-05 stays served\n") == 4
     assert len(list((tmp_path / "w/rejected/control").iterdir())) == 4
 
     error = _run(tmp_path / "other/w", *only, "serving.max_bytes=1", expect=GateError)
     assert str(error).startswith("control 2026010501 is not blessed: fail; bytes is ")
     assert "; nothing is served; look into " in str(error)
+
+
+def test_without_a_holdout_a_version_is_judged_and_served_a_day_later_which_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        "students.auxiliary.first_day=9999-01-01",
+        "students.late.first_day=9999-01-01",
+        "training.holdout=0",
+    ]
+    waits = "control: trained until 2026-01-0{0}; the version of 2026-01-0{0} waits for the day after it, as training."
+    _run(tmp_path / "w", *asked, "end_day=2026-01-04")
+    assert waits.format(4) in capsys.readouterr().out
+    assert _versions(tmp_path / "w")["control"] == ["2026010301"]
+    _run(tmp_path / "w", *asked)
+    assert waits.format(5) in capsys.readouterr().out
+    assert _versions(tmp_path / "w")["control"] == ["2026010301", "2026010401"]
+    _run(tmp_path / "w", *asked)
+    assert capsys.readouterr().out.startswith("Nothing to do: ")
+
+
+def test_a_version_of_too_few_rows_waits_where_the_config_says_so_which_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["students.auxiliary.first_day=9999-01-01", "students.late.first_day=9999-01-01"]
+    _run(tmp_path / "w", *asked, "end_day=2026-01-04")
+    capsys.readouterr()
+    _run(tmp_path / "w", *asked, "serving.undecided=wait")
+    out = capsys.readouterr().out
+    (line,) = [
+        line
+        for line in out.splitlines()
+        if line.startswith("control 2026010501 waits: wait; not shown to be worse: ")
+    ]
+    assert line.endswith("; 2026010401 of 2026-01-04 stays served")
+    assert (
+        "control: trained until 2026-01-05; the version of 2026-01-05 is not served: too few rows to tell, and "
+        in out
+    )
+    assert _versions(tmp_path / "w")["control"] == ["2026010401"]
+    _run(tmp_path / "w", *asked, "serving.undecided=wait")
+    assert capsys.readouterr().out.startswith("Nothing to do: ")
 
 
 def test_readers_of_snapshot_labels_wait_where_labelling_fails_and_the_others_go_on(

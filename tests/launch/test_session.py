@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import polars as pl
 import pytest
 
-from tutelage.launch.actions.console import out, print_waits
+from tests.launch import small
+from tutelage.launch.actions.console import out, print_holdout, print_waits
 from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
@@ -39,20 +41,34 @@ def _open(workdir: Path, *overrides: str, config: str = "synthetic", **asked: An
     return Session.open(config=config, workdir=str(workdir), overrides=overrides, **asked)
 
 
-def _train(session: Session, model: str, *days: date) -> list[State]:
+def _train(session: Session, model: str, *days: date, holdout: float = 0.02) -> list[State]:
     """Leave the states of finished days as a trainer does, without variables."""
-    states = [State(day=day, step=10 * n, examples=5_000 * n, rows=5_000) for n, day in enumerate(days, 1)]
+    states = [
+        State(day=day, step=10 * n, examples=5_000 * n, rows=5_000, holdout=holdout)
+        for n, day in enumerate(days, 1)
+    ]
     for state in states:
         folder = session.run.checkpoints(model).folder / str(state.day)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "state.json").write_text(json.dumps(state.recorded()))
     return states
+
+
+def _commit(session: Session, day: date) -> None:
+    """Leave a day of `interactions` in the table; its rows do not matter."""
+    table = session.run.lake.interactions
+    row = pl.DataFrame([dict.fromkeys(table.schema.names)], schema=pl.Schema(table.schema)).with_columns(
+        example_id=pl.lit(1, pl.Int64)
+    )
+    counts = {"rows_in": 1, "kept": 1, "dropped": {}}
+    table.commit([table.write_file(row, {"day": day}, name="part")], {"day": day}, attempt=1, metadata=counts)
 
 
 def _publish(session: Session, model: str, version: str, state: State) -> None:
     card = session.run.root / "export" / model / version / "assets.extra/tutelage.json"
     card.parent.mkdir(parents=True)
     card.write_text(json.dumps({"day": str(state.day), "step": state.step, "checkpoint": state.id}))
+    (card.parents[1] / "saved_model.pb").write_text("a graph")
 
 
 def test_days_are_those_of_the_config_unless_others_are_asked_for(tmp_path: Path) -> None:
@@ -188,19 +204,103 @@ def test_of_a_student_the_newest_finished_day_is_exported_once_and_of_a_teacher_
     assert session.to_export("teacher") == states
 
 
+def test_without_a_holdout_the_last_day_waits_for_the_next_one_and_the_day_before_is_exported(
+    tmp_path: Path,
+) -> None:
+    session = _open(tmp_path)
+    for day in DAYS[:2]:
+        _commit(session, day)
+    first, second = _train(session, "control", *DAYS[:2], holdout=0.0)
+    # The first is judged on the second day.
+    assert session.to_export("control") == [first]
+    assert session.version_waits("control") == (
+        "the version of 2026-01-02 waits for the day after it, as training.holdout was 0"
+    )
+    _publish(session, "control", "2026010101", first)
+    assert session.to_export("control") == session.asking(every_version=True).to_export("control") == []
+    _commit(session, DAYS[2])
+    assert session.to_export("control") == [second]
+    assert session.version_waits("control") == ""
+
+
+def test_a_day_of_an_older_release_whose_version_is_served_is_not_exported_again(tmp_path: Path) -> None:
+    session = _open(tmp_path)
+    _commit(session, DAYS[0])
+    _, second = _train(session, "control", *DAYS[:2], holdout=0.0)
+    _publish(session, "control", "2026010201", second)
+    # The version of the first day was pruned, and would not be served.
+    _commit(session, DAYS[1])
+    assert session.to_export("control") == []
+    assert session.version_waits("control") == ""
+
+
+@pytest.mark.parametrize("asked", [[], ["training.holdout=0"]])
+def test_a_holdout_that_changes_is_told_in_one_line_and_only_then(
+    tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = _open(tmp_path, *asked)
+    _train(session, "control", DAYS[0], holdout=0.0 if not asked else 0.02)
+    print_holdout(session, ["teacher", "control"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        "training.holdout was 0.02 and is 0 for control: versions are judged on the day after their own, and served a "
+        "day later"
+        if asked
+        else "training.holdout was 0 and is 0.02 for control: from the next day on the rows of 2 % of the users are "
+        "withheld from training, to judge versions on before they are served"
+    )
+    _train(session, "late_control", DAYS[0], holdout=session.run.training.holdout)
+    print_holdout(session, ["late_control"])
+    assert capsys.readouterr().out == ""
+
+
 def test_a_student_that_reads_labels_waits_for_the_teacher_that_labels(tmp_path: Path) -> None:
     session = _open(tmp_path).asking(awaits_teacher=True)
-    assert session.awaited("control") == session.awaited("teacher") == []
-    assert session.awaited("auxiliary") == session.days
+    assert session.awaited("control") == session.awaited("teacher") == {}
+    assert session.awaited("auxiliary") == dict.fromkeys(session.days, "teacher")
     assert session.days_to_train("auxiliary") == []
     _train(session, "teacher", *DAYS[:1])
     assert session.days_to_train("auxiliary") == DAYS[:1]
     # It does not wait for a day that the teacher skipped.
     session.run.quarantine("teacher").write(DAYS[1], "skipped", [{"said": "fail"}])
     assert session.days_to_train("auxiliary") == DAYS[:2]
-    assert session.awaited("auxiliary") == session.days[2:]
+    assert session.awaited("auxiliary") == dict.fromkeys(session.days[2:], "teacher")
     # Only a run waits: a command that trains one student masks what is missing.
     assert _open(tmp_path).days_to_train("auxiliary") == session.days
+
+
+def test_a_reader_of_snapshot_labels_also_waits_for_the_exports_of_earlier_days(tmp_path: Path) -> None:
+    session = _open(tmp_path).asking(awaits_teacher=True)
+    first, second, _ = _train(session, "teacher", *DAYS)
+    assert session.awaited("snapshot") == dict.fromkeys(DAYS[1:], "teacher")
+    assert session.days_to_train("snapshot") == DAYS[:1]
+    _publish(session, "teacher", "2026010101", first)
+    assert session.days_to_train("snapshot") == DAYS[:2]
+    _publish(session, "teacher", "2026010201", second)
+    assert session.awaited("snapshot") == session.awaited("auxiliary") == {}
+
+
+def test_a_successor_waits_for_the_teacher_s_days_before_its_own_and_students_for_one_that_was_killed(
+    tmp_path: Path,
+) -> None:
+    config = Path(__file__).with_name("beside_config.py")
+    session = small.open_session(tmp_path, config=config).asking(awaits_teacher=True)
+    wide = "teacher-wide"
+    assert session.awaited(wide) == dict.fromkeys(small.DAYS[2:], "teacher")
+    assert session.days_to_train(wide) == []
+    _train(session, "teacher", *small.DAYS[:2])
+    assert session.awaited(wide) == {}
+    assert session.days_to_train(wide) == small.DAYS[2:]
+    killed = session.asking(awaits_successor=True)
+    # The teacher has stopped after the second day, which makes no difference here.
+    assert session.awaited("auxiliary") == dict.fromkeys(small.DAYS[2:], "teacher")
+    assert killed.awaited("auxiliary") == dict.fromkeys(small.DAYS[2:], "teacher")
+    _train(session, "teacher", *small.DAYS)
+    assert session.awaited("auxiliary") == {}
+    assert killed.awaited("auxiliary") == dict.fromkeys(small.DAYS[2:], wide)
+    _train(session, wide, small.DAYS[2])
+    assert killed.reopened().days_to_train("auxiliary") == small.DAYS[:3]
+    assert killed.awaited("control") == {}
 
 
 def test_finished_days_are_exported_once_whatever_days_are_asked_for(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A workdir whose teacher changes and whose ids grow ends, after a correction or a rollback, as an undisturbed one."""
 
-import json
 import shutil
 from datetime import date
 from pathlib import Path
@@ -16,6 +15,7 @@ from tutelage.launch.actions.rollback import rollback
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.session import Session
 from tutelage.models.config import ModelConfig
+from tutelage.pipeline.io.json import read_json
 from tutelage.trainers.feed import Feed
 from tutelage.trainers.trainer import Trainer
 
@@ -129,7 +129,7 @@ def test_the_schema_grows_after_a_change_and_the_next_successor_takes_what_is_ne
     workdir, grown = _copy(decided, tmp_path / "copy"), tmp_path / "grown.py"
     grown.write_text(GROWN)
     successors.run(workdir, DAYS[5], AS_GOOD, config=grown)
-    started = json.loads((workdir / "teacher-wider/warm_start.json").read_text())
+    started = read_json(workdir / "teacher-wider/warm_start.json")
     assert (started["teacher"], started["day"]) == ("wide", "2026-01-04")
     assert {"embeddings/user_id", "embeddings/item"} < set(started["taken"])
     assert [each["name"] for each in started["anew"]] == ["shared/0/kernel", "embeddings/tags"]

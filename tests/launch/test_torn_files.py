@@ -20,7 +20,7 @@ from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.json import TornFile, warn_once
+from tutelage.pipeline.io.json import TornFile, read_json, warn_once
 from tutelage.trainers.handover import Labeller, TakeOver, write_takeovers
 
 TORN = ("zero", "half", "another shape")
@@ -239,7 +239,7 @@ def test_a_torn_record_of_a_day_that_the_model_went_past_counts_as_skipped(workd
 
 def test_a_state_that_a_newer_version_wrote_is_not_torn(workdir: Path) -> None:
     path = workdir / "teacher/checkpoints/2026-01-02/state.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "colour": 1}))
+    path.write_text(json.dumps({**read_json(path), "colour": 1}))
     said = f"{path} holds 'colour', which this version of tutelage does not know; install a newer one"
     assert _refusal(_status, workdir) == said
 

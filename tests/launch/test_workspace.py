@@ -14,7 +14,9 @@ from tutelage.launch.config import load
 from tutelage.launch.experiment import Experiment, plain
 from tutelage.launch.workspace import NothingHereYet, claim_student, open_workdir, reset_student
 from tutelage.models.config import Distillation, ModelConfig
+from tutelage.pipeline import commits
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import read_json, unsealed
 from tutelage.pipeline.schema import METRICS, Downsampling, Feature, Schema, Task
 from tutelage.pipeline.sources.kuairand import KuaiRand
 from tutelage.pipeline.sources.synthetic import Synthetic
@@ -43,7 +45,12 @@ def _synthetic(*overrides: str) -> Experiment:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but the records of commits, to which is appended."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != commits.FILE
+    }
 
 
 def _report(run: Run, model: str, value: float) -> None:
@@ -75,7 +82,7 @@ def test_a_new_workdir_has_the_three_tables_and_the_experiments_identity(tmp_pat
     run = open_workdir(str(tmp_path / "not/yet/there"), experiment)
     assert run.root == tmp_path / "not/yet/there"
     assert (run.name, run.schema, run.teacher) == ("synthetic", experiment.schema, experiment.teacher)
-    assert json.loads((run.root / "config.json").read_text()) == experiment.identity
+    assert read_json(run.root / "config.json") == experiment.identity
     for table in ("interactions", "soft_labels", "metrics"):
         assert pl.read_delta(str(run.root / "lake" / table)).height == 0
     assert sorted(path.name for path in run.root.iterdir()) == ["config.json", "lake"]
@@ -105,6 +112,8 @@ def test_days_and_students_may_change(tmp_path: Path) -> None:
     open_workdir(
         str(tmp_path), _synthetic("end_day=2026-02-01", "students.auxiliary.distillation.click.alpha=2")
     )
+    served = open_workdir(str(tmp_path), _synthetic("schema.features.position.serve_as=3"))
+    assert [f.name for f in served.schema.features if f.serve_as == 3] == ["position"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,7 @@ def _make_old(path: Path) -> None:
         return {key: undone(value) for key, value in config.items() if value != newer.get(key, ...)}
 
     whole = path.read_text()
-    path.write_text(json.dumps(undone(json.loads(whole)), indent=1))
+    path.write_text(json.dumps(undone(unsealed(json.loads(whole))), indent=1))
     assert '"sampling"' not in path.read_text()
 
 
@@ -193,13 +202,13 @@ def test_the_schema_of_a_workdir_of_an_older_version_may_grow(tmp_path: Path) ->
     features = (*experiment.schema.features, Feature(name="age", dtype="float32"))
     grown = dataclasses.replace(experiment, schema=dataclasses.replace(experiment.schema, features=features))
     open_workdir(str(tmp_path), grown)
-    assert json.loads((tmp_path / "config.json").read_text()) == grown.identity
+    assert read_json(tmp_path / "config.json") == grown.identity
 
 
 def test_a_field_without_a_default_that_is_not_recorded_is_named(tmp_path: Path) -> None:
     _open_trained(tmp_path, _synthetic())
     path = tmp_path / "config.json"
-    made = json.loads(path.read_text())
+    made = read_json(path)
     del made["source"]["seed"]
     path.write_text(json.dumps(made))
     with pytest.raises(UserError, match=r"config: source\.seed was null and is 1; give another --workdir$"):
@@ -335,18 +344,18 @@ def test_a_workdir_without_data_and_models_takes_any_experiment(tmp_path: Path) 
         _synthetic("source.seed=2", "teacher.model.backbone.hidden=16", "name=other"), schema=schema
     )
     run = open_workdir(str(tmp_path), other)
-    assert json.loads((tmp_path / "config.json").read_text()) == other.identity
+    assert read_json(tmp_path / "config.json") == other.identity
     assert "age" in pl.read_delta(str(tmp_path / "lake/interactions")).columns
     changed = _synthetic("students.auxiliary.distillation.click.alpha=3").student("auxiliary")
     claim_student(run, changed)
-    assert json.loads((tmp_path / "students/auxiliary/config.json").read_text()) == plain(changed)
+    assert read_json(tmp_path / "students/auxiliary/config.json") == plain(changed)
 
 
 def test_a_workdir_with_data_and_no_model_keeps_its_source_and_schema(tmp_path: Path) -> None:
     _commit_a_day(open_workdir(str(tmp_path), _synthetic()))
     changed = _synthetic("teacher.model.backbone.hidden=16", "training.batch_size=64", "name=other")
     open_workdir(str(tmp_path), changed)
-    assert json.loads((tmp_path / "config.json").read_text()) == changed.identity
+    assert read_json(tmp_path / "config.json") == changed.identity
     for override, says in (
         ("source.seed=2", "source.seed was 1 and is 2; give another --workdir"),
         ("schema.time_zone=Asia/Shanghai", 'schema.time_zone was "UTC" and is "Asia/Shanghai"; give'),

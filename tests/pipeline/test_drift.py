@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tutelage.pipeline.drift import jensen_shannon, psi
+from tutelage.pipeline.drift import jensen_shannon, most_changed, psi
 
 
 def test_jensen_shannon_by_hand() -> None:
@@ -41,6 +41,24 @@ def test_psi_has_a_bin_below_the_reference_and_one_above(beyond: float) -> None:
     apart = 100.5 / 105.5 - 0.5 / 105.5
     expected = apart * math.log(100.5 / 0.5) + 10 * (0.5 - 10.5) / 105.5 * math.log(0.5 / 10.5)
     assert psi(np.array([[beyond], [100]]), reference) == pytest.approx(expected)
+
+
+def test_the_change_of_a_mix_by_hand() -> None:
+    # (1 - .5)² + (0 - .5)² = .5; and 1 + 1 without a common bucket.
+    one, half = np.array([[3.0], [8]]), np.array([[3.0, 9.0], [5, 5]])
+    assert most_changed(one, half)[0] == pytest.approx(0.5)
+    assert most_changed(one, np.array([[4.0], [2]]))[0] == pytest.approx(2.0)
+    assert most_changed(half, half)[0] == 0
+
+
+def test_the_bucket_whose_share_changed_most_is_left_out_of_both_sides() -> None:
+    current = np.array([[1.0, 2.0, 7.0], [10, 12, 78]])
+    reference = np.array([[1.0, 2.0, 7.0], [50, 48, 2]])
+    _, now, before = most_changed(current, reference)
+    assert (now.tolist(), before.tolist()) == ([[1, 2], [10, 12]], [[1, 2], [50, 48]])
+    # Where nothing would be left, nothing is left out.
+    one = np.array([[7.0], [9]])
+    assert most_changed(one, reference)[1:] == (one, reference)
 
 
 @pytest.mark.parametrize("measure", [jensen_shannon, psi])

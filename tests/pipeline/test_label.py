@@ -226,7 +226,7 @@ def test_a_day_without_an_earlier_snapshot_is_refused_and_the_existing_ones_are_
     published = [Snapshot(path="", day=day, step=1) for day in days]
     text = (
         f"no teacher snapshot of a day before 2026-01-02 (published: {have}); "
-        "export an earlier day with tutelage-export --model=teacher, or label a later day"
+        "export an earlier day with tutelage-export --model=teacher --export=all, or label a later day"
     )
     with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
         choose(published, DAYS[1])

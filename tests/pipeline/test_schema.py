@@ -49,6 +49,20 @@ def _says(text: str) -> Any:
     [
         ({"dtype": "int32"}, "dtype is 'int32', expected one of ['float32', 'int64', 'string']"),
         ({"dtype": "int64"}, "capacity is 0, an id needs between 1 and 2**31 - 1"),
+        ({"dtype": "float32", "serve_as": "7"}, "serve_as is '7', expected a value of its dtype, float32"),
+        (
+            {"dtype": "float32", "serve_as": float("nan")},
+            "serve_as is nan, expected a value of its dtype, float32",
+        ),
+        (
+            {"dtype": "int64", "capacity": 2, "serve_as": True},
+            "serve_as is True, expected a value of its dtype, int64",
+        ),
+        (
+            {"dtype": "int64", "capacity": 2, "length": 2, "serve_as": 7},
+            "serve_as is 7, expected None for a list; if no request has the list, name it in `without` of each "
+            "student's model",
+        ),
         ({"dtype": "int64", "capacity": -1}, "capacity is -1, an id needs between 1 and 2**31 - 1"),
         (
             {"dtype": "string", "capacity": 2**31},

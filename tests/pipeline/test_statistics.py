@@ -49,6 +49,33 @@ def test_a_number_has_moments_and_its_nulls_and_infinities_are_counted_separatel
     assert (row["bucket"], row["bucket_rows"]) == ([1.0, 2.0, 3.0], [1, 1, 1])
 
 
+def test_absurd_numbers_are_counted_and_only_the_extremes_are_kept_of_them() -> None:
+    row = _row(_day(_frame(age=[1.0, 3.0, 3e38, -2e38, math.inf])), "age")
+    assert (row["rows"], row["not_finite"], row["absurd"]) == (5, 1, 2)
+    assert (row["mean"], row["sd"], row["bucket"]) == (2.0, 1.0, [1.0, 3.0])
+    assert (row["min"], row["max"]) == pytest.approx((-2e38, 3e38))
+    alone = _row(_day(_frame(age=[3e38])), "age")
+    assert (alone["absurd"], alone["mean"], alone["max"]) == (1, None, pytest.approx(3e38))
+
+
+@pytest.mark.parametrize("rows", [1_000, 300_000])
+def test_rows_that_repeat_another_but_for_the_key_are_counted(rows: int) -> None:
+    draw = np.random.default_rng(4)
+    frame = _frame(user=range(rows), age=draw.normal(size=rows).tolist(), click=draw.integers(0, 2, rows))
+    twice = pl.concat([frame, frame[: rows // 2].with_columns(user=pl.col("user") + rows)])
+    (share,) = _day(frame[:700], frame[700:], twice[rows:]).columns["repeats"].unique()
+    # Of 1.5 n rows .5 n repeat one; a few numbers are equal by chance.
+    assert share == pytest.approx(1 / 3, abs=0.01)
+    assert _day(frame).columns["repeats"].unique().item() < 0.05
+
+
+def test_a_key_of_all_columns_has_no_repeats() -> None:
+    everything = Schema(features=SCHEMA.features[:1], tasks=SCHEMA.tasks, key=("user", "click"))
+    sketches = Sketches(everything)
+    sketches.add(_frame(user=[1, 1], click=[0, 0]))
+    assert sketches.finish().columns["repeats"].to_list() == [None, None]
+
+
 def test_a_bucket_is_a_bfloat16_towards_zero_and_buckets_are_in_order() -> None:
     # bfloat16 has 7 bits after the leading one: between 1 and 2 its steps are 1/128.
     row = _row(_day(_frame(age=[1.005, -1.005, 0.0, -0.0, 1 + 1 / 128])), "age")
@@ -132,6 +159,22 @@ def test_new_ids_are_a_share_of_the_rows() -> None:
     found = dict(zip(day["column"], day["new_ids"], strict=True))
     assert found == {"user": pytest.approx(2 / 6, abs=1e-3), "tags": None, "age": None, "click": None}
     assert compare(_day(_frame(user=[1])), [])["new_ids"].null_count() == 4
+
+
+def test_one_id_that_everybody_has_counts_for_the_mix_and_not_for_the_rest() -> None:
+    draw = np.random.default_rng(6)
+    before = [_day(_frame(user=draw.integers(0, 400, 20_000).tolist())).columns]
+    usual, viral = (
+        compare(_day(_frame(user=draw.integers(0, 400, 8_000).tolist() + [9_999] * rows)), before)
+        for rows in (0, 12_000)
+    )
+    (was, now) = (day.filter(column="user").row(0, named=True) for day in (usual, viral))
+    # The id has .6 of the rows: .6² and what the others lost together.
+    assert now["mix"] == pytest.approx(0.36, abs=0.02)
+    assert was["mix"] < 0.001
+    assert now["drift"] > 0.4
+    assert now["drift_rest"] == pytest.approx(was["drift_rest"], abs=0.02)
+    assert (was["new_ids"], now["new_ids"]) == (0, 0)
 
 
 def test_new_ids_among_hundreds_of_thousands_are_found_within_two_percent() -> None:

@@ -1,5 +1,6 @@
 """States of a model, and the days that come next."""
 
+import dataclasses
 import json
 from datetime import date
 from pathlib import Path
@@ -96,3 +97,15 @@ def test_a_state_is_read_again_only_where_its_file_has_changed(
     checkpoints.prune(date(2026, 1, 1))
     assert [state.pruned for state in checkpoints.states()] == [True, False]
     assert read[2:] == ["2026-01-01"]
+
+
+def test_a_state_is_judged_on_its_own_day_or_on_the_next_that_is_there() -> None:
+    days = [date(2026, 1, day) for day in (1, 2, 4)]
+    withheld = State(day=days[1], step=1, examples=1, rows=1, holdout=0.02)
+    assert withheld.judged_on([]) == days[1]
+    whole = dataclasses.replace(withheld, holdout=0.0)
+    assert whole.judged_on(days) == days[2]
+    assert whole.judged_on(days[:2]) is None
+    # What an older release recorded says nothing of a holdout.
+    recorded = {name: value for name, value in withheld.recorded().items() if name != "holdout"}
+    assert State.read(recorded).holdout == 0

@@ -19,6 +19,14 @@ def test_a_batch_has_a_row_at_least() -> None:
         TrainingConfig(batch_size=0)
 
 
+@pytest.mark.parametrize("share", [-0.01, 0.51, math.nan])
+def test_a_holdout_is_a_share_of_at_most_a_half(share: float) -> None:
+    TrainingConfig(batch_size=1, holdout=0)
+    says = rf"^training: holdout is {share}, expected a share from 0 to 0.5, as in 0.02$"
+    with pytest.raises(UserError, match=says):
+        TrainingConfig(batch_size=1, holdout=share)
+
+
 def test_a_teacher_s_min_examples_is_not_negative() -> None:
     TeacherConfig(model=MODEL, min_examples=0)
     with pytest.raises(UserError, match=r"^teacher: min_examples is -1, expected at least 0$"):

@@ -372,8 +372,8 @@ def test_a_day_whose_loss_is_no_number_is_refused_and_not_kept(value: float, tmp
     commit(run.lake, DAYS[1], rows, attempt=2)
     says = (
         r"^teacher: 2026-01-02 did not pass its gate and is not kept: fail; losses that are not finite: 2 of 4, "
-        r"from step 6 on; outputs .* Correct the day and materialise it again, or change the model's gate \(its "
-        r"bounds, or on_failure to skip or retry\)$"
+        r"from step 6 on; outputs .* Correct the day and materialise it again, or let the model skip or retry such a "
+        r"day \(on_failure of its gate\)$"
     )
     with pytest.raises(UserError, match=says):
         train_teacher(run, DAYS)
@@ -384,12 +384,16 @@ def test_a_day_whose_loss_is_no_number_is_refused_and_not_kept(value: float, tmp
     assert verdict.filter(metric="blessed")["value"].to_list() == [0]
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_a_number_that_is_not_finite_counts_as_missing(value: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 3e38, -3e38])
+def test_a_number_that_is_not_finite_or_absurd_counts_as_missing(value: float, tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name) for name in ("odd", "missing")]
     for run, number in zip(runs, (value, None), strict=True):
         rows = interactions(DAYS[0]).with_columns(
-            pl.when(pl.int_range(pl.len()) == 3).then(number).otherwise(name).cast(pl.Float32).alias(name)
+            pl.when(pl.int_range(pl.len()).is_in([3, 17, 40]))
+            .then(number)
+            .otherwise(name)
+            .cast(pl.Float32)
+            .alias(name)
             for name in ("seconds", "age")
         )
         commit(run.lake, DAYS[0], rows, attempt=2)

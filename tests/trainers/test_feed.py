@@ -13,6 +13,7 @@ import tensorflow as tf
 from tests.tiny import DAYS, MODEL, ROWS, SCHEMA, commit, frame, interactions, make_run
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.holdout import held_out
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import History, Task
 from tutelage.pipeline.soft_labels import LabelPartition, LabelRequest
@@ -290,3 +291,18 @@ def test_predictions_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     read = pl.read_parquet(path)
     assert read.to_dict(as_series=False) == {"example_id": [3, 1], "click_logit": [0.5, -1.0]}
     assert read.schema == {"example_id": pl.Int64, "click_logit": pl.Float32}
+
+
+def test_withheld_rows_weigh_nothing_and_are_scored_as_before(tmp_path: Path, ranker: Ranker) -> None:
+    lake = make_run(tmp_path).lake
+    whole = Feed(lake, ranker.transform).read(DAY)
+    day = Feed(lake, ranker.transform, holdout=0.3).read(DAY)
+    rows = lake.interactions.scan(day=DAY).filter(held_out(SCHEMA, DAY, 0.3)).collect()
+    withheld = np.isin(day.example_id, rows["example_id"].to_numpy())
+    assert 5 < withheld.sum() < 35
+    np.testing.assert_array_equal(day.tensors.weight.numpy(), np.where(withheld, 0, whole.tensors.weight))
+    np.testing.assert_array_equal(day.example_id, whole.example_id)
+    np.testing.assert_array_equal(day.targets, whole.targets)
+    assert (day.holdout, whole.holdout) == (0.3, 0.0)
+    # A part of a day that was trained on with other weights is not gone on with.
+    assert day.digest != whole.digest

@@ -15,6 +15,7 @@ from tests.tiny import BATCH, DAYS, MODEL, make_run
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import read_json
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
 from tutelage.trainers.day_loop import train_successor, train_teacher
 from tutelage.trainers.day_pass import Attempt
@@ -59,7 +60,7 @@ def _tensors(run: Run, model: str) -> dict[str, np.ndarray]:
 def test_a_successor_of_the_same_network_continues_as_the_teacher_did_bit_for_bit(taught: Run) -> None:
     same = SuccessorConfig(teacher=TeacherConfig(name="same", model=NARROW), first_day=DAYS[1])
     train_successor(taught, same, DAYS[1:2])
-    found = json.loads((taught.root / "teacher-same/warm_start.json").read_text())
+    found = read_json(taught.root / "teacher-same/warm_start.json")
     assert (found["teacher"], found["day"], found["anew"]) == ("teacher", str(DAYS[0]), [])
     own, teacher = _tensors(taught, "teacher-same"), _tensors(taught, TEACHER)
     assert own.keys() == teacher.keys()
@@ -73,7 +74,7 @@ def test_a_variable_of_another_shape_or_name_starts_anew_and_is_listed(taught: R
     trainer, fresh, teacher = _trainer(taught, model), _trainer(taught, model), _trainer(taught, NARROW)
     teacher.restore(taught.checkpoints(TEACHER), taught.checkpoints(TEACHER).states()[0])
     _start(trainer, taught, DAYS[1])
-    found = json.loads((taught.root / "teacher-wide/warm_start.json").read_text())
+    found = read_json(taught.root / "teacher-wide/warm_start.json")
     assert sorted(found["taken"]) == [
         "embeddings/user",
         "heads/click/bias",
@@ -144,7 +145,7 @@ def test_after_a_skipped_day_a_successor_starts_from_the_day_before_it(tmp_path:
     train_teacher(run, DAYS[:1])
     run.quarantine(TEACHER).write(DAYS[1], "skipped", [{"said": "fail"}])
     _start(_trainer(run, NARROW), run, DAYS[2])
-    assert json.loads(run.warm_start("teacher-wide").read_text())["day"] == str(DAYS[0])
+    assert read_json(run.warm_start("teacher-wide"))["day"] == str(DAYS[0])
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_a_feature_whose_embeddings_start_anew_has_no_ids(grown: Run) -> None:
     _start(trainer, grown, DAYS[1])
     assert trainer.vocabulary
     assert [frame.height for frame in trainer.vocabulary.known.values()] == [0, 0]
-    anew = json.loads((grown.root / "teacher-wide/warm_start.json").read_text())["anew"]
+    anew = read_json(grown.root / "teacher-wide/warm_start.json")["anew"]
     assert {"embeddings/user", "embeddings/topic"} < {each["name"] for each in anew}
 
 
@@ -189,6 +190,6 @@ def test_an_interrupted_first_day_is_resumed_only_while_the_state_it_was_begun_f
     assert resume_partial(trainer, own, day)
     # The teacher is rolled back, and trained on its day again.
     path = run.checkpoints(TEACHER).folder / str(DAYS[0]) / "state.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "id": "another"}))
+    path.write_text(json.dumps({**read_json(path), "id": "another"}))
     _start(trainer, run, DAYS[1])
     assert resume_partial(trainer, own, day) is None

@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 
 from tests.tiny import AUXILIARY, DAYS, ROWS, SCHEMA, commit, interactions, make_run
+from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers.config import GateConfig
+from tutelage.trainers.day_checks import Observed
 from tutelage.trainers.day_loop import train_student, train_teacher
 from tutelage.trainers.gate import judge
 from tutelage.trainers.metrics import day_metrics, task_metrics
@@ -71,19 +73,20 @@ def test_a_metric_leaves_out_the_rows_without_a_label_of_its_task_alone() -> Non
     assert ("watch", "a", "ltv_loss") not in found
 
 
-@pytest.mark.parametrize(("schema", "verdict"), [(MASKED, "pass"), (SCHEMA, "fail")])
+@pytest.mark.parametrize(("schema", "verdict"), [(MASKED, "first"), (SCHEMA, "fail")])
 def test_a_gate_asks_for_the_metrics_of_a_task_unless_its_labels_may_be_missing(
     schema: Schema, verdict: str
 ) -> None:
-    outputs = {name: np.array([0.1, -0.2]) for name in schema.outputs}
-    rows = [
-        {"basis": basis, "task": "click", "metric": metric, "slice": "", "value": 1.0}
+    now = {
+        f"{basis} click {metric}": Observed(value=1.0, rows=2)
         for basis in ("day_ahead", "pre_update")
         for metric in ("auc", "normalized_entropy", "calibration")
-    ]
-    assert judge(schema, rows, outputs, [{}, {}], GateConfig()).verdict == verdict
+    }
+    day, alarms = DAYS[2], AlarmBudget(per_year=1.0)
+    assert judge(schema, now, [], GateConfig(), alarms, day=day).verdict == verdict
     # A click is never missing.
-    assert judge(schema, rows[1:], outputs, [{}, {}], GateConfig()).verdict == "fail"
+    del now["pre_update click auc"]
+    assert judge(schema, now, [], GateConfig(), alarms, day=day).verdict == "fail"
 
 
 def test_with_all_labels_there_the_model_is_the_same_to_the_bit(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A schema grows in a workdir: the tables get the columns, and trained models stay as they are."""
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tutelage.launch.lifecycle import evolve
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor, open_workdir
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.io.locks import locked
 from tutelage.trainers.config import SuccessorConfig, TeacherConfig
 from tutelage.trainers.handover import TakeOver, read_takeovers, write_takeovers
@@ -75,7 +75,7 @@ def test_a_grown_schema_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptu
     assert caplog.messages == [
         "age, tags, like, clicked: added to the tables, null for the days that are there"
     ]
-    assert json.loads((tmp_path / "config.json").read_text()) == _experiment().identity
+    assert read_json(tmp_path / "config.json") == _experiment().identity
 
 
 def test_a_first_history_makes_the_table_of_histories(tmp_path: Path) -> None:

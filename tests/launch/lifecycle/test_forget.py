@@ -22,6 +22,7 @@ from tutelage.launch.report.data import day_counts
 from tutelage.launch.session import Session
 from tutelage.pipeline.beam_job import staging_folder
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.table import Table
 from tutelage.trainers.day_loop import write_predictions
@@ -150,7 +151,7 @@ def test_a_version_keeps_its_other_golden_rows_and_a_card_that_fits_its_files(wo
         others = before[folder].frame["user_id"].to_numpy() != GONE
         assert_frame_equal(batch.frame, before[folder].frame.filter(others))
         np.testing.assert_array_equal(batch.expected["click"], before[folder].expected["click"][others])
-        facts = json.loads((folder / "assets.extra/model_card.json").read_text())
+        facts = read_json(folder / "assets.extra/model_card.json")
         assert facts["sha256"] == card.sha256(folder)
         files = [path for path in folder.rglob("*") if path.is_file() and "model_card" not in path.name]
         assert facts["bytes"] == sum(path.stat().st_size for path in files)
@@ -252,7 +253,7 @@ def test_killed_between_the_card_and_the_golden_rows_a_version_is_taken_up_again
     monkeypatch.undo()
     assert GONE in golden.read_golden(folder / golden.PATH).frame["user_id"].to_list()
     assert beside.forget(folder, "control", pl.col("user_id") == GONE) == 5
-    assert json.loads((folder / "assets.extra/model_card.json").read_text())["sha256"] == card.sha256(folder)
+    assert read_json(folder / "assets.extra/model_card.json")["sha256"] == card.sha256(folder)
 
 
 def test_files_that_a_killed_job_left_are_removed_too(workdir: Path) -> None:

@@ -63,7 +63,7 @@ def _record(session: Session, model: str, *days: date, loss: float = 0.5) -> Non
     for n, day in enumerate(days, 1):
         folder = session.run.checkpoints(model).folder / str(day)
         folder.mkdir(parents=True)
-        state = dataclasses.asdict(State(day=day, step=10 * n, examples=5_000 * n, rows=5_000))
+        state = dataclasses.asdict(State(day=day, step=10 * n, examples=5_000 * n, rows=5_000, holdout=0.02))
         (folder / "state.json").write_text(json.dumps({**state, "day": str(day)}))
     rows = [
         {

@@ -22,6 +22,7 @@ from tutelage.launch.experiment import Experiment
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.report.status import print_status
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.pipeline.sources.synthetic import Synthetic
 from tutelage.trainers.checkpoints import State
@@ -205,7 +206,7 @@ def test_a_day_trained_on_before_versions_were_recorded_or_no_longer_there_is_no
     trained: Session,
 ) -> None:
     for path in trained.run.root.rglob("state.json"):
-        state = json.loads(path.read_text())
+        state = read_json(path)
         del state["made_of"]
         path.write_text(json.dumps(state))
     _correct(trained, DAYS[0])
@@ -274,7 +275,7 @@ def test_status_prints_what_is_stale(trained: Session) -> None:
     assert "Stale" not in console.file.getvalue()  # type: ignore[attr-defined]
     _correct(trained, DAYS[2])
     print_status(trained, console)
-    assert "\nStale: teacher from 2026-01-03 on (1 days), " in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\nStale: teacher from 2026-01-03 on (1 day), " in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_after_it_is_removed_and_made_again_all_is_as_if_the_rows_had_been_there_from_the_start(
@@ -323,7 +324,7 @@ def test_a_run_prints_in_one_line_what_it_removes(
     session = dataclasses.replace(trained, days=asked)
     assert nightly._remove_stale(session) == (asked == DAYS)
     line = message.file.getvalue()  # type: ignore[attr-defined]
-    assert line.startswith("stale: teacher from 2026-01-03 on (1 days), control from ")
+    assert line.startswith("stale: teacher from 2026-01-03 on (1 day), control from ")
     assert line.endswith(ends)
     assert line.count("\n") == 1
     assert (stale.find(session) is None) == (asked == DAYS)

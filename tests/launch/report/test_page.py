@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from tutelage.launch.report import charts
-from tutelage.launch.report.data import ReportData, counts_by_day, id_maps
+from tutelage.launch.report.data import ReportData, compared, counts_by_day, id_maps
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.summary import Results
 from tutelage.pipeline.schema import METRICS
@@ -33,7 +33,7 @@ def _metrics(rows: Iterable[tuple[str, str, str, dict[int, float]]]) -> pl.DataF
 def _counts(*rows: tuple[int, int, int, str | None, int]) -> pl.DataFrame:
     schema = {"day": pl.Date, "rows_in": pl.Int64, "kept": pl.Int64, "reason": pl.String, "dropped": pl.Int64}
     frame = pl.DataFrame([(date(2024, 5, d), *row) for d, *row in rows], schema=schema, orient="row")
-    return frame.with_columns(late=0, masked=0)
+    return frame.with_columns(late=0, masked=0, sampled=0)
 
 
 def _page(path: Path, **changes: Any) -> str:
@@ -45,7 +45,7 @@ def _page(path: Path, **changes: Any) -> str:
         **changes,
     }
     metrics, counts, capacities = (given.pop(name) for name in ("metrics", "counts", "capacities"))
-    order = {name: given.pop(name) for name in ("baselines", "students", "tasks") if name in given}
+    order = {name: given.pop(name) for name in ("baselines", "students", "tasks", "units") if name in given}
     data = ReportData(
         results=Results.of(metrics, **order),
         counts=counts_by_day(counts),
@@ -83,6 +83,11 @@ COUNTS = _counts((1, 110, 100, "duplicate", 7), (1, 110, 100, "no_user", 3), (2,
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return _page(tmp_path_factory.mktemp("report"))
+
+
+def test_the_chart_of_a_value_names_its_unit(tmp_path, page):
+    assert "Mean squared error of log1p of the value." in page
+    assert "Mean squared error of log1p of the seconds." in _page(tmp_path, units={"watch": "seconds"})
 
 
 def test_tables_hold_the_hand_computed_numbers(tmp_path):
@@ -135,6 +140,17 @@ def test_late_rows_and_labels_that_are_not_mature_are_shown_only_if_there_are_an
     page = _page(tmp_path, counts=late.with_columns(masked=pl.lit(40)))
     assert ["2024-05-02", "1,050", "1,050", "1,005", "40", "0", "0", "0", "yes"] in _rows(page)
     assert "1,150 kept (1,017 late, 80 labels not mature) + 10 dropped" in page
+
+
+def test_sampled_negatives_are_shown_as_what_was_added(tmp_path):
+    counts = _counts((1, 110, 300, "duplicate", 10))
+    assert "negatives sampled" not in _page(tmp_path, counts=counts)
+    page = _page(tmp_path, counts=counts.with_columns(sampled=pl.lit(200)))
+    assert ["day", "in", "kept", "negatives sampled", "dropped", "duplicate", "adds up"] in _rows(page)
+    assert ["2024-05-01", "110", "300", "200", "10", "10", "yes"] in _rows(page)
+    line = "Rows add up on every day (1): 110 in + 200 negatives sampled = 300 kept + 10 dropped."
+    assert ("ok", line) in _headlines(page)
+    assert "Rows in + negatives sampled = kept + dropped" in page
 
 
 def test_a_last_day_that_is_not_the_worst_gives_no_warning(tmp_path):
@@ -455,3 +471,37 @@ def test_a_long_line_has_about_sixty_markers_and_one_for_each_day_between_two_ga
     assert charts._marked([1.0] * 60) == list(range(60))
     assert charts._marked([1.0] * 120) == list(range(0, 120, 2))
     assert charts._marked([1.0] * 100 + [nan, 2.0, nan] + [1.0] * 17) == sorted({*range(0, 120, 2), 101})
+
+
+def test_a_student_s_versions_are_drawn_beside_those_served_then_on_the_same_rows(tmp_path: Path) -> None:
+    gate = [
+        {"model": "a", "day": date(2024, 5, day), "metric": metric, "basis": basis, "value": value}
+        for day, metric, basis, value in (
+            (1, "click normalized_entropy", "gate", 0.9),  # the first version: nothing was served
+            (2, "click normalized_entropy", "gate", 0.8),
+            (2, "click normalized_entropy", "gate_reference", 0.82),
+            (2, "click normalized_entropy, tab=1", "gate", 0.7),
+            (2, "click normalized_entropy, tab=1", "gate_reference", 0.7),
+            (2, "bytes", "gate", 1000.0),
+        )
+    ]
+    found = compared(pl.DataFrame(gate), ["click"])
+    assert found == {"a": {"click normalized_entropy": {date(2024, 5, 2): (0.8, 0.82)}}}
+    page = _page(tmp_path, metrics=METRICS_OF_TWO, compared=found)
+    assert "<h2>Versions before they were served</h2>" in page
+    assert 'aria-label="a: loss of each day&#x27;s version and of the one served then"' in page.replace(
+        "&#39;", "&#x27;"
+    )
+    assert "Versions before they were served" not in _page(tmp_path, metrics=METRICS_OF_TWO)
+
+
+def test_a_version_that_waits_is_a_warning_and_not_a_failure(tmp_path: Path) -> None:
+    waits = "the version of 2024-05-03 waits for the day after it, as training.holdout was 0"
+    page = _page(
+        tmp_path,
+        metrics=METRICS_OF_TWO,
+        version_waits={"a": waits},
+        versions={"teacher": "2024050301", "b": "2024050301"},
+    )
+    assert f'<li class="warning">a: {waits}.</li>' in page
+    assert "Not published" not in page

@@ -42,7 +42,7 @@ def test_status_counts_the_ids_of_each_model_on_its_last_day(tmp_path: Path) -> 
     assert _id_lines(session) == []
     folder = session.run.checkpoints(TEACHER).folder / str(DAY)
     folder.mkdir(parents=True)
-    state = dataclasses.asdict(State(day=DAY, step=10, examples=5_000, rows=5_000))
+    state = dataclasses.asdict(State(day=DAY, step=10, examples=5_000, rows=5_000, holdout=0.02))
     (folder / "state.json").write_text(json.dumps({**state, "day": str(DAY)}))
     counts = {
         "ids_known": 12_345.0,

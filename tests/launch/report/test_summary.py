@@ -13,6 +13,7 @@ from rich.console import Console
 from tutelage.launch.report.summary import (
     Results,
     Throughput,
+    came_in,
     print_summary,
     print_table,
     results_table,
@@ -202,3 +203,20 @@ def test_numbers_are_formatted_for_people():
     assert show(1234567.0) == "1,234,567"
     assert show(-0.001, "log_loss_delta") == "+0.00"
     assert show(math.nan, "auc") == show(None) == "–"
+
+
+def test_the_unit_of_a_value_is_told_where_it_is_known() -> None:
+    metrics = _metrics(THREE_TASKS)
+    assert (
+        Results.of(metrics, {}, units={"watch_time": "seconds", "other": "stars"})
+        .caption(3)
+        .endswith(
+            "calibration near 1. Values are in seconds for watch_time; losses of values are of their log1p."
+        )
+    )
+    assert Results.of(metrics, {}).caption(3).endswith("calibration near 1.")
+
+
+def test_sampled_negatives_stand_beside_the_rows_that_came_in() -> None:
+    assert came_in(24_000, 96_000) == "24,000 rows in + 96,000 negatives sampled"
+    assert came_in(24_000, 0) == "24,000 rows in"

@@ -1,5 +1,6 @@
 """A user's own logs, as real files of each format: every row is read right or counted, every bad file is named."""
 
+import ast
 import gzip
 import json
 import os
@@ -340,7 +341,7 @@ def test_a_type_that_can_never_fit_is_named(tmp_path: Path, column: str, array: 
         ("2026-07-01 02:00:00", 1_782_864_000_000_000),  # Summer time is UTC+2: 2026-07-01 00:00 in UTC.
         ("2026-03-29T02:30:00", None),  # The clock skips this hour.
         ("2026-10-25T02:30:00", 1_792_888_200_000_000),  # The first of two: 00:30 in UTC.
-        ("2026-01-01", None),
+        ("2026-01-01", 1_767_222_000_000_000),
         ("2026-13-01T00:00:00Z", None),
         ("1969-12-31T23:59:59Z", None),
         ("2100-01-01T00:00:00Z", None),
@@ -595,9 +596,10 @@ def test_a_missing_column_is_named_with_the_columns_that_exist(
         events = [EVENT]
     path = _write(tmp_path, kind, events)
     says = _refused(tmp_path, kind, **fields)
-    assert says.startswith(f"{path} has no column '{raw}'; it has ")
+    use = "the time" if raw == "when" else "user"
+    assert says.startswith(f"{path} has no column '{raw}', which is read as {use}; it has ")
     assert "'topic'" in says
-    assert says.endswith("; check the config's renamed and event_time")
+    assert says.endswith("; name the right column in the config")
 
 
 def test_a_key_that_some_lines_lack_is_a_null(tmp_path: Path) -> None:
@@ -890,7 +892,7 @@ def test_a_folder_without_files_is_named(tmp_path: Path) -> None:
         ({"time_zone": "Mars"}, "time_zone is 'Mars', expected an IANA name"),
         (
             {"renamed": (("uid", "user"),)},
-            "renamed has 'uid', expected .* each once: user, topic, age, click",
+            "renamed has 'uid', expected .* each once in renamed or expressions: user, topic, age, click",
         ),
         ({"renamed": (("user", "a"), ("user", "b"))}, "renamed has 'user', expected .* each once"),
     ],
@@ -938,18 +940,210 @@ def test_the_job_keeps_or_counts_every_row(tmp_path: Path) -> None:
     assert kept["event_time_us"].to_list() == [(start + i) * 1000 for i in range(5)]
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_label_that_is_read_from_text_is_named_where_no_row_is_left(tmp_path: Path, kind: str) -> None:
-    rows = [{**EVENT, "uid": 1, "verdict": text} for text in ("yes", "no", "no")]
-    _write(tmp_path, kind, [*rows, {**EVENT, "uid": 1, "seconds": -1.0, "verdict": "1"}])
-    lake = Lake(tmp_path / "work/lake", SCHEMA)
+def _no_rows(folder: Path, kind: str, source: Files) -> str:
+    lake = Lake(folder / "work/lake", SCHEMA)
     lake.create()
-    source = _files(kind, renamed=(("user", "uid"), ("click", "verdict")))
-    asked = {"raw_dir": str(tmp_path), "workdir": str(tmp_path / "work"), "days": [date(2026, 1, 1)]}
+    asked = {"raw_dir": str(folder), "workdir": str(folder / "work"), "days": [date(2026, 1, 1)]}
     with pytest.raises(UserError) as error:
         materialize(source, SCHEMA, lake, **asked)
-    assert str(error.value) == (
-        f"no rows for 2026-01-01 in {tmp_path}: all 4 rows that may be theirs were dropped (3 bad_click, "
-        "1 bad_seconds); of the other days, 0 were committed. Look at column 'verdict', which is read as click "
-        "(Int8): correct its values, or name another column in the config"
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_label_that_is_read_from_text_is_named_with_the_expression_to_write(
+    tmp_path: Path, kind: str
+) -> None:
+    rows = [{**EVENT, "uid": 1, "verdict": text} for text in ("yes", "it's", "no", "no", "so")]
+    _write(tmp_path, kind, [*rows, {**EVENT, "uid": 1, "seconds": -1.0, "verdict": "1"}])
+    source = _files(kind, renamed=(("user", "uid"), ("click", "verdict")))
+    assert _no_rows(tmp_path, kind, source) == (
+        f"no rows for 2026-01-01 in {tmp_path}: all 6 rows that may be theirs were dropped (5 bad_click, "
+        "1 bad_seconds); of the other days, 0 were committed. Column 'verdict', which is read as click (Int8), holds "
+        "'yes', \"it's\", 'no': name another column, or say in the config which are what, as in "
+        "expressions=(('click', \"verdict IN ('yes')\"),)"
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "label", "says"),
+    [
+        ("my stars", [3, 5, 4], "click", """(('click', '"my stars" >= 5'),)"""),
+        ("taste", ["it's", "no"], "click", """(('click', "taste IN ('it''s')"),)"""),
+        ("profit", [-1.5, -2], "seconds", "(('seconds', 'GREATEST(profit, 0)'),)"),
+        (
+            "stars",
+            ["five", "one"],
+            "seconds",
+            """(('seconds', "CASE stars WHEN 'five' THEN 1 ELSE 0 END"),)""",
+        ),
+    ],
+)
+def test_the_expression_that_a_message_proposes_can_be_written(
+    tmp_path: Path, column: str, values: list[Any], label: str, says: str
+) -> None:
+    _write(tmp_path, "csv", [{**EVENT, column: value} for value in values])
+    fields: dict[str, Any] = {"renamed": (("user", "uid"), (label, column))}
+    message = _no_rows(tmp_path, "csv", _files(**fields))
+    assert message.endswith(f"expressions={says}")
+    frame = _read(tmp_path, renamed=(("user", "uid"),), expressions=ast.literal_eval(says))
+    assert frame["dropped"].null_count() == len(values)
+    assert frame[label].to_list()[0] == {"profit": 0.0, "my stars": 0}.get(column, 1)
+
+
+def test_the_values_of_a_label_are_found_after_a_file_without_rows(tmp_path: Path) -> None:
+    rows = [{**EVENT, "verdict": "yes"}]
+    pl.DataFrame(rows).clear().write_parquet(tmp_path / "a.parquet")
+    _write(tmp_path, "parquet", rows, name="b")
+    source = _files("parquet", renamed=(("user", "uid"), ("click", "verdict")))
+    assert "which is read as click (Int8), holds 'yes': name" in _no_rows(tmp_path, "parquet", source)
+
+
+def test_where_no_row_is_left_the_values_that_an_expression_read_are_named(tmp_path: Path) -> None:
+    _write(tmp_path, "csv", [{**EVENT, "bought": day} for day in ("2026-01-03", "soon")])
+    source = _files(expressions=(("click", "bought > ts"),))
+    assert _no_rows(tmp_path, "csv", source).endswith(
+        "(2 bad_click); of the other days, 0 were committed. Correct the expression of click, 'bought > ts': 'bought' "
+        "holds '2026-01-03', 'soon'; 'ts' holds '1767225600123', '1767225600123'"
+    )
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "tfrecord"])
+@pytest.mark.parametrize(
+    ("text", "values", "expected"),
+    [
+        ("event IN ('like', 'share')", ["like", "view", "share", "", "9"], [1, 0, 1, None, 0]),
+        ("rating >= 4", ["4", "3.5", "10", "", "9"], [1, 0, 1, None, 1]),
+        ("age >= 2 AND event = 'like'", ["like", "view", ""], [1, 0, None]),
+        ("event <> ''", ["like", ""], [1, None]),
+        ("event IS NOT NULL", ["2026-01-01", ""], [1, 0]),
+        ("NOT event", ["true", "false", "1", "0", ""], [0, 1, 0, 1, None]),
+        ("CASE WHEN event THEN 1 ELSE 0 END", ["true", "false", "1", ""], [1, 0, 1, 0]),
+        ("rating > age", ["10", "2.25"], [1, 0]),  # As text, "10" is before "2.5".
+        ("event = 'x' AND rating > age OR event IS NULL", ["10", ""], [0, 1]),
+        ("1", ["like", ""], [1, 1]),
+    ],
+)
+def test_a_label_by_expression_is_what_sql_says(
+    tmp_path: Path, kind: str, text: str, values: list[str], expected: list[int | None]
+) -> None:
+    rating = values if "rating >" in text else ["3"] * len(values)
+    rows = [{**EVENT, "event": e, "rating": r} for e, r in zip(values, rating, strict=True)]
+    if "parquet" in kind:
+        rows = [{name: value if value != "" else None for name, value in row.items()} for row in rows]
+    _write(tmp_path, kind, rows)
+    frame = _read(tmp_path, kind, expressions=(("click", text),))
+    assert frame["click"].to_list() == expected
+    assert frame["dropped"].null_count() == len(values)
+    assert frame.schema["click"] == pl.Int8
+
+
+def test_features_may_be_expressions_too_and_raw_columns_may_be_read_twice(tmp_path: Path) -> None:
+    rows = [{**EVENT, "event": event, "ms": ms} for event, ms in (("like", 61_500), ("view", None))]
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
+    expressions = (
+        ("click", "event = 'like'"),
+        ("topic", "event || '/' || other"),
+        ("seconds", "COALESCE(ms, 0) / 1000"),
+        ("age", "ms"),
+        ("user", "uid - 1"),
+    )
+    frame = _read(tmp_path, "parquet", renamed=(), expressions=expressions)
+    read = frame.select("user", "topic", "age", "click", "seconds", "dropped").rows()
+    assert read == [(ID - 1, "like/x", 61_500.0, 1, 61.5, None), (ID - 1, "view/x", None, 0, 0.0, None)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_text_that_is_no_number_and_a_result_that_is_no_label_drop_their_rows(
+    tmp_path: Path, kind: str
+) -> None:
+    _write(tmp_path, kind, [{**EVENT, "stars": stars} for stars in ("5", "five", "4", "0", "nan")])
+    click = _read(tmp_path, kind, expressions=(("click", "stars > 4"), ("seconds", "stars - 1")))
+    assert click["click"].to_list() == [1, None, 0, 0, None]
+    assert click["dropped"].to_list() == [None, "bad_click", None, "bad_seconds", None]
+    plain = _read(tmp_path, kind, expressions=(("click", "stars"),))
+    assert plain["dropped"].to_list() == ["bad_click", "bad_click", "bad_click", None, "bad_click"]
+
+
+def test_a_nan_of_parquet_is_a_null_in_an_expression(tmp_path: Path) -> None:
+    values = [4.0, float("nan"), None]
+    pl.DataFrame([{**EVENT, "stars": 0.0}] * 3).with_columns(stars=pl.Series(values)).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    frame = _read(tmp_path, "parquet", expressions=(("click", "stars >= 4"), ("seconds", "stars / 0")))
+    assert frame["click"].to_list() == [1, None, None]
+    assert frame["dropped"].to_list() == ["bad_seconds", None, None]
+
+
+def test_text_that_is_not_utf8_is_bad_in_an_expression(tmp_path: Path) -> None:
+    path = _write(tmp_path, "csv", [EVENT | {"other": "O"}] * 2)
+    path.write_bytes(path.read_bytes().replace(b"O", b"\xff", 1))
+    assert _read(tmp_path, expressions=(("click", "other = 'O'"),))["dropped"].to_list() == [
+        "bad_click",
+        None,
+    ]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_a_column_that_an_expression_lacks_is_named_with_it(tmp_path: Path, kind: str) -> None:
+    path = _write(tmp_path, kind, [EVENT])
+    says = _refused(tmp_path, kind, expressions=(("click", "evnt IN ('like')"),))
+    assert says.startswith(
+        f"{path} has no column 'evnt', which the expression \"evnt IN ('like')\" reads; it has "
+    )
+    assert says.endswith("; name the right column in the config")
+
+
+def test_an_expression_that_the_types_of_parquet_do_not_fit_is_named_with_them(tmp_path: Path) -> None:
+    path = _write(tmp_path, "parquet", [EVENT])
+    assert _refused(tmp_path, "parquet", expressions=(("click", "age IN ('x')"),)).startswith(
+        f"{path}: the expression \"age IN ('x')\": "
+    )
+    assert "; it reads age (Float64); correct it in the config" in _refused(
+        tmp_path, "parquet", expressions=(("click", "age IN ('x')"),)
+    )
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_the_frames_that_a_file_is_read_in_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    monkeypatch.setattr("tutelage.pipeline.sources.formats._ROWS", cut)
+    _write(tmp_path, "csv", [{**EVENT, "stars": stars} for stars in ("1", "x", "10", "")])
+    frame = _read(tmp_path, expressions=(("click", "stars > 4"), ("seconds", "stars / 3")))
+    assert frame["click"].to_list() == [0, None, 1, None]
+    assert frame["dropped"].to_list() == [None, "bad_click", None, None]
+    assert frame["seconds"].to_list() == pytest.approx([1 / 3, None, 10 / 3, None])
+
+
+NUMBERS = st.one_of(st.none(), st.integers(-9, 99), st.floats(-9, 99).map(lambda x: round(x, 2)))
+
+
+@settings(max_examples=30)
+@given(
+    rows=st.lists(
+        st.tuples(NUMBERS, NUMBERS, st.sampled_from(["like", "view", None])), min_size=1, max_size=9
+    )
+)
+def test_a_csv_and_a_parquet_file_of_the_same_rows_give_the_labels_that_python_computes(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float | None, float | None, str | None]]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "labels"
+    folder.mkdir(exist_ok=True)
+    events = [{**EVENT, "a": a, "b": b, "event": event} for a, b, event in rows]
+    schema = {"a": pl.Float64, "b": pl.Float64, "event": pl.String}
+    pl.DataFrame(events, schema_overrides=schema).write_parquet(folder / "a.parquet")
+    _write(folder, "csv", events)
+    text = "(a > b AND event = 'like') OR a + b > 50"
+
+    def label(a: float | None, b: float | None, event: str | None) -> int | None:
+        order = None if a is None or b is None else a > b
+        like = None if event is None else event == "like"
+        both = False if order is False or like is False else None if order is None or like is None else True
+        total = None if a is None or b is None else a + b > 50
+        either = True if both or total else None if both is None or total is None else False
+        return None if either is None else int(either)
+
+    for kind in ("csv", "parquet"):
+        frame = _read(folder, kind, expressions=(("click", text),))
+        assert frame["click"].to_list() == [label(*row) for row in rows]
+        assert frame["dropped"].null_count() == len(rows)

@@ -271,6 +271,22 @@ def test_a_table_may_be_joined_by_a_feature_of_the_table_before_it(tmp_path: Pat
     assert frame.select("author", "country").rows() == [(7, None), (7, "日本"), (8, None)]
 
 
+def test_a_table_without_dates_holds_for_all_events(tmp_path: Path) -> None:
+    rows = [("1", "30"), ("2", "old"), ("2", "40"), ("1", "30"), ("2", "41"), ("", "50")]
+    _write(tmp_path / "users/a.csv", [{"uid": uid, "years": years} for uid, years in rows])
+    _write_events(tmp_path, [_event(_at("12:00", DAY + timedelta(days=i)), user=1 + i % 3) for i in range(3)])
+    source = _files(replace(USERS, pattern="users/*.csv", valid_from=""))
+    done, frame = _materialize(
+        tmp_path, source, [DAY + timedelta(days=i) for i in range(3)], tmp_path / "lake"
+    )
+    assert frame["age"].to_list() == [30.0, 40.0, None]
+    bad = {"users_bad_age": 1, "users_bad_key": 1, "users_conflicting_duplicate": 1, "users_duplicate": 1}
+    assert done.elsewhere == bad
+    # As Parquet, and joined by a column that another table gives.
+    _write(tmp_path / "users/a.parquet", [{"uid": 1, "years": 30}])
+    assert _read(_files(replace(USERS, valid_from="")), tmp_path)["age"].to_list() == [30.0, None, None]
+
+
 def test_events_and_their_side_tables_may_be_remote(tmp_path: Path) -> None:
     _write(tmp_path / "users/a.parquet", _users((1, 30, _at("10:00"))))
     _write_events(tmp_path, [_event(_at("13:00"))])
@@ -285,7 +301,10 @@ def test_a_side_table_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^no files users/\*\.parquet in "):
         _read(_files(USERS), tmp_path)
     _write(tmp_path / "users/a.parquet", [{"uid": 1, "years": 30}])
-    with pytest.raises(UserError, match=r"users/a.parquet has no column 'since'; it has 'uid', 'years'"):
+    with pytest.raises(
+        UserError,
+        match=r"users/a.parquet has no column 'since', which is read as the time; it has 'uid', 'years'",
+    ):
         _read(_files(USERS), tmp_path)
 
 
@@ -299,6 +318,10 @@ def test_a_side_table_that_is_missing_is_named(tmp_path: Path) -> None:
         ({"key": ()}, r"Side 'users': key is \(\), columns .*; expected at least one pair each"),
         ({"lag_days": -1}, "Side 'users': lag_days is -1 and max_age_days None, expected at least 0, and"),
         ({"max_age_days": 0}, "Side 'users': lag_days is 0 and max_age_days 0, expected at least 0, and"),
+        (
+            {"valid_from": "", "lag_days": 1},
+            "lag_days is 1 and max_age_days None, and there is no valid_from that they count from",
+        ),
         (
             {"columns": (("click", "x"),)},
             "columns has 'click', expected features that nothing else gives, each once",
