@@ -123,7 +123,7 @@ class DayChecks:
         """Return the check of a value against this day, and that of its drift over weeks."""
         name, now = measure.name, self.now.get(measure.name)
         if now is not None and math.isinf(now.error):
-            detail = f"not judged, {now.rows:,} rows hold too few of one class"
+            detail = f"not judged, {now.rows:,} rows hold too few users, or too few of one class"
             return [Check(name=name, value=None, detail=detail, passed=True)]
         nothing_observed = measure.better == "one" and now is not None and math.isnan(now.value)
         if now is None or not (math.isfinite(now.value) or nothing_observed):

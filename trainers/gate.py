@@ -8,6 +8,7 @@ other limit: one that fits all data, such as an AUC of at least 0.5, fits no mod
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -25,6 +26,8 @@ from tutelage.trainers.metrics import raw_outputs
 
 BASIS = "day_gate"
 """Of its values in `metrics`; what is expected is under `day_gate_reference`, their errors under `day_gate_error`."""
+FEWEST_USERS = 5
+"""Effective users, (Σ n)² / Σ n² of their rows n, below which nothing is judged: three say nothing of others."""
 SETTLING = "settling"
 """The metric under `BASIS` that counts the values without a bound."""
 
@@ -80,13 +83,23 @@ def observe(
                 groups=None if groups is None else groups[known],
                 weight=None if weight is None else weight[known],
             )
+            few = groups is not None and _few(groups[known])
             for metric in kind_of(task).qualities:
                 value, rows = values[basis, task.name, metric.metric]
-                name, error = f"{basis} {task.name} {metric.metric}", errors.get(metric.metric, math.nan)
+                name = f"{basis} {task.name} {metric.metric}"
+                error = math.inf if few else errors.get(metric.metric, math.nan)
                 found[name] = Observed(value=value, error=error, rows=rows)
+    few = groups is not None and _few(groups)
     for name, output in scores.get("pre_update", {}).items():
-        found |= _moments(name, output.astype(np.float64), groups, weight)
+        moments = _moments(name, output.astype(np.float64), groups, weight)
+        found |= {n: replace(each, error=math.inf) for n, each in moments.items()} if few else moments
     return found
+
+
+def _few(users: np.ndarray) -> bool:
+    """Return whether rows of these users [rows] tell no more than fewer than `FEWEST_USERS` would."""
+    rows = np.bincount(users)
+    return bool(len(users) ** 2 < FEWEST_USERS * np.sum(np.square(rows)))
 
 
 def _moments(name: str, output: np.ndarray, groups: np.ndarray | None, weight: Weight) -> dict[str, Observed]:

@@ -210,12 +210,28 @@ def test_calibration_is_judged_by_the_events_that_so_many_rows_lead_to_expect() 
         assert _checks(CALIBRATION, now, off)[CALIBRATION].passed is passed, value
 
 
+def test_a_day_of_fewer_than_five_users_of_equal_weight_is_not_judged() -> None:
+    # (Σ n)² / Σ n² of 2, 2, 1, 1 and 1 rows: 49 / 11; of five users with one row each: 25 / 5.
+    few, five = np.array([1, 1, 2, 2, 3, 4, 5]), np.array([1, 2, 3, 4, 5])
+    for users, judged in ((few, False), (five, True)):
+        targets = np.linspace(0.0, 3.0, len(users), dtype=np.float32)[:, None]
+        outputs = {"watch_log1p": np.linspace(1.0, 2.0, len(users), dtype=np.float32)}
+        metric = {"basis": "pre_update", "task": "watch", "metric": "relative_squared_error", "slice": ""}
+        of_day = [{**metric, "value": 1.0, "rows": len(users)}]
+        found = observe(SCHEMA, of_day, targets, {"pre_update": outputs}, groups=users)
+        assert found.keys() == {PRE, MEAN, SD}
+        assert all(math.isfinite(each.error) is judged for each in found.values())
+
+
 def test_too_few_rows_of_a_class_are_not_judged_and_not_compared_with() -> None:
     before = _days(AUC, *[0.1] * 28, error=math.inf)
     now = Observed(value=math.nan, error=math.inf, rows=500)
     (check,) = _checks(AUC, now, before).values()
     assert check.passed
-    assert check.describe() == "day_ahead click auc: not judged, 500 rows hold too few of one class"
+    assert (
+        check.describe()
+        == "day_ahead click auc: not judged, 500 rows hold too few users, or too few of one class"
+    )
     known = _checks(AUC, Observed(value=0.7, error=0.01, rows=500), before)[AUC]
     assert (known.reference, known.passed) == (None, True)
 
