@@ -178,15 +178,20 @@ def stale(lake: Lake, days: Sequence[date]) -> dict[date, int | None]:
     return {day: attempts[day] for day in days if attempts[day] is None or attempts[day] != found[day]}
 
 
+def _sketched(lake: Lake, day: date) -> DayStatistics:
+    """Return the statistics of a day's rows, read one data file at a time, without comparing them with other days."""
+    sketches = Sketches(lake.schema)
+    for file in lake.interactions.files(day=day):
+        sketches.add(lake.interactions.read_file(file).collect())
+    return sketches.finish()
+
+
 def _measure(lake: Lake, day: date, attempt: int | None) -> pl.DataFrame:
     """Compute the statistics of a day that has none, one data file at a time.
 
     `drift` and `new_ids` are null, because the days before it may have changed since.
     """
-    sketches = Sketches(lake.schema)
-    for file in lake.interactions.files(day=day):
-        sketches.add(lake.interactions.read_file(file).collect())
-    statistics = sketches.finish().columns
+    statistics = _sketched(lake, day).columns
     if attempt is not None:
         _commit_statistics(lake, day, statistics, attempt=attempt)
     return statistics
@@ -197,15 +202,12 @@ def measure_again(lake: Lake, day: date, *, trailing_days: int) -> None:
     attempt = lake.interactions.attempts([day])[day]
     if attempt is None:
         raise UserError(f"{day} is not in {lake.interactions.path} any more; run tutelage-materialize for it")
-    sketches = Sketches(lake.schema)
-    for file in lake.interactions.files(day=day):
-        sketches.add(lake.interactions.read_file(file).collect())
     have = lake.interactions.partitions()["day"].to_list()
     before = sorted(other for other in have if other < day)[-trailing_days:]
     statistics = [lake.statistics.scan(day=other).drop("day").collect() for other in before]
     # The attempt is recorded with the damaged statistics, and a repeated commit would change nothing.
     lake.statistics.commit([], {"day": day}, attempt=0, metadata={})
-    _commit_statistics(lake, day, compare(sketches.finish(), statistics), attempt=attempt)
+    _commit_statistics(lake, day, compare(_sketched(lake, day), statistics), attempt=attempt)
 
 
 def _commit_statistics(lake: Lake, day: date, statistics: pl.DataFrame, *, attempt: int) -> None:
