@@ -80,7 +80,7 @@ def export_student(
     """Judge a student's checkpoints of `days` (None: of all days) that were not judged yet; serve those that pass.
 
     Each is compared, on rows that neither was trained on, with the newest version that was published before its turn
-    comes and is of no later day. One whose rows are those of the next day waits for it (`State.judged_on`) and is left
+    comes, of its own day or an earlier one. One that the next day judges waits for it (`State.judged_on`) and is left
     out. `new_signature` lets a version pass whose inputs or outputs differ from that one's. Versions beyond
     `serving.keep` are retired. `progress` is called with 1 after each version. Raises UserError for a day on which the
     student was not trained.

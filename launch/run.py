@@ -62,7 +62,7 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
         # A model does not go past a teacher that it needs and that has stopped: it waits, served as it is.
         session = session.asking(awaits_teacher=True)
 
-        # A successor trains beside it, and takes over once it is as good. Where one of both was killed, students wait
+        # A successor trains beside it, and takes over once it is as good. Where either was killed, students wait
         # for the successor, because it might have taken over. A teacher that was killed first exports what it lacks.
         taken_over = False
         if session.successor:

@@ -208,7 +208,7 @@ def _after_checkpoint(names: set[str]) -> int:
 
 
 def _lines(content: bytes) -> Iterator[_Line | None]:
-    """Yield each line; None for one that is none."""
+    """Yield each line; None for one that cannot be parsed."""
     for text in content.split(b"\n"):
         version, _, rest = text.partition(b" ")
         digest, _, body = rest.partition(b" ")

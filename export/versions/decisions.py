@@ -109,7 +109,7 @@ class Decisions:
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record as it is. Raises KeyError or TypeError where it is none."""
+    """Return a record as it is. Raises KeyError or TypeError for anything else."""
     for name in ("action", "version", "retires", "reason", "done"):
         record[name]
     return record
