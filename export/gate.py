@@ -58,11 +58,11 @@ class Reference:
     batch: golden.Golden | None = None
     """Its golden batch."""
     damage: str = ""
-    """What is damaged of it and of newer versions."""
+    """Why newer versions are not compared with, and what is damaged of this one."""
 
 
 def find_reference(run: Run, candidate: Candidate, served: Sequence[Version]) -> Reference:
-    """Return the newest of the `served` versions that can be read, and log which of the newer ones are damaged.
+    """Return the newest of the `served` versions that can be read, and log why newer ones cannot.
 
     Where only its golden batch is damaged, which a version of an older release has no digest of, its scores are used.
     """
@@ -73,7 +73,7 @@ def find_reference(run: Run, candidate: Candidate, served: Sequence[Version]) ->
         if (scores := _scores_of(version, candidate, run.schema, found)) is not None:
             reference = Reference(version=version, scores=scores, batch=_golden_of(version, found))
         if found:
-            damages.append(f"the served version {version.number} of {version.day} is damaged: {found[0]}")
+            damages.append(f"the served version {version.number} of {version.day}: {found[0]}")
         if scores is not None:
             break
     if not damages:
@@ -152,6 +152,9 @@ def _scores_of(version: Version, candidate: Candidate, schema: Schema, damages: 
         scores = served_scores(loaded.signatures["serving_default"], candidate.frame, schema)
         if strange := _not_finite(scores):
             raise UserError(f"{strange} of its scores are not finite")
+    except UserError as error:
+        damages.append(str(error))
+        return None
     except Exception as error:
         damages.append(f"its SavedModel cannot be read ({_short(error)})")
         return None
