@@ -9,7 +9,9 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.schema import Feature, Schema, Task
 
 AGE, PRICE = (Feature(name=name, dtype="float32") for name in ("age", "price"))
-ROWS = pl.DataFrame({"age": [1.0, 2.0], "price": [10.0, 20.0]})
+ROWS = pl.DataFrame(
+    {"age": [1.0, 2.0], "price": [10.0, 20.0]}, schema_overrides={"age": pl.Float32, "price": pl.Float32}
+)
 
 
 def _schema(*features: Feature) -> Schema:
