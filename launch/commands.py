@@ -78,7 +78,7 @@ class Command:
     flags: Sequence[Flag] = ()
     """Its own flags."""
     read_only: bool = False
-    """Whether it leaves the workdir as it is, apart from the report page. `--repair` does not."""
+    """Whether it leaves the workdir as it is, apart from the report page. `--repair` does not; any `--dry_run` does."""
     looks: bool = False
     """Whether it looks for damaged files, so that one is no mistake but found."""
     previews: bool = False
@@ -299,7 +299,7 @@ def _act(command: Command, argv: Sequence[str]) -> None:
         return
     request: dict[str, Any] = {flag.args[0]: FLAGS[flag.args[0]].value for flag in SESSION_FLAGS}
     request["overrides"], request["beam_flags"] = request.pop("set"), request.pop("beam_flag")
-    preview = command.previews and own["dry_run"]
+    dry_run = bool(own.get("dry_run"))
     from tutelage.launch.session import Session
     from tutelage.launch.workspace import NothingHereYet
     from tutelage.pipeline.io.json import TornFile
@@ -308,8 +308,8 @@ def _act(command: Command, argv: Sequence[str]) -> None:
         try:
             session = Session.open(
                 **request,
-                read_only=(command.read_only and not own.get("repair")) or preview,
-                may_be_new=preview,
+                read_only=(command.read_only and not own.get("repair")) or dry_run,
+                may_be_new=command.previews and dry_run,
             )
         except TornFile as error:
             if command.looks:

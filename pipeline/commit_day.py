@@ -15,6 +15,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.expected import MEMORY
 from tutelage.pipeline.io.atomic import atomic_write, make_folder, move
 from tutelage.pipeline.io.links import refuse_links, refuse_path_outside
+from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quality import DEFAULT_ALARMS, FIELDS, QualityConfig, judge, largest, scalars
 from tutelage.pipeline.statistics import DayStatistics, Sketches, compare
@@ -36,6 +37,20 @@ class StagedDay:
     """Stored in its commit."""
     leaks: Mapping[str, str] = field(default_factory=dict)
     """What is said of each column that seems to give a label away (`leaks.Suspicion.said`)."""
+
+
+TOGETHER = 50
+"""Days whose statistics are committed together. It bounds what is judged again after a kill."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _JudgedDay:
+    made: StagedDay
+    verdict: Verdict
+    file: DataFile | None = None
+    """Its statistics, in a file that is not committed yet; None: it did not pass."""
+    statistics: pl.DataFrame | None = None
+    """Its statistics, if it did not pass."""
 
 
 class DayCommitter:
@@ -67,6 +82,7 @@ class DayCommitter:
         records = lake.quarantine.days()
         self.accepted = {day for day, record in records.items() if record["outcome"] == "accepted"}
         lake.statistics.add_columns()
+        self.skipped = {day for day, record in records.items() if record["outcome"] == "skipped"}
         self.leaks: dict[str, tuple[str, list[date]]] = {}
         """What was said first of each column that seems to give a label away, and the days on which it was found."""
         self.missing: dict[str, tuple[str, list[date]]] = {}
@@ -74,15 +90,30 @@ class DayCommitter:
         self.quarantined_days: dict[date, str] = {}
         """The message about each day that went into quarantine."""
 
-    def commit_day(self, made: StagedDay) -> Verdict:
-        """Commit the day, or put it in quarantine. In quarantine, what the table held of the day stays.
+    def commit_days(self, made: Sequence[StagedDay]) -> dict[date, Verdict]:
+        """Judge days in order, then commit each, or put it in quarantine; what the table held of that day stays then.
 
-        The statistics are committed first, under the attempt of the rows. If the job is killed in between, their
-        attempt shows that they belong to other rows.
+        The statistics of all these days are committed first, in one commit, under the attempt of the rows. If the job
+        is killed before a day's rows are committed, their attempt shows that they belong to other rows.
         """
+        verdicts: dict[date, Verdict] = {}
+        for start in range(0, len(made), TOGETHER):
+            judged = [
+                with_retries(f"the statistics of {day.day}", self._judge, day)
+                for day in made[start : start + TOGETHER]
+            ]
+            if files := [({"day": each.made.day}, [each.file]) for each in judged if each.file]:
+                commit = self.lake.statistics.commit_together
+                with_retries("the commit of statistics", commit, files, attempt=self.attempt)
+            for each in judged:
+                with_retries(f"the commit of {each.made.day}", self._finish, each)
+                verdicts[each.made.day] = each.verdict
+        return verdicts
+
+    def _judge(self, made: StagedDay) -> "_JudgedDay":
+        """Judge a day, and write a file of its statistics if it passed. Nothing is committed."""
         lake, day = self.lake, made.day
-        before = self._before(day)
-        statistics = compare(DayStatistics.read(Path(made.statistics)), before)
+        statistics = compare(DayStatistics.read(Path(made.statistics)), self._before(day))
         now = scalars(lake.schema, statistics)
         verdict = judge(
             lake.schema,
@@ -93,26 +124,34 @@ class DayCommitter:
             accepted=self.accepted,
             differences=made.differences,
         )
-        self._note(made, now)
         if not verdict.blessed:
+            self._note(made, now)
+            return _JudgedDay(made=made, verdict=verdict, statistics=statistics)
+        file = lake.statistics.write_file(statistics, {"day": day}, name="part")
+        self._note(made, now)
+        self.have.add(day)
+        self.window[day] = statistics
+        self.memory[day] = now
+        self.remembered.add(day)
+        return _JudgedDay(made=made, verdict=verdict, file=file)
+
+    def _finish(self, judged: "_JudgedDay") -> None:
+        """Commit the rows of a day, or put them in quarantine."""
+        lake, made, verdict = self.lake, judged.made, judged.verdict
+        day = made.day
+        if judged.statistics is not None:
             meanwhile = (
                 "the rows that were there before stay" if day in self.have else "models go on without it"
             )
             message = f"{verdict}; {meanwhile}"
             record = {"said": message, **asdict(verdict), "attempt": self.attempt}
-            _quarantine(lake, made, statistics, record)
+            _quarantine(lake, made, judged.statistics, record)
             self.quarantined_days[day] = message
-            return verdict
-        _commit_statistics(lake, day, statistics, attempt=self.attempt)
+            return
         self.as_of.commit(made.files, {"day": day}, attempt=self.attempt, metadata=made.metadata)
-        if day in lake.quarantine.skipped():
+        if day in self.skipped:
             lake.quarantine.write(day, "passed", lake.quarantine.days()[day]["attempts"])
             forget(lake, day)
-        self.have.add(day)
-        self.window[day] = statistics
-        self.memory[day] = now
-        self.remembered.add(day)
-        return verdict
 
     def _note(self, made: StagedDay, now: np.ndarray) -> None:
         """Note what to warn of: leaks, and numbers that count as missing."""

@@ -396,12 +396,11 @@ def _commit_days(
 ) -> tuple[dict[date, Counts], dict[date, Counts]]:
     """Commit or quarantine the days in order; returns the counts of the committed ones, and of the quarantined."""
     job = {"attempt": committer.attempt, "elsewhere": elsewhere}
+    verdicts = committer.commit_days([replace(day, metadata={**day.metadata, "job": job}) for day in made])
     done: dict[date, Counts] = {}
     held: dict[date, Counts] = {}
     for day in made:
-        of_job = replace(day, metadata={**day.metadata, "job": job})
-        verdict = with_retries(f"the commit of {day.day}", committer.commit_day, of_job)
-        (done if verdict.blessed else held)[day.day] = Counts(**day.metadata)
+        (done if verdicts[day.day].blessed else held)[day.day] = Counts(**day.metadata)
     return done, held
 
 

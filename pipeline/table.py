@@ -74,9 +74,9 @@ class Table:
         self.partition_by = list(partition_by)
         self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
         self._pinned: DeltaTable | None = None
-        self._pinned_numbers: Mapping[str, int] = {}
-        self._committed: DeltaTable | None = None
-        """The table after the last commit through this object, from which the next one goes on."""
+        self._pinned_numbers: Mapping[str, int] | None = None
+        self._committed: tuple[DeltaTable, dict[str, int]] | None = None
+        """The table before the last commit through this object, from which the next one goes on, and its numbers."""
 
     @classmethod
     def open(cls, path: Path) -> "Table":
@@ -106,7 +106,7 @@ class Table:
 
     def _pin(self, delta: DeltaTable) -> "Table":
         pinned = copy.copy(self)
-        pinned._pinned, pinned._pinned_numbers = delta, {}
+        pinned._pinned, pinned._pinned_numbers = delta, None
         return pinned
 
     @property
@@ -284,47 +284,83 @@ class Table:
         Raises UserError where another job replaced the partition meanwhile, and RuntimeError where the
         table does not hold the rows that were committed.
         """
-        values = {name: str(partition[name]) for name in self.partition_by}
         key = self.key(partition)
-        numbers = [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
-        if source is not None:
-            numbers.append(Transaction(f"{key}#source", source))
-        properties = CommitProperties(
-            custom_metadata=self._custom(partition, metadata), app_transactions=numbers
-        )
-        now = int(time.time() * 1000)
-        where = [(name, "=", value) for name, value in values.items()]
-        adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
-        table = self._caught_up()
-        found = table.transaction_version(key)
-        before = self._numbers().get(key) if self.pinned else found
-        while found != attempt:
-            if found != before:
-                raise UserError(
-                    f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
-                    "run this one again if they are to be replaced"
-                )
+        sources = [] if source is None else [Transaction(f"{key}#source", source)]
+        self._commit([(partition, files)], attempt, sources=sources, custom=self._custom(partition, metadata))
+
+    def commit_together(self, parts: Sequence[tuple[Partition, Sequence[DataFile]]], *, attempt: int) -> None:
+        """Replace what each of several partitions holds with its files, all in one commit, without metadata.
+
+        `attempt` and what is raised are as in `commit`.
+        """
+        self._commit(parts, attempt, sources=[], custom={})
+
+    def _commit(
+        self,
+        parts: Sequence[tuple[Partition, Sequence[DataFile]]],
+        attempt: int,
+        *,
+        sources: Sequence[Transaction],
+        custom: dict[str, str],
+    ) -> None:
+        for partition, files in parts:
+            self._check_rows(self.key(partition), files)
+        asked = {self.key(partition): (partition, files) for partition, files in parts}
+        table, numbers = self._caught_up()
+        before = self._numbers() if self.pinned else numbers
+        while left := {key: part for key, part in asked.items() if numbers.get(key) != attempt}:
+            for key in left:
+                if numbers.get(key) != before.get(key):
+                    raise UserError(
+                        f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
+                        "run this one again if they are to be replaced"
+                    )
+            transactions = [*sources]
+            for key, (_, files) in left.items():
+                transactions += [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
             opened = table.version()
             try:
                 table.create_write_transaction(
-                    adds,
-                    "overwrite",
+                    self._replacing(table, left),
+                    "append",  # What is removed is among the actions.
                     self.schema,
                     self.partition_by,
-                    partition_filters=where,
-                    commit_properties=properties,
+                    commit_properties=CommitProperties(custom_metadata=custom, app_transactions=transactions),
                 )
             except CommitFailedError:
                 # Delta also refuses a commit after another partition was replaced, which is no conflict.
-                table = DeltaTable(self.path)
-                found = table.transaction_version(key)
+                table, numbers = self._caught_up()
                 continue
-            self._sync(opened, files)
-            table.update_incremental()
-            there = table.file_uris(file_pruning_predicate=where)
-            self._check_rows(key, there, expected=sum(file.rows for file in files))
-            self._committed = table
-            return
+            self._sync(opened, [file for _, files in left.values() for file in files])
+            break
+        self._committed = table, numbers
+
+    def _replacing(
+        self, table: DeltaTable, parts: Mapping[str, tuple[Partition, Sequence[DataFile]]]
+    ) -> list[AddAction | RemoveAction]:
+        """Return what puts the files of `parts`, by key, in the place of those that `table` has of these partitions."""
+        now = int(time.time() * 1000)
+        added = [
+            self._add(file, self._values(partition), now)
+            for partition, files in parts.values()
+            for file in files
+        ]
+        key = pl.concat_str(pl.col(self.partition_by).cast(pl.String), separator="/")
+        # A file that is committed again stays.
+        old = self._adds(table).filter(key.is_in(list(parts)), ~pl.col("path").is_in([a.path for a in added]))
+        return [*added, *self._removals(old)]
+
+    def _removals(self, adds: pl.DataFrame) -> list[RemoveAction]:
+        """Return what takes some of the files of `_adds` out of the table."""
+        now = int(time.time() * 1000)
+        return [
+            RemoveAction(row["path"], True, now, row["size_bytes"], self._values(row))
+            for row in adds.iter_rows(named=True)
+        ]
+
+    def _values(self, partition: Mapping[str, Any]) -> dict[str, str | None]:
+        """Return the values of the partition columns, as Delta Lake records them."""
+        return {name: str(partition[name]) for name in self.partition_by}
 
     def _sync(self, before: int, files: Sequence[DataFile] = ()) -> None:
         """Bring the commits after the version `before` to the disk with the files that they name, and record them.
@@ -356,19 +392,27 @@ class Table:
         for record in records:
             self.commits.append(*record)
 
-    def _caught_up(self) -> DeltaTable:
-        """Return the table as it is now, to be committed to. A job that commits many days reads the log once."""
-        table, self._committed = self._committed, None
-        if table is None:
-            return DeltaTable(self.path)
-        table.update_incremental()
-        return table
+    def _caught_up(self) -> tuple[DeltaTable, dict[str, int]]:
+        """Return the table as it is now, to be committed to, and the numbers that its commits recorded.
 
-    def _check_rows(self, key: str, files: Sequence[str], *, expected: int) -> None:
-        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        A job that commits many days reads the log once.
+        """
+        committed, self._committed = self._committed, None
+        if committed is None:
+            table = DeltaTable(self.path)
+            return table, self._recorded(table.version())
+        table, numbers = committed
+        before = table.version()
+        table.update_incremental()
+        return table, numbers | self._entries(before + 1, table.version())
+
+    def _check_rows(self, key: str, files: Sequence[DataFile]) -> None:
+        """Raise RuntimeError where the files of a partition do not hold the rows that they should."""
+        expected = sum(file.rows for file in files)
+        rows = sum(pq.read_metadata(self.path / file.path).num_rows for file in files)
         if rows != expected:
             raise RuntimeError(
-                f"{self.path.name}, {key}: {expected} rows were committed and {rows} are there"
+                f"{self.path.name}, {key}: {expected} rows are to be committed, {rows} are there"
             )
 
     def delete_rows(
@@ -382,7 +426,7 @@ class Table:
         """
         table = DeltaTable(self.path)
         before = table.version()
-        values = {name: str(partition[name]) for name in self.partition_by}
+        values = self._values(partition)
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = []
         for path in self.files(**partition):
@@ -396,7 +440,7 @@ class Table:
                     part = Path(path).name.rsplit("-", 1)[0]
                     actions.append(self._add(self.write_file(left, partition, name=part), values, now))
             size = os.path.getsize(path)
-            actions.append(RemoveAction(name, True, now, size, values))  # type: ignore[arg-type]
+            actions.append(RemoveAction(name, True, now, size, values))
         if not actions:
             return
         custom = {} if metadata is None else self._custom(partition, metadata)
@@ -413,19 +457,8 @@ class Table:
         """Take data files, by their paths in the table, out of its newest version. They stay on the disk."""
         table = DeltaTable(self.path)
         before = table.version()
-        now = int(time.time() * 1000)
-        rows = self._adds(table).filter(pl.col("path").is_in(list(paths)))
-        removed: list[AddAction | RemoveAction] = [
-            RemoveAction(
-                row["path"],
-                True,
-                now,
-                row["size_bytes"],
-                {n: str(row[n]) for n in self.partition_by},
-            )
-            for row in rows.iter_rows(named=True)
-        ]
-        table.create_write_transaction(removed, "append", table.schema(), self.partition_by)
+        removed = self._removals(self._adds(table).filter(pl.col("path").is_in(list(paths))))
+        table.create_write_transaction([*removed], "append", table.schema(), self.partition_by)
         self._sync(before)
 
     def vacuum(self) -> None:
@@ -461,25 +494,36 @@ class Table:
         return {key: numbers[f"{key}#source"] for key in keys if f"{key}#source" in numbers}
 
     def _numbers(self) -> Mapping[str, int]:
-        """Return the numbers that commits recorded, up to the version that is read, by their names.
+        """Return the numbers that commits recorded, up to the version that is read, by their names."""
+        if self._pinned_numbers is not None:
+            return self._pinned_numbers
+        numbers = self._recorded(self.version)
+        if self.pinned:
+            self._pinned_numbers = numbers
+        return numbers
+
+    def _recorded(self, last: int) -> dict[str, int]:
+        """Return the numbers that the commits up to version `last` recorded, by their names.
 
         They are read from the log in one pass: `DeltaTable.transaction_version` reads the log anew for each name.
         """
-        if self._pinned_numbers:
-            return self._pinned_numbers
-        log, last = self.path / "_delta_log", self.version
+        log = self.path / "_delta_log"
         checkpoints = [int(path.name[:20]) for path in log.glob("?" * 20 + ".checkpoint.parquet")]
         newest = max((version for version in checkpoints if version <= last), default=-1)
         numbers: dict[str, int] = {}
         if newest >= 0:
             recorded = pl.read_parquet(log / f"{newest:020}.checkpoint.parquet", columns=["txn"])
             numbers |= recorded["txn"].struct.unnest().select("appId", "version").drop_nulls().iter_rows()
-        for version in range(newest + 1, last + 1):
-            for line in (log / f"{version:020}.json").read_text().splitlines():
+        return numbers | self._entries(newest + 1, last)
+
+    def _entries(self, first: int, last: int) -> dict[str, int]:
+        """Return the numbers in the entries of the log from version `first` to `last`, by their names."""
+        numbers: dict[str, int] = {}
+        for version in range(first, last + 1):
+            entry = self.path / "_delta_log" / f"{version:020}.json"
+            for line in entry.read_text().splitlines():
                 if transaction := json.loads(line).get("txn"):
                     numbers[transaction["appId"]] = transaction["version"]
-        if self.pinned:
-            self._pinned_numbers = numbers
         return numbers
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -490,7 +534,7 @@ class Table:
                 newest.setdefault(entry["partition"], json.loads(entry["counts"]))
         return newest
 
-    def _add(self, file: DataFile, values: Mapping[str, str], now: int) -> AddAction:
+    def _add(self, file: DataFile, values: Mapping[str, str | None], now: int) -> AddAction:
         stats = json.dumps({"numRecords": file.rows})
         return AddAction(file.path, os.path.getsize(self.path / file.path), values, now, True, stats)
 

@@ -103,11 +103,9 @@ class Versions:
                 self.set_damaged_aside(int(path.name))
         return found
 
-    def torn_records(self) -> list[tuple[str, str, Callable[[], None] | None]]:
+    def torn_records(self) -> list[tuple[str, str, Callable[[], None]]]:
         """Return the records about versions that are not what was written: what, the remedy, and what does it."""
-        found: list[tuple[str, str, Callable[[], None] | None]] = []
-        for what, remedy, mend in self._decisions.torn():
-            found.append((what, remedy, mend))
+        found = [(what, remedy, self._decisions.repair) for what, remedy in self._decisions.torn()]
         if why := self._numbers.torn():
             remedy = "numbers of removed versions may be given again; --repair writes those that are known"
             found.append((why, remedy, self._numbers.write_down))

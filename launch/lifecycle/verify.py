@@ -123,7 +123,7 @@ def _versions(session: Session, model: str, *, fast: bool) -> Iterator[Finding]:
                 mend=partial(versions.set_damaged_aside, int(path.name)),
             )
     for what, remedy, mend in versions.torn_records():
-        yield Finding(kind="damaged", what=what, remedy=remedy, by="repair" if mend else "hand", mend=mend)
+        yield Finding(kind="damaged", what=what, remedy=remedy, by="repair", mend=mend)
     for path in (versions.staging, versions.staging.with_name("removed")):
         if path.exists() and any(path.iterdir()):
             yield _left(session, path, partial(shutil.rmtree, path))
