@@ -21,7 +21,7 @@ from absl import app, flags
 
 from tutelage.launch.exit_codes import Failures, exit_code
 from tutelage.launch.logging_setup import silence, write_stderr
-from tutelage.pipeline.errors import Found, UserError, disk_full_as_user_error
+from tutelage.pipeline.errors import DryRun, Found, UserError, disk_full_as_user_error
 from tutelage.pipeline.io.printable import printable, printable_lines
 from tutelage.trainers.preemption import SIGNALS, Preempted, stopped
 
@@ -322,6 +322,8 @@ def _act(command: Command, argv: Sequence[str]) -> None:
             return
         try:
             function(session, **own)
+        except DryRun as said:
+            print(printable(str(said)))
         except UserError:
             raise
         except Exception:

@@ -1,61 +1,34 @@
 """How the Beam jobs run: the runner, its options, progress, and how a user's mistake leaves a worker."""
 
 import contextlib
-import io
 import json
+import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from tutelage.pipeline.beam_engines import Engine
 from tutelage.pipeline.beam_sampling import short_sampling_period
-from tutelage.pipeline.beam_workers import until_killed
+from tutelage.pipeline.beam_workers import beating, until_killed
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.io.links import refuse_link
 from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.lake import LOCK
 
-# `DirectRunner` would first try to download another runner.
-DEFAULT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-
 Progress = Callable[[int, int], None]
 """Called with the number of finished units and the number of all units."""
-
-
-def options(flags: Sequence[str]) -> PipelineOptions:
-    """Return Beam's options for flags like `--runner=FlinkRunner`.
-
-    Raises UserError for a flag that Beam would ignore, for a value that it cannot parse, and for a mode that loses
-    data.
-    """
-    parsed = PipelineOptions(list(flags))
-    unknown: list[str] = []
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            known = parsed.get_all_options(
-                add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(flags)[1])
-            )
-    except SystemExit:  # argparse prints its usage first and the reason last.
-        raise UserError(f"--beam_flag: {message.getvalue().split('error: ')[-1].strip()}") from None
-    for flag in unknown:
-        name = flag.lstrip("-").split("=")[0]
-        raise UserError(f"--beam_flag={flag}: Beam has no option {name!r}; see its PipelineOptions")
-    if known.get("direct_running_mode") == "multi_threading":
-        # Measured with Beam 2.77: it loses 0.3 to 2.7 % of the values of a GroupByKey.
-        raise UserError("--direct_running_mode=multi_threading loses values in Beam 2.77; omit it")
-    return parsed
 
 
 def one_group_per_unit(
@@ -113,15 +86,23 @@ class Staging:
         """Record that a unit is finished, for the progress display."""
         (self.path / f"{unit}.done").touch()
 
+    def signs(self) -> object:
+        """Return what changes for as long as any worker works: names of files, and when units last were at work."""
+        with os.scandir(self.path) as found:
+            return {
+                file.name: file.stat().st_mtime_ns if file.name.endswith(".alive") else None for file in found
+            }
+
     def failed(self, unit: int | str, error: UserError) -> None:
         """Record a user's mistake, for `raise_failure`."""
         (self.path / f"{unit}.error").write_text(str(error))
 
     @contextlib.contextmanager
     def telling(self, unit: int | str) -> Iterator[None]:
-        """Record a UserError that is raised inside, before it stops the worker."""
+        """Show signs of life, and record a UserError that is raised inside, before it stops the worker."""
         try:
-            yield
+            with beating(self.path / f"{unit}.alive"):
+                yield
         except UserError as error:
             self.failed(unit, error)
             raise
@@ -214,11 +195,10 @@ def run(
 ) -> None:
     """Build and run a pipeline until it ends.
 
-    Raises a worker's UserError with its own text, and TransientError where a worker's process was killed.
+    Raises a worker's UserError with its own text, TransientError where workers were killed and the engine has no
+    others, and DryRun where the flags ask for no more than a translation.
     """
-    parsed = options(flags)
-    known = parsed.get_all_options()
-    runner = known.get("runner") or DEFAULT_RUNNER
+    engine = Engine(flags)
     finished = threading.Event()
 
     def watch() -> None:
@@ -226,20 +206,27 @@ def run(
             if progress:
                 progress(len(list(staging.path.glob("*.done"))), units)
 
-    def work() -> None:
-        with short_sampling_period(), beam.Pipeline(runner=runner, options=parsed) as pipeline:
-            build(pipeline)
-
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        if known.get("direct_running_mode") == "multi_processing":
-            until_killed(work)
-        else:
-            work()
+        with short_sampling_period():
+            _run(engine, partial(engine.start, build, units), staging)
     except Exception:
         staging.raise_failure()
         raise
     finally:
         finished.set()
         watcher.join()
+
+
+def _run(engine: Engine, start: Callable[[], None], staging: Staging) -> None:
+    watched = partial(
+        until_killed, signs=staging.signs, timeout=engine.worker_timeout, cancel=engine.cancel
+    )
+    if engine.in_process:
+        start()
+    elif engine.runs_at_start:
+        watched(start)
+    else:
+        start()
+        watched(engine.wait)

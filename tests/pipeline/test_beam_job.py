@@ -11,7 +11,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, StandardOptions
 
-from tutelage.pipeline.beam_job import Staging, options, run, staging_folder, sweep
+from tutelage.pipeline.beam_engines import Engine
+from tutelage.pipeline.beam_job import Staging, run, staging_folder, sweep
 from tutelage.pipeline.errors import UserError
 
 
@@ -27,23 +28,23 @@ from tutelage.pipeline.errors import UserError
 def test_a_flag_that_beam_would_ignore_is_refused(flags: list[str], flag: str, name: str) -> None:
     text = f"--beam_flag={flag}: Beam has no option {name!r}; see its PipelineOptions"
     with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
-        options(flags)
+        Engine(flags)
 
 
 def test_a_value_that_beam_cannot_parse_is_refused_in_one_line() -> None:
     text = "--beam_flag: argument --direct_num_workers: invalid int value: 'two'"
     with pytest.raises(UserError, match=f"^{text}$"):
-        options(["--direct_num_workers=two"])
+        Engine(["--direct_num_workers=two"])
 
 
 def test_the_mode_that_loses_values_is_refused() -> None:
     text = "--direct_running_mode=multi_threading loses values in Beam 2.77; omit it"
     with pytest.raises(UserError, match=f"^{text}$"):
-        options(["--direct_running_mode=multi_threading"])
+        Engine(["--direct_running_mode=multi_threading"])
 
 
 def test_flags_that_beam_knows_reach_it() -> None:
-    parsed = options(
+    parsed = Engine(
         [
             "--runner=FlinkRunner",
             "--direct_running_mode=multi_processing",

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from tutelage.pipeline.beam_job import DEFAULT_RUNNER
+from tutelage.pipeline.beam_engines import DEFAULT_RUNNER
 from tutelage.pipeline.beam_workers import until_killed
 from tutelage.pipeline.errors import TransientError
 
