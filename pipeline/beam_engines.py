@@ -75,7 +75,9 @@ class Engine:
             # Measured with Beam 2.77: it loses 0.3 to 2.7 % of the values of a GroupByKey.
             raise UserError("--direct_running_mode=multi_threading loses values in Beam 2.77; omit it")
         if self.dry_run and self.name != "DataflowRunner":
-            raise UserError(f"--beam_flag=--dry_run: {self.name} has no dry run, only DataflowRunner; omit it")
+            raise UserError(
+                f"--beam_flag=--dry_run: {self.name} has no dry run, only DataflowRunner; omit it"
+            )
         if (seconds := self.worker_timeout) < _SHORTEST_TIMEOUT:
             raise UserError(
                 f"--worker_timeout={seconds}: expected at least {_SHORTEST_TIMEOUT} seconds, because workers show "

@@ -4,19 +4,20 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.pvalue import PCollection
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from tutelage.pipeline.beam_engines import Engine
 from tutelage.pipeline.beam_sampling import short_sampling_period
@@ -31,43 +32,43 @@ Progress = Callable[[int, int], None]
 """Called with the number of finished units and the number of all units."""
 
 
-def one_group_per_unit(
-    pipeline: beam.Pipeline, units: Iterable[Any]
-) -> PCollection[tuple[int, Iterable[Any]]]:
-    """Put each unit into a group of its own, so that any worker may take it.
-
-    Beam's Reshuffle does the same, but takes longer to build than a small day takes to process.
-    """
-    numbered = pipeline | "Units" >> beam.Create(list(enumerate(units)), reshuffle=False)
-    return numbered | "Spread" >> beam.GroupByKey()
-
-
 _THREADS = 3
 
 
+def in_groups(
+    pipeline: beam.Pipeline, units: Sequence[Any], *, size: int | None = None
+) -> PCollection[tuple[int, Iterable[Any]]]:
+    """Put the units into groups of up to `size` (None: `group_size`). A group is what a worker takes at a time.
+
+    Beam's Reshuffle spreads elements too, but takes longer to build than a small day takes to process.
+    """
+    size = size or group_size(pipeline)
+    numbered = [(number // size, unit) for number, unit in enumerate(units)]
+    return pipeline | "Units" >> beam.Create(numbered, reshuffle=False) | "Spread" >> beam.GroupByKey()
+
+
+def group_size(pipeline: beam.Pipeline) -> int:
+    """Return how many units a worker takes at a time: all where there is one worker, else a few."""
+    mode = pipeline.options.view_as(DirectOptions).direct_running_mode
+    one = isinstance(pipeline.runner, FnApiRunner) and mode == "in_memory"
+    return sys.maxsize if one else _THREADS
+
+
 class ThreadedDoFn(beam.DoFn):
-    """Calls `work` for three elements of a bundle at a time, and emits its results at the end of the bundle.
+    """Takes a group of units, calls `work` for three of them at a time, and yields the results in their order.
 
     Threads pay off because Polars and Arrow release the interpreter while they work, and have parts that use only one
-    processor.
+    processor. The results come from `process`: not every runner keeps what `finish_bundle` returns (Beam 2.77's Dask
+    runner drops it).
     """
 
-    def start_bundle(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS)
-        self._futures: list[Future[Iterable[Any]]] = []
+    def process(self, group: tuple[Any, Iterable[Any]]) -> Iterator[Any]:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for results in pool.map(self.work, group[1]):
+                yield from results
 
-    def process(self, element: Any) -> None:
-        self._futures.append(self._pool.submit(self.work, element))
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        try:
-            for future in self._futures:
-                yield from map(GlobalWindows.windowed_value, future.result())
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-
-    def work(self, element: Any) -> Iterable[Any]:
-        """Return what the element becomes; called in a thread."""
+    def work(self, unit: Any) -> Iterable[Any]:
+        """Return what the unit becomes; called in a thread."""
         raise NotImplementedError
 
 
@@ -220,9 +221,7 @@ def run(
 
 
 def _run(engine: Engine, start: Callable[[], None], staging: Staging) -> None:
-    watched = partial(
-        until_killed, signs=staging.signs, timeout=engine.worker_timeout, cancel=engine.cancel
-    )
+    watched = partial(until_killed, signs=staging.signs, timeout=engine.worker_timeout, cancel=engine.cancel)
     if engine.in_process:
         start()
     elif engine.runs_at_start:

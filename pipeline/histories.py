@@ -88,7 +88,7 @@ def build(
     with beam_job.staging_folder(root) as staging:
 
         def graph(pipeline: beam.Pipeline) -> None:
-            _ = beam_job.one_group_per_unit(pipeline, units) | "Build" >> beam.ParDo(
+            _ = beam_job.in_groups(pipeline, units, size=1) | "Build" >> beam.ParDo(
                 BuildDay(schema, str(root), str(staging.path))
             )
 

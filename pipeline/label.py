@@ -190,7 +190,7 @@ def label(
 
         def build(pipeline: beam.Pipeline) -> None:
             _ = (
-                beam_job.one_group_per_unit(pipeline, units)
+                beam_job.in_groups(pipeline, units, size=1)
                 | "Score" >> beam.ParDo(ScoreFile(schema, teacher, *where))
                 | "ByDay" >> beam.GroupByKey()
                 | "Commit" >> beam.ParDo(CommitLabels(schema, teacher, sources, *where))

@@ -85,12 +85,12 @@ class ReadUnit(beam_job.ThreadedDoFn):
         self.now = now
         self.staging = beam_job.Staging(staging)
 
-    def work(self, group: tuple[int, Iterable[Unit]]) -> list[tuple[str, Piece]]:
-        (unit,) = group[1]
+    def work(self, unit: Unit) -> list[tuple[int, tuple[str, Piece]]]:
         with self.staging.telling(unit.index):
             pieces = with_retries(f"the rows of {unit.where}", self._read, unit)
         self.staging.done(unit.index)
-        return pieces
+        # All have one key, but not None: its hash differs between processes, and Dask groups by hash.
+        return [(0, piece) for piece in pieces]
 
     def _read(self, unit: Unit) -> list[tuple[str, Piece]]:
         if unit.rows_outside:
@@ -226,6 +226,22 @@ def _downsampled(frame: pl.DataFrame, label: str, rate: float) -> pl.DataFrame:
     return frame.filter(kept).with_columns(pl.lit(rate, pl.Float32).alias(SAMPLING_RATE))
 
 
+class GroupDays(beam.DoFn):
+    """Takes all pieces, and puts those of a few days into a group, which one worker makes."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def process(
+        self, whole: tuple[int, Iterable[tuple[str, Piece]]]
+    ) -> Iterator[tuple[int, tuple[str, list[Piece]]]]:
+        days: dict[str, list[Piece]] = {}
+        for text, piece in whole[1]:
+            days.setdefault(text, []).append(piece)
+        for number, text in enumerate(sorted(days)):
+            yield number // self.size, (text, days[text])
+
+
 class MakeDay(beam_job.ThreadedDoFn):
     """Turns all pieces of a day into data files without repeats, and gives the day to the driver.
 
@@ -241,8 +257,8 @@ class MakeDay(beam_job.ThreadedDoFn):
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
-    def work(self, group: tuple[str, Iterable[Piece]]) -> tuple[()]:
-        text, pieces = group
+    def work(self, unit: tuple[str, Sequence[Piece]]) -> tuple[()]:
+        text, pieces = unit
         in_order = sorted(pieces, key=lambda piece: piece.order)
         with self.staging.telling(text):
             with_retries(f"the rows of {text}", self._give, text, in_order)
@@ -358,9 +374,15 @@ def materialize(
 
         def build(pipeline: beam.Pipeline) -> None:
             read = ReadUnit(source, schema, days, now or datetime.now(UTC), str(staging.path))
-            groups = beam_job.one_group_per_unit(pipeline, units)
-            pieces = groups | "Read" >> beam.ParDo(read) | "ByDay" >> beam.GroupByKey()
-            _ = pieces | "Make" >> beam.ParDo(MakeDay(schema, str(root), str(staging.path), max(days)))
+            make = MakeDay(schema, str(root), str(staging.path), max(days))
+            pieces = beam_job.in_groups(pipeline, units) | "Read" >> beam.ParDo(read)
+            _ = (
+                pieces
+                | "All" >> beam.GroupByKey()
+                | "Group" >> beam.ParDo(GroupDays(beam_job.group_size(pipeline)))
+                | "ByGroup" >> beam.GroupByKey()
+                | "Make" >> beam.ParDo(make)
+            )
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
         # The pieces are not needed any more, and deleting them takes a while.

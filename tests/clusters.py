@@ -24,7 +24,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(folder: Path, *module: str, port: int = 0, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def server(
+    folder: Path, *module: str, port: int = 0, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start `python -m MODULE...` in `folder`, wait until it listens at `port`, and kill it with its children at the end."""
     log = folder / f"{module[0]}-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
@@ -82,13 +84,17 @@ def dask(
     """Start Dask's scheduler and workers without nannies, each with its PYTHONHASHSEED; yield the flags and the workers."""
     port = free_port()
     address = f"tcp://localhost:{port}"
-    scheduler = ("distributed.cli.dask_scheduler", f"--port={port}", "--no-dashboard", "--dashboard-address=:0")
+    scheduler = (
+        "distributed.cli.dask_scheduler",
+        f"--port={port}",
+        "--no-dashboard",
+        "--dashboard-address=:0",
+    )
     worker = ("distributed.cli.dask_worker", address, "--no-nanny", "--nthreads=1", "--dashboard-address=:0")
     with contextlib.ExitStack() as stack:
         stack.enter_context(server(folder, *scheduler, port=port))
         started = [
-            stack.enter_context(server(folder, *worker, PYTHONHASHSEED=seed))
-            for seed in seeds[:workers]
+            stack.enter_context(server(folder, *worker, PYTHONHASHSEED=seed)) for seed in seeds[:workers]
         ]
         _wait_for_workers(address, workers)
         yield ["--runner=DaskRunner", f"--dask_client_address={address}"], started

@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,8 +13,15 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, StandardOptions
 
-from tutelage.pipeline.beam_engines import Engine
-from tutelage.pipeline.beam_job import Staging, run, staging_folder, sweep
+from tutelage.pipeline.beam_engines import DEFAULT_RUNNER, Engine
+from tutelage.pipeline.beam_job import (
+    Staging,
+    ThreadedDoFn,
+    group_size,
+    run,
+    staging_folder,
+    sweep,
+)
 from tutelage.pipeline.errors import UserError
 
 
@@ -54,7 +63,7 @@ def test_flags_that_beam_knows_reach_it() -> None:
             "--parallelism=-1",  # the default
             "--no_direct_runner_use_stacked_bundle",  # the option without no_, switched off
         ]
-    )
+    ).options
     assert parsed.view_as(StandardOptions).runner == "FlinkRunner"
     direct = parsed.view_as(DirectOptions)
     assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 3)
@@ -132,6 +141,30 @@ def test_the_next_job_removes_the_folder_of_a_killed_one_but_not_of_a_running_on
     (killed / "1970-01-01-part.content").touch()
     with staging_folder(tmp_path) as one, staging_folder(tmp_path) as two:
         assert set((tmp_path / ".staging").iterdir()) == {one.path, two.path}
+
+
+class Squares(ThreadedDoFn):
+    """Waits until three units are worked on."""
+
+    def __init__(self) -> None:
+        self.three = threading.Barrier(3)
+
+    def work(self, unit: int) -> list[int]:
+        self.three.wait(timeout=30)
+        return [unit, unit * unit]
+
+
+def test_a_group_of_units_is_worked_on_by_three_threads_and_its_results_come_from_process() -> None:
+    assert list(Squares().process(("group", range(6)))) == [0, 0, 1, 1, 2, 4, 3, 9, 4, 16, 5, 25]
+    assert ThreadedDoFn.finish_bundle is beam.DoFn.finish_bundle
+
+
+def test_one_worker_takes_all_units_and_several_a_few_at_a_time() -> None:
+    def size(*flags: str) -> int:
+        return group_size(beam.Pipeline(runner=DEFAULT_RUNNER, options=Engine(flags).options))
+
+    assert size() == sys.maxsize
+    assert size("--direct_running_mode=multi_processing") == 3
 
 
 class Work(beam.DoFn):
