@@ -81,7 +81,7 @@ def until_killed(
         )
     raise TransientError(
         f"no Beam worker has shown a sign of life for {timeout:.0f} s: they were killed (is there memory enough?), or "
-        "none has started; run again, with a higher --beam_flag=--worker_timeout where the engine takes longer to start them"
+        "none has started; run again, with a higher --beam_flag=--worker_timeout where the engine is slow to start them"
     )
 
 

@@ -1,4 +1,4 @@
-"""Beam's engines as servers on this machine, in processes of their own: with the flags that a command takes for them."""
+"""Beam's engines as servers on this machine, in processes of their own, with the flags that commands take for them."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _PATIENCE_SECONDS = 120
@@ -27,7 +27,7 @@ def free_port() -> int:
 def server(
     folder: Path, *module: str, port: int = 0, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start `python -m MODULE...` in `folder`, wait until it listens at `port`, and kill it with its children at the end."""
+    """Start `python -m MODULE...` in `folder`, and wait until it listens at `port`. It is killed at the end."""
     log = folder / f"{module[0]}-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -79,30 +79,19 @@ def job_service(folder: Path) -> Iterator[tuple[list[str], subprocess.Popen[byte
 
 @contextlib.contextmanager
 def dask(
-    folder: Path, *, workers: int = 2, seeds: tuple[str, ...] = ("7", "7")
+    folder: Path, *, seeds: Sequence[str] = ("7", "7")
 ) -> Iterator[tuple[list[str], list[subprocess.Popen[bytes]]]]:
-    """Start Dask's scheduler and workers without nannies, each with its PYTHONHASHSEED; yield the flags and the workers."""
+    """Start Dask's scheduler, and a worker for each PYTHONHASHSEED; yield the flags and the workers."""
+    from distributed import Client
+
     port = free_port()
     address = f"tcp://localhost:{port}"
-    scheduler = (
-        "distributed.cli.dask_scheduler",
-        f"--port={port}",
-        "--no-dashboard",
-        "--dashboard-address=:0",
-    )
+    scheduler = ("distributed.cli.dask_scheduler", f"--port={port}", "--dashboard-address=:0")
     worker = ("distributed.cli.dask_worker", address, "--no-nanny", "--nthreads=1", "--dashboard-address=:0")
     with contextlib.ExitStack() as stack:
         stack.enter_context(server(folder, *scheduler, port=port))
-        started = [
-            stack.enter_context(server(folder, *worker, PYTHONHASHSEED=seed)) for seed in seeds[:workers]
-        ]
-        _wait_for_workers(address, workers)
-        yield ["--runner=DaskRunner", f"--dask_client_address={address}"], started
-
-
-def _wait_for_workers(address: str, workers: int) -> None:
-    from distributed import Client
-
-    with Client(address, set_as_default=False) as client:
+        workers = [stack.enter_context(server(folder, *worker, PYTHONHASHSEED=seed)) for seed in seeds]
         if workers:
-            client.wait_for_workers(workers, timeout=_PATIENCE_SECONDS)
+            with Client(address, set_as_default=False) as client:
+                client.wait_for_workers(len(workers), timeout=_PATIENCE_SECONDS)
+        yield ["--runner=DaskRunner", f"--dask_client_address={address}"], workers

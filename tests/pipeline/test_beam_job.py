@@ -11,7 +11,6 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, StandardOptions
 
 from tutelage.pipeline.beam_engines import DEFAULT_RUNNER, Engine
 from tutelage.pipeline.beam_job import (
@@ -23,52 +22,6 @@ from tutelage.pipeline.beam_job import (
     sweep,
 )
 from tutelage.pipeline.errors import UserError
-
-
-@pytest.mark.parametrize(
-    ("flags", "flag", "name"),
-    [
-        (["--runer=FlinkRunner"], "--runer=FlinkRunner", "runer"),
-        (["--runner=FlinkRunner", "--streming"], "--streming", "streming"),
-        (["--no_streming"], "--no_streming", "no_streming"),
-        (["--run=FlinkRunner"], "--run=FlinkRunner", "run"),  # Beam accepts no abbreviations
-    ],
-)
-def test_a_flag_that_beam_would_ignore_is_refused(flags: list[str], flag: str, name: str) -> None:
-    text = f"--beam_flag={flag}: Beam has no option {name!r}; see its PipelineOptions"
-    with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
-        Engine(flags)
-
-
-def test_a_value_that_beam_cannot_parse_is_refused_in_one_line() -> None:
-    text = "--beam_flag: argument --direct_num_workers: invalid int value: 'two'"
-    with pytest.raises(UserError, match=f"^{text}$"):
-        Engine(["--direct_num_workers=two"])
-
-
-def test_the_mode_that_loses_values_is_refused() -> None:
-    text = "--direct_running_mode=multi_threading loses values in Beam 2.77; omit it"
-    with pytest.raises(UserError, match=f"^{text}$"):
-        Engine(["--direct_running_mode=multi_threading"])
-
-
-def test_flags_that_beam_knows_reach_it() -> None:
-    parsed = Engine(
-        [
-            "--runner=FlinkRunner",
-            "--direct_running_mode=multi_processing",
-            "--direct_num_workers=3",
-            "--no_auth",  # an option of this name
-            "--experiment=x",  # another spelling of --experiments
-            "--parallelism=-1",  # the default
-            "--no_direct_runner_use_stacked_bundle",  # the option without no_, switched off
-        ]
-    ).options
-    assert parsed.view_as(StandardOptions).runner == "FlinkRunner"
-    direct = parsed.view_as(DirectOptions)
-    assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 3)
-    assert direct.direct_runner_use_stacked_bundle is False
-    assert parsed.view_as(GoogleCloudOptions).no_auth is True
 
 
 def test_a_worker_gives_values_to_the_driver(tmp_path: Path) -> None:
