@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,6 +36,8 @@ _EXTRAS = {
 """By runner, the extra of tutelage that it needs, and a module that is imported only where that is installed."""
 _DASK_PARTITIONS = 32
 """Groups of units that Dask moves as one. More let more workers work, but its GroupByKey has their square of tasks."""
+_LOST = re.compile("SDK worker disconnected|all those workers died")
+"""What Prism and Dask say of workers that were killed."""
 _SHORTEST_TIMEOUT = 20
 _CONNECT_SECONDS = 10
 _BEAMS_JOB_SERVER_TIMEOUT = 300
@@ -135,9 +138,24 @@ class Engine:
             ) from error
 
     def wait(self) -> None:
-        """Wait until the job ends. Raises DryRun where the engine was asked only to translate it."""
+        """Wait until the job ends.
+
+        Raises TransientError where the engine says that it has lost a worker, or goes away itself, and DryRun where
+        it was asked only to translate the job.
+        """
         try:
             self.result.wait_until_finish()
+        except grpc.RpcError as error:
+            raise TransientError(
+                f"{self.name} went away before the job ended ({_in_one_line(error)}); start it again, then run again"
+            ) from error
+        except Exception as error:
+            if _LOST.search(str(error)):
+                raise TransientError(
+                    f"a Beam worker was killed, and {self.name} has no other for its work (is there memory enough?); "
+                    "run again"
+                ) from error
+            raise
         finally:
             if client := getattr(self.result, "client", None):  # Of Dask; Beam leaves it open.
                 client.close()
@@ -206,9 +224,10 @@ def _argparse_in_one_line() -> Iterator[None]:
 
 
 def _in_one_line(error: BaseException) -> str:
-    """Return what an error says: gRPC's details, or the text, of which the first lines tell most."""
-    text = error.details() if isinstance(error, grpc.Call) else str(error)
-    return "; ".join(line.strip() for line in (text or type(error).__name__).splitlines()[:3] if line.strip())
+    """Return what an error says: gRPC's details, the end of a traceback that it quotes, or its first lines."""
+    text = (error.details() if isinstance(error, grpc.Call) else str(error)) or type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if "Traceback" in text else "; ".join(lines[:3])
 
 
 def _prepare_dask(options: PipelineOptions, units: int) -> None:
