@@ -47,7 +47,7 @@ SESSION_FLAGS: Sequence[Flag] = (
         [],
         "field=value of the config, as in students.auxiliary.distillation.click.alpha=3 (repeatable).",
     ),
-    _texts("beam_flag", [], "A flag for Beam, as in --runner=FlinkRunner (repeatable)."),
+    _texts("beam_flag", [], "A flag for Beam, as in --runner=DaskRunner (repeatable); see docs/engines.md."),
     _switch("verbose", False, "Show what TensorFlow and Beam print."),
 )
 """The flags that every command in a workdir takes."""

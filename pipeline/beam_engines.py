@@ -58,7 +58,7 @@ class TutelageOptions(PipelineOptions):
 
 
 class Engine:
-    """A Beam runner and its options, as flags like `--runner=FlinkRunner` choose them.
+    """A Beam runner and its options, as flags like `--runner=DaskRunner` choose them.
 
     Raises UserError for a runner that is not there, for a flag that Beam would ignore, for a value that it cannot
     parse, and for a mode that loses data.
