@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -32,6 +31,11 @@ Progress = Callable[[int, int], None]
 """Called with the number of finished units and the number of all units."""
 
 
+ALL = 0
+"""The key under which a GroupByKey brings everything together.
+
+None would not do: Dask groups by hash, and in Python 3.11 None has another one in each process.
+"""
 _THREADS = 3
 
 
@@ -89,10 +93,10 @@ class Staging:
 
     def signs(self) -> object:
         """Return what changes for as long as any worker works: names of files, and when units last were at work."""
-        with os.scandir(self.path) as found:
-            return {
-                file.name: file.stat().st_mtime_ns if file.name.endswith(".alive") else None for file in found
-            }
+        return {
+            path.name: path.stat().st_mtime_ns if path.suffix == ".alive" else None
+            for path in self.path.glob("*")
+        }
 
     def failed(self, unit: int | str, error: UserError) -> None:
         """Record a user's mistake, for `raise_failure`."""

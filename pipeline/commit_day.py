@@ -28,8 +28,7 @@ class StagedDay:
 
     day: date
     files: tuple[DataFile, ...]
-    statistics: str
-    """Path of its `DayStatistics`, an Arrow file."""
+    statistics: DayStatistics
     differences: tuple[str, ...]
     """How its columns differ from what the source offers."""
     metadata: Mapping[str, Any]
@@ -82,7 +81,7 @@ class DayCommitter:
         """
         lake, day = self.lake, made.day
         before = self._before(day)
-        statistics = compare(DayStatistics.read(Path(made.statistics)), before)
+        statistics = compare(made.statistics, before)
         now = scalars(lake.schema, statistics)
         verdict = judge(
             lake.schema,
