@@ -6,6 +6,7 @@ import importlib
 import io
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -144,7 +145,8 @@ class Engine:
         it was asked only to translate the job.
         """
         try:
-            self.result.wait_until_finish()
+            with _threads_tell_no_broken_connection():
+                self.result.wait_until_finish()
         except grpc.RpcError as error:
             raise TransientError(
                 f"{self.name} went away before the job ended ({_in_one_line(error)}); start it again, then run again"
@@ -221,6 +223,22 @@ def _argparse_in_one_line() -> Iterator[None]:
             yield
     except SystemExit:  # argparse prints its usage first and the reason last.
         raise UserError(f"--beam_flag: {message.getvalue().split('error: ')[-1].strip()}") from None
+
+
+@contextlib.contextmanager
+def _threads_tell_no_broken_connection() -> Iterator[None]:
+    """Let Beam's threads, which read from the engine too, print no traceback when it goes away: `wait` says it."""
+    before = threading.excepthook
+
+    def tell(what: threading.ExceptHookArgs) -> None:
+        if not issubclass(what.exc_type, grpc.RpcError):
+            before(what)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _in_one_line(error: BaseException) -> str:
