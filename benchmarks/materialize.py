@@ -260,14 +260,14 @@ def _beam_rows(raw: Path, out: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tutelage.pipeline import beam_job
+    from tutelage.pipeline import beam_engines
 
     def write(group: tuple[int, Any]) -> int:
         rows = [row | {"example_id": hash(tuple(row[name] for name in _KEY))} for row in group[1]]
         pq.write_table(pa.Table.from_pylist(rows), out / f"{group[0]}.parquet", compression="zstd")
         return len(rows)
 
-    with beam.Pipeline(runner=beam_job.DEFAULT_RUNNER) as pipeline:
+    with beam.Pipeline(runner=beam_engines.DEFAULT_RUNNER) as pipeline:
         _ = (
             pipeline
             | beam.Create([str(path) for path in sorted(raw.glob("*.parquet"))], reshuffle=False)

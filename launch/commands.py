@@ -21,7 +21,7 @@ from absl import app, flags
 
 from tutelage.launch.exit_codes import Failures, exit_code
 from tutelage.launch.logging_setup import silence, write_stderr
-from tutelage.pipeline.errors import Found, UserError, disk_full_as_user_error
+from tutelage.pipeline.errors import DryRun, Found, UserError, disk_full_as_user_error
 from tutelage.pipeline.io.printable import printable, printable_lines
 from tutelage.trainers.preemption import SIGNALS, Preempted, stopped
 
@@ -47,7 +47,7 @@ SESSION_FLAGS: Sequence[Flag] = (
         [],
         "field=value of the config, as in students.auxiliary.distillation.click.alpha=3 (repeatable).",
     ),
-    _texts("beam_flag", [], "A flag for Beam, as in --runner=FlinkRunner (repeatable)."),
+    _texts("beam_flag", [], "A flag for Beam, as in --runner=DaskRunner (repeatable); see docs/engines.md."),
     _switch("verbose", False, "Show what TensorFlow and Beam print."),
 )
 """The flags that every command in a workdir takes."""
@@ -322,6 +322,8 @@ def _act(command: Command, argv: Sequence[str]) -> None:
             return
         try:
             function(session, **own)
+        except DryRun as said:
+            print(printable(str(said)))
         except UserError:
             raise
         except Exception:

@@ -15,6 +15,7 @@ from tutelage.models.backbones.base import Backbone, described
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.pieces import ROWS_PER_SHARD
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source
@@ -99,6 +100,9 @@ class Experiment:
     """As `--start_day`: YYYY-MM-DD, today, yesterday or today-N."""
     end_day: str
     """As `--end_day`."""
+    rows_per_shard: int = ROWS_PER_SHARD
+    """A day of more rows is made by several workers, a share each. The memory of a worker follows it. It may change in
+    a workdir at any time."""
     slice_by: tuple[str, ...] = ()
     """Metrics are also computed per value of these id features, for values with at least 1,000 examples a day."""
     quality: QualityConfig = DEFAULT_QUALITY
@@ -111,6 +115,8 @@ class Experiment:
     """A teacher that trains beside the present one until it is as good, then takes its place."""
 
     def __post_init__(self) -> None:
+        if self.rows_per_shard < 1:
+            raise UserError(f"rows_per_shard is {self.rows_per_shard}, expected at least 1")
         if not 0 < self.false_alarms_per_year < math.inf:
             raise UserError(
                 f"false_alarms_per_year is {self.false_alarms_per_year}, expected a number above 0, as in 1.0"

@@ -45,6 +45,7 @@ def materialize(
         quality=session.experiment.quality,
         alarms=session.experiment.alarms,
         now=session.now,
+        rows_per_shard=session.experiment.rows_per_shard,
         beam_flags=session.beam_flags,
         progress=progress,
     )
@@ -66,7 +67,13 @@ def build_histories(session: Session) -> None:
     if stale:
         from tutelage.pipeline import histories as job
 
-        job.build(session.experiment.schema, lake, days=stale, beam_flags=session.beam_flags)
+        job.build(
+            session.experiment.schema,
+            lake,
+            days=stale,
+            rows_per_shard=session.experiment.rows_per_shard,
+            beam_flags=session.beam_flags,
+        )
 
 
 def train(

@@ -1,9 +1,10 @@
 """Commit a materialised day to `interactions`, or put it in quarantine until its data is corrected or accepted."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,7 @@ class StagedDay:
 
     day: date
     files: tuple[DataFile, ...]
-    statistics: str
-    """Path of its `DayStatistics`, an Arrow file."""
+    statistics: DayStatistics
     differences: tuple[str, ...]
     """How its columns differ from what the source offers."""
     metadata: Mapping[str, Any]
@@ -90,30 +90,28 @@ class DayCommitter:
         self.quarantined_days: dict[date, str] = {}
         """The message about each day that went into quarantine."""
 
-    def commit_days(self, made: Sequence[StagedDay]) -> dict[date, Verdict]:
+    def commit_days(self, made: Iterable[StagedDay]) -> Iterator[tuple[StagedDay, Verdict]]:
         """Judge days in order, then commit each, or put it in quarantine; what the table held of that day stays then.
 
         The statistics of all these days are committed first, in one commit, under the attempt of the rows. If the job
         is killed before a day's rows are committed, their attempt shows that they belong to other rows.
+
+        Yields each day with its verdict, once that is done.
         """
-        verdicts: dict[date, Verdict] = {}
-        for start in range(0, len(made), TOGETHER):
-            judged = [
-                with_retries(f"the statistics of {day.day}", self._judge, day)
-                for day in made[start : start + TOGETHER]
-            ]
+        days = iter(made)
+        while together := list(islice(days, TOGETHER)):
+            judged = [with_retries(f"the statistics of {day.day}", self._judge, day) for day in together]
             if files := [({"day": each.made.day}, [each.file]) for each in judged if each.file]:
                 commit = self.lake.statistics.commit_together
                 with_retries("the commit of statistics", commit, files, attempt=self.attempt)
             for each in judged:
                 with_retries(f"the commit of {each.made.day}", self._finish, each)
-                verdicts[each.made.day] = each.verdict
-        return verdicts
+                yield each.made, each.verdict
 
     def _judge(self, made: StagedDay) -> "_JudgedDay":
         """Judge a day, and write a file of its statistics if it passed. Nothing is committed."""
         lake, day = self.lake, made.day
-        statistics = compare(DayStatistics.read(Path(made.statistics)), self._before(day))
+        statistics = compare(made.statistics, self._before(day))
         now = scalars(lake.schema, statistics)
         verdict = judge(
             lake.schema,

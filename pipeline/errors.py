@@ -45,6 +45,10 @@ class TransientError(UserError):
     """A cause that may pass without a change of the request: the same command, run again later, may succeed."""
 
 
+class DryRun(Exception):
+    """A Beam job was only translated, as its flags ask. The text says what was made; commands print it and succeed."""
+
+
 def system_error(error: BaseException | None) -> int | None:
     """Return the number of the operating system's error behind `error`; None: there is none.
 

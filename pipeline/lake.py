@@ -144,8 +144,10 @@ class Lake:
             if "interactions" in versions
         }
 
-    def with_histories(self, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
+    def with_histories(self, rows: pl.LazyFrame, day: date, *, of: pl.Series | None = None) -> pl.LazyFrame:
         """Return rows of a day of `interactions` with the histories of their users, in the same order.
+
+        `of`: all users of the rows, where these are few of the day's; the histories of others are not kept in memory.
 
         Raises UserError where the histories are missing, or were made from other rows than are there now.
         """
@@ -157,6 +159,8 @@ class Lake:
                 "run tutelage-run, or tutelage-materialize for that day"
             )
         made = self.histories.scan(day=day).drop("day")
+        if of is not None:
+            made = made.filter(pl.col(of.name).is_in(of.implode()))
         return rows.join(made, on=self.schema.user, how="left", maintain_order="left")
 
 

@@ -294,6 +294,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make bench-gates": _bench_gates,
     "make bench-data-gate": partial(_make, runs=("-m benchmarks.data_gate",)),  # takes minutes
     "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
+    "make bench-engines": partial(_make, runs=("-m benchmarks.engines",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
     "make golden": partial(_make, runs=("-m tests.golden",)),  # test_smoke.py makes the run
 }
