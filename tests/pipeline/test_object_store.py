@@ -1,5 +1,6 @@
 """Tables and jobs in an object store, on a real S3 server: equal to those of a local disk."""
 
+import errno
 import logging
 import os
 import signal
@@ -14,13 +15,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
 from tests.faulty import FAULTS, faulty
 from tests.pipeline.rows import DAY, Rows
 from tutelage.pipeline.beam_job import abandoned, left_over, staging_folder, sweep
 from tutelage.pipeline.commit_day import accept
-from tutelage.pipeline.errors import TransientError, UserError
+from tutelage.pipeline.errors import TransientError, UserError, disk_full_as_user_error, system_error
 from tutelage.pipeline.io import leases
 from tutelage.pipeline.io.arrow import read_arrow, write_arrow
 from tutelage.pipeline.io.json import TornFile
@@ -274,6 +276,21 @@ def test_what_is_written_through_faults_is_there_once(
         assert (_ids(table, DAYS[0]), _ids(table, DAYS[1])) == ([1, 3], [4])
         assert leases.holders(root / ".lock") == []  # type: ignore[arg-type]
         assert all(proxy.counts().get(fault) for fault in FAULTS), proxy.counts()
+
+
+@pytest.mark.parametrize("library", ["Delta Lake", pytest.param("Polars", marks=pytest.mark.slow)])
+def test_a_store_that_went_away_is_a_passing_cause_in_one_line(
+    s3: str, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    read = {"Delta Lake": DeltaTable, "Polars": pl.read_parquet}[library]
+    with pytest.raises(TransientError) as told, disk_full_as_user_error(s3):
+        read(f"{s3}/rows/part.parquet")
+    text = str(told.value)
+    assert text.startswith(f"{s3}: Generic S3 error")
+    assert text.endswith("; look after the network and the store, then run again")
+    assert "\n" not in text
+    assert system_error(told.value) == errno.EIO
 
 
 @pytest.mark.slow
