@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from pathlib import Path
 
 import apache_beam as beam
 
-from tutelage.pipeline import beam_job, negatives, pieces
+from tutelage.pipeline import beam_job, negatives
+from tutelage.pipeline.io.arrow import write_arrow
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.leaks import leaks
@@ -137,8 +138,8 @@ class MakeShard(beam_job.ThreadedDoFn):
             )
             late += late_rows
             masked.update({name: frame[name].null_count() for name in schema.maturity})
-        path = str(Path(self.job.staging) / f"{unit.day}-{unit.number}.sketches")
-        pieces.write(sketches.parts(), path)
+        path = str(as_path(self.job.staging) / f"{unit.day}-{unit.number}.sketches")
+        write_arrow(sketches.parts(), path)
         self.staging.give(
             f"made-{unit.day}-{unit.number}",
             {

@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
-from pathlib import Path
 
 import apache_beam as beam
 
-from tutelage.pipeline import beam_job, histories, pieces
+from tutelage.pipeline import beam_job, histories
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.arrivals import Arrivals, DayArrivals
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.arrow import read_arrow
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.make_shard import DrawNegatives, GroupShards, MakeShard
 from tutelage.pipeline.pieces import ROWS_PER_SHARD
@@ -102,7 +102,7 @@ def materialize(
     check_columns(source, schema)
     units = source.units(raw_dir, workdir=workdir, days=days)
     root = str(lake.interactions.path.parent)
-    with beam_job.staging_folder(Path(root)) as staging:
+    with beam_job.staging_folder(lake.interactions.path.parent) as staging:
         job = Job(
             schema=schema,
             days=days,
@@ -195,7 +195,7 @@ def _staged(day: date, found: DayArrivals, schema: Schema) -> StagedDay:
     shards = [shard for _, shard in sorted(found.shards.items())]
     sketches, masked = Sketches(schema), Counter[str]()
     for shard in shards:
-        sketches.add_parts(pieces.read(shard["sketches"]))
+        sketches.add_parts(read_arrow(shard["sketches"]))
         masked.update(shard["masked"])
     files = [DataFile(**file) for shard in shards for file in shard["files"]]
     sampled = found.sampled.total()

@@ -8,9 +8,9 @@ from typing import Self
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from tutelage.pipeline.ids import shard_of
+from tutelage.pipeline.io.arrow import read_arrow, write_arrow
 
 ROWS_PER_SHARD = 2_000_000
 """Rows of a day that one worker turns into data files (`Experiment.rows_per_shard`)."""
@@ -20,18 +20,6 @@ _UNPARTITIONED = 2
 """So many shards pick their rows out of pieces that hold those of all shards."""
 _MOST_RANGES = 1 << 10
 _REPEATS = {"row": pl.UInt32, "reason": pl.String}
-
-
-def write(frame: pl.DataFrame, path: str) -> None:
-    """Write a staged file. It is uncompressed Arrow IPC, which is written and read at the speed of memory."""
-    frame.write_ipc(path)
-
-
-def read(path: str, start: int = 0, rows: int | None = None) -> pl.DataFrame:
-    """Return rows of a staged file (None: all from `start` on), memory-mapped: only what is used of them is read."""
-    with pa.memory_map(path) as source:
-        part = pa.ipc.open_file(source).read_all().slice(start, rows)
-    return pl.from_arrow(part, rechunk=False)  # type: ignore[return-value]
 
 
 def shards(rows: int, rows_per_shard: int) -> int:
@@ -73,7 +61,7 @@ class Piece:
             numbers = rows.select(shard_of(pl.col("example_id"), of)).to_series()
             rows = rows[np.argsort(numbers.to_numpy(), kind="stable")]
             ranges = (0, *np.cumsum(np.bincount(numbers.to_numpy(), minlength=of)).tolist())
-        write(rows, str(path))
+        write_arrow(rows, str(path))
         return cls(order=order, path=str(path), rows=rows.height, late=late, ranges=ranges)
 
     def of_shard(self, number: int, of: int) -> Self | None:
@@ -88,7 +76,7 @@ class Piece:
 
     def read(self) -> pl.DataFrame:
         """Return the rows, memory-mapped."""
-        return read(self.path, self.start, self.rows)
+        return read_arrow(self.path, self.start, self.rows)
 
 
 def concatenate_small(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -4,13 +4,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.ids import example_id
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.pieces import ROWS_PER_SHARD, Piece, concatenate_small, shards
 from tutelage.pipeline.schema import SAMPLING_RATE, Schema, interaction_columns
@@ -38,7 +38,7 @@ class Job:
     def stage(self, rows: pl.DataFrame, day: date, *, expected: int, **fields: Any) -> Piece:
         """Write rows of a day that is `expected` to have so many."""
         # A runner may start a unit again while its first attempt still runs, so the name is unique.
-        path = Path(self.staging) / f"{day}-{uuid.uuid4().hex}.arrow"
+        path = as_path(self.staging) / f"{day}-{uuid.uuid4().hex}.arrow"
         rows = rows.select(*interaction_columns(self.schema).names, "content")
         return Piece.stage(rows, path, expected=shards(expected, self.rows_per_shard), **fields)
 

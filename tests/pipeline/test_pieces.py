@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.pipeline.ids import example_id
-from tutelage.pipeline.pieces import Piece, ShardRows, read, shards
+from tutelage.pipeline.io.arrow import read_arrow
+from tutelage.pipeline.pieces import Piece, ShardRows, shards
 
 KEY = ("user", "event_time_us")
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(0, 1)), max_size=30)
@@ -89,7 +90,7 @@ def test_a_shard_reads_only_its_own_range_of_a_piece_that_was_partitioned(tmp_pa
     fourth = piece.of_shard(1, 4)
     assert fourth
     assert fourth.rows == sum(eighths[2:4])
-    assert fourth.read().equals(read(piece.path, sum(eighths[:2]), fourth.rows))
+    assert fourth.read().equals(read_arrow(piece.path, sum(eighths[:2]), fourth.rows))
     # A third overlaps three eighths, and its rows are found among theirs.
     third = piece.of_shard(1, 3)
     assert third

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tutelage.pipeline.pieces import read, write
+from tutelage.pipeline.io.arrow import read_arrow, write_arrow
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema, Task
 from tutelage.pipeline.statistics import DayStatistics, Sketches, _hashes, compare
 
@@ -139,8 +139,8 @@ def test_the_sketches_of_shards_add_up_to_the_day(tmp_path: Path, shards: int) -
     for number in range(shards):
         shard = Sketches(SCHEMA)
         shard.add(whole.gather_every(shards, number))
-        write(shard.parts(), str(tmp_path / f"{number}"))
-        added.add_parts(read(str(tmp_path / f"{number}")))
+        write_arrow(shard.parts(), str(tmp_path / f"{number}"))
+        added.add_parts(read_arrow(str(tmp_path / f"{number}")))
     found, one = added.finish(), _day(whole)
     moments = pl.col("mean", "sd").round(12)
     assert found.columns.with_columns(moments).equals(one.columns.with_columns(moments))
