@@ -1,0 +1,105 @@
+"""Local scratch for libraries that write files by themselves, and the way of such files to and from an object store.
+
+TensorFlow 2.21 has no file system for object stores. A checkpoint, a SavedModel or an event file is written to scratch
+and uploaded as a whole: its files, then their digests, then the one file by which a reader finds it. Scratch may vanish
+at any instant: what was uploaded does not need it.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io import leases
+from tutelage.pipeline.io.paths import StorePath, remote
+
+DIGESTS = ".digests.json"
+"""Beside the files of an uploaded folder: the SHA-256 of each of them, by its path in the folder."""
+_THREADS = 8
+
+
+class TornUpload(UserError):
+    """A folder in an object store does not hold what was uploaded."""
+
+
+@contextmanager
+def scratch(parent: str | Path | None = None) -> Iterator[Path]:
+    """Yield a new local folder below `parent` (None: the system's folder for temporary files), and remove it."""
+    if parent is not None:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tutelage-", dir=parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def upload(source: Path, target: StorePath, *, last: str = "") -> dict[str, str]:
+    """Upload a local file or folder and return the SHA-256 of each file, by its path in the folder.
+
+    The files named `last` are uploaded after all others and the digests, so a reader that finds one finds all.
+    """
+    if not source.is_dir():
+        target.upload(source)
+        return {"": _sha256(source)}
+    names = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
+    digests = {name: _sha256(source / name) for name in names}
+    late = [name for name in names if last and Path(name).name == last]
+
+    def send(name: str) -> None:
+        (target / name).upload(source / name)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(send, [name for name in names if name not in late]))
+    (target / DIGESTS).write_bytes(json.dumps(digests, indent=1).encode())
+    leases.check()
+    for name in late:
+        send(name)
+    return digests
+
+
+def download(source: StorePath, target: Path) -> None:
+    """Download a folder that `upload` wrote into the local folder `target`, which is created.
+
+    Raises FileNotFoundError where nothing was uploaded, and TornUpload where a file is missing or is not what was
+    uploaded.
+    """
+    digests: Mapping[str, str] = json.loads((source / DIGESTS).read_bytes())
+
+    def fetch(name: str) -> None:
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            (source / name).download(path)
+        except FileNotFoundError:
+            raise TornUpload(
+                f"{source / name} is missing; restore it from a backup, or remove {source}"
+            ) from None
+        if _sha256(path) != digests[name]:
+            raise TornUpload(
+                f"{source / name} is not what was uploaded; restore it from a backup, or remove {source}"
+            )
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(fetch, digests))
+
+
+@contextmanager
+def local_copy(path: Path, parent: str | Path | None = None) -> Iterator[Path]:
+    """Yield a folder or file as local files: itself where it is local, else a checked copy in scratch."""
+    if not (stored := remote(path)):
+        yield path
+        return
+    with scratch(parent) as folder:
+        copy = folder / stored.name
+        if stored.is_file():
+            stored.download(copy)
+        else:
+            download(stored, copy)
+        yield copy
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
