@@ -18,7 +18,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import make_folder, move, move_new, remove
 from tutelage.pipeline.io.folders import made_beside, read_several, remove_whole, whole_folders
 from tutelage.pipeline.io.json import TornFile, json_object, parse_json, read_json, warn_once, write_json
-from tutelage.pipeline.io.paths import is_remote
+from tutelage.pipeline.io.paths import remote
 from tutelage.pipeline.io.scratch import TornUpload, local_copy
 from tutelage.pipeline.io.store import FILES
 
@@ -125,11 +125,11 @@ class Checkpoints:
 
         From an object store they are read several at a time.
         """
-        if not is_remote(self.folder):
+        if not (stored := remote(self.folder)):
             return dict.fromkeys(self._folders())
-        listed = self.folder.stats()
+        listed = stored.stats()
         names = sorted(name for name in listed if fnmatch.fnmatchcase(name, f"{_DAYS}/{STATE}"))
-        found = read_several(self.folder, names, listed)
+        found = read_several(stored, names, listed)
         return {(self.folder / name).parent: content for name, content in found.items()}
 
     def any_day(self) -> bool:
@@ -236,11 +236,11 @@ class Checkpoints:
 
     def _files(self, days: Sequence[date]) -> list[dict[str, int]]:
         """Return for each day the sizes of the files of its variables, by their names."""
-        if not is_remote(self.folder):
+        if not (stored := remote(self.folder)):
             folders = [self.folder / str(day) for day in days]
             return [{path.name: path.stat().st_size for path in _variables(folder)} for folder in folders]
         found: dict[str, dict[str, int]] = {str(day): {} for day in days}
-        for name, size in self.folder.sizes().items() if days else ():
+        for name, size in stored.sizes().items() if days else ():
             folder, _, file = name.partition("/")
             if folder in found and file != STATE and not file.startswith("."):
                 found[folder][file] = size
@@ -291,10 +291,13 @@ _AGAIN = (
 
 
 def _read_state(folder: Path, recorded: bytes | None = None, *, mend: str = _AGAIN) -> State:
-    """Return the state of a day's folder; `recorded` is what its file holds. Raises TornFile where it is torn or missing."""
+    """Return the state of a day's folder; `recorded` is what its file holds.
+
+    Raises TornFile where it is torn or missing.
+    """
     path = folder / STATE
     try:
-        if is_remote(path):
+        if remote(path):
             state = _parse(str(path), recorded or FILES.read(path), mend)
         else:
             stat = path.stat()

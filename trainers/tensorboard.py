@@ -7,13 +7,13 @@ from pathlib import Path
 import tensorflow as tf
 
 from tutelage.pipeline.io.atomic import make_folder, move_new, remove
-from tutelage.pipeline.io.paths import is_remote
+from tutelage.pipeline.io.paths import remote
 from tutelage.pipeline.io.scratch import scratch
 
 
 def write_events(folder: Path, rows: Sequence[Mapping[str, object]], *, day: date) -> None:
     """Write one scalar for each metric, at the step YYYYMMDD, under `basis/task/metric/slice`."""
-    if is_remote(folder):
+    if remote(folder):
         with scratch() as local:
             move_new(_write(local, rows, day), folder / f"events.out.tfevents.{day}")
         return

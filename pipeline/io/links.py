@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import remote
 
 
 def refuse_link(path: Path) -> None:
@@ -23,6 +24,8 @@ def refuse_links(folder: Path) -> None:
         >>> refuse_links(folder)
     """
     refuse_link(folder)
+    if remote(folder):  # An object store has none.
+        return
     for at, folders, files in os.walk(folder):
         for name in (*folders, *files):
             refuse_link(Path(at, name))
