@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,9 +22,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 from tutelage.pipeline.beam_sampling import short_sampling_period
 from tutelage.pipeline.beam_workers import until_killed
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.atomic import remove
 from tutelage.pipeline.io.links import refuse_link
 from tutelage.pipeline.io.locks import locked
+from tutelage.pipeline.io.paths import as_path, remote
+from tutelage.pipeline.io.store import FILES
 from tutelage.pipeline.lake import LOCK
 
 # `DirectRunner` would first try to download another runner.
@@ -70,6 +73,7 @@ def one_group_per_unit(
 
 
 _THREADS = 3
+_PROGRESS_SECONDS = 0.2
 
 
 class ThreadedDoFn(beam.DoFn):
@@ -106,7 +110,7 @@ class Staging:
     """
 
     def __init__(self, path: str):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.attempt = int(self.path.name.partition("-")[0])
 
     def done(self, unit: int) -> None:
@@ -131,8 +135,7 @@ class Staging:
 
         Files are used because a portable runner returns no elements to the driver.
         """
-        with atomic_write(self.path / f"{name}.json") as partial:
-            partial.write_text(json.dumps(value))
+        FILES.put(self.path / f"{name}.json", json.dumps(value).encode())
 
     def given(self) -> dict[str, Any]:
         """Return the values that the workers gave, by name."""
@@ -141,7 +144,7 @@ class Staging:
     def remove(self, pattern: str) -> None:
         """Delete the files that match a glob pattern."""
         for path in self.path.glob(pattern):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def raise_failure(self) -> None:
         """Raise the UserError that stopped a worker, if there is one.
@@ -167,7 +170,13 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
         # Jobs share the lock; who cleans has it alone.
         held.enter_context(locked(lake_root / LOCK, cleaning, shared=True))
         sweep(lake_root)
-        # The folder is locked before it gets the name under which another job would find it.
+        # The folder is locked before another job can find it.
+        if remote(root):
+            path = root / f"{time.time_ns()}-{uuid.uuid4().hex}"
+            held.callback(remove, path)
+            held.enter_context(locked(path / LOCK, f"{path} belongs to another job"))
+            yield Staging(str(path))
+            return
         new = Path(tempfile.mkdtemp(prefix="new-", dir=root))
         held.enter_context(locked(new, f"{new} belongs to another job"))
         path = new.rename(root / new.name.replace("new", str(time.time_ns()), 1))
@@ -190,8 +199,8 @@ def abandoned(lake_root: Path) -> list[Path]:
     """Return the staging folders of jobs that were killed."""
     found = []
     for left in left_over(lake_root):
-        # The system takes the lock back from a killed process.
-        with contextlib.suppress(OSError, UserError), locked(left, ""):
+        # A killed process holds no lock.
+        with contextlib.suppress(OSError, UserError), locked(_lock(left), ""):
             found.append(left)
     return found
 
@@ -199,9 +208,17 @@ def abandoned(lake_root: Path) -> list[Path]:
 def sweep(lake_root: Path) -> None:
     """Remove the staging folders of killed jobs."""
     for left in left_over(lake_root):
-        with contextlib.suppress(OSError, UserError), locked(left, f"{left} is in use"):
+        with contextlib.suppress(OSError, UserError), locked(_lock(left), f"{left} is in use"):
+            if remote(left):
+                remove(left)
+                continue
             shutil.rmtree(left, ignore_errors=True)
             left.unlink(missing_ok=True)  # A lock file, where its job has removed the folder just now.
+
+
+def _lock(staging: Path) -> Path:
+    """Return what the job of a staging folder holds a lock on: a lease needs a file."""
+    return staging / LOCK if remote(staging) else staging
 
 
 def run(
@@ -222,7 +239,7 @@ def run(
     finished = threading.Event()
 
     def watch() -> None:
-        while not finished.wait(0.2):
+        while not finished.wait(_PROGRESS_SECONDS * (10 if remote(staging.path) else 1)):
             if progress:
                 progress(len(list(staging.path.glob("*.done"))), units)
 

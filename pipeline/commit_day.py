@@ -1,6 +1,5 @@
 """Commit a materialised day to `interactions`, or put it in quarantine until its data is corrected or accepted."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -13,8 +12,9 @@ import polars as pl
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.expected import MEMORY
-from tutelage.pipeline.io.atomic import atomic_write, make_folder, move
+from tutelage.pipeline.io.atomic import atomic_write, make_folder, move, remove
 from tutelage.pipeline.io.links import refuse_links, refuse_path_outside
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quality import DEFAULT_ALARMS, FIELDS, QualityConfig, judge, largest, scalars
 from tutelage.pipeline.statistics import DayStatistics, Sketches, compare
@@ -82,7 +82,7 @@ class DayCommitter:
         """
         lake, day = self.lake, made.day
         before = self._before(day)
-        statistics = compare(DayStatistics.read(Path(made.statistics)), before)
+        statistics = compare(DayStatistics.read(as_path(made.statistics)), before)
         now = scalars(lake.schema, statistics)
         verdict = judge(
             lake.schema,
@@ -231,8 +231,8 @@ def _read_statistics(lake: Lake, day: date) -> pl.DataFrame:
 def forget(lake: Lake, day: date) -> None:
     """Remove the rows and statistics of a day from quarantine. Its record stays. Raises UserError for a link there."""
     refuse_links(lake.quarantine.folder)
-    shutil.rmtree(_rows(lake, day), ignore_errors=True)
-    shutil.rmtree(_statistics(lake, day).parent, ignore_errors=True)
+    remove(_rows(lake, day))
+    remove(_statistics(lake, day).parent)
 
 
 def _quarantine(lake: Lake, made: StagedDay, statistics: pl.DataFrame, record: Mapping[str, Any]) -> None:
@@ -285,7 +285,7 @@ def accept(lake: Lake, day: date, reason: str) -> int:
             raise UserError(
                 f"--accept_day={day}: {source} is gone; run tutelage-materialize for that day first"
             )
-        left = pl.scan_parquet(target).select(pl.len()).collect().item()
+        left = pl.scan_parquet(str(target)).select(pl.len()).collect().item()
         if left < file.rows:
             counts = add_dropped(counts, file.rows - left, FORGOTTEN)
         files.append(replace(file, rows=left))

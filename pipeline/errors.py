@@ -77,7 +77,8 @@ def disk_full_as_user_error(folder: str | Path) -> Iterator[None]:
     except Exception as error:
         if system_error(error) not in NO_ROOM:
             raise
-        folders = [os.path.abspath(folder), tempfile.gettempdir()]
+        # An object store has no disk that is full.
+        folders = [path for path in (os.path.abspath(folder), tempfile.gettempdir()) if os.path.exists(path)]
         full = min(folders, key=lambda path: shutil.disk_usage(path).free)
         raise TransientError(
             f"{full}: its disk is full; free some space, then run again: what was finished stays"

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.quarantine import Quarantine
 from tutelage.pipeline.schema import METRICS, STATISTICS, Schema
 from tutelage.pipeline.schema.tables import history_columns, interaction_columns
@@ -37,7 +38,7 @@ class Lake:
         `interactions`: the table of another workdir, which is read instead of this one's.
         """
         # Workers of a Beam job may run in another folder.
-        root = Path(root).resolve()
+        root = as_path(root)
         self.schema = schema
         day = {"day": pa.date32()}
         self.interactions = Table(

@@ -17,6 +17,7 @@ from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
+from tutelage.pipeline.io.arrow import write_arrow
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.leaks import Suspicion, leaks
@@ -211,7 +212,7 @@ def _stage(rows: pl.DataFrame, day: date, schema: Schema, staging: beam_job.Stag
         return ""
     # A runner may start a unit again while its first attempt still runs, so the name is unique.
     path = str(staging.path / f"{day}-{uuid.uuid4().hex}.arrow")
-    rows.select(*interaction_columns(schema).names, "content").write_ipc(path)
+    rows.select(*interaction_columns(schema).names, "content").pipe(write_arrow, path)
     return path
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
+
+from tutelage.pipeline.io.arrow import read_arrow
 
 FRAME_ROWS = 1 << 19
 """Rows that a worker holds at a time, unless the source yields a larger frame."""
@@ -36,8 +37,7 @@ class Piece:
 
     def read(self) -> pl.DataFrame:
         """Return the rows, memory-mapped: only the columns that are used are read."""
-        with pa.memory_map(self.path) as source:
-            return pl.from_arrow(pa.ipc.open_file(source).read_all(), rechunk=False)  # type: ignore[return-value]
+        return read_arrow(self.path)
 
 
 def concatenate_small(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -23,6 +23,7 @@ import polars as pl
 import pyarrow as pa
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.table import DataFile, Table
 
 Producer = Literal["pre_update", "snapshot"]
@@ -195,12 +196,12 @@ class SoftLabelStore:
     @classmethod
     def open(cls, lake: str | Path) -> Self:
         """Open the store of a workdir's lake, `WORKDIR/lake`. Raises UserError where there is none."""
-        return cls(Table.open(Path(lake).resolve() / _FOLDER))
+        return cls(Table.open(as_path(lake) / _FOLDER))
 
     @classmethod
     def declare(cls, lake: str | Path, outputs: Sequence[str]) -> Self:
         """Return the store of a lake for teachers with these raw outputs. `create` creates it."""
-        return cls(Table(Path(lake).resolve() / _FOLDER, label_columns(outputs), partition_by=_PARTITION_BY))
+        return cls(Table(as_path(lake) / _FOLDER, label_columns(outputs), partition_by=_PARTITION_BY))
 
     def create(self) -> None:
         """Create an empty store unless it exists."""

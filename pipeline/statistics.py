@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +12,7 @@ import polars as pl
 import polars_hash as plh
 
 from tutelage.pipeline.drift import jensen_shannon, most_changed, psi
+from tutelage.pipeline.io.arrow import write_arrow
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema
 
 _ID_BUCKETS = 256
@@ -54,12 +56,12 @@ class DayStatistics:
             self.marks[name].ravel().tolist() if name in self.marks else None
             for name in self.columns["column"]
         ]
-        self.columns.with_columns(marks=pl.Series(marks, dtype=_MARKS["marks"])).write_ipc(path)
+        write_arrow(self.columns.with_columns(marks=pl.Series(marks, dtype=_MARKS["marks"])), str(path))
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read what `write` wrote. Raises ValueError for a file with other columns."""
-        columns = pl.read_ipc(path)
+        columns = pl.read_ipc(BytesIO(path.read_bytes()))
         if columns.schema != _MARKS:
             raise ValueError(f"{path} has the columns {columns.schema}, expected {_MARKS}")
         marks = columns.select("column", "marks").drop_nulls()

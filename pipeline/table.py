@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import json
 import os
 import time
@@ -9,7 +10,8 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,11 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from tutelage.pipeline.commits import Commits, added
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io import leases
 from tutelage.pipeline.io.atomic import make_folder, sync
 from tutelage.pipeline.io.digests import differs, sha256_of
 from tutelage.pipeline.io.json import TornFile
+from tutelage.pipeline.io.paths import StorePath, as_path, remote
 
 Partition = Mapping[str, str | date]
 """The value of each partition column."""
@@ -83,24 +87,24 @@ class Table:
         """Open an existing table with the columns that it has. Raises UserError where there is none."""
         if not DeltaTable.is_deltatable(str(path)):
             raise UserError(f"{path} is no Delta table; give the folder that holds its `_delta_log`")
-        table = DeltaTable(path)
+        table = DeltaTable(str(path))
         columns = pa.schema(table.schema().to_arrow())
         by = {name: columns.field(name).type for name in table.metadata().partition_columns}
         return cls(path, pa.schema([f for f in columns if f.name not in by]), partition_by=by)
 
     def snapshot(self) -> "Table":
         """Return the table as it is now. Later commits are not seen through it."""
-        return self._pin(DeltaTable(self.path))
+        return self._pin(DeltaTable(str(self.path)))
 
     def as_of(self, version: int | datetime) -> "Table":
         """Return the table as of a version of its log, or as of a time. Raises UserError where there was none."""
-        table = DeltaTable(self.path)
+        table = DeltaTable(str(self.path))
         try:
             table.load_as_version(version)
         except DeltaError as error:
             raise UserError(
                 f"{self.path.name} has no version as of {version} ({error}); "
-                f"its versions are 0 to {DeltaTable(self.path).version()}"
+                f"its versions are 0 to {DeltaTable(str(self.path)).version()}"
             ) from None
         return self._pin(table)
 
@@ -121,14 +125,14 @@ class Table:
 
     @property
     def _delta(self) -> DeltaTable:
-        return self._pinned or DeltaTable(self.path)
+        return self._pinned or DeltaTable(str(self.path))
 
     def create(self) -> None:
         """Create an empty table unless it exists."""
         if not DeltaTable.is_deltatable(str(self.path)):
             make_folder(self.path)
             DeltaTable.create(
-                self.path,
+                str(self.path),
                 self.schema,
                 mode="ignore",
                 partition_by=self.partition_by,
@@ -139,7 +143,7 @@ class Table:
 
     def add_columns(self) -> None:
         """Add the declared columns that the table lacks. They are null in the rows that exist."""
-        table = DeltaTable(self.path)
+        table = DeltaTable(str(self.path))
         have = [field.name for field in table.schema().fields]
         declared = DeltaSchema.from_arrow(self.schema).fields
         if new := [field for field in declared if field.name not in have]:
@@ -170,10 +174,10 @@ class Table:
         if days is not None:
             adds = adds.filter(pl.col("day").is_in(list(days)))
         known = self.commits.digests() if digests and adds.height else {}
-        found = (
-            (path, differs(self.path / path, size, known.get(path)))
-            for path, size in adds.select("path", "size_bytes").iter_rows()
-        )
+        named = dict(adds.select("path", "size_bytes").iter_rows())
+        if stored := remote(self.path):
+            return _differ(stored, named)
+        found = ((path, differs(self.path / path, size, known.get(path))) for path, size in named.items())
         return {path: why for path, why in found if why}
 
     def check(
@@ -219,7 +223,7 @@ class Table:
 
         Raises TornFile where the file is damaged.
         """
-        if why := differs(Path(path), None, self.commits.digests().get(os.path.relpath(path, self.path))):
+        if why := differs(as_path(path), None, self.commits.digests().get(self._name(path))):
             raise TornFile(f"{path} {why}; tutelage-verify says what mends it")
         columns = {name: t for name, t in pl.Schema(self.schema).items() if name not in self.partition_by}
         return pl.scan_parquet(path, schema=columns, missing_columns="insert", extra_columns="ignore")
@@ -229,12 +233,13 @@ class Table:
 
         Columns that `frame` lacks are null.
         """
+        leases.check()
         values = {**partition, **where}
         full = frame.with_columns(pl.lit(value).alias(name) for name, value in partition.items())
         full = full.select(n if n in full.columns else pl.lit(None).alias(n) for n in self.schema.names)
         predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
         content = [] if where else [_content(self.key(partition), _digest(self._data(full)))]
-        table = DeltaTable(self.path)
+        table = DeltaTable(str(self.path))
         before = table.version()
         write_deltalake(
             table,
@@ -256,12 +261,17 @@ class Table:
         make_folder(self.path / folder)
         data = self._data(frame)
         # Level 1 takes two thirds of the default level's time, for files of the same size.
-        data.write_parquet(self.path / path, compression_level=1)
-        sync(self.path / path)
-        sync(self.path / folder)
-        return DataFile(
-            path=path, rows=frame.height, digest=_digest(data), sha256=sha256_of(self.path / path)
-        )
+        if remote(self.path):
+            content = BytesIO()
+            data.write_parquet(content, compression_level=1)
+            (self.path / path).write_bytes(content.getbuffer())
+            sha256 = hashlib.sha256(content.getbuffer()).hexdigest()
+        else:
+            data.write_parquet(self.path / path, compression_level=1)
+            sync(self.path / path)
+            sync(self.path / folder)
+            sha256 = sha256_of(self.path / path)
+        return DataFile(path=path, rows=frame.height, digest=_digest(data), sha256=sha256)
 
     def commit(
         self,
@@ -284,6 +294,7 @@ class Table:
         Raises UserError where another job replaced the partition meanwhile, and RuntimeError where the
         table does not hold the rows that were committed.
         """
+        leases.check()
         values = {name: str(partition[name]) for name in self.partition_by}
         key = self.key(partition)
         numbers = [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
@@ -316,7 +327,7 @@ class Table:
                 )
             except CommitFailedError:
                 # Delta also refuses a commit after another partition was replaced, which is no conflict.
-                table = DeltaTable(self.path)
+                table = DeltaTable(str(self.path))
                 found = table.transaction_version(key)
                 continue
             self._sync(opened, files)
@@ -329,8 +340,11 @@ class Table:
     def _sync(self, before: int, files: Sequence[DataFile] = ()) -> None:
         """Bring the commits after the version `before` to the disk with the files that they name, and record them.
 
-        Delta Lake does neither. What is written next, such as a checkpoint, says that these rows are there.
+        Delta Lake does neither. What is written next, such as a checkpoint, says that these rows are there. In an
+        object store a commit that was answered is there to stay.
         """
+        if remote(self.path):
+            return
         log = self.path / "_delta_log"
         known = {file.path: file.sha256 for file in files}
         records, folders = [], {log}
@@ -360,12 +374,12 @@ class Table:
         """Return the table as it is now, to be committed to. A job that commits many days reads the log once."""
         table, self._committed = self._committed, None
         if table is None:
-            return DeltaTable(self.path)
+            return DeltaTable(str(self.path))
         table.update_incremental()
         return table
 
     def _check_rows(self, key: str, files: Sequence[str], *, expected: int) -> None:
-        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        rows = sum(_rows(file) for file in files)
         if rows != expected:
             raise RuntimeError(
                 f"{self.path.name}, {key}: {expected} rows were committed and {rows} are there"
@@ -380,22 +394,22 @@ class Table:
         nothing that was made from its other rows becomes stale. `metadata` is as in `commit`; with None, the
         metadata of the last commit stays valid.
         """
-        table = DeltaTable(self.path)
+        table = DeltaTable(str(self.path))
         before = table.version()
         values = {name: str(partition[name]) for name in self.partition_by}
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = []
         for path in self.files(**partition):
-            name = os.path.relpath(path, self.path)
+            name = self._name(path)
             if gone is not None:
                 rows = self.read_file(path).collect()
                 left = rows.filter(~gone.fill_null(False))
                 if left.height == rows.height:
                     continue
                 if left.height:
-                    part = Path(path).name.rsplit("-", 1)[0]
+                    part = PurePosixPath(path).name.rsplit("-", 1)[0]
                     actions.append(self._add(self.write_file(left, partition, name=part), values, now))
-            size = os.path.getsize(path)
+            size = as_path(path).stat().st_size
             actions.append(RemoveAction(name, True, now, size, values))  # type: ignore[arg-type]
         if not actions:
             return
@@ -411,7 +425,7 @@ class Table:
 
     def drop_files(self, paths: Collection[str]) -> None:
         """Take data files, by their paths in the table, out of its newest version. They stay on the disk."""
-        table = DeltaTable(self.path)
+        table = DeltaTable(str(self.path))
         before = table.version()
         now = int(time.time() * 1000)
         rows = self._adds(table).filter(pl.col("path").is_in(list(paths)))
@@ -430,7 +444,7 @@ class Table:
 
     def vacuum(self) -> None:
         """Remove every file that the newest version does not name. No other process may use the table meanwhile."""
-        table = DeltaTable(self.path)
+        table = DeltaTable(str(self.path))
         before = table.version()
         table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
         self._sync(before)
@@ -472,7 +486,7 @@ class Table:
         newest = max((version for version in checkpoints if version <= last), default=-1)
         numbers: dict[str, int] = {}
         if newest >= 0:
-            recorded = pl.read_parquet(log / f"{newest:020}.checkpoint.parquet", columns=["txn"])
+            recorded = pl.read_parquet(str(log / f"{newest:020}.checkpoint.parquet"), columns=["txn"])
             numbers |= recorded["txn"].struct.unnest().select("appId", "version").drop_nulls().iter_rows()
         for version in range(newest + 1, last + 1):
             for line in (log / f"{version:020}.json").read_text().splitlines():
@@ -490,9 +504,13 @@ class Table:
                 newest.setdefault(entry["partition"], json.loads(entry["counts"]))
         return newest
 
+    def _name(self, path: str) -> str:
+        """Return a data file's path in the table."""
+        return path.removeprefix(f"{self.path}/") if remote(self.path) else os.path.relpath(path, self.path)
+
     def _add(self, file: DataFile, values: Mapping[str, str], now: int) -> AddAction:
         stats = json.dumps({"numRecords": file.rows})
-        return AddAction(file.path, os.path.getsize(self.path / file.path), values, now, True, stats)
+        return AddAction(file.path, (self.path / file.path).stat().st_size, values, now, True, stats)
 
     def _custom(self, partition: Partition, metadata: Mapping[str, Any]) -> dict[str, str]:
         return {"partition": self.key(partition), "counts": json.dumps(metadata)}
@@ -516,6 +534,25 @@ def add_dropped(counts: Mapping[str, Any], rows: int, reason: str) -> dict[str, 
     dropped = dict(counts["dropped"])
     dropped[reason] = dropped.get(reason, 0) + rows
     return {**counts, "kept": counts["kept"] - rows, "dropped": dict(sorted(dropped.items()))}
+
+
+def _differ(folder: StorePath, named: Mapping[str, int]) -> dict[str, str]:
+    """Return the files, named with their sizes, that are missing in a folder of an object store or have another size.
+
+    A store checks by itself that it returns what it was given.
+    """
+    below = PurePosixPath(os.path.commonpath([os.path.dirname(name) for name in named] or [""]))
+    there = {str(below / name): size for name, size in (folder / below).sizes().items()}
+    return {
+        name: f"has {there[name]:,} bytes, expected {size:,}" if name in there else "is missing"
+        for name, size in named.items()
+        if there.get(name) != size
+    }
+
+
+def _rows(file: str) -> int:
+    with as_path(file).open("rb") as opened:
+        return int(pq.read_metadata(opened).num_rows)
 
 
 def _digest(rows: pl.DataFrame) -> int:

@@ -85,6 +85,8 @@ class _Lease:
     confirmed: float = field(default_factory=_now)
     """When it was last seen that the list names this holder and its heartbeat was fresh."""
     lost: bool = False
+    released: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def beat(self) -> StorePath:
@@ -92,14 +94,29 @@ class _Lease:
 
     def renew(self) -> None:
         """Write the heartbeat, then look whether the list still names this holder."""
-        at = _now()
-        self.beat.touch()
-        content, _ = self.path.read_versioned_if_any()
-        if self.me not in _holders(content):
-            self.lost = True
+        with self._lock:
+            if self.released or self.lost:
+                return
+            at = _now()
+            self.beat.touch()
+            content, _ = self.path.read_versioned_if_any()
+            if self.me not in _holders(content):
+                self.lost = True
+                self.beat.unlink(missing_ok=True)
+            else:
+                self.confirmed = at
+
+    def release(self) -> None:
+        """Take this holder off the list."""
+        with self._lock:
+            self.released = True
+            while True:
+                content, version = self.path.read_versioned_if_any()
+                before = _holders(content)
+                left = [holder for holder in before if holder != self.me]
+                if left == before or self.path.write_if(_content(left), version):
+                    break
             self.beat.unlink(missing_ok=True)
-        else:
-            self.confirmed = at
 
     def check(self) -> None:
         """Raise TransientError where another process has taken the lease over."""
@@ -146,7 +163,7 @@ def leased(path: StorePath, message: str, *, shared: bool, wait: float | None) -
     finally:
         _HELD.discard(lease)
         with contextlib.suppress(StoreError):  # It expires by itself.
-            _release(lease)
+            lease.release()
 
 
 def holders(path: StorePath) -> list[Holder]:
@@ -160,8 +177,7 @@ def _keep() -> None:
         time.sleep(BEAT_SECONDS)
         for lease in tuple(_HELD):
             try:
-                if not lease.lost:
-                    lease.renew()
+                lease.renew()
             except (StoreError, UserError) as error:
                 _log.warning("the heartbeat of %s failed: %s", lease.path, error)
 
@@ -204,16 +220,6 @@ def _dead(lease: _Lease, holders: list[Holder]) -> list[Holder]:
         if age > EXPIRY_SECONDS or holder.killed:
             found.append(holder)
     return found
-
-
-def _release(lease: _Lease) -> None:
-    while True:
-        content, version = lease.path.read_versioned_if_any()
-        before = _holders(content)
-        left = [holder for holder in before if holder != lease.me]
-        if left == before or lease.path.write_if(_content(left), version):
-            lease.beat.unlink(missing_ok=True)
-            return
 
 
 def _beat(path: StorePath, holder: Holder) -> StorePath:

@@ -18,13 +18,15 @@ def refuse_link(path: Path) -> None:
 def refuse_links(folder: Path) -> None:
     """Raise UserError where `folder` is a link, or holds one at any depth. Nothing behind a link is looked at.
 
+    An object store has no links.
+
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> refuse_links(folder)
     """
     refuse_link(folder)
-    if remote(folder):  # An object store has none.
+    if remote(folder):
         return
     for at, folders, files in os.walk(folder):
         for name in (*folders, *files):

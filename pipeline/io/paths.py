@@ -407,7 +407,7 @@ class StorePath:
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self.read_bytes().decode(encoding, errors)
 
-    def write_bytes(self, content: bytes) -> int:
+    def write_bytes(self, content: bytes | memoryview) -> int:
         """Write a file, which appears as a whole."""
         self._put(content)
         return len(content)
@@ -419,7 +419,7 @@ class StorePath:
         """Write a file with the content of a local one, in parts where it is large; it appears as a whole."""
         self._put(source)
 
-    def _put(self, content: bytes | Path) -> None:
+    def _put(self, content: bytes | memoryview | Path) -> None:
         import obstore
 
         with _readable_errors(self):
