@@ -101,10 +101,15 @@ def upload(source: Path, target: StorePath, *, last: str = "") -> dict[str, str]
 def download(source: StorePath, target: Path) -> None:
     """Download a folder that `upload` wrote into the local folder `target`, which is created.
 
+    A file without a digest, in a folder that another program has copied there, is taken as it is.
+
     Raises FileNotFoundError where nothing was uploaded, and TornUpload where a file is missing or is not what was
     uploaded.
     """
     digests = _digests(source)
+    names = {*digests, *source.sizes()} - {DIGESTS}
+    if not names:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
 
     def fetch(name: str) -> None:
         path = target / name
@@ -121,7 +126,7 @@ def download(source: StorePath, target: Path) -> None:
             )
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(fetch, {*digests, *source.sizes()} - {DIGESTS}))
+        list(pool.map(fetch, names))
 
 
 def forget_digests(folder: StorePath, names: Iterable[str]) -> None:
@@ -137,7 +142,8 @@ def record_digests(folder: StorePath, files: Mapping[str, bytes]) -> None:
 
 
 def _digests(folder: StorePath) -> dict[str, str]:
-    digests: dict[str, str] = json.loads((folder / DIGESTS).read_bytes())
+    content, _ = (folder / DIGESTS).read_versioned_if_any()
+    digests: dict[str, str] = json.loads(content or b"{}")
     return digests
 
 
