@@ -37,6 +37,9 @@ Partition = Mapping[str, str | date]
 # The counts of a day are read from its commit, so the log is kept for as long as the table.
 _CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
 
+_ATTEMPTS = 10
+"""How often rows are replaced where another commit came first."""
+
 PRUNED = "pruned"
 """The reason under which the last commit of a removed day counts the rows that it had."""
 
@@ -239,16 +242,24 @@ class Table:
         full = full.select(n if n in full.columns else pl.lit(None).alias(n) for n in self.schema.names)
         predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
         content = [] if where else [_content(self.key(partition), _digest(self._data(full)))]
-        table = DeltaTable(str(self.path))
-        before = table.version()
-        write_deltalake(
-            table,
-            full.to_arrow().cast(self.schema),
-            mode="overwrite",
-            predicate=predicate,
-            commit_properties=CommitProperties(app_transactions=content),
-        )
-        self._sync(before)
+        for left in reversed(range(_ATTEMPTS)):
+            table = DeltaTable(str(self.path))
+            before = table.version()
+            try:
+                write_deltalake(
+                    table,
+                    full.to_arrow().cast(self.schema),
+                    mode="overwrite",
+                    predicate=predicate,
+                    commit_properties=CommitProperties(app_transactions=content),
+                )
+            except CommitFailedError:
+                # Another commit came first, or this one, whose answer was lost: to replace the rows again is safe.
+                if not left:
+                    raise
+            else:
+                self._sync(before)
+                return
 
     def clear(self, partition: Partition, **where: str | date) -> None:
         """Remove the rows that `replace` would replace."""
@@ -394,6 +405,7 @@ class Table:
         nothing that was made from its other rows becomes stale. `metadata` is as in `commit`; with None, the
         metadata of the last commit stays valid.
         """
+        leases.check()
         table = DeltaTable(str(self.path))
         before = table.version()
         values = {name: str(partition[name]) for name in self.partition_by}
@@ -414,17 +426,24 @@ class Table:
         if not actions:
             return
         custom = {} if metadata is None else self._custom(partition, metadata)
-        table.create_write_transaction(
-            actions,
-            "append",
-            table.schema(),
-            self.partition_by,
-            commit_properties=CommitProperties(custom_metadata=custom),
-        )
+        try:
+            table.create_write_transaction(
+                actions,
+                "append",
+                table.schema(),
+                self.partition_by,
+                commit_properties=CommitProperties(custom_metadata=custom),
+            )
+        except CommitFailedError:
+            # The answer to a commit that was made may be lost, and what is sent again is then refused.
+            left_over = set(self.files(**partition))
+            if any(str(self.path / action.path) in left_over for action in actions if _removes(action)):
+                raise
         self._sync(before)
 
     def drop_files(self, paths: Collection[str]) -> None:
         """Take data files, by their paths in the table, out of its newest version. They stay on the disk."""
+        leases.check()
         table = DeltaTable(str(self.path))
         before = table.version()
         now = int(time.time() * 1000)
@@ -444,6 +463,7 @@ class Table:
 
     def vacuum(self) -> None:
         """Remove every file that the newest version does not name. No other process may use the table meanwhile."""
+        leases.check()
         table = DeltaTable(str(self.path))
         before = table.version()
         table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
@@ -548,6 +568,10 @@ def _differ(folder: StorePath, named: Mapping[str, int]) -> dict[str, str]:
         for name, size in named.items()
         if there.get(name) != size
     }
+
+
+def _removes(action: AddAction | RemoveAction) -> bool:
+    return isinstance(action, RemoveAction)
 
 
 def _rows(file: str) -> int:

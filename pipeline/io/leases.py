@@ -189,23 +189,34 @@ def _acquire(path: StorePath, message: str, shared: bool, wait: float | None) ->
     me = Holder(id=uuid.uuid4().hex, since=since, shared=shared, **who)
     lease = _Lease(path, me)
     deadline = None if wait is None else _now() + wait
+    try:
+        while others := _enter(lease):
+            if deadline is not None and _now() >= deadline:
+                raise TransientError(f"{message} ({'; '.join(map(str, others))})")
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        with contextlib.suppress(StoreError):
+            lease.beat.unlink(missing_ok=True)
+        raise
+    return lease
+
+
+def _enter(lease: _Lease) -> list[Holder]:
+    """Put the holder of a lease on the list, or return those who are in the way."""
     while True:
         lease.confirmed = _now()
         lease.beat.touch()
-        content, version = path.read_versioned_if_any()
+        content, version = lease.path.read_versioned_if_any()
         before = _holders(content)
         dead = _dead(lease, before)
         living = [holder for holder in before if holder not in dead]
-        others = [holder for holder in living if not (shared and holder.shared)]
-        if not others and path.write_if(_content([*living, me]), version):
+        if others := [holder for holder in living if not (lease.me.shared and holder.shared)]:
+            return others
+        if lease.path.write_if(_content([*living, lease.me]), version):
             for holder in dead:
-                _log.warning("%s: took over from %s, which has ended", path, holder)
-                _beat(path, holder).unlink(missing_ok=True)
-            return lease
-        if others and deadline is not None and _now() >= deadline:
-            lease.beat.unlink(missing_ok=True)
-            raise TransientError(f"{message} ({'; '.join(map(str, others))})")
-        time.sleep(_POLL_SECONDS if others else 0.01)
+                _log.warning("%s: took over from %s, which has ended", lease.path, holder)
+                _beat(lease.path, holder).unlink(missing_ok=True)
+            return []
 
 
 def _dead(lease: _Lease, holders: list[Holder]) -> list[Holder]:

@@ -54,7 +54,10 @@ class Files:
             partial.write_bytes(content)
 
     def put_if_absent(self, path: Path, content: bytes) -> bool:
-        """Write a file unless there is one; return whether it was written."""
+        """Write a file unless there is one; return whether it was written.
+
+        In an object store a file that holds just this content counts as written: the answer may have been lost.
+        """
         if stored := remote(path):
             leases.check()
             return stored.write_if(content, None)

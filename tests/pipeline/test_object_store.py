@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
+from tests.faulty import FAULTS, faulty
 from tests.pipeline.rows import DAY, Rows
 from tutelage.pipeline.beam_job import abandoned, left_over, staging_folder, sweep
 from tutelage.pipeline.commit_day import accept
@@ -23,7 +24,9 @@ from tutelage.pipeline.errors import TransientError, UserError
 from tutelage.pipeline.io import leases
 from tutelage.pipeline.io.arrow import read_arrow, write_arrow
 from tutelage.pipeline.io.json import TornFile
+from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.io.paths import as_path
+from tutelage.pipeline.io.store import FILES
 from tutelage.pipeline.lake import LOCK, Lake
 from tutelage.pipeline.materialize import materialize
 from tutelage.pipeline.quality import QualityConfig
@@ -250,3 +253,40 @@ def test_no_credential_is_logged_or_stored(
     stored = b"".join(path.read_bytes() for path in as_path(s3).rglob("*") if path.is_file())
     assert b"no-secret" not in stored
     assert "no-secret" not in caplog.text + printed.out + printed.err
+
+
+def test_what_is_written_through_faults_is_there_once(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faulty(s3_endpoint, share=0.1) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        root = as_path(s3)
+        table = _table(root)
+        with locked(root / ".lock", "held"):
+            for number in range(20):
+                path = root / f"records/{number}"
+                assert FILES.put_if_absent(path, b"%d" % number)
+                FILES.replace_if(path, b"again", FILES.tag(b"%d" % number))
+            _commit(table, DAYS[0], 1, 2, 3)
+            table.replace(_frame(4), {"day": DAYS[1]})
+            table.delete_rows({"day": DAYS[0]}, pl.col("example_id") == 2, metadata=None)
+        assert [FILES.read(path) for path in FILES.list(root / "records")] == [b"again"] * 20
+        assert (_ids(table, DAYS[0]), _ids(table, DAYS[1])) == ([1, 3], [4])
+        assert leases.holders(root / ".lock") == []  # type: ignore[arg-type]
+        assert all(proxy.counts().get(fault) for fault in FAULTS), proxy.counts()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_world_made_through_faults_equals_one_made_without(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
+) -> None:
+    local = _world(tmp_path, ROWS)
+    with faulty(s3_endpoint, seed=seed) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        made = _world(as_path(s3) / "w", ROWS)
+        for name, key in (("interactions", "example_id"), ("statistics", "column"), ("histories", "user")):
+            frames = (getattr(lake, name).scan().collect().sort("day", key) for lake in (made, local))
+            assert_frame_equal(*frames)
+        assert left_over(as_path(s3) / "w/lake") == []
+        assert sum(proxy.counts().get(fault, 0) for fault in FAULTS) > 10
