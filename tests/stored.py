@@ -1,9 +1,15 @@
 """A workdir in a bucket beside one on the disk: copied from one to the other with the AWS SDK."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.s3 import client
+from tests.s3 import client, environment
+
+
+def use_server(endpoint: str) -> None:
+    """Let this process, and those that it starts, find the server."""
+    os.environ.update(environment(endpoint))
 
 
 def _split(url: str) -> tuple[str, str]:

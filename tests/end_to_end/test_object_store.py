@@ -14,9 +14,8 @@ import pytest
 from tests import s3
 from tests.faults.five_days import FIRST_DAY
 from tests.faults.forked import CONFIG, Command
-from tests.faulty import faulty
 from tests.same import assert_same
-from tests.stored import download, names
+from tests.stored import download, names, use_server
 
 pytestmark = pytest.mark.end_to_end
 BIN = Path(sys.executable).parent
@@ -30,15 +29,12 @@ class Workdirs:
     local: Path
     url: str
     endpoint: str
-    """Of the server; a command may be given that of a proxy before it."""
+    """Of the server."""
     scratch: Path
-
-    def environment(self, endpoint: str = "") -> dict[str, str]:
-        return dict(s3.environment(endpoint or self.endpoint))
 
     def act(self, command: str) -> None:
         """Run a command in both workdirs at a time."""
-        first = partial(os.environ.update, self.environment())
+        first = partial(use_server, self.endpoint)
         flags = f"{command} --scratch_dir={self.scratch}"
         both = [Command(command, self.local), Command(flags, self.url, first=first)]
         for one in both:
@@ -64,7 +60,7 @@ def workdirs(tmp_path_factory: pytest.TempPathFactory, s3_endpoint: str) -> Work
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **made.environment()},
+            env={**os.environ, **s3.environment(s3_endpoint)},
         )
         for workdir, more in ((made.local, []), (made.url, [f"--scratch_dir={made.scratch}"]))
     ]
@@ -109,16 +105,3 @@ def test_commands_after_it_do_the_same(workdirs: Workdirs, tmp_path: Path) -> No
     log = "publication/control/log.jsonl"
     decided = [(workdirs.local / log).read_text(), (tmp_path / log).read_text()]
     assert [text.count('"action": "rollback", "version": 2026010201') for text in decided] == [2, 2]
-
-
-def test_a_run_with_nothing_to_do_asks_the_store_no_more_for_more_days(workdirs: Workdirs) -> None:
-    asked = []
-    for end in ("2026-01-01", "2026-01-02"):
-        with faulty(workdirs.endpoint, share=0) as proxy:
-            flags = f"status --start_day=2026-01-01 --end_day={end}"
-            first = partial(os.environ.update, workdirs.environment(proxy.endpoint))
-            status = Command(flags, workdirs.url, first=first)
-            assert list(status.commits()) == []
-            assert status.end() == (0, "")
-        asked.append(proxy.counts["passed"])
-    assert asked[0] == asked[1] <= 300

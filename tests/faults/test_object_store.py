@@ -16,7 +16,7 @@ from tests import s3
 from tests.faults.forked import CONFIG, STEPS, Command, Undisturbed, instant
 from tests.faulty import FAULTS, faulty
 from tests.same import assert_same, lost_and_doubled
-from tests.stored import download, upload
+from tests.stored import download, upload, use_server
 from tutelage.pipeline.io.leases import holders
 from tutelage.pipeline.io.paths import as_path, remote
 
@@ -42,7 +42,7 @@ def bucket(s3_endpoint: str) -> str:
 
 
 def _started(step: str, url: str, endpoint: str, scratch: Path) -> Command:
-    first = partial(os.environ.update, s3.environment(endpoint))
+    first = partial(use_server, endpoint)
     return Command(f"{STEPS[step]} --scratch_dir={scratch}", url, first=first)
 
 
