@@ -20,6 +20,8 @@ from tutelage.export.judged import judged_rows, served_scores
 from tutelage.export.versions import Version, damage
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.json import warn_once
+from tutelage.pipeline.io.paths import StoreError
+from tutelage.pipeline.io.scratch import local_copy
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.checkpoints import State
@@ -148,10 +150,13 @@ def _scores_of(version: Version, candidate: Candidate, schema: Schema, damages: 
         if why := damage(version.path):
             damages.append(why)
             return None
-        loaded = tf.saved_model.load(str(version.path))
-        scores = served_scores(loaded.signatures["serving_default"], candidate.frame, schema)
+        with local_copy(version.path) as copy:
+            loaded = tf.saved_model.load(str(copy))
+            scores = served_scores(loaded.signatures["serving_default"], candidate.frame, schema)
         if strange := _not_finite(scores):
             raise UserError(f"{strange} of its scores are not finite")
+    except StoreError:
+        raise
     except UserError as error:
         damages.append(str(error))
         return None
@@ -163,7 +168,10 @@ def _scores_of(version: Version, candidate: Candidate, schema: Schema, damages: 
 
 def _golden_of(version: Version, damages: list[str]) -> golden.Golden | None:
     try:
-        return golden.read_golden(version.path / golden.PATH)
+        with local_copy(version.path / golden.PATH) as copy:
+            return golden.read_golden(copy)
+    except StoreError:
+        raise
     except Exception as error:
         damages.append(f"its {golden.PATH} cannot be read ({_short(error)})")
         return None

@@ -56,13 +56,14 @@ def export_teacher(
     served = Served(ranker, None)
     exported = []
 
-    def stage(state: State) -> Path:
+    def stage(state: State) -> tuple[Path, inspect.Contents]:
         _restore(run, model, ranker, state)
-        return versions.stage(state, served.save)
+        folder = versions.stage(state, served.save)
+        return folder, inspect.describe(folder)
 
     for state in _unpublished(run, model, versions, days):
-        version = versions.publish(with_retries(f"{model}, the version of {state.day}", stage, state))
-        exported.append(Exported(version=version, verdict=None, contents=inspect.describe(version.path)))
+        folder, contents = with_retries(f"{model}, the version of {state.day}", stage, state)
+        exported.append(Exported(version=versions.publish(folder), verdict=None, contents=contents))
         progress(1)
     _replace_damaged(versions)
     return exported

@@ -23,6 +23,7 @@ from tutelage.launch.exit_codes import Failures, exit_code
 from tutelage.launch.logging_setup import silence, write_stderr
 from tutelage.pipeline.errors import DryRun, Found, UserError, disk_full_as_user_error
 from tutelage.pipeline.io.printable import printable, printable_lines
+from tutelage.pipeline.io.scratch import use_scratch
 from tutelage.trainers.preemption import SIGNALS, Preempted, stopped
 
 FLAGS = flags.FLAGS
@@ -37,7 +38,17 @@ _switch: Callable[..., Flag] = partial(partial, flags.DEFINE_bool)
 
 SESSION_FLAGS: Sequence[Flag] = (
     _text("config", None, "A config's name (see launch/configs), or a path to a .py file.", required=True),
-    _text("workdir", None, "The folder that holds everything the commands make.", required=True),
+    _text(
+        "workdir",
+        None,
+        "The folder that holds everything the commands make, or its URL in an object store, as in s3://bucket/w.",
+        required=True,
+    ),
+    _text(
+        "scratch_dir",
+        "",
+        "Where temporary files lie, and copies of what an object store holds; else the system's folder for them.",
+    ),
     _text("raw_dir", "", "The folder of the raw data; of your own logs also a URL."),
     _text("start_day", "", "YYYY-MM-DD, today, yesterday or today-N; else the config's."),
     _text("end_day", "", "The same; the last day is included."),
@@ -299,6 +310,7 @@ def _act(command: Command, argv: Sequence[str]) -> None:
         return
     request: dict[str, Any] = {flag.args[0]: FLAGS[flag.args[0]].value for flag in SESSION_FLAGS}
     request["overrides"], request["beam_flags"] = request.pop("set"), request.pop("beam_flag")
+    use_scratch(request.pop("scratch_dir"))
     dry_run = bool(own.get("dry_run"))
     from tutelage.launch.session import Session
     from tutelage.launch.workspace import NothingHereYet

@@ -16,7 +16,9 @@ import polars as pl
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.arrivals import check_units
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.io.retry import with_retries
+from tutelage.pipeline.io.scratch import local_copy
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition, labels_by_snapshot
@@ -66,7 +68,8 @@ def _load(path: str) -> Any:
     """Load a model once per process: a worker scores many files with the same snapshot."""
     import tensorflow as tf
 
-    model = tf.saved_model.load(path)
+    with local_copy(as_path(path)) as copy:
+        model = tf.saved_model.load(str(copy))
     signature = model.signatures["serving_default"]
     signature.model = model  # The signature alone would not keep the variables alive.
     return signature

@@ -1,6 +1,5 @@
 """Remove old days from a workdir, with their checkpoints and versions, unless a live model needs them."""
 
-import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from tutelage.launch.lifecycle.invalidation import Action, check_links
 from tutelage.launch.session import Session
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.days import spans
+from tutelage.pipeline.io.atomic import remove
 from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.pipeline.table import PRUNED, Table, add_dropped
 from tutelage.trainers.run import is_teacher
@@ -108,7 +108,7 @@ def _model(
         if day != base(session, model)
     ]
     actions += [
-        Action(what=f"damaged checkpoint of {model}, {path.name[-10:]}", apply=partial(shutil.rmtree, path))
+        Action(what=f"damaged checkpoint of {model}, {path.name[-10:]}", apply=partial(remove, path))
         for path in sorted(checkpoints.folder.glob(".damaged-*"))
         if path.name[-10:] < str(before)
     ]

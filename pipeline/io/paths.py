@@ -322,6 +322,20 @@ class StorePath:
                 for meta in batch:
                     yield PurePosixPath(meta["path"]).relative_to(self._key), meta["size"]
 
+    def stats(self) -> dict[str, StoreStat]:
+        """Return what `stat` returns of each file at any depth, by its path below this folder, as `sizes` does."""
+        import obstore
+
+        with _readable_errors(self):
+            prefix = f"{self.key}/" if self.key else None
+            return {
+                str(PurePosixPath(meta["path"]).relative_to(self._key)): StoreStat(
+                    meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or ""
+                )
+                for batch in obstore.list(self.store, prefix, chunk_size=1000)
+                for meta in batch
+            }
+
     def sizes(self) -> dict[str, int]:
         """Return the size of each file at any depth, by its path below this folder; one request per 1,000 files."""
         return {str(below): size for below, size in self._listed()}
