@@ -33,6 +33,9 @@ Partition = Mapping[str, str | date]
 # The counts of a day are read from its commit, so the log is kept for as long as the table.
 _CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
 
+_COUNTS = "counts_by_partition"
+"""The name in a commit of several partitions under which their metadata is stored, by `Table.key`."""
+
 PRUNED = "pruned"
 """The reason under which the last commit of a removed day counts the rows that it had."""
 
@@ -345,9 +348,8 @@ class Table:
             for partition, files in parts.values()
             for file in files
         ]
-        key = pl.concat_str(pl.col(self.partition_by).cast(pl.String), separator="/")
         # A file that is committed again stays.
-        old = self._adds(table).filter(key.is_in(list(parts)), ~pl.col("path").is_in([a.path for a in added]))
+        old = self._in(table, parts).filter(~pl.col("path").is_in([action.path for action in added]))
         return [*added, *self._removals(old)]
 
     def _removals(self, adds: pl.DataFrame) -> list[RemoveAction]:
@@ -415,10 +417,8 @@ class Table:
                 f"{self.path.name}, {key}: {expected} rows are to be committed, {rows} are there"
             )
 
-    def delete_rows(
-        self, partition: Partition, gone: pl.Expr | None, *, metadata: Mapping[str, Any] | None
-    ) -> None:
-        """Delete the rows of `partition` for which `gone` holds (None: all of them), in one commit.
+    def delete_rows(self, partition: Partition, gone: pl.Expr, *, metadata: Mapping[str, Any] | None) -> None:
+        """Delete the rows of `partition` for which `gone` holds, in one commit.
 
         Only files that hold such rows are rewritten, one in memory at a time. The partition keeps its attempt, so
         nothing that was made from its other rows becomes stale. `metadata` is as in `commit`; with None, the
@@ -430,17 +430,15 @@ class Table:
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = []
         for path in self.files(**partition):
+            rows = self.read_file(path).collect()
+            left = rows.filter(~gone.fill_null(False))
+            if left.height == rows.height:
+                continue
+            if left.height:
+                part = Path(path).name.rsplit("-", 1)[0]
+                actions.append(self._add(self.write_file(left, partition, name=part), values, now))
             name = os.path.relpath(path, self.path)
-            if gone is not None:
-                rows = self.read_file(path).collect()
-                left = rows.filter(~gone.fill_null(False))
-                if left.height == rows.height:
-                    continue
-                if left.height:
-                    part = Path(path).name.rsplit("-", 1)[0]
-                    actions.append(self._add(self.write_file(left, partition, name=part), values, now))
-            size = os.path.getsize(path)
-            actions.append(RemoveAction(name, True, now, size, values))
+            actions.append(RemoveAction(name, True, now, os.path.getsize(path), values))
         if not actions:
             return
         custom = {} if metadata is None else self._custom(partition, metadata)
@@ -452,6 +450,29 @@ class Table:
             commit_properties=CommitProperties(custom_metadata=custom),
         )
         self._sync(before)
+
+    def delete_partitions(self, parts: Sequence[tuple[Partition, Mapping[str, Any]]]) -> None:
+        """Delete all rows of each partition, in one commit; what comes with each is its `metadata`, as in `commit`.
+
+        The partitions keep their attempts, so nothing that was made from them becomes stale.
+        """
+        table = DeltaTable(self.path)
+        before = table.version()
+        metadata = {self.key(partition): counts for partition, counts in parts}
+        if removed := self._removals(self._in(table, metadata)):
+            table.create_write_transaction(
+                [*removed],
+                "append",
+                table.schema(),
+                self.partition_by,
+                commit_properties=CommitProperties(custom_metadata={_COUNTS: json.dumps(metadata)}),
+            )
+            self._sync(before)
+
+    def _in(self, table: DeltaTable, keys: Collection[str]) -> pl.DataFrame:
+        """Return what `_adds` has of some partitions."""
+        key = pl.concat_str(pl.col(self.partition_by).cast(pl.String), separator="/")
+        return self._adds(table).filter(key.is_in(list(keys)))
 
     def drop_files(self, paths: Collection[str]) -> None:
         """Take data files, by their paths in the table, out of its newest version. They stay on the disk."""
@@ -532,6 +553,8 @@ class Table:
         for entry in self._delta.history():
             if "counts" in entry:
                 newest.setdefault(entry["partition"], json.loads(entry["counts"]))
+            for partition, counts in json.loads(entry.get(_COUNTS, "{}")).items():
+                newest.setdefault(partition, counts)
         return newest
 
     def _add(self, file: DataFile, values: Mapping[str, str | None], now: int) -> AddAction:
