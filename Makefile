@@ -64,7 +64,7 @@ bench-sixty-days: $(READY) ## a teacher and two students over sixty days with 5 
 bench-vocabulary: $(READY) ## log loss and steps/s of a growing vocabulary beside hashing, on worlds with new ids each day
 	$(RUN) benchmarks.vocabulary
 
-bench-days: $(READY) ## seconds of status, report, run, prune and materialise after 10, 100 and 1,000 days of 20 models
+bench-days: $(READY) ## seconds of CPU of status, report, run, prune and materialise after 10, 100 and 1,000 days of 20 models
 	$(RUN) benchmarks.days
 
 bench-data-gate: $(READY) ## sound days that the data gate stops, and faults that it finds, on five worlds of sixty days

@@ -3,8 +3,8 @@
 One small day is materialised and trained on. What it left in the tables, checkpoints and versions is then copied under
 the other dates, as the commands would have written it. A column is printed for each number of days: the seconds of CPU,
 and in brackets those that went by, of status, report, run with nothing to do, verify, what of it a run does first,
-prune --dry_run, and of materialising one more day; each in a process of its own, without its imports. The last line is
-of a job that materialises all the days, per day.
+prune --dry_run, of materialising one more day, and of a prune of all but 30 days, which a workdir meets once; each in a
+process of its own, without its imports. The last line is of a job that materialises all the days, per day.
 """
 
 import contextlib
@@ -311,10 +311,10 @@ def fast_verify(workdir: Path, models: int, days: int) -> None:
     assert not found, found
 
 
-def prune(workdir: Path, models: int, days: int) -> None:
+def prune(workdir: Path, models: int, days: int, *, dry_run: bool = False) -> None:
     from tutelage.launch.actions.prune import prune
 
-    prune(_open(workdir, models=models, days=days), keep_days=30, dry_run=True)
+    prune(_open(workdir, models=models, days=days, read_only=dry_run), keep_days=30, dry_run=dry_run)
 
 
 def one_more(workdir: Path, models: int, days: int) -> None:
@@ -339,8 +339,9 @@ COMMANDS: dict[str, Callable[[Path, int, int], None]] = {
     "run with nothing to do": run,
     "verify": verify,
     "verify, as a run begins": fast_verify,
-    "prune --dry_run": prune,
+    "prune --dry_run": functools.partial(prune, dry_run=True),
     "materialise one more day": one_more,
+    "prune to 30 days": prune,
 }
 
 

@@ -40,6 +40,9 @@ _CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
 _ATTEMPTS = 10
 """How often rows are replaced where another commit came first."""
 
+_COUNTS = "counts_by_partition"
+"""The name in a commit of several partitions under which their metadata is stored, by `Table.key`."""
+
 PRUNED = "pruned"
 """The reason under which the last commit of a removed day counts the rows that it had."""
 
@@ -367,9 +370,8 @@ class Table:
             for partition, files in parts.values()
             for file in files
         ]
-        key = pl.concat_str(pl.col(self.partition_by).cast(pl.String), separator="/")
         # A file that is committed again stays.
-        old = self._adds(table).filter(key.is_in(list(parts)), ~pl.col("path").is_in([a.path for a in added]))
+        old = self._in(table, parts).filter(~pl.col("path").is_in([action.path for action in added]))
         return [*added, *self._removals(old)]
 
     def _removals(self, adds: pl.DataFrame) -> list[RemoveAction]:
@@ -440,10 +442,8 @@ class Table:
                 f"{self.path.name}, {key}: {expected} rows are to be committed, {rows} are there"
             )
 
-    def delete_rows(
-        self, partition: Partition, gone: pl.Expr | None, *, metadata: Mapping[str, Any] | None
-    ) -> None:
-        """Delete the rows of `partition` for which `gone` holds (None: all of them), in one commit.
+    def delete_rows(self, partition: Partition, gone: pl.Expr, *, metadata: Mapping[str, Any] | None) -> None:
+        """Delete the rows of `partition` for which `gone` holds, in one commit.
 
         Only files that hold such rows are rewritten, one in memory at a time. The partition keeps its attempt, so
         nothing that was made from its other rows becomes stale. `metadata` is as in `commit`; with None, the
@@ -451,28 +451,43 @@ class Table:
         """
         leases.check()
         table = DeltaTable(str(self.path))
-        before = table.version()
         values = self._values(partition)
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = []
         for path in self.files(**partition):
-            name = self._name(path)
-            if gone is not None:
-                rows = self.read_file(path).collect()
-                left = rows.filter(~gone.fill_null(False))
-                if left.height == rows.height:
-                    continue
-                if left.height:
-                    part = PurePosixPath(path).name.rsplit("-", 1)[0]
-                    actions.append(self._add(self.write_file(left, partition, name=part), values, now))
+            rows = self.read_file(path).collect()
+            left = rows.filter(~gone.fill_null(False))
+            if left.height == rows.height:
+                continue
+            if left.height:
+                part = PurePosixPath(path).name.rsplit("-", 1)[0]
+                actions.append(self._add(self.write_file(left, partition, name=part), values, now))
             size = as_path(path).stat().st_size
-            actions.append(RemoveAction(name, True, now, size, values))
+            actions.append(RemoveAction(self._name(path), True, now, size, values))
         if not actions:
             return
         custom = {} if metadata is None else self._custom(partition, metadata)
+        self._append(table, actions, custom)
+
+    def delete_partitions(self, parts: Sequence[tuple[Partition, Mapping[str, Any]]]) -> None:
+        """Delete all rows of each partition, in one commit; what comes with each is its `metadata`, as in `commit`.
+
+        The partitions keep their attempts, so nothing that was made from them becomes stale.
+        """
+        leases.check()
+        table = DeltaTable(str(self.path))
+        metadata = {self.key(partition): counts for partition, counts in parts}
+        if removed := self._removals(self._in(table, metadata)):
+            self._append(table, removed, {_COUNTS: json.dumps(metadata)})
+
+    def _append(
+        self, table: DeltaTable, actions: Sequence[AddAction | RemoveAction], custom: dict[str, str]
+    ) -> None:
+        """Commit what is added to the table and taken out of it, with this metadata."""
+        before = table.version()
         try:
             table.create_write_transaction(
-                actions,
+                [*actions],
                 "append",
                 table.schema(),
                 self.partition_by,
@@ -480,19 +495,22 @@ class Table:
             )
         except CommitFailedError:
             # The answer to a commit that was made may be lost, and what is sent again is then refused.
-            left_over = set(self.files(**partition))
-            if any(str(self.path / action.path) in left_over for action in actions if _removes(action)):
+            left_over = set(self._adds()["path"])
+            if any(action.path in left_over for action in actions if isinstance(action, RemoveAction)):
                 raise
         self._sync(before)
+
+    def _in(self, table: DeltaTable, keys: Collection[str]) -> pl.DataFrame:
+        """Return what `_adds` has of some partitions."""
+        key = pl.concat_str(pl.col(self.partition_by).cast(pl.String), separator="/")
+        return self._adds(table).filter(key.is_in(list(keys)))
 
     def drop_files(self, paths: Collection[str]) -> None:
         """Take data files, by their paths in the table, out of its newest version. They stay on the disk."""
         leases.check()
         table = DeltaTable(str(self.path))
-        before = table.version()
         removed = self._removals(self._adds(table).filter(pl.col("path").is_in(list(paths))))
-        table.create_write_transaction([*removed], "append", table.schema(), self.partition_by)
-        self._sync(before)
+        self._append(table, removed, {})
 
     def vacuum(self) -> None:
         """Remove every file that the newest version does not name. No other process may use the table meanwhile."""
@@ -566,6 +584,8 @@ class Table:
         for entry in self._delta.history():
             if "counts" in entry:
                 newest.setdefault(entry["partition"], json.loads(entry["counts"]))
+            for partition, counts in json.loads(entry.get(_COUNTS, "{}")).items():
+                newest.setdefault(partition, counts)
         return newest
 
     def _name(self, path: str) -> str:
@@ -612,10 +632,6 @@ def _differ(folder: StorePath, named: Mapping[str, int]) -> dict[str, str]:
         for name, size in named.items()
         if there.get(name) != size
     }
-
-
-def _removes(action: AddAction | RemoveAction) -> bool:
-    return isinstance(action, RemoveAction)
 
 
 def _rows(file: Path) -> int:

@@ -357,8 +357,21 @@ def test_rows_of_a_partition_are_deleted_and_its_counts_say_why(lake: Lake) -> N
         "2026-01-01": {"rows_in": 4, "kept": 2, "dropped": {"duplicate": 1, "forgotten": 1}}
     }
     assert table.attempts([FIRST]) == {FIRST: 1}
-    table.delete_rows({"day": FIRST}, None, metadata=None)
-    assert table.partitions().is_empty()
+
+
+def test_several_partitions_are_deleted_in_one_commit_and_keep_their_attempts(lake: Lake) -> None:
+    table = lake.interactions
+    for day in DAYS:
+        _commit(table, day, [1], [2], attempt=1)
+    version = table.version
+    for _ in range(2):  # A repeat finds nothing to delete.
+        table.delete_partitions([({"day": day}, {"kept": 0, "pruned": 2}) for day in DAYS[:2]])
+        assert table.version == version + 1
+    assert table.partitions().rows() == [(DAYS[2], 2)]
+    assert list(table.attempts(DAYS).values()) == [1, 1, 1]
+    assert [table.counts()[str(day)]["kept"] for day in DAYS] == [0, 0, 2]
+    _commit(table, FIRST, [3], attempt=2)
+    assert table.counts()[str(FIRST)] == {"kept": 1}
 
 
 def test_a_table_as_of_a_version_shows_its_rows(lake: Lake) -> None:

@@ -78,7 +78,7 @@ def test_old_days_are_removed_from_all_tables_with_their_files(
         assert found == {f"day={day}" for day in DAYS[2:]}
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if not line.startswith("removing: ")] == []
-    assert "removing: 40 rows of lake/soft_labels, teacher/pre_update/2026-01-02" in printed
+    assert "removing: 80 rows of lake/soft_labels, teacher/pre_update/2026-01-01 to 2026-01-02" in printed
 
 
 def test_of_old_days_a_model_keeps_where_it_stood_and_its_newest_variables(workdir: Path) -> None:
@@ -216,7 +216,7 @@ def test_pruned_days_are_materialised_again_only_when_they_alone_are_asked_for(
 
 def test_killed_before_any_action_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
     planned = prune.plan(_open(workdir), 2).actions
-    assert len(planned) == 27
+    assert len(planned) == 19
     for number, step in enumerate(planned):
         session = _open(workdir)
         left = [step.what for step in prune.plan(session, 2).actions]
