@@ -21,7 +21,7 @@ from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.make_shard import DrawNegatives, GroupShards, MakeShard
 from tutelage.pipeline.pieces import ROWS_PER_SHARD
 from tutelage.pipeline.quality import DEFAULT_ALARMS, DEFAULT_QUALITY, QualityConfig
-from tutelage.pipeline.read_unit import NO_DAY, Job, ReadUnit
+from tutelage.pipeline.read_unit import Job, ReadUnit
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source, Unit
 from tutelage.pipeline.table import DataFile
@@ -122,13 +122,9 @@ def materialize(
                 {unit.index: unit.where for unit in units},
                 rows_per_shard=rows_per_shard if schema.negatives else None,
             )
-            made = {text: found for text, found in sorted(arrivals.days.items()) if found.shards}
-            lost = sum(
-                (found.dropped for text, found in arrivals.days.items() if text not in made), Counter()
-            )
-            elsewhere = dict(sorted(arrivals.days[NO_DAY].dropped.items())) if NO_DAY in arrivals.days else {}
+            elsewhere = dict(sorted(arrivals.elsewhere.items()))
             committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of, alarms=alarms)
-            done, held = _commit_days(made, elsewhere, committer)
+            done, held = _commit_days(arrivals.made, elsewhere, committer)
     histories.build(
         schema,
         lake,
@@ -136,9 +132,8 @@ def materialize(
         rows_per_shard=rows_per_shard,
         beam_flags=beam_flags,
     )
-    if missing := [text for text in map(str, days) if text not in made]:
-        lost.pop("outside_days", None)
-        why, remedy = _explain(lost, source, schema, raw_dir)
+    if missing := [text for text in map(str, days) if text not in arrivals.made]:
+        why, remedy = _explain(arrivals.dropped_whole, source, schema, raw_dir)
         raise UserError(
             f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}{why}; "
             f"of the other days, {len(done)} were committed. {remedy}"
