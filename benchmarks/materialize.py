@@ -31,6 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -182,14 +183,24 @@ def _one_processor_each(workers: int) -> Iterator[None]:
 
 
 def _synthetic(_: Path, out: Path) -> int:
-    """Materialise one day of the synthetic world; prints the files that this makes."""
+    """Materialise one day of the synthetic world."""
     from tutelage.pipeline.lake import Lake
     from tutelage.pipeline.materialize import materialize
     from tutelage.pipeline.sources.synthetic import Synthetic
 
-    lake = Lake(out, _schema())
+    schema = _schema()
+    schema = replace(schema, features=tuple(f for f in schema.features if f.name != "tab"))
+    lake = Lake(out, schema)
     lake.create()
-    source = Synthetic(seed=1, first_day=_FIRST, rows_per_day=_ROWS.value, users=1_000_000, videos=500_000)
+    source = Synthetic(
+        seed=1,
+        first_day=_FIRST,
+        rows_per_day=_ROWS.value,
+        users=1_000_000,
+        videos=500_000,
+        new_users_per_day=1,
+        new_videos_per_day=1,
+    )
     done = materialize(source, lake.schema, lake, raw_dir="", workdir=str(out), days=[_FIRST])
     return done.days[_FIRST].kept
 
