@@ -7,6 +7,7 @@ from typing import Any
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.pieces import shards
+from tutelage.pipeline.read_unit import NO_DAY
 
 _NAMED = 3
 """Days, and units, that a message names."""
@@ -76,6 +77,23 @@ class Arrivals:
                 day.dropped.update(found["dropped"])
                 day.differences |= dict.fromkeys(found.get("differences", ()))
         return cls(days=days, where=where)
+
+    @property
+    def made(self) -> dict[str, DayArrivals]:
+        """The days of which rows were kept, in order."""
+        return {text: day for text, day in sorted(self.days.items()) if day.shards}
+
+    @property
+    def elsewhere(self) -> Counter[str]:
+        """Rows that belong to none of the requested days, by reason."""
+        return self.days[NO_DAY].dropped if NO_DAY in self.days else Counter()
+
+    @property
+    def dropped_whole(self) -> Counter[str]:
+        """Dropped rows that may belong to a day of which no row was kept, by reason."""
+        dropped = sum((day.dropped for day in self.days.values() if not day.shards), Counter[str]())
+        del dropped["outside_days"]
+        return dropped
 
     def check(self, units: Mapping[int, str], *, rows_per_shard: int | None) -> None:
         """Raise UserError where the runner lost or doubled rows.

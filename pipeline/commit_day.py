@@ -13,11 +13,13 @@ import polars as pl
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.expected import MEMORY
+from tutelage.pipeline.io.arrow import read_arrow
 from tutelage.pipeline.io.atomic import atomic_write, make_folder, move, remove
 from tutelage.pipeline.io.links import refuse_links, refuse_path_outside
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quality import DEFAULT_ALARMS, FIELDS, QualityConfig, judge, largest, scalars
+from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.statistics import DayStatistics, Sketches, compare
 from tutelage.pipeline.table import FORGOTTEN, DataFile, Table, add_dropped
 from tutelage.pipeline.verdict import Verdict
@@ -29,7 +31,8 @@ class StagedDay:
 
     day: date
     files: tuple[DataFile, ...]
-    statistics: DayStatistics
+    sketches: tuple[str, ...]
+    """Paths of the staged `Sketches.parts` of its shards."""
     differences: tuple[str, ...]
     """How its columns differ from what the source offers."""
     metadata: Mapping[str, Any]
@@ -110,7 +113,7 @@ class DayCommitter:
     def _judge(self, made: StagedDay) -> "_JudgedDay":
         """Judge a day, and write a file of its statistics if it passed. Nothing is committed."""
         lake, day = self.lake, made.day
-        statistics = compare(made.statistics, self._before(day))
+        statistics = compare(_added_up(lake.schema, made.sketches), self._before(day))
         now = scalars(lake.schema, statistics)
         verdict = judge(
             lake.schema,
@@ -212,6 +215,14 @@ def stale(lake: Lake, days: Sequence[date]) -> dict[date, int | None]:
         return {}
     attempts, found = lake.interactions.attempts(days), lake.statistics.attempts(days)
     return {day: attempts[day] for day in days if attempts[day] is None or attempts[day] != found[day]}
+
+
+def _added_up(schema: Schema, paths: Sequence[str]) -> DayStatistics:
+    """Return the statistics of a day from the staged sketches of its shards."""
+    sketches = Sketches(schema)
+    for path in paths:
+        sketches.add_parts(read_arrow(path))
+    return sketches.finish()
 
 
 def _sketched(lake: Lake, day: date) -> DayStatistics:

@@ -15,15 +15,13 @@ from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.arrivals import Arrivals, DayArrivals
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.arrow import read_arrow
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.make_shard import DrawNegatives, GroupShards, MakeShard
 from tutelage.pipeline.pieces import ROWS_PER_SHARD
 from tutelage.pipeline.quality import DEFAULT_ALARMS, DEFAULT_QUALITY, QualityConfig
-from tutelage.pipeline.read_unit import NO_DAY, Job, ReadUnit
+from tutelage.pipeline.read_unit import Job, ReadUnit
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source, Unit
-from tutelage.pipeline.statistics import Sketches
 from tutelage.pipeline.table import DataFile
 
 
@@ -122,13 +120,9 @@ def materialize(
                 {unit.index: unit.where for unit in units},
                 rows_per_shard=rows_per_shard if schema.negatives else None,
             )
-            made = {text: found for text, found in sorted(arrivals.days.items()) if found.shards}
-            lost = sum(
-                (found.dropped for text, found in arrivals.days.items() if text not in made), Counter()
-            )
-            elsewhere = dict(sorted(arrivals.days[NO_DAY].dropped.items())) if NO_DAY in arrivals.days else {}
+            elsewhere = dict(sorted(arrivals.elsewhere.items()))
             committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of, alarms=alarms)
-            done, held = _commit_days(made, elsewhere, committer)
+            done, held = _commit_days(arrivals.made, elsewhere, committer)
     histories.build(
         schema,
         lake,
@@ -136,9 +130,8 @@ def materialize(
         rows_per_shard=rows_per_shard,
         beam_flags=beam_flags,
     )
-    if missing := [text for text in map(str, days) if text not in made]:
-        lost.pop("outside_days", None)
-        why, remedy = _explain(lost, source, schema, raw_dir)
+    if missing := [text for text in map(str, days) if text not in arrivals.made]:
+        why, remedy = _explain(arrivals.dropped_whole, source, schema, raw_dir)
         raise UserError(
             f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}{why}; "
             f"of the other days, {len(done)} were committed. {remedy}"
@@ -180,7 +173,7 @@ def _commit_days(
 ) -> tuple[dict[date, Counts], dict[date, Counts]]:
     """Commit or quarantine the days in order; returns the counts of the committed ones, and of the quarantined."""
     job = {"attempt": committer.attempt, "elsewhere": elsewhere}
-    days = (_staged(date.fromisoformat(text), found, committer.lake.schema) for text, found in made.items())
+    days = (_staged(date.fromisoformat(text), found) for text, found in made.items())
     of_job = (replace(day, metadata={**day.metadata, "job": job}) for day in days)
     done: dict[date, Counts] = {}
     held: dict[date, Counts] = {}
@@ -190,19 +183,16 @@ def _commit_days(
     return done, held
 
 
-def _staged(day: date, found: DayArrivals, schema: Schema) -> StagedDay:
+def _staged(day: date, found: DayArrivals) -> StagedDay:
     """Add up the shards of a day."""
     shards = [shard for _, shard in sorted(found.shards.items())]
-    sketches, masked = Sketches(schema), Counter[str]()
-    for shard in shards:
-        sketches.add_parts(read_arrow(shard["sketches"]))
-        masked.update(shard["masked"])
+    masked = sum((Counter(shard["masked"]) for shard in shards), Counter[str]())
     files = [DataFile(**file) for shard in shards for file in shard["files"]]
     sampled = found.sampled.total()
     return StagedDay(
         day=day,
         files=tuple(files),
-        statistics=sketches.finish(),
+        sketches=tuple(shard["sketches"] for shard in shards),
         differences=tuple(found.differences),
         leaks=next(shard["leaks"] for shard in shards if shard["files"]),
         metadata={
@@ -210,7 +200,7 @@ def _staged(day: date, found: DayArrivals, schema: Schema) -> StagedDay:
             "kept": sum(file.rows for file in files),
             "dropped": dict(sorted(found.dropped.items())),
             "late": sum(shard["late"] for shard in shards),
-            "masked": {name: rows for name, rows in masked.items() if rows},
+            "masked": dict(masked),
             **({"sampled": sampled, "pairs": found.pairs} if sampled else {}),
         },
     )

@@ -46,7 +46,7 @@ class Job:
 class ReadUnit(beam_job.ThreadedDoFn):
     """Reads a unit and stages its rows, a file or more for each day; gives the driver the counts of the unit.
 
-    Memory, for each of three units at a time: 524,288 rows twice, and one frame of the source.
+    Memory, for each of three units at a time: 524,288 rows up to three times, and one frame of the source.
     """
 
     def __init__(self, source: Source, job: Job):
