@@ -16,7 +16,9 @@ from tutelage.pipeline.expected import MEMORY
 from tutelage.pipeline.io.atomic import atomic_write, make_folder, move
 from tutelage.pipeline.io.links import refuse_links, refuse_path_outside
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.pieces import read
 from tutelage.pipeline.quality import DEFAULT_ALARMS, FIELDS, QualityConfig, judge, largest, scalars
+from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.statistics import DayStatistics, Sketches, compare
 from tutelage.pipeline.table import FORGOTTEN, DataFile, Table, add_dropped
 from tutelage.pipeline.verdict import Verdict
@@ -28,7 +30,8 @@ class StagedDay:
 
     day: date
     files: tuple[DataFile, ...]
-    statistics: DayStatistics
+    sketches: tuple[str, ...]
+    """Paths of the staged `Sketches.parts` of its shards."""
     differences: tuple[str, ...]
     """How its columns differ from what the source offers."""
     metadata: Mapping[str, Any]
@@ -81,7 +84,7 @@ class DayCommitter:
         """
         lake, day = self.lake, made.day
         before = self._before(day)
-        statistics = compare(made.statistics, before)
+        statistics = compare(_added_up(lake.schema, made.sketches), before)
         now = scalars(lake.schema, statistics)
         verdict = judge(
             lake.schema,
@@ -175,6 +178,14 @@ def stale(lake: Lake, days: Sequence[date]) -> dict[date, int | None]:
         return {}
     attempts, found = lake.interactions.attempts(days), lake.statistics.attempts(days)
     return {day: attempts[day] for day in days if attempts[day] is None or attempts[day] != found[day]}
+
+
+def _added_up(schema: Schema, paths: Sequence[str]) -> DayStatistics:
+    """Return the statistics of a day from the staged sketches of its shards."""
+    sketches = Sketches(schema)
+    for path in paths:
+        sketches.add_parts(read(path))
+    return sketches.finish()
 
 
 def _sketched(lake: Lake, day: date) -> DayStatistics:

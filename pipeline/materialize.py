@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from tutelage.pipeline import beam_job, histories, pieces
+from tutelage.pipeline import beam_job, histories
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.arrivals import Arrivals, DayArrivals
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay
@@ -24,7 +24,6 @@ from tutelage.pipeline.quality import DEFAULT_ALARMS, DEFAULT_QUALITY, QualityCo
 from tutelage.pipeline.read_unit import NO_DAY, Job, ReadUnit
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source, Unit
-from tutelage.pipeline.statistics import Sketches
 from tutelage.pipeline.table import DataFile
 
 
@@ -184,26 +183,23 @@ def _commit_days(
     done: dict[date, Counts] = {}
     held: dict[date, Counts] = {}
     for text, found in made.items():
-        day = _staged(date.fromisoformat(text), found, committer.lake.schema)
+        day = _staged(date.fromisoformat(text), found)
         of_job = replace(day, metadata={**day.metadata, "job": job})
         verdict = with_retries(f"the commit of {day.day}", committer.commit_day, of_job)
         (done if verdict.blessed else held)[day.day] = Counts(**day.metadata)
     return done, held
 
 
-def _staged(day: date, found: DayArrivals, schema: Schema) -> StagedDay:
+def _staged(day: date, found: DayArrivals) -> StagedDay:
     """Add up the shards of a day."""
     shards = [shard for _, shard in sorted(found.shards.items())]
-    sketches, masked = Sketches(schema), Counter[str]()
-    for shard in shards:
-        sketches.add_parts(pieces.read(shard["sketches"]))
-        masked.update(shard["masked"])
+    masked = sum((Counter(shard["masked"]) for shard in shards), Counter[str]())
     files = [DataFile(**file) for shard in shards for file in shard["files"]]
     sampled = found.sampled.total()
     return StagedDay(
         day=day,
         files=tuple(files),
-        statistics=sketches.finish(),
+        sketches=tuple(shard["sketches"] for shard in shards),
         differences=tuple(found.differences),
         leaks=next(shard["leaks"] for shard in shards if shard["files"]),
         metadata={
@@ -211,7 +207,7 @@ def _staged(day: date, found: DayArrivals, schema: Schema) -> StagedDay:
             "kept": sum(file.rows for file in files),
             "dropped": dict(sorted(found.dropped.items())),
             "late": sum(shard["late"] for shard in shards),
-            "masked": {name: rows for name, rows in masked.items() if rows},
+            "masked": dict(masked),
             **({"sampled": sampled, "pairs": found.pairs} if sampled else {}),
         },
     )

@@ -70,9 +70,10 @@ class Piece:
         ranges: tuple[int, ...] = ()
         if expected > _UNPARTITIONED:
             of = min(expected, _MOST_RANGES)
-            numbers = rows.select(shard_of(pl.col("example_id"), of)).to_series()
-            rows = rows[np.argsort(numbers.to_numpy(), kind="stable")]
-            ranges = (0, *np.cumsum(np.bincount(numbers.to_numpy(), minlength=of)).tolist())
+            # Of 16 bits, NumPy sorts by radix.
+            numbers = rows.select(shard_of(pl.col("example_id"), of)).to_series().to_numpy().astype(np.uint16)
+            rows = rows.rechunk()[np.argsort(numbers, kind="stable")]
+            ranges = (0, *np.cumsum(np.bincount(numbers, minlength=of)).tolist())
         write(rows, str(path))
         return cls(order=order, path=str(path), rows=rows.height, late=late, ranges=ranges)
 

@@ -19,6 +19,7 @@ from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import Materialized, materialize
+from tutelage.pipeline.pieces import write
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema, Task
 from tutelage.pipeline.sources.base import Unit
@@ -237,16 +238,17 @@ def test_a_column_all_null_fails_whatever_the_thresholds_and_all_else_passes_wit
     }
 
 
-def test_a_runner_that_repeats_the_commit_changes_nothing(root: Path) -> None:
+def test_a_runner_that_repeats_the_commit_changes_nothing(tmp_path: Path, root: Path) -> None:
     lake = _lake(root)
     record = lake.quarantine.days()[BAD]["attempts"][0]
     files = tuple(commit_day.DataFile(**file) for file in record["files"])
     sketches = commit_day.Sketches(SCHEMA)
     sketches.add(pl.read_parquet(root / f"lake/quarantine/interactions/day={BAD}/*.parquet"))
+    write(sketches.parts(), str(tmp_path / "sketches"))
     again = StagedDay(
         day=BAD,
         files=files,
-        statistics=sketches.finish(),
+        sketches=(str(tmp_path / "sketches"),),
         differences=(),
         metadata=record["counts"],
     )
