@@ -30,11 +30,8 @@ DEFAULT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _BY_PATH_ONLY = {"dask": _DASK, "daskrunner": _DASK}
 """Runners that Beam 2.77 does not know by their short names."""
-_EXTRAS = {
-    "DaskRunner": ("dask", "distributed"),
-    "DataflowRunner": ("dataflow", "apache_beam.runners.dataflow.internal.apiclient"),
-}
-"""By runner, the extra of tutelage that it needs, and a module that is imported only where that is installed."""
+_NEEDS = {"dask": "distributed", "dataflow": "apache_beam.runners.dataflow.internal.apiclient"}
+"""By the extra of tutelage that a runner needs, a module that is imported only where that is installed."""
 _DASK_PARTITIONS = 32
 """Groups of units that Dask moves as one. More let more workers work, but its GroupByKey has their square of tasks."""
 _LOST = re.compile("SDK worker disconnected|all those workers died")
@@ -112,7 +109,7 @@ class Engine:
     def start(self, build: Callable[[beam.Pipeline], object], units: int) -> None:
         """Build a pipeline of so many units of work and hand it to the engine. Beam's own runner also runs it here.
 
-        It is called in the main thread, where an engine starts a server of its own. Raises UserError where the engine
+        An engine that starts a server of its own does so only in the main thread. Raises UserError where the engine
         does not take the job.
         """
         if self.name == "DaskRunner":
@@ -172,17 +169,15 @@ class Engine:
 
 
 def _create(name: str) -> PipelineRunner:
+    """Return the runner of that name: a short one, or the whole path of a class."""
     path = _BY_PATH_ONLY.get(name.lower(), name)
-    kind = path.rpartition(".")[2]
-    extra, module = next(
-        (needs for runner, needs in _EXTRAS.items() if kind.lower() in (runner.lower(), runner[:-6].lower())),
-        ("", "tutelage"),
-    )
+    extra = path.rpartition(".")[2].lower().removesuffix("runner")
     try:
-        importlib.import_module(module)
+        if extra in _NEEDS:
+            importlib.import_module(_NEEDS[extra])
         return create_runner(path)
     except (ImportError, AttributeError, ValueError) as error:
-        if extra:
+        if extra in _NEEDS:
             raise UserError(
                 f"--runner={name} needs packages that are not installed: pip install 'tutelage[{extra}]'"
             ) from error

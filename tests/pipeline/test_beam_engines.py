@@ -1,6 +1,8 @@
 """How flags choose an engine: what is accepted, what is refused, and in which words."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from tests import clusters
+from tests.wheel import ROOT
 from tutelage.pipeline.beam_engines import Engine
 from tutelage.pipeline.errors import TransientError, UserError
 
@@ -199,3 +202,36 @@ def test_dask_workers_that_hash_texts_differently_are_refused(tmp_path: Path) ->
         text = f"the Dask workers of {address} give one text several hashes, which would split a day; start all with"
         with refused(text):
             _start(*flags)
+
+
+@pytest.mark.cluster
+@pytest.mark.end_to_end
+def test_a_dry_run_of_dataflow_is_no_failure(tmp_path: Path) -> None:
+    pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient", reason="needs tutelage[dataflow]")
+    beam_flags = [
+        "--runner=DataflowRunner",
+        "--project=a-project",
+        "--region=europe-west1",
+        "--temp_location=gs://a-bucket/tmp",
+        "--no_auth",
+        "--dry_run=True",
+        "--sdk_location=container",
+        f"--setup_file={ROOT / 'setup.py'}",
+    ]
+    code = "from tutelage.launch.commands import materialize; materialize()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--config=synthetic", "--smoke", f"--workdir={tmp_path}"]
+        + [f"--beam_flag={flag}" for flag in beam_flags],
+        env={**os.environ, "NO_GCE_CHECK": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"dry run: a job of [\d,]+ bytes was translated and not run; container \S+/beam_python3\.\d+_sdk:2\.77\.0; "
+        r"staged packages: .*workflow\.tar\.gz\n",
+        done.stdout,
+    ), done.stdout
+    assert not list(tmp_path.glob("lake/interactions/day=*"))
+    assert list((tmp_path / "lake/.staging").iterdir()) == []
