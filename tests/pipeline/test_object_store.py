@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from fsspec.registry import _registry
 from polars.testing import assert_frame_equal
 
 from tests.faulty import FAULTS, faulty
@@ -34,6 +35,7 @@ from tutelage.pipeline.materialize import materialize
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, History, Schema, Task
 from tutelage.pipeline.soft_labels import PRE_UPDATE, LabelPartition, SoftLabelStore, labels_before_update
+from tutelage.pipeline.sources.store import find
 from tutelage.pipeline.table import Table
 
 DAYS = [date(1970, 1, 1), date(1970, 1, 2)]
@@ -160,6 +162,24 @@ def test_a_part_of_a_staged_file_is_read_alike(s3: str, tmp_path: Path, rows: in
     for path in (str(tmp_path / "piece.arrow"), f"{s3}/piece.arrow"):
         write_arrow(frame, path)
         assert_frame_equal(read_arrow(path, 65_530, rows), frame.slice(65_530, rows))
+
+
+def test_raw_files_are_read_by_the_workdir_s_driver_and_a_missing_one_is_told_by_its_extra(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # fsspec's own driver may be installed or not: here it is not.
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    FILES.put(as_path(s3) / "raw/day=1/a.csv", b"user,item\n1,2\n")
+    FILES.put(as_path(s3) / "raw/b.csv", b"")
+    (file,) = find(f"{s3}/raw", "day=*/*.csv")
+    assert (file.below, file.stream().read()) == ("day=1/a.csv", b"user,item\n1,2\n")
+    monkeypatch.setitem(sys.modules, "obstore.fsspec", None)
+    monkeypatch.delitem(_registry, "s3")
+    with pytest.raises(
+        UserError, match=r"the driver of s3:// is not installed; run pip install 'tutelage\[s3\]'"
+    ):
+        find(f"{s3}/raw", "*.csv")
 
 
 def test_left_over_staging_is_swept_once_its_job_is_dead(s3: str) -> None:
