@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # `make setup` makes this file last.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates structure sbom audit licences wheel lint format types test-bazel clean
+.PHONY: help setup demo test test-faults test-cluster golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates structure sbom audit licences wheel lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ test: $(READY) lint types ## lint, types and every test that is not slow
 
 test-faults: $(READY) ## the slow tests: 600 kills, 200 power cuts, full disks, 10,000 requests, 10,000 odd files
 	$(RUN) pytest -q -m slow
+
+test-cluster: $(READY) ## the slow tests of Beam engines and of object stores, on servers of their own on this machine
+	$(RUN) pytest -q -m cluster
 
 golden: $(READY) ## rewrite tests/golden_losses.csv; git diff shows what changed
 	rm -rf build/golden
