@@ -104,6 +104,31 @@ expected a local folder, or a URL that begins with s3://, gs://, abfs:// or abfs
     return cast(Path, StorePath(f"{scheme}://{bucket}", PurePosixPath(key)).resolve())
 
 
+def url_to_fs(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it.
+
+    It is that of the workdir's driver where fsspec's own for an object store (s3fs, gcsfs, adlfs) is not installed.
+    Raises ImportError, which names the extra to install, where neither is.
+    """
+    import fsspec
+
+    scheme = url.partition("://")[0]
+    try:
+        fsspec.get_filesystem_class(scheme if "://" in url else "file")
+    except ImportError:
+        if scheme not in EXTRAS:
+            raise
+        try:
+            from obstore.fsspec import register
+        except ImportError:
+            how = f"run pip install 'tutelage[{EXTRAS[scheme]}]'"
+            raise ImportError(f"the driver of {scheme}:// is not installed; {how}") from None
+        _allow_http_on_loopback()
+        register(scheme)
+    fs, path = fsspec.url_to_fs(url)
+    return fs, path
+
+
 def _allow_http_on_loopback() -> None:
     """Let all clients of object stores (obstore, Delta Lake, Polars) speak HTTP with a server on this host.
 
@@ -160,6 +185,14 @@ def _readable_errors(what: object) -> Iterator[None]:
 def _unavailable(what: object, error: Exception) -> StoreError:
     line = masked(str(error).strip().split("\n")[0])[:300]
     return StoreError(f"{what}: {line}; look after the network and the store, then run again")
+
+
+def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not names
+    if pattern[0] == "**":
+        return any(_matches(names[start:], pattern[1:]) for start in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:])
 
 
 def _version(meta: Any) -> "UpdateVersion":
@@ -362,13 +395,10 @@ class StorePath:
         yield from (self._with(name) for name in names if fnmatch.fnmatchcase(name.name, pattern))
 
     def glob(self, pattern: str) -> Iterator[Self]:
-        """Yield the files and folders below this one that match, in order."""
-        if pattern.startswith("**/"):
-            yield from self.rglob(pattern.removeprefix("**/"))
-        elif "/" in pattern:
-            depth = len(PurePosixPath(pattern).parts)
-            found = (path for path in self._below() if len(path.parts) == depth and path.match(pattern))
-            yield from (self / path for path in sorted(found))
+        """Yield the files and folders below this one that match, in order. `**` stands for any number of folders."""
+        if "/" in pattern:
+            names = PurePosixPath(pattern).parts
+            yield from (self / path for path in sorted(self._below()) if _matches(path.parts, names))
         else:
             try:
                 yield from (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
@@ -377,7 +407,7 @@ class StorePath:
 
     def rglob(self, pattern: str) -> Iterator[Self]:
         """Yield the files and folders at any depth below this one whose last names match, in order."""
-        yield from (self / path for path in sorted(self._below()) if path.match(pattern))
+        yield from self.glob(f"**/{pattern}")
 
     def _below(self) -> set[PurePosixPath]:
         files = {path for path, _ in self._listed()}

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from fsspec.registry import _registry
 from polars.testing import assert_frame_equal
 
 from tests.faulty import FAULTS, faulty
@@ -34,6 +35,7 @@ from tutelage.pipeline.materialize import materialize
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, History, Schema, Task
 from tutelage.pipeline.soft_labels import PRE_UPDATE, LabelPartition, SoftLabelStore, labels_before_update
+from tutelage.pipeline.sources.store import find
 from tutelage.pipeline.table import Table
 
 DAYS = [date(1970, 1, 1), date(1970, 1, 2)]
@@ -162,6 +164,24 @@ def test_a_part_of_a_staged_file_is_read_alike(s3: str, tmp_path: Path, rows: in
         assert_frame_equal(read_arrow(path, 65_530, rows), frame.slice(65_530, rows))
 
 
+def test_raw_files_are_read_by_the_workdir_s_driver_and_a_missing_one_is_told_by_its_extra(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # fsspec's own driver may be installed or not: here it is not.
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    FILES.put(as_path(s3) / "raw/day=1/a.csv", b"user,item\n1,2\n")
+    FILES.put(as_path(s3) / "raw/b.csv", b"")
+    (file,) = find(f"{s3}/raw", "day=*/*.csv")
+    assert (file.below, file.stream().read()) == ("day=1/a.csv", b"user,item\n1,2\n")
+    monkeypatch.setitem(sys.modules, "obstore.fsspec", None)
+    monkeypatch.delitem(_registry, "s3")
+    with pytest.raises(
+        UserError, match=r"the driver of s3:// is not installed; run pip install 'tutelage\[s3\]'"
+    ):
+        find(f"{s3}/raw", "*.csv")
+
+
 def test_left_over_staging_is_swept_once_its_job_is_dead(s3: str) -> None:
     root = as_path(s3) / "lake"
     code = (
@@ -278,7 +298,7 @@ def test_what_is_written_through_faults_is_there_once(
         assert all(proxy.counts().get(fault) for fault in FAULTS), proxy.counts()
 
 
-@pytest.mark.parametrize("library", ["Delta Lake", pytest.param("Polars", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("library", ["Delta Lake", pytest.param("Polars", marks=pytest.mark.cluster)])
 def test_a_store_that_went_away_is_a_passing_cause_in_one_line(
     s3: str, monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
@@ -293,7 +313,7 @@ def test_a_store_that_went_away_is_a_passing_cause_in_one_line(
     assert system_error(told.value) == errno.EIO
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("seed", range(5))
 def test_a_world_made_through_faults_equals_one_made_without(
     s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
