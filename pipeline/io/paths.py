@@ -104,6 +104,31 @@ expected a local folder, or a URL that begins with s3://, gs://, abfs:// or abfs
     return cast(Path, StorePath(f"{scheme}://{bucket}", PurePosixPath(key)).resolve())
 
 
+def url_to_fs(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it.
+
+    It is that of the workdir's driver where fsspec's own for an object store (s3fs, gcsfs, adlfs) is not installed.
+    Raises ImportError, which names the extra to install, where neither is.
+    """
+    import fsspec
+
+    scheme = url.partition("://")[0]
+    try:
+        fsspec.get_filesystem_class(scheme if "://" in url else "file")
+    except ImportError:
+        if scheme not in EXTRAS:
+            raise
+        try:
+            from obstore.fsspec import register
+        except ImportError:
+            how = f"run pip install 'tutelage[{EXTRAS[scheme]}]'"
+            raise ImportError(f"the driver of {scheme}:// is not installed; {how}") from None
+        _allow_http_on_loopback()
+        register(scheme)
+    fs, path = fsspec.url_to_fs(url)
+    return fs, path
+
+
 def _allow_http_on_loopback() -> None:
     """Let all clients of object stores (obstore, Delta Lake, Polars) speak HTTP with a server on this host.
 

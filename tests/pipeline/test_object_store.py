@@ -1,5 +1,6 @@
 """Tables and jobs in an object store, on a real S3 server: equal to those of a local disk."""
 
+import errno
 import logging
 import os
 import signal
@@ -14,13 +15,15 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
+from fsspec.registry import _registry
 from polars.testing import assert_frame_equal
 
 from tests.faulty import FAULTS, faulty
 from tests.pipeline.rows import DAY, Rows
 from tutelage.pipeline.beam_job import abandoned, left_over, staging_folder, sweep
 from tutelage.pipeline.commit_day import accept
-from tutelage.pipeline.errors import TransientError, UserError
+from tutelage.pipeline.errors import TransientError, UserError, disk_full_as_user_error, system_error
 from tutelage.pipeline.io import leases
 from tutelage.pipeline.io.arrow import read_arrow, write_arrow
 from tutelage.pipeline.io.json import TornFile
@@ -32,6 +35,7 @@ from tutelage.pipeline.materialize import materialize
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Feature, History, Schema, Task
 from tutelage.pipeline.soft_labels import PRE_UPDATE, LabelPartition, SoftLabelStore, labels_before_update
+from tutelage.pipeline.sources.store import find
 from tutelage.pipeline.table import Table
 
 DAYS = [date(1970, 1, 1), date(1970, 1, 2)]
@@ -160,6 +164,24 @@ def test_a_part_of_a_staged_file_is_read_alike(s3: str, tmp_path: Path, rows: in
         assert_frame_equal(read_arrow(path, 65_530, rows), frame.slice(65_530, rows))
 
 
+def test_raw_files_are_read_by_the_workdir_s_driver_and_a_missing_one_is_told_by_its_extra(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # fsspec's own driver may be installed or not: here it is not.
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    FILES.put(as_path(s3) / "raw/day=1/a.csv", b"user,item\n1,2\n")
+    FILES.put(as_path(s3) / "raw/b.csv", b"")
+    (file,) = find(f"{s3}/raw", "day=*/*.csv")
+    assert (file.below, file.stream().read()) == ("day=1/a.csv", b"user,item\n1,2\n")
+    monkeypatch.setitem(sys.modules, "obstore.fsspec", None)
+    monkeypatch.delitem(_registry, "s3")
+    with pytest.raises(
+        UserError, match=r"the driver of s3:// is not installed; run pip install 'tutelage\[s3\]'"
+    ):
+        find(f"{s3}/raw", "*.csv")
+
+
 def test_left_over_staging_is_swept_once_its_job_is_dead(s3: str) -> None:
     root = as_path(s3) / "lake"
     code = (
@@ -274,6 +296,21 @@ def test_what_is_written_through_faults_is_there_once(
         assert (_ids(table, DAYS[0]), _ids(table, DAYS[1])) == ([1, 3], [4])
         assert leases.holders(root / ".lock") == []  # type: ignore[arg-type]
         assert all(proxy.counts().get(fault) for fault in FAULTS), proxy.counts()
+
+
+@pytest.mark.parametrize("library", ["Delta Lake", pytest.param("Polars", marks=pytest.mark.slow)])
+def test_a_store_that_went_away_is_a_passing_cause_in_one_line(
+    s3: str, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    read = {"Delta Lake": DeltaTable, "Polars": pl.read_parquet}[library]
+    with pytest.raises(TransientError) as told, disk_full_as_user_error(s3):
+        read(f"{s3}/rows/part.parquet")
+    text = str(told.value)
+    assert text.startswith(f"{s3}: Generic S3 error")
+    assert text.endswith("; look after the network and the store, then run again")
+    assert "\n" not in text
+    assert system_error(told.value) == errno.EIO
 
 
 @pytest.mark.slow
