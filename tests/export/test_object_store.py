@@ -84,13 +84,21 @@ def test_what_is_missing_is_told_at_once_and_what_has_changed_where_contents_are
         versions.promote(NUMBERS[0])
 
 
-def test_a_mirror_on_the_disk_shows_what_a_bucket_serves(s3: str, tmp_path: Path) -> None:
-    versions = _versions(s3)
+def test_a_mirror_on_the_disk_and_one_in_a_bucket_show_what_a_bucket_serves(
+    s3: str, s3_endpoint: str, tmp_path: Path
+) -> None:
+    versions = _versions(f"{s3}/w")
     _publish(versions, *DAYS)
+    mirror(versions.folder, f"{s3}/copy")
     versions.retire(keep=2)
-    mirror(versions.folder, f"file://{tmp_path}/copy")
+    for target in (f"{s3}/copy", f"file://{tmp_path}/copy"):
+        mirror(versions.folder, target)
+        mirror(versions.folder, target)
     assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["2026010201", "2026010301"]
     assert damage(tmp_path / "copy/2026010301") == ""
+    files = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
+    found = sorted(str(path.relative_to(tmp_path / "copy")) for path in files)
+    assert sorted(names(s3_endpoint, f"{s3}/copy")) == found
 
 
 def test_a_card_is_changed_and_a_user_forgotten_and_copies_are_still_checked(s3: str) -> None:
