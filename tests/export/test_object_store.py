@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -19,7 +20,7 @@ from tutelage.export.versions import CARD, DIGESTS, GRAPH, Versions, damage
 from tutelage.export.versions import store as versions_store
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.paths import StorePath, as_path
-from tutelage.pipeline.io.scratch import local_copy
+from tutelage.pipeline.io.scratch import ScratchLost, local_copy
 from tutelage.trainers.checkpoints import State
 
 DAYS = [date(2026, 1, day) for day in (1, 2, 3)]
@@ -208,3 +209,21 @@ def test_an_export_that_was_never_finished_is_no_version_and_is_cleared_up(s3: s
     _publish(versions, DAYS[2])
     assert not half.exists()
     assert {CARD, DIGESTS, GRAPH} < {name[11:] for name in names(s3_endpoint, f"{s3}/w/export/wide")}
+
+
+def test_scratch_that_vanishes_while_a_version_is_made_is_told_and_nothing_of_it_is_there(s3: str) -> None:
+    versions = _versions(s3)
+    state = State(day=DAYS[0], step=7, examples=1, rows=1)
+
+    def lose(path: str) -> None:
+        shutil.rmtree(Path(path).parent)
+        (Path(path) / GRAPH).read_bytes()
+
+    with pytest.raises(ScratchLost, match="was removed while it was in use"):
+        versions.stage(state, lose)
+    staged = versions.stage(state, _write)
+    shutil.rmtree(staged.parent)
+    with pytest.raises(ScratchLost, match="was removed while it was in use"):
+        versions.publish(staged)
+    assert not versions.folder.exists()
+    assert _publish(versions, DAYS[0]) == NUMBERS[:1]
