@@ -9,7 +9,7 @@ from tutelage.export.versions import DIGESTS, write_digests
 from tutelage.pipeline.io.atomic import move_new
 from tutelage.pipeline.io.folders import replace_files
 from tutelage.pipeline.io.paths import remote
-from tutelage.pipeline.io.scratch import scratch
+from tutelage.pipeline.io.scratch import local_copy
 
 _REPLACED = (warmup.PATH, f"{card.PATH}.json", f"{card.PATH}.md", DIGESTS, golden.PATH)
 """What changes, in the order in which it is replaced."""
@@ -22,11 +22,8 @@ def forget(folder: Path, model: str, whose: pl.Expr) -> int:
     after the card that holds its hash: if the process is killed before that, the rows are still there and the
     next call does everything again.
     """
-    if stored := remote(folder):
-        with scratch() as copy:
-            for name in stored.sizes():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                (stored / name).download(copy / name)
+    if remote(folder):
+        with local_copy(folder) as copy:
             gone = forget(copy, model, whose)
             if gone:
                 replace_files(folder, {name: (copy / name).read_bytes() for name in _REPLACED})

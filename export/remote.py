@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from tutelage.export.versions import CARD, GRAPH, Version, Versions, damage
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import url_to_fs
 from tutelage.pipeline.io.scratch import local_copy
 from tutelage.pipeline.io.store import FILES
 
@@ -29,7 +28,7 @@ def mirror(folder: Path, target: str) -> None:
         raise UserError(f"{folder} has no version to copy to {target}; export one first")
     # Each store raises what its own library raises, for an odd URL and for a refusal too.
     try:
-        fs, root = fsspec.url_to_fs(target)
+        fs, root = url_to_fs(target)
     except Exception as error:
         raise UserError(
             f"{target}: {_one_line(error)}; give a URL like s3://bucket/models/{folder.name}"
@@ -53,7 +52,9 @@ def _one_line(error: Exception) -> str:
 def _mirror(versions: Versions, published: Sequence[Version], fs: Any, root: str, target: str) -> None:
     fs.invalidate_cache()
     fs.makedirs(root, exist_ok=True)
-    names = (path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
+    # A store that has no folders does not know an empty one.
+    paths = fs.ls(root, detail=False) if fs.exists(root) else []
+    names = (path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
     there = {name for name in names if re.fullmatch(r"[0-9]+", name)}
     if strange := sorted(there - versions.used()):
         raise UserError(

@@ -149,8 +149,13 @@ class Checkpoints:
             size = sum(path.stat().st_size for path in partial.iterdir())
             state = replace(state, size=size, sha256=sha256_of(partial))
             write_json(partial / STATE, state.recorded())
-            self.discard_partial()
+            # An upload takes longer than a rename: if the process is killed in it, the day is gone on with.
+            uploaded = remote(self.folder)
+            if not uploaded:
+                self.discard_partial()
             move_new(partial, self.folder / str(state.day), last=STATE)
+            if uploaded:
+                self.discard_partial()
         return state
 
     def restore(self, checkpoint: tf.train.Checkpoint, day: date) -> None:

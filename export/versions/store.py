@@ -10,7 +10,6 @@ WORKDIR/publication/NAME       log.jsonl (decisions), pinned/VERSION (the reason
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from tutelage.pipeline.io.folders import remove_whole, unfinished, whole_folders
 from tutelage.pipeline.io.locks import locked
 from tutelage.pipeline.io.paths import remote
 from tutelage.pipeline.io.printable import counted
+from tutelage.pipeline.io.scratch import scratch, telling_loss
 from tutelage.trainers.checkpoints import State
 
 
@@ -59,8 +59,8 @@ class Versions:
         self.log = root / "publication" / self.name / "log.jsonl"
         self.staging = self.log.with_name("staging")
         """Where versions are made, in a workdir on a disk."""
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        """The same for one in an object store, which lives as long as this object."""
+        self._scratch = contextlib.ExitStack()
+        """Holds the same for one in an object store."""
         self.set_aside = self.log.with_name("damaged")
         self.ledger = folder / "numbers.txt"
         self._folders = (self.folder, self.retired, self.rejected)
@@ -140,15 +140,17 @@ class Versions:
 
         What a killed process left there is removed: only one process at a time stages versions of a model.
         """
-        if remote(self.staging):
-            self._scratch = tempfile.TemporaryDirectory(prefix="tutelage-", ignore_cleanup_errors=True)
-            path = Path(self._scratch.name, state.id)
-        else:
-            shutil.rmtree(self.staging, ignore_errors=True)
-            self.staging.mkdir(parents=True)
-            path = self.staging / state.id
-        write(str(path))
-        write_card(path, state)
+        self._scratch.close()
+        with contextlib.ExitStack() as made:
+            if remote(self.staging):
+                path = made.enter_context(scratch()) / state.id
+            else:
+                shutil.rmtree(self.staging, ignore_errors=True)
+                self.staging.mkdir(parents=True)
+                path = self.staging / state.id
+            write(str(path))
+            write_card(path, state)
+            self._scratch = made.pop_all()
         return path
 
     def publish(self, staging: Path) -> Version:
@@ -244,12 +246,13 @@ class Versions:
 
     def _move_in(self, staging: Path, folder: Path) -> Version:
         with self._locked():
-            card = read_card(staging)
-            number = self._numbers.next(card["day"])
-            path = folder / str(number)
-            make_folder(folder)
-            write_digests(staging)
-            move_new(staging, path, last=GRAPH)
+            with telling_loss(staging) if remote(folder) else contextlib.nullcontext():
+                card = read_card(staging)
+                number = self._numbers.next(card["day"])
+                path = folder / str(number)
+                make_folder(folder)
+                write_digests(staging)
+                move_new(staging, path, last=GRAPH)
             # Written after the rename, so that a killed process does not waste a number.
             self._numbers.write_down()
             return Version(path=path, number=number, **card)

@@ -46,13 +46,20 @@ def scratch(parent: str | Path | None = None) -> Iterator[Path]:
     """
     parent = Path(parent or tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="tutelage-", dir=parent, ignore_cleanup_errors=True) as folder:
-        try:
-            yield Path(folder)
-        except Exception as error:
-            if Path(folder).exists():
-                raise
-            raise ScratchLost(Path(folder)) from error
+    made = tempfile.TemporaryDirectory(prefix="tutelage-", dir=parent, ignore_cleanup_errors=True)
+    with made as folder, telling_loss(Path(folder)):
+        yield Path(folder)
+
+
+@contextmanager
+def telling_loss(folder: Path) -> Iterator[None]:
+    """Raise ScratchLost where the block fails and `folder` is gone by then."""
+    try:
+        yield
+    except Exception as error:
+        if folder.exists():
+            raise
+        raise ScratchLost(folder) from error
 
 
 def use_scratch(folder: str) -> None:
