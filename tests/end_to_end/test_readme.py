@@ -308,6 +308,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make bench-data-gate": partial(_make, runs=("-m benchmarks.data_gate",)),  # takes minutes
     "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
+    "make errors": partial(_make, runs=("-m tests.errors_page",)),
     "make golden": partial(_make, runs=("-m tests.golden",)),  # test_smoke.py makes the run
 }
 
