@@ -1,24 +1,26 @@
 """The state of a workdir for programs: one JSON object, and the problems in it with their exit codes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import date
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
 from tutelage.export.versions import Version, versions_in
+from tutelage.export.versions.version import read_verdict
 from tutelage.launch import last_run, steps
 from tutelage.launch.exit_codes import ExitCode, Failures, exit_code
 from tutelage.launch.lifecycle import stale
 from tutelage.launch.report.summary import is_loss
 from tutelage.pipeline.errors import Found, GateError, TransientError, UserError
 from tutelage.pipeline.io.printable import counted, printable
-from tutelage.trainers.run import is_teacher
+from tutelage.trainers.run import NO_DATA, is_teacher
 
 if TYPE_CHECKING:
     from tutelage.launch.session import Session
-    from tutelage.trainers.checkpoints import State
 
 FORMAT = 1
 """Rises when a field of the JSON changes its meaning or goes. A field that is added leaves it as it is."""
@@ -46,7 +48,7 @@ def state_of(session: "Session") -> dict[str, Any]:
             "pruned": sorted(map(str, session.pruned)),
         },
         "data": _data(session),
-        "models": [_model(session, model) for model in session.models],
+        "models": list(_models(session)),
     }
 
 
@@ -98,7 +100,7 @@ def failed_days(session: "Session", model: str) -> dict[date, str]:
     return {
         day: record["outcome"]
         for day, record in records.items()
-        if record["outcome"] in ("stopped", "skipped") and day not in data and "its data" not in _said(record)
+        if record["outcome"] in ("stopped", "skipped") and day not in data and _said(record) != NO_DATA
     }
 
 
@@ -108,8 +110,6 @@ def _said(record: Mapping[str, Any]) -> str:
 
 def rejected_versions(session: "Session", model: str) -> list[Version]:
     """Return the versions that the gate before serving rejected, without those that wait for more rows."""
-    from tutelage.export.versions.version import read_verdict
-
     found = versions_in(session.versions(model).rejected)
     return [version for version in found if not read_verdict(version.path).startswith("wait")]
 
@@ -127,11 +127,19 @@ def _data(session: "Session") -> dict[str, Any]:
     return {"days": days.height, "last_day": day and str(day), "last_rows": rows}
 
 
-def _model(session: "Session", model: str) -> dict[str, Any]:
+def _models(session: "Session") -> Iterator[dict[str, Any]]:
+    # Each is read once, however many students there are.
+    labels = session.run.lake.soft_labels.partitions()
+    losses = cache(partial(_losses, session))
+    for model in session.models:
+        yield {**_model(session, model, labels), "teacher_lead": _lead(session, model, losses)}
+
+
+def _model(session: "Session", model: str, all_labels: pl.DataFrame) -> dict[str, Any]:
     states, versions = session.run.checkpoints(model).states(), session.versions(model).published()
     last = states[-1] if states else None
     served = versions[-1] if versions else None
-    labels = _newest_labels(session, model)
+    labels = _newest_labels(session, model, all_labels)
     return {
         "model": model,
         "role": "teacher" if is_teacher(model) else "student",
@@ -147,44 +155,45 @@ def _model(session: "Session", model: str) -> dict[str, Any]:
         "version_day": str(served.day) if served else None,
         "version_age_days": _age(session, served.day if served else None),
         "rejected_version": max((v.number for v in rejected_versions(session, model)), default=None),
-        "teacher_lead": _lead(session, model, states),
     }
 
 
 def _age(session: "Session", day: date | None) -> int | None:
     """Return how many days lie between `day` and today, by the clock of the schema's time zone."""
-    from zoneinfo import ZoneInfo
-
     today = session.now.astimezone(ZoneInfo(session.experiment.schema.time_zone)).date()
     return (today - day).days if day else None
 
 
-def _newest_labels(session: "Session", model: str) -> date | None:
+def _newest_labels(session: "Session", model: str, labels: pl.DataFrame) -> date | None:
     """Return the newest day of the labels that a student reads; None for any other model."""
     if model in session.teachers or not session.experiment.student(model).distillation:
         return None
     producer = session.experiment.student(model).producer
-    found = session.run.lake.soft_labels.partitions().filter(producer=producer).select("teacher", "day")
+    found = labels.filter(producer=producer).select("teacher", "day")
     days = [day for teacher, day in found.iter_rows() if teacher == session.run.labeller(day).name]
     return max(days, default=None)
 
 
-def _lead(session: "Session", model: str, states: Sequence["State"]) -> dict[str, float]:
+_Losses = Mapping[tuple[str, str], float]
+"""By (task, metric)."""
+
+
+def _lead(session: "Session", model: str, losses: Callable[[str, date], _Losses]) -> dict[str, float]:
     """Return by how much the teacher's loss is below a student's, as a share of the student's, for each task.
 
     Both are of scores made before they were trained on the day, which is the student's last one. Tasks that either
     lacks are left out.
     """
+    states = session.run.checkpoints(model).states()
     if model in session.teachers or not states:
         return {}
-    day = states[-1].day
-    ours, theirs = (_losses(session, name, day) for name in (model, session.run.teacher_model))
+    ours, theirs = (losses(name, states[-1].day) for name in (model, session.run.teacher_model))
     both = [name for name in ours if ours[name] and name in theirs]
     return {" ".join(name): round(1 - theirs[name] / ours[name], 6) for name in both}
 
 
-def _losses(session: "Session", model: str, day: date) -> dict[tuple[str, str], float]:
-    """Return a model's losses of a day by (task, metric), of scores made ahead and all rows."""
+def _losses(session: "Session", model: str, day: date) -> _Losses:
+    """Return a model's losses of a day, of scores made ahead and all rows."""
     rows = session.run.lake.metrics.scan(model=model, run=session.run.name, day=day)
     rows = rows.filter(basis="day_ahead", slice="").filter(pl.col("value").is_finite())
     found = rows.select("task", "metric", "value").sort("task", "metric").collect().iter_rows()

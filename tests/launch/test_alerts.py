@@ -23,6 +23,7 @@ from tutelage.launch.alert_config import AlertConfig
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
 from tutelage.trainers.handover import Labeller, TakeOver, write_takeovers
+from tutelage.trainers.run import NO_DATA
 
 NOW = datetime(2026, 1, 7, 3, tzinfo=UTC)
 TOKEN = "T0KEN"
@@ -93,6 +94,8 @@ def test_each_cause_has_one_event_and_is_told_again_only_after_it_was_over(
     assert server.events == []
     session.run.lake.quarantine.write(small.DAYS[4], "skipped", [{"said": "fail; rows is 3"}])
     _stop(session)
+    # No gate of its own has stopped this model.
+    session.run.quarantine("late").write(small.DAYS[1], "skipped", [{"said": NO_DATA}])
     states = small.train(session, "auxiliary", small.DAYS[:2])
     small.publish(session, "auxiliary", states[0])
     small.publish(session, "auxiliary", states[1], rejected=True)
