@@ -73,7 +73,7 @@ def event(message: str, *, level: str = "info", **fields: Any) -> str:
     """Return a line of JSON: time, level, message, the fields of every event (`tag`), then `fields` that are not None.
 
     Example:
-        >>> line = event("trained", model="auxiliary", day=date(2026, 1, 2), seconds=1.5)
+        >>> line = event("trained", model="auxiliary", day="2026-01-02", seconds=1.5)
         >>> {name: value for name, value in json.loads(line).items() if name != "time"}
         {'level': 'info', 'message': 'trained', 'model': 'auxiliary', 'day': '2026-01-02', 'seconds': 1.5}
     """
