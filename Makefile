@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # `make setup` makes this file last.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults test-cluster golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates bench-engines structure sbom audit licences wheel lint format types test-bazel clean
+.PHONY: help setup demo test test-faults test-cluster golden errors bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates bench-engines structure sbom audit licences wheel lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ golden: $(READY) ## rewrite tests/golden_losses.csv; git diff shows what changed
 	rm -rf build/golden
 	.venv/bin/tutelage-run --config=synthetic --smoke --workdir=build/golden
 	$(RUN) tests.golden build/golden
+
+errors: $(READY) ## rewrite docs/errors.md, every message of the commands, from the code
+	$(RUN) tests.errors_page
 
 bench-materialize: $(READY) ## rows per second and memory of the data plane, beside Polars and DuckDB
 	$(RUN) benchmarks.materialize

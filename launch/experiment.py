@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from tutelage.export.config import ServingConfig
+from tutelage.launch.alert_config import AlertConfig
 from tutelage.models.backbones.base import Backbone, described
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.alarms import AlarmBudget
@@ -113,6 +114,8 @@ class Experiment:
     study: StudyConfig | None = None
     successor: SuccessorConfig | None = None
     """A teacher that trains beside the present one until it is as good, then takes its place."""
+    alerts: AlertConfig | None = None
+    """Who is told of bad days, models that stop or lag, and changes of teacher; None: nobody."""
 
     def __post_init__(self) -> None:
         if self.rows_per_shard < 1:
@@ -225,7 +228,7 @@ class Experiment:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The parts that cannot change in a workdir: not students, successor, serving, quality, keep and days."""
+        """The parts that cannot change in a workdir: not students, successor, serving, gates, keep, alerts and days."""
         return {name: getattr(self, name) for name in ("name", "source", "schema", "training", "teacher")}
 
     @property

@@ -30,7 +30,7 @@ from tutelage.trainers.metrics import write_metrics
 from tutelage.trainers.partial import resume_partial, save_partial
 from tutelage.trainers.preemption import Preempted, noted
 from tutelage.trainers.role import Role
-from tutelage.trainers.run import Run
+from tutelage.trainers.run import NO_DATA, Run
 from tutelage.trainers.student import Student
 from tutelage.trainers.teacher import Successor, Teacher
 from tutelage.trainers.tensorboard import write_events
@@ -271,7 +271,7 @@ class DayLoop:
         """Write the day's checkpoint, and record the days without data that the model has now gone past."""
         for missed in self._without_data:
             if missed < day.day:
-                self.quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
+                self.quarantine.write(missed, "skipped", [{"said": NO_DATA}])
         with_retries(
             f"{self.model}, the checkpoint of {day.day}",
             self.trainer.finish,

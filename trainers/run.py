@@ -13,6 +13,8 @@ from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
 from tutelage.trainers.handover import Labeller, TakeOver
 
+NO_DATA = "its data is in quarantine"
+"""What the record of a model says of a day that it went past because the data's gate did."""
 DEFAULT_ALARMS = AlarmBudget(per_year=1.0)
 TEACHER = "teacher"
 """The first teacher's name in `metrics`, in folders and on command lines."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tutelage.launch.actions.console import echo
+from tutelage.launch.logging_setup import output
 from tutelage.launch.report.data import gather
 from tutelage.launch.report.page import write_report
 from tutelage.launch.report.summary import print_summary, throughput
@@ -38,7 +39,8 @@ def report(session: Session, *, trained: Mapping[str, Sequence[State]] | None = 
     `trained` are the days that each model was trained on just now, whose speed is printed.
     """
     data = gather(session)
-    print_summary(data.results, speeds=throughput(trained or {}), file=sys.stdout)
+    if not (output().json or output().quiet):
+        print_summary(data.results, speeds=throughput(trained or {}), file=sys.stdout)
     path = session.run.report / "index.html"
     write_report(path, data)
-    echo(f"Report: {path}")
+    echo(f"Report: {path}", step="report")
