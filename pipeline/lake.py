@@ -147,17 +147,24 @@ class Lake:
     def with_histories(self, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
         """Return rows of a day of `interactions` with the histories of their users, in the same order.
 
-        Raises UserError where the histories are missing, or were made from other rows than are there now.
+        Raises UserError as `made_histories` does.
         """
         if not self.histories:
             return rows
+        return rows.join(self.made_histories(day), on=self.schema.user, how="left", maintain_order="left")
+
+    def made_histories(self, day: date) -> pl.LazyFrame:
+        """Return the histories of a day, a row for each of its users.
+
+        Raises UserError where they are missing, or were made from other rows than are there now.
+        """
+        assert self.histories
         if self.stale_histories([day]):
             raise UserError(
                 f"day {day} of {self.histories.path} is missing, or older than the days that it is made from; "
                 "run tutelage-run, or tutelage-materialize for that day"
             )
-        made = self.histories.scan(day=day).drop("day")
-        return rows.join(made, on=self.schema.user, how="left", maintain_order="left")
+        return self.histories.scan(day=day).drop("day")
 
 
 def _number(parts: Iterable[object]) -> int:

@@ -177,7 +177,8 @@ def _leftovers(session: Session) -> Iterator[Finding]:
     for path in beam_job.abandoned(run.root / "lake"):
         yield _left(session, path, partial(beam_job.sweep, run.root / "lake"))
     for path in sorted(run.root.rglob(".*")):
-        if path.name.startswith(".partial-") and path.parent.name == "checkpoints":
+        of_checkpoint = path.name.startswith(".partial-") and path.parent.name == "checkpoints"
+        if of_checkpoint or path.name == ".scratch":
             yield _left(session, path, partial(shutil.rmtree, path))
         elif (number := re.match(r"\.(\d+)-", path.name)) and path.is_file() and not _alive(int(number[1])):
             yield _left(session, path, path.unlink)
