@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # `make setup` makes this file last.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults test-cluster golden errors bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates bench-engines structure sbom audit licences wheel lint format types test-bazel clean
+.PHONY: help setup demo test test-faults test-cluster golden errors bench-materialize bench-training bench-streaming bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates bench-engines structure sbom audit licences wheel lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -53,6 +53,9 @@ bench-materialize: $(READY) ## rows per second and memory of the data plane, bes
 
 bench-training: $(READY) ## examples per second of each model, at batch 4,096
 	$(RUN) benchmarks.training
+
+bench-streaming: $(READY) ## memory and feed wait of a teacher and a student over one day of 50 million rows (an hour)
+	$(RUN) benchmarks.streaming
 
 bench-resume: $(READY) ## seconds until a stopped trainer trains again, and the share of time that checkpoints take
 	$(RUN) benchmarks.resume

@@ -240,6 +240,7 @@ class Experiment:
 CHANGEABLE = (
     "gate",
     "checkpoint_minutes",
+    "chunk_rows",
     "holdout",
     "judged_days",
     "margin",
@@ -249,9 +250,9 @@ CHANGEABLE = (
     "serve_as",
     "unit",
 )
-"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved, how a
-change of teacher goes, which few rows of the next days are withheld, and what is served or shown, not what a model
-is."""
+"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved, how many
+rows are read at once, how a change of teacher goes, which few rows of the next days are withheld, and what is served or
+shown, not what a model is."""
 
 
 def plain(value: Any) -> Any:

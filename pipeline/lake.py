@@ -150,19 +150,27 @@ class Lake:
 
         `of`: all users of the rows, where these are few of the day's; the histories of others are not kept in memory.
 
-        Raises UserError where the histories are missing, or were made from other rows than are there now.
+        Raises UserError as `made_histories` does.
         """
         if not self.histories:
             return rows
+        made = self.made_histories(day)
+        if of is not None:
+            made = made.filter(pl.col(of.name).is_in(of.implode()))
+        return rows.join(made, on=self.schema.user, how="left", maintain_order="left")
+
+    def made_histories(self, day: date) -> pl.LazyFrame:
+        """Return the histories of a day, a row for each of its users.
+
+        Raises UserError where they are missing, or were made from other rows than are there now.
+        """
+        assert self.histories
         if self.stale_histories([day]):
             raise UserError(
                 f"day {day} of {self.histories.path} is missing, or older than the days that it is made from; "
                 "run tutelage-run, or tutelage-materialize for that day"
             )
-        made = self.histories.scan(day=day).drop("day")
-        if of is not None:
-            made = made.filter(pl.col(of.name).is_in(of.implode()))
-        return rows.join(made, on=self.schema.user, how="left", maintain_order="left")
+        return self.histories.scan(day=day).drop("day")
 
 
 def _number(parts: Iterable[object]) -> int:

@@ -1,6 +1,7 @@
 """A day whose training was interrupted: the partial checkpoint within it, and how training goes on from there."""
 
 import logging
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -19,11 +20,13 @@ from tutelage.trainers.checkpoints import STATE, Checkpoints, sha256_of
 from tutelage.trainers.day_pass import Attempt, TrainResult
 
 if TYPE_CHECKING:  # a partial checkpoint is listed and discarded without TensorFlow
-    from tutelage.trainers.feed import Day
+    from tutelage.trainers.day import Day
     from tutelage.trainers.trainer import Trainer
 
 _log = logging.getLogger(__name__)
 _KINDS = ("outputs", "ahead")
+_READ = 2**20
+"""Numbers that are read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +72,12 @@ def _write_progress(saved: Path, trainer: "Trainer", day: "Day", so_far: Attempt
     for kind, values in zip(_KINDS, (so_far.trained.outputs, so_far.ahead), strict=True):
         arrays |= {f"{kind} {name}": array for name, array in values.items()}
     np.savez(saved / "arrays.npz", allow_pickle=False, **arrays)
+    day.unmap(arrays)
     partial_day = PartialDay(
         day=day.day,
         after=trainer.begun_from,
         digest=day.digest,
-        rows=len(so_far.trained.teacher_step),
+        rows=so_far.trained.examples,
         rates=so_far.rates,
         seconds=so_far.trained.seconds,
         sha256=sha256_of(saved),
@@ -154,16 +158,38 @@ def resume_partial(trainer: "Trainer", checkpoints: Checkpoints, day: "Day") -> 
         status = trainer.checkpoint.read(str(path / "variables"))
         status.assert_existing_objects_matched().expect_partial()
         with np.load(path / "arrays.npz") as file:
-            arrays = dict(file)
-    outputs, ahead = (
-        {name.removeprefix(f"{kind} "): a for name, a in arrays.items() if name.startswith(f"{kind} ")}
-        for kind in _KINDS
-    )
+            losses = file["losses"]
+        outputs, ahead = (_columns(path / "arrays.npz", f"{kind} ", day) for kind in _KINDS)
     trained = TrainResult(
         outputs=outputs,
-        losses=arrays["losses"],
-        teacher_step=trainer.steps_before(len(arrays["losses"]), partial_day.rows),
+        losses=losses,
+        examples=partial_day.rows,
+        first_step=trainer.state.step if trainer.state else 0,
+        batch_size=trainer.batch_size,
         seconds=partial_day.seconds,
         waited=day.waited,
     )
     return Attempt(ahead=ahead, trained=trained, rates=partial_day.rates)
+
+
+def _columns(path: Path, prefix: str, day: "Day") -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file whose names begin with `prefix`, by the rest of their names.
+
+    They are copied a part at a time to where the columns of the day lie.
+    """
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.namelist():
+            name = entry.removesuffix(".npy")
+            if not name.startswith(prefix):
+                continue
+            with archive.open(entry) as file:
+                np.lib.format.read_magic(file)
+                (rows,), _, dtype = np.lib.format.read_array_header_1_0(file)
+                column = day.new_column()
+                for start in range(0, rows, _READ):
+                    stop = min(start + _READ, rows)
+                    column[start:stop] = np.frombuffer(file.read((stop - start) * dtype.itemsize), dtype)
+            found[name.removeprefix(prefix)] = column[:rows]
+    day.unmap(found)
+    return found

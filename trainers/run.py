@@ -123,6 +123,10 @@ class Run:
         """Return the path of a day's scores ahead, as Parquet: example_id and the raw outputs."""
         return self.folder(model) / "predictions" / f"{day}.parquet"
 
+    def scratch(self, model: str) -> Path:
+        """Return the folder of what a trainer of the model needs on the disk while it trains, and no longer."""
+        return self.folder(model) / ".scratch"
+
     def warm_start(self, model: str) -> Path:
         """Return the path of a JSON on a successor's start: `teacher`, `day`, what was `taken` and what was `anew`."""
         return self.folder(model) / "warm_start.json"

@@ -1,5 +1,6 @@
 """Delete a user from a workdir: from its tables, and from the files beside them and beside exported models."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -153,8 +154,15 @@ def _file(path: Path, gone: pl.Expr) -> None:
 
 
 def _partial(session: Session, days: Sequence[date]) -> Iterator[Action]:
-    """Yield the removal of partial checkpoints within `days`: they could not be resumed, as the day's rows change."""
+    """Yield the removal of partial checkpoints within `days`: they could not be resumed, as the day's rows change.
+
+    And that of rows on the disk of a trainer that was killed.
+    """
     for model in session.all_models:
+        if (scratch := session.run.scratch(model)).exists():
+            yield Action(
+                what=f"rows that a killed trainer of {model} left", apply=partial(shutil.rmtree, scratch)
+            )
         checkpoints = session.run.checkpoints(model)
         if (found := find_partial(checkpoints)) and found.day in days:
             yield Action(what=f"checkpoint of {model} within {found.day}", apply=checkpoints.discard_partial)

@@ -181,7 +181,8 @@ def _leftovers(session: Session) -> Iterator[Finding]:
     for model in session.all_models:
         yield from _unfinished(session, model)
     for path in sorted(run.root.rglob(".*")):
-        if path.name.startswith(".partial-") and path.parent.name == "checkpoints":
+        of_checkpoint = path.name.startswith(".partial-") and path.parent.name == "checkpoints"
+        if of_checkpoint or path.name == ".scratch":
             yield _left(session, path, partial(remove, path))
         elif (number := re.match(r"\.(\d+)-", path.name)) and path.is_file() and not _alive(int(number[1])):
             yield _left(session, path, path.unlink)

@@ -164,7 +164,12 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
     if not setting.plans:
         return
     trainer = Teacher(run).build()
-    feed = Feed(run.lake, trainer.transform, without=trainer.ranker.config.without)
+    feed = Feed(
+        run.lake,
+        trainer.transform,
+        without=trainer.ranker.config.without,
+        chunk_rows=run.training.whole_batches,
+    )
     checkpoints = run.checkpoints(TEACHER)
     states = {state.day: state for state in checkpoints.states()}
     for day in days:
@@ -174,15 +179,17 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
             # With growing features, ids are mapped with the vocabulary of the snapshot.
             if read is None or trainer.vocabulary:
                 read = feed.read(day, vocabulary=trainer.vocabulary)
-            labels = labels_by_snapshot(
-                read.example_id,
-                trainer.score(read),
-                snapshot_day=snapshot,
-                teacher_step=states[snapshot].step,
-            )
+            scores = trainer.score(read)
             for name, plan in setting.plans.items():
-                if plan.get(day) == snapshot:
-                    run.lake.soft_labels.write(LabelPartition(name, SNAPSHOT, day), labels)
+                if plan.get(day) != snapshot:
+                    continue
+                labels = (
+                    labels_by_snapshot(
+                        rows["example_id"], part, snapshot_day=snapshot, teacher_step=states[snapshot].step
+                    )
+                    for rows, (_, (part,)) in zip(read.judged(), read.pieces(scores), strict=True)
+                )
+                run.lake.soft_labels.write_parts(LabelPartition(name, SNAPSHOT, day), labels)
 
 
 def _judge(session: Session, run: Run, unit: Unit) -> UnitResult:

@@ -208,6 +208,15 @@ def _bench_training(line: str, folder: Path, request: pytest.FixtureRequest) -> 
     assert re.match(r"teacher: [\d,]+ examples/s at batch 256, [\d.]+% of its time waiting", printed)
 
 
+def _bench_streaming(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    (command,) = (line for line in _recipe(line) if "benchmarks" in line)
+    command = command.replace(".venv/bin/python", sys.executable)
+    size = "--rows=20000 --file_rows=8000 --chunk_rows=8192 --ids=100"
+    printed = _shell(f"PYTHONPATH={ROOT} {command} {size}", folder)
+    assert "a day of 20,000 rows in chunks of 8,192" in printed
+    assert re.search(r"^student: [\d,]+ examples/s, [\d.]+% of its time waiting", printed, re.MULTILINE)
+
+
 def _bench_resume(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     (command,) = (line for line in _recipe(line) if "benchmarks" in line)
     command = command.replace(".venv/bin/python", sys.executable)
@@ -300,6 +309,7 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     ".venv/bin/tutelage-verify --config=synthetic": partial(_decide, says="is sound."),
     "make bench-materialize": partial(_make, runs=("-m benchmarks.materialize",)),  # takes minutes
     "make bench-training": _bench_training,
+    "make bench-streaming": _bench_streaming,
     "make bench-resume": _bench_resume,
     "make bench-serving": _bench_serving,
     "make bench-sixty-days": _bench_sixty_days,
