@@ -137,6 +137,7 @@ class MakeShard(beam_job.ThreadedDoFn):
             )
             late += late_rows
             masked.update({name: frame[name].null_count() for name in schema.maturity})
+            del frame  # Before the rows of the next file are fetched.
         path = str(Path(self.job.staging) / f"{unit.day}-{unit.number}.sketches")
         pieces.write(sketches.parts(), path)
         self.staging.give(
