@@ -138,6 +138,7 @@ class MakeShard(beam_job.ThreadedDoFn):
             )
             late += late_rows
             masked.update({name: frame[name].null_count() for name in schema.maturity})
+            del frame  # Before the rows of the next file are fetched.
         path = str(as_path(self.job.staging) / f"{unit.day}-{unit.number}.sketches")
         write_arrow(sketches.parts(), path)
         self.staging.give(

@@ -145,8 +145,9 @@ class ShardRows:
             # Rows are fetched in the order of the pieces and put in order then: that takes half the time.
             wanted = np.zeros(self.whole.height, bool)
             wanted[places] = True
-            fetched = self.whole.filter(wanted).rechunk()
-            yield fetched[np.cumsum(wanted, dtype=np.uint32)[places] - 1], int(self.late[places].sum())
+            place = np.cumsum(wanted, dtype=np.uint32)[places] - 1
+            # What was fetched has no name, so that it is freed before the file is written.
+            yield self.whole.filter(wanted).rechunk()[place], int(self.late[places].sum())
 
 
 def find_repeats(rows: pl.DataFrame, ids: pl.Series, key: Sequence[str]) -> pl.DataFrame:
