@@ -34,8 +34,8 @@ _NEEDS = {"dask": "distributed", "dataflow": "apache_beam.runners.dataflow.inter
 """By the extra of tutelage that a runner needs, a module that is imported only where that is installed."""
 _DASK_PARTITIONS = 32
 """Groups of units that Dask moves as one. More let more workers work, but its GroupByKey has their square of tasks."""
-_LOST = re.compile("SDK worker disconnected|all those workers died")
-"""What Prism and Dask say of workers that were killed."""
+_LOST = re.compile("SDK worker disconnected|Channel closed prematurely|all those workers died")
+"""What Prism, Beam's Python job service and Dask say of workers that were killed."""
 _SHORTEST_TIMEOUT = 20
 _CONNECT_SECONDS = 10
 _BEAMS_JOB_SERVER_TIMEOUT = 300

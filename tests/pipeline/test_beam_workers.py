@@ -156,7 +156,10 @@ def test_a_dask_cluster_that_lost_all_workers_ends_the_job_in_one_line(tmp_path:
 def test_a_killed_worker_of_a_pool_ends_the_job_in_one_line(tmp_path: Path) -> None:
     with (
         clusters.job_service(tmp_path) as (flags, pool),
-        pytest.raises(TransientError, match=r"^no Beam worker has shown a sign of life for 20 s: "),
+        pytest.raises(
+            TransientError,
+            match=r"^(no Beam worker has shown|a Beam worker was killed, and)",
+        ),
     ):
         _run_while(
             tmp_path,
