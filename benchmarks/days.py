@@ -32,7 +32,7 @@ from deltalake import DeltaTable
 from tutelage.export.config import ServingConfig
 from tutelage.export.versions import CARD
 from tutelage.launch.configs.synthetic import SCHEMA, STUDENT, TASKS
-from tutelage.launch.experiment import Experiment
+from tutelage.launch.experiment import Experiment, KeepConfig
 from tutelage.launch.logging_setup import silence
 from tutelage.launch.session import Session
 from tutelage.models.config import distil
@@ -85,6 +85,8 @@ def config(*, smoke: bool, models: int, days: int) -> Experiment:
             squared_error_rise=1e6,
             calibration_drift=1e6,
         ),
+        # A run that removes what years of nights would have removed has something to do.
+        keep=KeepConfig(newest=None),
         quality=QualityConfig(rate_ratio=1e6, new_ids_rise=1, id_drift=1, number_drift=1e6),
         start_day=str(_FIRST),
         end_day=str(_FIRST + timedelta(days=days - 1)),

@@ -304,8 +304,8 @@ class Table:
 
         Through a snapshot, the commit is refused if another job replaced the partition after the snapshot was taken.
 
-        Raises UserError where another job replaced the partition meanwhile, and RuntimeError where the
-        table does not hold the rows that were committed.
+        Raises UserError where another job replaced the partition meanwhile, and RuntimeError where the files do not
+        hold the rows that they should. Nothing is committed then.
         """
         leases.check()
         key = self.key(partition)
@@ -327,8 +327,6 @@ class Table:
         sources: Sequence[Transaction],
         custom: dict[str, str],
     ) -> None:
-        for partition, files in parts:
-            self._check_rows(self.key(partition), files)
         asked = {self.key(partition): (partition, files) for partition, files in parts}
         table, numbers = self._caught_up()
         before = self._numbers() if self.pinned else numbers
@@ -341,6 +339,7 @@ class Table:
                     )
             transactions = [*sources]
             for key, (_, files) in left.items():
+                self._check_rows(key, files)
                 transactions += [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
             opened = table.version()
             try:
