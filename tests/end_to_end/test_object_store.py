@@ -43,7 +43,7 @@ class Workdirs:
 
     def assert_same(self, folder: Path) -> None:
         assert_same(self.local, download(self.endpoint, self.url, folder))
-        assert not list(self.scratch.iterdir())
+        assert not list(self.scratch.glob("tutelage-*"))
 
 
 @pytest.fixture(scope="module")
