@@ -57,7 +57,9 @@ class Holder:
         if not self.kernel or self.kernel != _kernel():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.process_started) > 1
+            process = psutil.Process(self.pid)
+            another = abs(process.create_time() - self.process_started) > 1
+            return another or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 

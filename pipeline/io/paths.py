@@ -187,6 +187,14 @@ def _unavailable(what: object, error: Exception) -> StoreError:
     return StoreError(f"{what}: {line}; look after the network and the store, then run again")
 
 
+def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not names
+    if pattern[0] == "**":
+        return any(_matches(names[start:], pattern[1:]) for start in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:])
+
+
 def _version(meta: Any) -> "UpdateVersion":
     return cast(
         "UpdateVersion", {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
@@ -387,13 +395,10 @@ class StorePath:
         yield from (self._with(name) for name in names if fnmatch.fnmatchcase(name.name, pattern))
 
     def glob(self, pattern: str) -> Iterator[Self]:
-        """Yield the files and folders below this one that match, in order."""
-        if pattern.startswith("**/"):
-            yield from self.rglob(pattern.removeprefix("**/"))
-        elif "/" in pattern:
-            depth = len(PurePosixPath(pattern).parts)
-            found = (path for path in self._below() if len(path.parts) == depth and path.match(pattern))
-            yield from (self / path for path in sorted(found))
+        """Yield the files and folders below this one that match, in order. `**` stands for any number of folders."""
+        if "/" in pattern:
+            names = PurePosixPath(pattern).parts
+            yield from (self / path for path in sorted(self._below()) if _matches(path.parts, names))
         else:
             try:
                 yield from (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
@@ -402,7 +407,7 @@ class StorePath:
 
     def rglob(self, pattern: str) -> Iterator[Self]:
         """Yield the files and folders at any depth below this one whose last names match, in order."""
-        yield from (self / path for path in sorted(self._below()) if path.match(pattern))
+        yield from self.glob(f"**/{pattern}")
 
     def _below(self) -> set[PurePosixPath]:
         files = {path for path, _ in self._listed()}

@@ -298,7 +298,7 @@ def test_what_is_written_through_faults_is_there_once(
         assert all(proxy.counts().get(fault) for fault in FAULTS), proxy.counts()
 
 
-@pytest.mark.parametrize("library", ["Delta Lake", pytest.param("Polars", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("library", ["Delta Lake", pytest.param("Polars", marks=pytest.mark.cluster)])
 def test_a_store_that_went_away_is_a_passing_cause_in_one_line(
     s3: str, monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
@@ -313,7 +313,7 @@ def test_a_store_that_went_away_is_a_passing_cause_in_one_line(
     assert system_error(told.value) == errno.EIO
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("seed", range(5))
 def test_a_world_made_through_faults_equals_one_made_without(
     s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int

@@ -133,6 +133,11 @@ def test_a_path_has_the_methods_of_a_local_one(root: Path) -> None:
     assert sorted(found.name for found in root.iterdir()) == ["day=1", "day=2"]
     assert sorted(found.name for found in root.glob("*=1")) == ["day=1"]
     assert sorted(found.name for found in root.glob("*/*.txt")) == ["a.txt", "c.txt"]
+    FILES.put(root / "teacher=a/day=1/d.txt", b"")
+    below = ["day=1/a.txt", "day=2/c.txt", "teacher=a/day=1/d.txt"]
+    assert sorted(str(found.relative_to(root)) for found in root.glob("*=*/**/*.txt")) == below
+    assert [str(found.relative_to(root)) for found in root.glob("teacher=a/*/d.txt")] == below[2:]
+    atomic.remove(root / "teacher=a")
     assert sorted(found.name for found in root.rglob("*.txt")) == ["a.txt", "c.txt"]
     assert sorted(found.name for found in root.rglob("*")) == [
         "a.txt",
