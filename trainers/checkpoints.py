@@ -148,15 +148,21 @@ class Checkpoints:
             checkpoint.write(str(partial / "variables"))
             size = sum(path.stat().st_size for path in partial.iterdir())
             state = replace(state, size=size, sha256=sha256_of(partial))
-            write_json(partial / STATE, state.recorded())
-            # An upload takes longer than a rename: if the process is killed in it, the day is gone on with.
-            uploaded = remote(self.folder)
-            if not uploaded:
-                self.discard_partial()
-            move_new(partial, self.folder / str(state.day), last=STATE)
-            if uploaded:
-                self.discard_partial()
+            self._commit(partial, state)
         return state
+
+    def _commit(self, written: Path, state: State) -> None:
+        """Put the files of a day where they belong, drop the partial checkpoint, and let the day be there."""
+        folder = self.folder / str(state.day)
+        if remote(folder):
+            # An upload takes longer than a rename: a process that is killed in it goes on with the partial one.
+            move_new(written, folder)
+            self.discard_partial()
+            write_json(folder / STATE, state.recorded())
+        else:
+            write_json(written / STATE, state.recorded())
+            self.discard_partial()
+            move_new(written, folder)
 
     def restore(self, checkpoint: tf.train.Checkpoint, day: date) -> None:
         """Read the variables of a day. Raises UserError where they are missing, pruned or damaged."""
