@@ -90,7 +90,7 @@ def test_a_step_killed_in_a_bucket_at_forty_instants_and_run_again_ends_the_same
             )
             shutil.rmtree(scratch, ignore_errors=True)  # Nothing of it is needed.
             _complete(step, again, s3_endpoint, scratch)
-            found = download(s3_endpoint, again, tmp_path / f"{step}-{tried}")
+            found = download(s3_endpoint, again, tmp_path / again.rpartition("/")[2])
             assert lost_and_doubled(undisturbed.after[step], found) == (0, 0)
             assert_same(undisturbed.after[step], found)
             shutil.rmtree(found)
