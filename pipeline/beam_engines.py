@@ -179,7 +179,7 @@ def _create(name: str) -> PipelineRunner:
     except (ImportError, AttributeError, ValueError) as error:
         if extra in _NEEDS:
             raise UserError(
-                f"--runner={name} needs packages that are not installed: pip install 'tutelage[{extra}]'"
+                f"--runner={name} needs packages that are not installed; run pip install 'tutelage[{extra}]'"
             ) from error
         raise UserError(
             f"--beam_flag=--runner={name}: Beam has no such runner ({_in_one_line(error)}); see docs/engines.md"

@@ -248,7 +248,7 @@ def _bench_days(line: str, folder: Path, request: pytest.FixtureRequest) -> None
     (command,) = (line for line in _recipe(line) if "benchmarks" in line)
     command = command.replace(".venv/bin/python", sys.executable)
     printed = _shell(f"PYTHONPATH={ROOT} {command} --days=2 --models=4", folder)
-    assert re.search(r"^materialise all, per day +[\d.]+$", printed, re.MULTILINE)
+    assert re.search(r"^materialise all, per day +[\d.]+ \([\d.]+\)$", printed, re.MULTILINE)
 
 
 def _bench_gates(line: str, folder: Path, request: pytest.FixtureRequest) -> None:

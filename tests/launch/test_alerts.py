@@ -215,7 +215,7 @@ def test_a_command_ends_as_it_does_without_a_hook_where_the_hook_fails(tmp_path:
     path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
     code = (
         f"import sys; sys.argv = ['tutelage-prune', '--config={tmp_path}/alerting.py', "
-        f"'--workdir={session.run.root}', '--keep_days=30', '--dry_run']\n"
+        f"'--workdir={session.run.root}', '--keep_days=30']\n"
         "from tutelage.launch.commands import prune\nprune()\n"
     )
     done = subprocess.run(

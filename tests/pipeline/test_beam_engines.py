@@ -134,7 +134,7 @@ def test_a_runner_whose_packages_are_missing_names_the_extra(
     runner: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # Importing it fails, as where it is not installed.
-    text = f"--runner={runner} needs packages that are not installed: pip install 'tutelage[{extra}]'"
+    text = f"--runner={runner} needs packages that are not installed; run pip install 'tutelage[{extra}]'"
     with refused(text):
         Engine([f"--runner={runner}"])
 

@@ -16,10 +16,10 @@ from tests.pipeline.rows import DAY, Row, Rows
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay, accept
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.arrow import write_arrow
 from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import Materialized, materialize
-from tutelage.pipeline.pieces import write
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema, Task
 from tutelage.pipeline.sources.base import Unit
@@ -270,7 +270,7 @@ def test_a_runner_that_repeats_the_commit_changes_nothing(tmp_path: Path, root: 
     files = tuple(commit_day.DataFile(**file) for file in record["files"])
     sketches = commit_day.Sketches(SCHEMA)
     sketches.add(pl.read_parquet(root / f"lake/quarantine/interactions/day={BAD}/*.parquet"))
-    write(sketches.parts(), str(tmp_path / "sketches"))
+    write_arrow(sketches.parts(), str(tmp_path / "sketches"))
     again = StagedDay(
         day=BAD,
         files=files,

@@ -366,7 +366,7 @@ def test_a_dry_run_writes_nothing_and_does_not_wait_for_a_run(
     for flag in COMMANDS[name].all_flags:
         flag(flag_values=values)
     values([name, *given, asked, "--dry_run"])
-    monkeypatch.setattr(commands, "silence", lambda verbose: None)
+    monkeypatch.setattr(commands, "silence", lambda verbose, how: None)
     with locks.alone(session.run):
         before = _content(workdir)
         commands._act(COMMANDS[name], [name])
