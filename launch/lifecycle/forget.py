@@ -13,6 +13,7 @@ import polars as pl
 from tutelage.export.versions import versions_in
 from tutelage.launch.lifecycle.invalidation import Action, check_links, teachers
 from tutelage.launch.lifecycle.rollback import teacher_at
+from tutelage.launch.logging_setup import import_tensorflow
 from tutelage.launch.session import Session
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.errors import UserError
@@ -137,11 +138,13 @@ def _files(session: Session, files: Sequence[Path], user: int | str, its_rows: p
         number = pl.scan_parquet(source).filter(gone).select(pl.len()).collect().item()
         if number:
             beside = path.parent.name == "assets.extra"
-            apply = partial(_golden, path.parents[1], gone) if beside else partial(_file, path, gone)
+            golden = partial(_golden, path.parents[1], gone, verbose=session.verbose)
+            apply = golden if beside else partial(_file, path, gone)
             yield Action(what=f"{number:,} rows of {path.relative_to(root)}", apply=apply)
 
 
-def _golden(folder: Path, gone: pl.Expr) -> None:
+def _golden(folder: Path, gone: pl.Expr, *, verbose: bool) -> None:
+    import_tensorflow(verbose=verbose)
     from tutelage.export.forget import forget
 
     forget(folder, folder.parent.name, gone)
