@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 # `make setup` makes this file last.
 READY := .venv/ready
 
-.PHONY: help setup demo test test-faults golden bench-materialize bench-training bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates structure sbom audit licences wheel lint format types test-bazel clean
+.PHONY: help setup demo test test-faults test-cluster golden errors bench-materialize bench-training bench-streaming bench-resume bench-serving bench-sixty-days bench-vocabulary bench-days bench-data-gate bench-gates bench-engines structure sbom audit licences wheel lint format types test-bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
@@ -37,16 +37,25 @@ test: $(READY) lint types ## lint, types and every test that is not slow
 test-faults: $(READY) ## the slow tests: 600 kills, 200 power cuts, full disks, 10,000 requests, 10,000 odd files
 	$(RUN) pytest -q -m slow
 
+test-cluster: $(READY) ## the slow tests of Beam engines and of object stores, on servers of their own on this machine
+	$(RUN) pytest -q -m cluster
+
 golden: $(READY) ## rewrite tests/golden_losses.csv; git diff shows what changed
 	rm -rf build/golden
 	.venv/bin/tutelage-run --config=synthetic --smoke --workdir=build/golden
 	$(RUN) tests.golden build/golden
+
+errors: $(READY) ## rewrite docs/errors.md, every message of the commands, from the code
+	$(RUN) tests.errors_page
 
 bench-materialize: $(READY) ## rows per second and memory of the data plane, beside Polars and DuckDB
 	$(RUN) benchmarks.materialize
 
 bench-training: $(READY) ## examples per second of each model, at batch 4,096
 	$(RUN) benchmarks.training
+
+bench-streaming: $(READY) ## memory and feed wait of a teacher and a student over one day of 50 million rows (an hour)
+	$(RUN) benchmarks.streaming
 
 bench-resume: $(READY) ## seconds until a stopped trainer trains again, and the share of time that checkpoints take
 	$(RUN) benchmarks.resume
@@ -61,7 +70,7 @@ bench-sixty-days: $(READY) ## a teacher and two students over sixty days with 5 
 bench-vocabulary: $(READY) ## log loss and steps/s of a growing vocabulary beside hashing, on worlds with new ids each day
 	$(RUN) benchmarks.vocabulary
 
-bench-days: $(READY) ## seconds of status, report, run, prune and materialise after 10, 100 and 1,000 days of 20 models
+bench-days: $(READY) ## seconds of CPU of status, report, run, prune and materialise after 10, 100 and 1,000 days of 20 models
 	$(RUN) benchmarks.days
 
 bench-data-gate: $(READY) ## sound days that the data gate stops, and faults that it finds, on five worlds of sixty days
@@ -69,6 +78,9 @@ bench-data-gate: $(READY) ## sound days that the data gate stops, and faults tha
 
 bench-gates: $(READY) ## false alarms of all gates over sound days, which faults they catch, and how soon a slow poisoning (hours)
 	$(RUN) benchmarks.gates
+
+bench-engines: $(READY) ## KuaiRand's days on every Beam engine that runs here, equal rows, a worker killed; Dataflow's dry run
+	$(RUN) benchmarks.engines
 
 structure: $(READY) ## lines, long functions and imports per room; AGAINST=REV prints another revision beside them
 	$(RUN) benchmarks.structure $(if $(AGAINST),--against $(AGAINST))

@@ -1,7 +1,8 @@
 """Measure rows/s and peak memory of materialising, beside the same job in plain Polars, DuckDB and row-wise Beam.
 
-The raw data are Parquet event files of 250,000 rows × 15 columns over 8 days. Of each 1,000 rows, 10 repeat a row of
-the file before, 5 have a bad label, 5 lie outside the days, and 20 come with the next day's files.
+The raw data are Parquet event files of 250,000 rows × 15 columns, over 8 days and once more all of one day. Of each
+1,000 rows, 10 repeat a row of the file before, 5 have a bad label, 5 lie outside the days, and of eight days 20 come
+with the next day's files.
 
 The job writes the good rows, each key once, with `example_id` (DuckDB uses its own hash), as Parquet by day with the
 same compression level. It also writes the number of dropped rows by reason, and for each day a digest of its rows and
@@ -11,18 +12,26 @@ repeats from conflicting rows, judges the days, and commits them to tables. "bar
 digests and statistics.
 
 Each engine runs in its own process, in turn, and its best run counts. CPU seconds tell more than rows/s while the
-machine does other things. Two more measurements: the join of a day's labels by `example_id`, and the labeler beside its
-own function over batches in memory.
+machine does other things.
+
+More measurements: the one day with one and with two worker processes, each held to one processor with one Polars
+thread, without the time that the same job takes for a few rows (the start of the workers), and with the default; the
+join of a day's labels by `example_id`; and the labeler beside its own function over batches in memory. With
+`--synthetic_rows`, nothing else: one day of so many rows of the synthetic world, beside a tenth of them.
 """
 
 import json
+import os
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -31,15 +40,18 @@ from typing import Any
 from absl import app, flags
 
 _ROWS = flags.DEFINE_integer("rows", 2_000_000, "Rows of raw events; the target is also met at 20,000,000.")
+_DAY_ROWS = flags.DEFINE_integer("day_rows", 20_000_000, "Rows of raw events, all of one day.")
+_SYNTHETIC_ROWS = flags.DEFINE_integer("synthetic_rows", 0, "Only measure one day of so many synthetic rows.")
 _SAMPLE = flags.DEFINE_integer("sample", 100_000, "Rows that the row-wise job is timed with.")
 _REPEATS = flags.DEFINE_integer(
     "repeats", 3, "Runs of each engine, of which the best counts. Row-wise Beam runs once."
 )
 _ENGINE = flags.DEFINE_string("engine", None, "Run this engine in this process; used by the parent process.")
+_SPAN = flags.DEFINE_integer("days", 8, "Days of the raw events; used by the parent process.")
+_WORKERS = flags.DEFINE_integer("workers", 0, "Worker processes of tutelage; used by the parent process.")
 _FOLDER = flags.DEFINE_string("folder", None, "The folder with the raw events; used by the parent process.")
 _FILE_ROWS = 250_000
 _FIRST = date(2026, 1, 1)
-_DAYS = [_FIRST + timedelta(days=i) for i in range(8)]
 _START = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1_000_000)
 _DAY_US = 86_400_000_000
 _KEY = ("user_id", "video_id", "event_time_us")
@@ -69,6 +81,10 @@ def _schema() -> Any:
     )
 
 
+def _days() -> list[date]:
+    return [_FIRST + timedelta(days=i) for i in range(_SPAN.value)]
+
+
 def generate(folder: Path, rows: int) -> None:
     """Write the raw event files."""
     import numpy as np
@@ -78,8 +94,8 @@ def generate(folder: Path, rows: int) -> None:
     files = max(rows // _FILE_ROWS, 8)
     for number in range(files):
         n = rows // files
-        span = 8 * _DAY_US // files
-        late = rng.random(n) < 0.02
+        span = _SPAN.value * _DAY_US // files
+        late = (rng.random(n) < 0.02) & (_SPAN.value > 1)
         time_us = _START + number * span + np.sort(rng.integers(0, span, n)) - late * _DAY_US
         time_us = np.where(rng.random(n) < 0.005, time_us + 30 * _DAY_US, time_us)
         click = rng.random(n) < 0.4
@@ -117,12 +133,76 @@ def _tutelage(raw: Path, out: Path) -> int:
     lake = Lake(out, schema)
     lake.create()
     source = Files(pattern="*.parquet", schema=schema, event_time="event_time_us", time_unit="us")
-    done = materialize(source, schema, lake, raw_dir=str(raw), workdir=str(out), days=_DAYS)
+    how = ["--direct_running_mode=multi_processing", f"--direct_num_workers={_WORKERS.value}"]
+    with _one_processor_each(_WORKERS.value):
+        done = materialize(
+            source,
+            schema,
+            lake,
+            raw_dir=str(raw),
+            workdir=str(out),
+            days=_days(),
+            beam_flags=how if _WORKERS.value else [],
+        )
     kept = sum(counts.kept for counts in done.days.values())
     dropped = sum(sum(c.dropped.values()) for c in done.days.values()) + sum(done.elsewhere.values())
     if done.rows_in != kept + dropped:
         raise RuntimeError(f"{done.rows_in} rows came in, {kept} were kept and {dropped} dropped")
     return kept
+
+
+@contextmanager
+def _one_processor_each(workers: int) -> Iterator[None]:
+    """Hold each worker process that starts inside to a processor of its own."""
+    import psutil
+
+    free, held, over = list(range(workers)), set[int](), threading.Event()
+
+    def hold() -> None:
+        while free and not over.wait(0.01):
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    # Not the shell that starts it: there the whole command is one word.
+                    if child.pid not in held and any(
+                        word == "apache_beam.runners.worker.sdk_worker_main" for word in child.cmdline()
+                    ):
+                        held.add(child.pid)
+                        processor = free.pop()
+                        for thread in child.threads():
+                            os.sched_setaffinity(thread.id, {processor})
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        yield
+    finally:
+        over.set()
+        holder.join()
+    if len(held) < workers:
+        raise RuntimeError(f"{len(held)} worker processes were found, expected {workers}")
+
+
+def _synthetic(_: Path, out: Path) -> int:
+    """Materialise one day of the synthetic world."""
+    from tutelage.pipeline.lake import Lake
+    from tutelage.pipeline.materialize import materialize
+    from tutelage.pipeline.sources.synthetic import Synthetic
+
+    schema = _schema()
+    schema = replace(schema, features=tuple(f for f in schema.features if f.name != "tab"))
+    lake = Lake(out, schema)
+    lake.create()
+    source = Synthetic(
+        seed=1,
+        first_day=_FIRST,
+        rows_per_day=_ROWS.value,
+        users=1_000_000,
+        videos=500_000,
+        new_users_per_day=1,
+        new_videos_per_day=1,
+    )
+    done = materialize(source, lake.schema, lake, raw_dir="", workdir=str(out), days=[_FIRST])
+    return done.days[_FIRST].kept
 
 
 def _polars(raw: Path, out: Path, *, bare: bool = False) -> int:
@@ -131,7 +211,7 @@ def _polars(raw: Path, out: Path, *, bare: bool = False) -> int:
     from tutelage.pipeline.ids import example_id
 
     rows = pl.scan_parquet(raw / "*.parquet")
-    end = _START + 8 * _DAY_US
+    end = _START + _SPAN.value * _DAY_US
     inside = pl.col("event_time_us").is_between(_START, end, closed="left")
     keyed = pl.all_horizontal(pl.col(_KEY).is_not_null())
     labelled = (
@@ -198,7 +278,7 @@ def _measure(part: Any) -> Any:
 def _duckdb(raw: Path, out: Path, *, bare: bool = False) -> int:
     import duckdb
 
-    end = _START + 8 * _DAY_US
+    end = _START + _SPAN.value * _DAY_US
     inside = f"event_time_us >= {_START} and event_time_us < {end}"
     labelled = "click in (0, 1) and long_view in (0, 1) and isfinite(watch_seconds) and watch_seconds >= 0"
     keyed = "user_id is not null and video_id is not null"
@@ -248,7 +328,7 @@ def _duckdb(raw: Path, out: Path, *, bare: bool = False) -> int:
 
 def _good(row: dict[str, Any]) -> bool:
     return (
-        _START <= row["event_time_us"] < _START + 8 * _DAY_US
+        _START <= row["event_time_us"] < _START + _SPAN.value * _DAY_US
         and row["click"] in (0, 1)
         and row["long_view"] in (0, 1)
         and 0 <= row["watch_seconds"] < float("inf")
@@ -260,14 +340,14 @@ def _beam_rows(raw: Path, out: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tutelage.pipeline import beam_job
+    from tutelage.pipeline import beam_engines
 
     def write(group: tuple[int, Any]) -> int:
         rows = [row | {"example_id": hash(tuple(row[name] for name in _KEY))} for row in group[1]]
         pq.write_table(pa.Table.from_pylist(rows), out / f"{group[0]}.parquet", compression="zstd")
         return len(rows)
 
-    with beam.Pipeline(runner=beam_job.DEFAULT_RUNNER) as pipeline:
+    with beam.Pipeline(runner=beam_engines.DEFAULT_RUNNER) as pipeline:
         _ = (
             pipeline
             | beam.Create([str(path) for path in sorted(raw.glob("*.parquet"))], reshuffle=False)
@@ -290,7 +370,9 @@ _JOBS: dict[str, Callable[[Path, Path], int]] = {
     "bare Polars": partial(_polars, bare=True),
     "bare DuckDB": partial(_duckdb, bare=True),
     "Beam by row": _beam_rows,
+    "synthetic": _synthetic,
 }
+_PEERS = [name for name in _JOBS if name not in ("Beam by row", "synthetic")]
 
 
 def _join(table: Any, folder: Path) -> dict[str, float]:
@@ -298,7 +380,7 @@ def _join(table: Any, folder: Path) -> dict[str, float]:
     import duckdb
     import polars as pl
 
-    files = table.files(day=_DAYS[1])
+    files = table.files(day=_days()[1])
     examples = pl.read_parquet(files)
     labels = examples.select("example_id", click_logit="watch_seconds", watch_log1p="user_age_days")
     labels.sample(fraction=1, shuffle=True, seed=1).write_parquet(folder / "labels.parquet")
@@ -346,7 +428,7 @@ def _labeler(lake: Any, folder: Path) -> dict[str, float]:
             function(**batch)["click_logit"].numpy()
 
     def job() -> None:
-        label(schema, lake, teacher="teacher", days=dict.fromkeys(_DAYS, snapshot))
+        label(schema, lake, teacher="teacher", days=dict.fromkeys(_days(), snapshot))
 
     function(**batches[0])
     return {name: n / _best(run) for name, run in (("function", bare), ("job", job))}
@@ -397,38 +479,95 @@ def _run(engine: str, folder: Path) -> dict[str, Any]:
     started, cpu = time.perf_counter(), time.process_time()
     kept = _JOBS[engine](folder / ("sample" if engine == "Beam by row" else "raw"), out)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    written = len(list(out.glob("interactions/day=*/*.parquet")))
     shutil.rmtree(out)
-    peak = sum(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"seconds": seconds, "cpu": cpu, "kept": kept, "peak_gb": peak * 1024 / 1e9}
+    peaks = [resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    figures = {"seconds": seconds, "cpu": cpu, "kept": kept, "files": written}
+    return {**figures, "peak_gb": sum(peaks) * 1024 / 1e9, "largest_gb": max(peaks) * 1024 / 1e9}
 
 
-def _in_a_process(engine: str, folder: Path) -> dict[str, Any]:
-    asked = [f"--{f.name}={f.value}" for f in (_ROWS, _SAMPLE, _REPEATS)]
+def _in_a_process(engine: str, folder: Path, **asked: int) -> dict[str, Any]:
+    """Run an engine in a process of its own, with these flags and this process's."""
+    of_this = {flag.name: flag.value for flag in (_ROWS, _SAMPLE, _REPEATS, _SPAN)}
+    words = [f"--{name}={value}" for name, value in {**of_this, **asked}.items()]
     command = [sys.executable, "-m", "benchmarks.materialize", f"--engine={engine}", f"--folder={folder}"]
-    done = subprocess.run([*command, *asked], stdout=subprocess.PIPE, check=True, text=True)
+    # Each worker process is held to one processor.
+    one = {"POLARS_MAX_THREADS": "1"} if asked.get("workers") else {}
+    done = subprocess.run(
+        [*command, *words], stdout=subprocess.PIPE, check=True, text=True, env={**os.environ, **one}
+    )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def _all(folder: Path) -> Iterator[str]:
-    _in_a_process("generate", folder)
-    rows = dict.fromkeys(_JOBS, _ROWS.value) | {"Beam by row": _SAMPLE.value}
-    runs: dict[str, list[dict[str, Any]]] = {engine: [] for engine in _JOBS}
+def _beside(folder: Path, rows: int, days: int) -> Iterator[str]:
+    """Measure every engine on the same rows."""
+    asked = {"rows": rows, "days": days}
+    _in_a_process("generate", folder, **asked)
+    engines = [*_PEERS, *(["Beam by row"] if days > 1 else [])]
+    runs: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
     for i in range(_REPEATS.value):
-        for engine in _JOBS:
+        for engine in engines:
             if i == 0 or engine != "Beam by row":
-                runs[engine].append(_in_a_process(engine, folder))
-    kept = {engine: r[0]["kept"] for engine, r in runs.items() if engine != "Beam by row"}
+                runs[engine].append(_in_a_process(engine, folder, **asked))
+    kept = {engine: runs[engine][0]["kept"] for engine in _PEERS}
     if len(set(kept.values())) > 1:
         raise RuntimeError(f"the engines kept different rows: {kept}")
-    speed = {engine: rows[engine] / min(run["seconds"] for run in r) for engine, r in runs.items()}
-    yield f"{_ROWS.value:,} rows, {kept['Polars']:,} kept; Beam by row: {_SAMPLE.value:,}, which stand for all"
+    of = dict.fromkeys(engines, rows) | {"Beam by row": _SAMPLE.value}
+    speed = {engine: of[engine] / min(run["seconds"] for run in runs[engine]) for engine in engines}
+    yield (
+        f"{rows:,} rows of {days} days, {kept['Polars']:,} kept; Beam by row: {_SAMPLE.value:,}, which stand for all"
+    )
     for engine, rate in speed.items():
         cpu = min(run["cpu"] for run in runs[engine])
         memory = max(run["peak_gb"] for run in runs[engine])
-        peers = ("Polars", "bare Polars", "DuckDB", "bare DuckDB")
-        ratios = ", ".join(f"{rate / speed[peer]:.2f} × {peer}" for peer in peers)
+        ratios = ", ".join(f"{rate / speed[peer]:.2f} × {peer}" for peer in _PEERS[1:])
         yield (f"{engine:>12}: {rate:11,.0f} rows/s, {ratios}, {cpu:.1f} s of CPU, {memory:.2f} GB")
+
+
+def _workers(folder: Path) -> Iterator[str]:
+    """Measure one and two worker processes on the one day in `folder`, each held to one processor."""
+    asked = {"rows": _DAY_ROWS.value, "days": 1}
+    shutil.rmtree(folder / "sample")
+    small = folder / "small"
+    small.mkdir()
+    _in_a_process("generate", small, rows=1_000, days=1)
+    seconds = {}
+    for workers in (1, 2):
+        whole, start = (
+            min(
+                _in_a_process("tutelage", of, **asked, workers=workers)["seconds"]
+                for _ in range(_REPEATS.value)
+            )
+            for of in (folder, small)
+        )
+        seconds[workers] = whole - start
+        yield f"{workers} of one processor each: {whole - start:.1f} s, and {start:.1f} s for the start"
+    default = min(_in_a_process("tutelage", folder, **asked)["seconds"] for _ in range(_REPEATS.value))
+    yield f"two take {seconds[2] / seconds[1]:.2f} × the time of one; the default takes {default:.1f} s"
+
+
+def _synthetic_day(folder: Path, rows: int) -> Iterator[str]:
+    """Measure one day of so many synthetic rows, and of a tenth of them."""
+    seconds = {}
+    for each in (rows // 10, rows):
+        run = _in_a_process("synthetic", folder, rows=each, days=1)
+        seconds[each] = run["seconds"] / each
+        yield (
+            f"{each:,} rows of one day: {run['seconds']:.1f} s, {run['files']:,} files, "
+            f"{run['largest_gb']:.2f} GB at most in one process"
+        )
+    yield f"a row takes {seconds[rows] / seconds[rows // 10]:.2f} × the time"
+
+
+def _all(root: Path) -> Iterator[str]:
+    for name in ("eight", "one"):
+        (root / name).mkdir()
+    if _SYNTHETIC_ROWS.value:
+        yield from _synthetic_day(root / "one", _SYNTHETIC_ROWS.value)
+        return
+    folder = root / "eight"
+    yield from _beside(folder, _ROWS.value, 8)
     shutil.rmtree(folder / "sample")
     (folder / "raw").rename(folder / "sample")
     labels = _in_a_process("labels", folder)
@@ -438,6 +577,9 @@ def _all(folder: Path) -> Iterator[str]:
         f"labeler: {labeler['job']:,.0f} rows/s, {labeler['job'] / labeler['function']:.2f} × its function "
         f"over batches in memory ({labeler['function']:,.0f})"
     )
+    shutil.rmtree(folder)
+    yield from _beside(root / "one", _DAY_ROWS.value, 1)
+    yield from _workers(root / "one")
 
 
 def main(argv: list[str]) -> None:

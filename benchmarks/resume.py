@@ -98,7 +98,9 @@ def _checkpoints(session: Session) -> None:
     trained = TrainResult(
         outputs=ahead,
         losses=np.zeros(state.step, np.float32),
-        teacher_step=np.zeros(day.size, np.int64),
+        examples=day.size,
+        first_step=0,
+        batch_size=run.training.batch_size,
         seconds=state.seconds,
         waited=0.0,
     )

@@ -17,7 +17,9 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tutelage.export.versions.version import MODEL_CARD
 from tutelage.pipeline.io.atomic import move_new
+from tutelage.pipeline.io.folders import replace_files
 from tutelage.pipeline.io.json import json_object, read_json, sealed
+from tutelage.pipeline.io.paths import remote
 
 PATH = MODEL_CARD
 _COMPARED = {
@@ -114,10 +116,14 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, card: Mapping[str, Any]) -> None:
-    for suffix, text in (
-        ("json", json.dumps(sealed(card), indent=1, allow_nan=False) + "\n"),
-        ("md", _markdown(card)),
-    ):
+    texts = {
+        "json": json.dumps(sealed(card), indent=1, allow_nan=False) + "\n",
+        "md": _markdown(card),
+    }
+    if remote(folder):
+        replace_files(folder, {f"{PATH}.{suffix}": text.encode() for suffix, text in texts.items()})
+        return
+    for suffix, text in texts.items():
         # The name of what a killed process leaves begins as the card's does: it is no part of the version either.
         partial = folder / f"{PATH}.partial"
         partial.write_text(text)

@@ -5,8 +5,14 @@ from pathlib import Path
 import polars as pl
 
 from tutelage.export import card, golden, warmup
-from tutelage.export.versions import write_digests
+from tutelage.export.versions import DIGESTS, write_digests
 from tutelage.pipeline.io.atomic import move_new
+from tutelage.pipeline.io.folders import replace_files
+from tutelage.pipeline.io.paths import remote
+from tutelage.pipeline.io.scratch import local_copy
+
+_REPLACED = (warmup.PATH, f"{card.PATH}.json", f"{card.PATH}.md", DIGESTS, golden.PATH)
+"""What changes, in the order in which it is replaced."""
 
 
 def forget(folder: Path, model: str, whose: pl.Expr) -> int:
@@ -16,6 +22,12 @@ def forget(folder: Path, model: str, whose: pl.Expr) -> int:
     after the card that holds its hash: if the process is killed before that, the rows are still there and the
     next call does everything again.
     """
+    if remote(folder):
+        with local_copy(folder) as copy:
+            gone = forget(copy, model, whose)
+            if gone:
+                replace_files(folder, {name: (copy / name).read_bytes() for name in _REPLACED})
+        return gone
     path = folder / golden.PATH
     batch = pl.read_parquet(path)
     left = batch.filter(~whose.fill_null(False))

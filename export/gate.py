@@ -20,6 +20,8 @@ from tutelage.export.judged import judged_rows, served_scores
 from tutelage.export.versions import Version, damage
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.json import warn_once
+from tutelage.pipeline.io.paths import StoreError
+from tutelage.pipeline.io.scratch import local_copy
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
 from tutelage.trainers.checkpoints import State
@@ -58,11 +60,11 @@ class Reference:
     batch: golden.Golden | None = None
     """Its golden batch."""
     damage: str = ""
-    """What is damaged of it and of newer versions."""
+    """Why newer versions are not compared with, and what is damaged of this one."""
 
 
 def find_reference(run: Run, candidate: Candidate, served: Sequence[Version]) -> Reference:
-    """Return the newest of the `served` versions that can be read, and log which of the newer ones are damaged.
+    """Return the newest of the `served` versions that can be read, and log why newer ones cannot.
 
     Where only its golden batch is damaged, which a version of an older release has no digest of, its scores are used.
     """
@@ -73,7 +75,7 @@ def find_reference(run: Run, candidate: Candidate, served: Sequence[Version]) ->
         if (scores := _scores_of(version, candidate, run.schema, found)) is not None:
             reference = Reference(version=version, scores=scores, batch=_golden_of(version, found))
         if found:
-            damages.append(f"the served version {version.number} of {version.day} is damaged: {found[0]}")
+            damages.append(f"the served version {version.number} of {version.day}: {found[0]}")
         if scores is not None:
             break
     if not damages:
@@ -148,10 +150,16 @@ def _scores_of(version: Version, candidate: Candidate, schema: Schema, damages: 
         if why := damage(version.path):
             damages.append(why)
             return None
-        loaded = tf.saved_model.load(str(version.path))
-        scores = served_scores(loaded.signatures["serving_default"], candidate.frame, schema)
+        with local_copy(version.path) as copy:
+            loaded = tf.saved_model.load(str(copy))
+            scores = served_scores(loaded.signatures["serving_default"], candidate.frame, schema)
         if strange := _not_finite(scores):
             raise UserError(f"{strange} of its scores are not finite")
+    except StoreError:
+        raise
+    except UserError as error:
+        damages.append(str(error))
+        return None
     except Exception as error:
         damages.append(f"its SavedModel cannot be read ({_short(error)})")
         return None
@@ -160,7 +168,10 @@ def _scores_of(version: Version, candidate: Candidate, schema: Schema, damages: 
 
 def _golden_of(version: Version, damages: list[str]) -> golden.Golden | None:
     try:
-        return golden.read_golden(version.path / golden.PATH)
+        with local_copy(version.path / golden.PATH) as copy:
+            return golden.read_golden(copy)
+    except StoreError:
+        raise
     except Exception as error:
         damages.append(f"its {golden.PATH} cannot be read ({_short(error)})")
         return None

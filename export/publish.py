@@ -20,6 +20,7 @@ from tutelage.models.backbones.base import described
 from tutelage.models.ranker import Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.retry import with_retries
+from tutelage.pipeline.io.scratch import telling_loss
 from tutelage.pipeline.verdict import Verdict
 from tutelage.trainers.checkpoints import State
 from tutelage.trainers.config import StudentConfig
@@ -56,13 +57,14 @@ def export_teacher(
     served = Served(ranker, None)
     exported = []
 
-    def stage(state: State) -> Path:
+    def stage(state: State) -> tuple[Path, inspect.Contents]:
         _restore(run, model, ranker, state)
-        return versions.stage(state, served.save)
+        folder = versions.stage(state, served.save)
+        return folder, inspect.describe(folder)
 
     for state in _unpublished(run, model, versions, days):
-        version = versions.publish(with_retries(f"{model}, the version of {state.day}", stage, state))
-        exported.append(Exported(version=version, verdict=None, contents=inspect.describe(version.path)))
+        folder, contents = with_retries(f"{model}, the version of {state.day}", stage, state)
+        exported.append(Exported(version=versions.publish(folder), verdict=None, contents=contents))
         progress(1)
     _replace_damaged(versions)
     return exported
@@ -91,7 +93,8 @@ def export_student(
 
     def make(state: State, day: date) -> tuple[Path, Verdict, inspect.Contents]:
         folder = publication.stage(state)
-        return folder, *publication.judge(state, folder, day, new_signature=new_signature)
+        with telling_loss(folder):
+            return folder, *publication.judge(state, folder, day, new_signature=new_signature)
 
     states = _unpublished(run, student.name, versions, days)
     judged_days = run.judged_days(states)
@@ -126,6 +129,11 @@ class _Publication:
         """Write the SavedModel, its golden batch and its warm-up requests into a folder that nothing serves."""
         _restore(self._run, self._student.name, self._ranker, state)
         folder = self._versions.stage(state, self._served.save)
+        with telling_loss(folder):
+            self._add_golden(state, folder)
+        return folder
+
+    def _add_golden(self, state: State, folder: Path) -> None:
         rows = golden.choose(_features(self._run, self._ranker, state.day)).drop("example_id")
         features = self._run.schema.arrays(rows)
         rows = golden.pad_lists(rows, features)
@@ -133,7 +141,6 @@ class _Publication:
             folder / golden.PATH, rows, _trainer_scores(self._ranker, self._serving, features)
         )
         warmup.write_warmup(folder / warmup.PATH, self._student.name, features)
-        return folder
 
     def judge(
         self, state: State, folder: Path, day: date, *, new_signature: bool

@@ -1,17 +1,15 @@
 """A copy of the served versions on another file system, which holds its promise even where nothing can be renamed."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from tutelage.export.versions import CARD, Version, Versions, damage
+from tutelage.export.versions import CARD, GRAPH, Version, Versions, damage
 from tutelage.pipeline.errors import UserError
-
-_MODEL = "saved_model.pb"
+from tutelage.pipeline.io.paths import url_to_fs
+from tutelage.pipeline.io.scratch import local_copy
+from tutelage.pipeline.io.store import FILES
 
 
 def mirror(folder: Path, target: str) -> None:
@@ -30,7 +28,7 @@ def mirror(folder: Path, target: str) -> None:
         raise UserError(f"{folder} has no version to copy to {target}; export one first")
     # Each store raises what its own library raises, for an odd URL and for a refusal too.
     try:
-        fs, root = fsspec.url_to_fs(target)
+        fs, root = url_to_fs(target)
     except Exception as error:
         raise UserError(
             f"{target}: {_one_line(error)}; give a URL like s3://bucket/models/{folder.name}"
@@ -54,7 +52,9 @@ def _one_line(error: Exception) -> str:
 def _mirror(versions: Versions, published: Sequence[Version], fs: Any, root: str, target: str) -> None:
     fs.invalidate_cache()
     fs.makedirs(root, exist_ok=True)
-    names = (path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
+    # A store that has no folders does not know an empty one.
+    paths = fs.ls(root, detail=False) if fs.exists(root) else []
+    names = (path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
     there = {name for name in names if re.fullmatch(r"[0-9]+", name)}
     if strange := sorted(there - versions.used()):
         raise UserError(
@@ -63,15 +63,15 @@ def _mirror(versions: Versions, published: Sequence[Version], fs: Any, root: str
     for version in reversed(published):
         _copy(version, fs, f"{root}/{version.number}", target)
     for name in sorted(there - {str(version.number) for version in published}):
-        if fs.exists(f"{root}/{name}/{_MODEL}"):
-            fs.rm_file(f"{root}/{name}/{_MODEL}")
+        if fs.exists(f"{root}/{name}/{GRAPH}"):
+            fs.rm_file(f"{root}/{name}/{GRAPH}")
         fs.rm(f"{root}/{name}", recursive=True)
 
 
 def _copy(version: Version, fs: Any, to: str, target: str) -> None:
-    card = (version.path / CARD).read_bytes()
+    card = FILES.read(version.path / CARD)
     same = fs.exists(f"{to}/{CARD}") and fs.cat_file(f"{to}/{CARD}") == card
-    if fs.exists(f"{to}/{_MODEL}"):
+    if fs.exists(f"{to}/{GRAPH}"):
         if not same:
             raise UserError(
                 f"{target} holds a {version.number} that is not {version.path}; give an empty folder"
@@ -81,16 +81,21 @@ def _copy(version: Version, fs: Any, to: str, target: str) -> None:
         raise UserError(f"{version.path} is damaged: {why}; run tutelage-verify, which says what mends it")
     if not same and fs.exists(to):
         fs.rm(to, recursive=True)
+    with local_copy(version.path) as folder:
+        _put(folder, fs, to)
+
+
+def _put(folder: Path, fs: Any, to: str) -> None:
+    """Copy the files of a local folder that are not there yet, the card first and the graph last."""
     # The card is the same, so a file of the right size is complete.
     sizes = {path[len(to) + 1 :]: info["size"] for path, info in fs.find(to, detail=True).items()}
-    found = (Path(at, name) for at, _, files in os.walk(version.path) for name in files)
-    rest = {path.relative_to(version.path).as_posix() for path in found} - {CARD, _MODEL}
-    for name in [CARD, *sorted(rest), _MODEL]:
-        path = version.path / name
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in [CARD, *sorted({*found} - {CARD, GRAPH}), GRAPH]:
+        path = folder / name
         if sizes.get(name) != path.stat().st_size:
             fs.makedirs(f"{to}/{name}".rpartition("/")[0], exist_ok=True)
             # Some stores show a file while it is written, so the files that readers look for get their name at the end.
-            partial = ".partial" if name in (CARD, _MODEL) else ""
+            partial = ".partial" if name in (CARD, GRAPH) else ""
             fs.put_file(str(path), f"{to}/{name}{partial}")
             if partial:
                 fs.mv(f"{to}/{name}{partial}", f"{to}/{name}")

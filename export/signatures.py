@@ -37,6 +37,34 @@ def teacher_signatures(ranker: Ranker) -> dict[str, Any]:
     return {"serving_default": by_column(serving_default, ranker.inputs)}
 
 
+class _Scorer:
+    """Scores the rows of requests, which lack the features that have `serve_as`."""
+
+    def __init__(self, ranker: Ranker, serving: ServingConfig):
+        self._ranker, self._serving = ranker, serving
+        self._constants = {f: _constant(f) for f in ranker.inputs if f.serve_as is not None}
+
+    def transform(self, columns: Columns, scope: str = "") -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the network's inputs: the columns and, at their length, those of the features that no request has.
+
+        With `scope` only the features of this one.
+        """
+        rows = tf.shape(next(iter(columns.values())))[:1]
+        constants = self._constants.items()
+        absent = {f.name: tf.fill(rows, x) for f, x in constants if not scope or f.scope == scope}
+        return self._ranker.transform({**columns, **absent})
+
+    def rows(self, columns: Columns) -> Scores:
+        """Return the served outputs of rows that have all features of a request."""
+        return self.served(self._ranker(*self.transform(columns)))
+
+    def served(self, raw: Scores) -> Scores:
+        """Return the served outputs and their weighted sum, from the network's."""
+        by_name = {task.score: _served(task, raw) for task in self._ranker.schema.tasks}
+        weighted = [weight * by_name[name] for name, weight in self._serving.score]
+        return {**by_name, "score": tf.add_n(weighted)}
+
+
 def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]:
     """Return a student's signatures, TensorFlow functions by name.
 
@@ -62,42 +90,28 @@ def student_signatures(ranker: Ranker, serving: ServingConfig) -> dict[str, Any]
     length that is neither 1 nor that of the others. It also names a feature of another dtype, except in Python's
     `signatures[...]`, where it says the feature's place in the alphabetical order of the names.
     """
-    schema, features = ranker.schema, ranker.requested
-    constants = {f: _constant(f) for f in ranker.inputs if f.serve_as is not None}
-
-    def filled(columns: Columns, scope: str = "") -> Columns:
-        """Return the columns and, at their length, those of the features that no request has."""
-        rows = tf.shape(next(iter(columns.values())))[:1]
-        absent = {f.name: tf.fill(rows, x) for f, x in constants.items() if not scope or f.scope == scope}
-        return {**columns, **absent}
-
-    def all_scores(columns: Columns) -> Scores:
-        return scores(ranker(*ranker.transform(filled(columns))))
-
-    def scores(raw: Scores) -> Scores:
-        by_name = {task.score: _served(task, raw) for task in schema.tasks}
-        return {**by_name, "score": tf.add_n([weight * by_name[name] for name, weight in serving.score])}
+    features, scorer = ranker.requested, _Scorer(ranker, serving)
 
     def serving_default(**columns: tf.Tensor) -> Scores:
-        return all_scores(_complete(features, columns))
+        return scorer.rows(_complete(features, columns))
 
     def serve_examples(examples: tf.Tensor) -> Scores:
         parsed = tf.io.parse_example(examples, {f.name: _parser(f) for f in features})
         for f in features:
             if f.length:
                 parsed[f.name] = parsed[f.name].to_tensor(f.default, shape=[None, f.length])
-        return all_scores(parsed)
+        return scorer.rows(parsed)
 
     def score_list(**columns: tf.Tensor) -> Scores:
         user = {
             f.name: tf.ensure_shape(columns[f.name], [1, *f.shape], name=f.name) for f in by_scope["user"]
         }
         candidates = _complete(by_scope["candidate"], columns)
-        parts = ranker.transform(filled(user, "user")), ranker.transform(filled(candidates, "candidate"))
-        return scores(ranker.call_list(*parts))
+        parts = scorer.transform(user, "user"), scorer.transform(candidates, "candidate")
+        return scorer.served(ranker.call_list(*parts))
 
     def serve_ids(**columns: tf.Tensor) -> Scores:
-        return all_scores(_complete(features, columns))
+        return scorer.rows(_complete(features, columns))
 
     by_scope = {scope: [f for f in features if f.scope == scope] for scope in ("user", "candidate")}
     ids = {

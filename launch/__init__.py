@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "AlertConfig": "alert_config",
     "COMMANDS": "commands",
     "Experiment": "experiment",
     "KeepConfig": "experiment",

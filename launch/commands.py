@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from tutelage.launch.exit_codes import Failures, exit_code
-from tutelage.launch.logging_setup import silence, write_stderr
-from tutelage.pipeline.errors import Found, UserError, disk_full_as_user_error
-from tutelage.pipeline.io.printable import printable, printable_lines
+from tutelage.launch.logging_setup import Output, error_line, event, output, silence, tag, write_stderr
+from tutelage.pipeline.errors import DryRun, Found, UserError, disk_full_as_user_error
+from tutelage.pipeline.io.printable import printable_lines
+from tutelage.pipeline.io.scratch import use_scratch
 from tutelage.trainers.preemption import SIGNALS, Preempted, stopped
 
 FLAGS = flags.FLAGS
@@ -37,7 +38,17 @@ _switch: Callable[..., Flag] = partial(partial, flags.DEFINE_bool)
 
 SESSION_FLAGS: Sequence[Flag] = (
     _text("config", None, "A config's name (see launch/configs), or a path to a .py file.", required=True),
-    _text("workdir", None, "The folder that holds everything the commands make.", required=True),
+    _text(
+        "workdir",
+        None,
+        "The folder that holds everything the commands make, or its URL in an object store, as in s3://bucket/w.",
+        required=True,
+    ),
+    _text(
+        "scratch_dir",
+        "",
+        "Where temporary files lie, and copies of what an object store holds; else the system's folder for them.",
+    ),
     _text("raw_dir", "", "The folder of the raw data; of your own logs also a URL."),
     _text("start_day", "", "YYYY-MM-DD, today, yesterday or today-N; else the config's."),
     _text("end_day", "", "The same; the last day is included."),
@@ -47,10 +58,18 @@ SESSION_FLAGS: Sequence[Flag] = (
         [],
         "field=value of the config, as in students.auxiliary.distillation.click.alpha=3 (repeatable).",
     ),
-    _texts("beam_flag", [], "A flag for Beam, as in --runner=FlinkRunner (repeatable)."),
+    _texts("beam_flag", [], "A flag for Beam, as in --runner=DaskRunner (repeatable); see docs/engines.md."),
     _switch("verbose", False, "Show what TensorFlow and Beam print."),
+    partial(
+        flags.DEFINE_enum,
+        "log_format",
+        "text",
+        ["text", "json"],
+        "json: print JSON lines, one event each, to stdout, and warnings and errors to stderr.",
+    ),
+    _switch("quiet", False, "Print warnings and errors only."),
 )
-"""The flags that every command in a workdir takes."""
+"""The flags that every command in a workdir takes. The last three say how it prints."""
 _ACCEPT = (
     _text("accept_day", None, "Keep this day, which did not pass its gate, as it is; wants a --reason."),
     _text("reason", "", "Why: written to its quarantine/DAY.json."),
@@ -78,7 +97,7 @@ class Command:
     flags: Sequence[Flag] = ()
     """Its own flags."""
     read_only: bool = False
-    """Whether it leaves the workdir as it is, apart from the report page. `--repair` does not."""
+    """Whether it leaves the workdir as it is, apart from the report page. `--repair` does not; any `--dry_run` does."""
     looks: bool = False
     """Whether it looks for damaged files, so that one is no mistake but found."""
     previews: bool = False
@@ -238,6 +257,13 @@ COMMANDS = {
             name="status",
             function="actions.status:status",
             does="show what there is of each day and model, and what is still to be done.",
+            flags=[
+                _switch("json", False, "Print one JSON object instead, as docs/operations.md describes it."),
+                _switch("monitor", False, "Print only what is wrong, and end with its exit code."),
+                _text(
+                    "textfile", "", "Also write metrics to this .prom file, for Prometheus' node exporter."
+                ),
+            ],
             read_only=True,
         ),
         Command(
@@ -283,7 +309,7 @@ def _main(command: Command) -> None:
         _end(str(error), exit_code(error))
     except UserError as error:
         for each in error.errors if isinstance(error, Failures) else [error]:
-            print(printable(f"{_program()}: {each}"), file=sys.stderr)
+            print(error_line(_program(), str(each), status=exit_code(each)), file=sys.stderr)
         sys.exit(exit_code(error))
 
 
@@ -292,14 +318,17 @@ def _act(command: Command, argv: Sequence[str]) -> None:
         raise UserError(f"{argv[1]!r} is no flag; flags are written --name=value")
     module, _, name = command.function.partition(":")
     own: dict[str, Any] = {flag.args[0]: FLAGS[flag.args[0]].value for flag in command.flags}
-    silence(verbose=command.in_workdir and FLAGS.verbose)
+    silence(verbose=command.in_workdir and FLAGS.verbose, how=_output(command))
     function = getattr(import_module(f"tutelage.launch.{module}"), name)
     if not command.in_workdir:
         function(**own)
         return
     request: dict[str, Any] = {flag.args[0]: FLAGS[flag.args[0]].value for flag in SESSION_FLAGS}
     request["overrides"], request["beam_flags"] = request.pop("set"), request.pop("beam_flag")
-    preview = command.previews and own["dry_run"]
+    del request["log_format"], request["quiet"]
+    use_scratch(request.pop("scratch_dir"))
+    dry_run = bool(own.get("dry_run"))
+    from tutelage.launch.actions.console import echo
     from tutelage.launch.session import Session
     from tutelage.launch.workspace import NothingHereYet
     from tutelage.pipeline.io.json import TornFile
@@ -308,20 +337,24 @@ def _act(command: Command, argv: Sequence[str]) -> None:
         try:
             session = Session.open(
                 **request,
-                read_only=(command.read_only and not own.get("repair")) or preview,
-                may_be_new=preview,
+                read_only=(command.read_only and not own.get("repair")) or dry_run,
+                may_be_new=command.previews and dry_run,
             )
         except TornFile as error:
             if command.looks:
                 raise Found(str(error)) from None
             raise
         except NothingHereYet as error:
-            if own and not command.looks:  # The command was asked about something that ought to be there.
+            # The command was asked about something that ought to be there.
+            if any(own.values()) and not command.looks:
                 raise
-            print(printable(str(error)))
+            echo(str(error))
             return
+        tag(run=session.run.name)
         try:
             function(session, **own)
+        except DryRun as said:
+            echo(str(said))
         except UserError:
             raise
         except Exception:
@@ -330,6 +363,17 @@ def _act(command: Command, argv: Sequence[str]) -> None:
 
             check(session)
             raise
+        finally:
+            if session.experiment.alerts and not command.read_only and not dry_run:
+                from tutelage.launch import alerts
+
+                alerts.send(session)
+
+
+def _output(command: Command) -> Output:
+    if not command.in_workdir:
+        return Output()
+    return Output(json=FLAGS.log_format == "json", quiet=FLAGS.quiet, fields={"command": command.name})
 
 
 def _stop(number: int, frame: object) -> None:
@@ -339,13 +383,18 @@ def _stop(number: int, frame: object) -> None:
 
 def _end(text: str, status: int) -> NoReturn:
     sys.stdout.flush()
-    write_stderr(printable(f"{_program()}: {text}") + "\n")
+    write_stderr(error_line(_program(), text, status=status) + "\n")
     os._exit(status)
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of a programming error. Its text may hold what was read from a file."""
-    sys.stderr.write(printable_lines("".join(traceback.format_exception(kind, error, trace))))
+    text = "".join(traceback.format_exception(kind, error, trace))
+    if output().json:
+        text = (
+            event(f"{kind.__name__}: {error}", level="error", status=exit_code(error), traceback=text) + "\n"
+        )
+    sys.stderr.write(printable_lines(text))
 
 
 def _program() -> str:

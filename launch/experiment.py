@@ -11,10 +11,12 @@ from functools import partial
 from typing import Any
 
 from tutelage.export.config import ServingConfig
+from tutelage.launch.alert_config import AlertConfig
 from tutelage.models.backbones.base import Backbone, described
 from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.pieces import ROWS_PER_SHARD
 from tutelage.pipeline.quality import DEFAULT_QUALITY, QualityConfig
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source
@@ -99,6 +101,9 @@ class Experiment:
     """As `--start_day`: YYYY-MM-DD, today, yesterday or today-N."""
     end_day: str
     """As `--end_day`."""
+    rows_per_shard: int = ROWS_PER_SHARD
+    """A day of more rows is made by several workers, a share each. The memory of a worker follows it. It may change in
+    a workdir at any time."""
     slice_by: tuple[str, ...] = ()
     """Metrics are also computed per value of these id features, for values with at least 1,000 examples a day."""
     quality: QualityConfig = DEFAULT_QUALITY
@@ -109,8 +114,12 @@ class Experiment:
     study: StudyConfig | None = None
     successor: SuccessorConfig | None = None
     """A teacher that trains beside the present one until it is as good, then takes its place."""
+    alerts: AlertConfig | None = None
+    """Who is told of bad days, models that stop or lag, and changes of teacher; None: nobody."""
 
     def __post_init__(self) -> None:
+        if self.rows_per_shard < 1:
+            raise UserError(f"rows_per_shard is {self.rows_per_shard}, expected at least 1")
         if not 0 < self.false_alarms_per_year < math.inf:
             raise UserError(
                 f"false_alarms_per_year is {self.false_alarms_per_year}, expected a number above 0, as in 1.0"
@@ -219,7 +228,7 @@ class Experiment:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The parts that cannot change in a workdir: not students, successor, serving, quality, keep and days."""
+        """The parts that cannot change in a workdir: not students, successor, serving, gates, keep, alerts and days."""
         return {name: getattr(self, name) for name in ("name", "source", "schema", "training", "teacher")}
 
     @property
@@ -231,6 +240,7 @@ class Experiment:
 CHANGEABLE = (
     "gate",
     "checkpoint_minutes",
+    "chunk_rows",
     "holdout",
     "judged_days",
     "margin",
@@ -240,9 +250,9 @@ CHANGEABLE = (
     "serve_as",
     "unit",
 )
-"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved, how a
-change of teacher goes, which few rows of the next days are withheld, and what is served or shown, not what a model
-is."""
+"""Fields that may change in a workdir. They decide whether a day is kept, how often a checkpoint is saved, how many
+rows are read at once, how a change of teacher goes, which few rows of the next days are withheld, and what is served or
+shown, not what a model is."""
 
 
 def plain(value: Any) -> Any:

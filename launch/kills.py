@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.pipeline.io.json import TornFile, read_json, warn_once, write_json
+from tutelage.pipeline.io.store import FILES
 
 _FILE = "killed.json"
 
@@ -25,7 +26,7 @@ def count(folder: Path, day: date) -> int:
 
 def forget(folder: Path) -> None:
     """Remove the record, because the model was trained on all of its days."""
-    (folder / _FILE).unlink(missing_ok=True)
+    FILES.delete(folder / _FILE)
 
 
 def _recorded(folder: Path) -> dict[str, int]:

@@ -51,3 +51,14 @@ def on_everything(run: Run, models: Sequence[str]) -> Iterator[None]:
             locks.enter_context(on_model(run, model))
         locks.enter_context(on_tables(run))
         yield
+
+
+@contextmanager
+def to_remove(run: Run, models: Sequence[str] | None = None, *, dry_run: bool) -> Iterator[None]:
+    """Be `alone`, and with `models` also hold the locks `on_everything`; with `dry_run` hold no lock."""
+    with ExitStack() as locks:
+        if not dry_run:
+            locks.enter_context(alone(run))
+            if models is not None:
+                locks.enter_context(on_everything(run, models))
+        yield

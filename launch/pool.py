@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from tutelage.launch import steps
-from tutelage.launch.logging_setup import import_tensorflow, silence
+from tutelage.launch.logging_setup import Output, import_tensorflow, output, silence, tag
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import TransientError, UserError, disk_full_as_user_error
 from tutelage.pipeline.io.printable import counted
@@ -118,7 +118,8 @@ def _run(
     context = multiprocessing.get_context("spawn")
     # The signal that asks to stop. Not an event: one would wait for a child that was killed while waiting for it.
     stop = context.RawValue("b", 0)
-    setup = _Setup(stop=stop, parent=os.getpid(), threads=max(1, cores // max(1, workers)), verbose=verbose)
+    threads = max(1, cores // max(1, workers))
+    setup = _Setup(stop=stop, parent=os.getpid(), threads=threads, verbose=verbose, output=output())
     waiting, running = list(jobs), dict[Connection, tuple[str, BaseProcess]]()
     preempted: Preempted | None = None
 
@@ -212,6 +213,7 @@ class _Setup:
     parent: int
     threads: int
     verbose: bool
+    output: Output
 
 
 def _child(
@@ -261,7 +263,7 @@ def _follow(stop: Any, parent: int) -> None:
 
 
 def _work(connection: Connection, setup: _Setup, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    silence(verbose=setup.verbose)
+    silence(verbose=setup.verbose, how=setup.output)
     import_tensorflow(verbose=setup.verbose, threads=setup.threads)
     rows, sent = 0, time.monotonic()
 
@@ -279,6 +281,7 @@ def _work(connection: Connection, setup: _Setup, work: Callable[..., T], argumen
 
 def _train(request: Mapping[str, Any], model: str, *, progress: Callable[[int], None]) -> Outcome:
     """Train a model and export it. One that its gate has stopped is exported as it was the day before."""
+    tag(model=model)
     session = Session.open(**request)
     checkpoints = session.run.checkpoints(model)
     before = {state.day for state in checkpoints.states()}

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from tutelage.launch import locks, pool, steps
+from tutelage.launch import last_run, locks, pool, steps
 from tutelage.launch.actions.console import echo, print_waits, quarantine_error, rejected_version
 from tutelage.launch.actions.label import label_days
 from tutelage.launch.actions.materialize import materialize_days
@@ -39,7 +39,7 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
     after all steps are done: GateError for a day of data in quarantine, a model that its gate stopped, or a newest
     version that was not blessed; the failure of a model; Failures where there are several.
     """
-    with locks.alone(session.run):
+    with locks.alone(session.run), last_run.recorded(session.run):
         started = time.monotonic()
         torn = _mend(session)
         session = session.asking(every_version=export == "all")
@@ -91,9 +91,10 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
         except TornFile as error:
             torn.append(error)
         remove_old(session)
-        echo(f"Done in {time.monotonic() - started:.0f} s.")
+        seconds = time.monotonic() - started
+        echo(f"Done in {seconds:.0f} s.", step="run", seconds=round(seconds, 3))
         for line in _states(session, outcomes, held):
-            echo(line)
+            echo(line, step="run", model=line.partition(":")[0])
         _raise_failures(session, outcomes, quarantined, unlabelled_because, torn)
 
 

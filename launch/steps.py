@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tutelage.export.versions import damage
@@ -12,6 +11,7 @@ from tutelage.launch.experiment import plain
 from tutelage.launch.session import Session
 from tutelage.launch.workspace import claim_student, claim_successor
 from tutelage.pipeline.io.json import TornFile
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.io.store import FILES
 from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.trainers import handover
@@ -45,6 +45,7 @@ def materialize(
         quality=session.experiment.quality,
         alarms=session.experiment.alarms,
         now=session.now,
+        rows_per_shard=session.experiment.rows_per_shard,
         beam_flags=session.beam_flags,
         progress=progress,
     )
@@ -66,7 +67,13 @@ def build_histories(session: Session) -> None:
     if stale:
         from tutelage.pipeline import histories as job
 
-        job.build(session.experiment.schema, lake, days=stale, beam_flags=session.beam_flags)
+        job.build(
+            session.experiment.schema,
+            lake,
+            days=stale,
+            rows_per_shard=session.experiment.rows_per_shard,
+            beam_flags=session.beam_flags,
+        )
 
 
 def train(
@@ -192,7 +199,7 @@ def label(
     from tutelage.pipeline import label as job
 
     for path in dict.fromkeys(snapshot.path for snapshot in days.values()):
-        if why := damage(Path(path)):
+        if why := damage(as_path(path)):
             raise TornFile(f"{path} cannot score: {why}; run tutelage-verify, which says what mends it")
     rows: dict[date, int] = {}
     for teacher in dict.fromkeys(session.run.labeller(day).name for day in days):

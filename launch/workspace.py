@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,12 @@ from tutelage.launch.experiment import Experiment, plain
 from tutelage.launch.lifecycle import evolve
 from tutelage.launch.recorded import completed
 from tutelage.pipeline.errors import TransientError, UserError
-from tutelage.pipeline.io.atomic import make_folder, move
+from tutelage.pipeline.io.atomic import make_folder, move, remove
 from tutelage.pipeline.io.json import TornFile, json_object, read_json
+from tutelage.pipeline.io.leases import require_conditional_writes
 from tutelage.pipeline.io.links import refuse_links
+from tutelage.pipeline.io.paths import as_path, remote
+from tutelage.trainers.checkpoints import STATE
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
 from tutelage.trainers.handover import TakeOver, read_takeovers
 from tutelage.trainers.run import TEACHER, Run, successor_model
@@ -46,10 +48,11 @@ def open_workdir(
     A workdir that holds days of data keeps its source and schema; one that holds a trained model keeps its
     name, training and teacher too. Features, tasks and histories that the experiment has and the workdir does not
     are added to the tables (`evolve`); `read_only` leaves them out of the run's schema instead.
-    Raises UserError where the path cannot be used or written to, or another experiment was at work in it, and
+    `workdir` is a local path or the URL of an object store (`as_path`). Raises UserError where it cannot be used or
+    written to, where the store lacks conditional writes, and where another experiment was at work in it, and
     NothingHereYet where it is to be read and there is nothing in it, unless it `may_be_new`.
     """
-    root = Path(workdir).resolve()
+    root = as_path(workdir, flag="--workdir")
     if odd := _ENCODED.search(str(root)):
         raise UserError(
             f"--workdir={workdir}: the path {root} holds {odd[0]!r}, and Delta tables below it could not be read; "
@@ -143,6 +146,9 @@ def _in_charge(run: Run, successor: SuccessorConfig) -> bool:
 
 
 def _check_writable(root: Path, workdir: str) -> None:
+    if stored := remote(root):
+        require_conditional_writes(stored / ".lock")
+        return
     try:
         make_folder(root)
         probe = root / f".write-test-{os.getpid()}"
@@ -224,7 +230,7 @@ def _remove_empty_tables(run: Run) -> None:
             raise TransientError(f"another process has just made days in {run.root}; run again")
         refuse_links(run.root / "lake")
         for log in run.lake.interactions.path.parent.glob("*/_delta_log"):
-            shutil.rmtree(log.parent)
+            remove(log.parent)
 
 
 def claim_successor(run: Run, successor: SuccessorConfig) -> None:
@@ -245,7 +251,7 @@ def claim_student(run: Run, student: StudentConfig) -> None:
 
 def reset_student(run: Run, student: StudentConfig) -> None:
     """Remove a student's checkpoints and metrics; its exported versions stay."""
-    shutil.rmtree(run.folder(student.name), ignore_errors=True)
+    remove(run.folder(student.name), first=STATE)
     run.lake.metrics.replace(run.lake.metrics.scan().limit(0).collect(), {"model": student.name})
 
 

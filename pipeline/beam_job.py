@@ -1,100 +1,82 @@
 """How the Beam jobs run: the runner, its options, progress, and how a user's mistake leaves a worker."""
 
 import contextlib
-import io
 import json
 import shutil
+import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.pvalue import PCollection
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
+from tutelage.pipeline.beam_engines import Engine
 from tutelage.pipeline.beam_sampling import short_sampling_period
-from tutelage.pipeline.beam_workers import until_killed
+from tutelage.pipeline.beam_workers import beating, until_killed
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.atomic import remove
 from tutelage.pipeline.io.links import refuse_link
 from tutelage.pipeline.io.locks import locked
+from tutelage.pipeline.io.paths import as_path, remote
+from tutelage.pipeline.io.store import FILES
 from tutelage.pipeline.lake import LOCK
-
-# `DirectRunner` would first try to download another runner.
-DEFAULT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished units and the number of all units."""
 
 
-def options(flags: Sequence[str]) -> PipelineOptions:
-    """Return Beam's options for flags like `--runner=FlinkRunner`.
+ALL = 0
+"""The key under which a GroupByKey brings everything together.
 
-    Raises UserError for a flag that Beam would ignore, for a value that it cannot parse, and for a mode that loses
-    data.
-    """
-    parsed = PipelineOptions(list(flags))
-    unknown: list[str] = []
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            known = parsed.get_all_options(
-                add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(flags)[1])
-            )
-    except SystemExit:  # argparse prints its usage first and the reason last.
-        raise UserError(f"--beam_flag: {message.getvalue().split('error: ')[-1].strip()}") from None
-    for flag in unknown:
-        name = flag.lstrip("-").split("=")[0]
-        raise UserError(f"--beam_flag={flag}: Beam has no option {name!r}; see its PipelineOptions")
-    if known.get("direct_running_mode") == "multi_threading":
-        # Measured with Beam 2.77: it loses 0.3 to 2.7 % of the values of a GroupByKey.
-        raise UserError("--direct_running_mode=multi_threading loses values in Beam 2.77; omit it")
-    return parsed
-
-
-def one_group_per_unit(
-    pipeline: beam.Pipeline, units: Iterable[Any]
-) -> PCollection[tuple[int, Iterable[Any]]]:
-    """Put each unit into a group of its own, so that any worker may take it.
-
-    Beam's Reshuffle does the same, but takes longer to build than a small day takes to process.
-    """
-    numbered = pipeline | "Units" >> beam.Create(list(enumerate(units)), reshuffle=False)
-    return numbered | "Spread" >> beam.GroupByKey()
-
-
+None would not do: Dask groups by hash, and in Python 3.11 None has another one in each process.
+"""
 _THREADS = 3
+_PROGRESS_SECONDS = 0.2
+
+
+def in_groups(
+    pipeline: beam.Pipeline, units: Sequence[Any], *, size: int | None = None
+) -> PCollection[tuple[int, Iterable[Any]]]:
+    """Put the units into groups of up to `size` (None: `group_size`). A group is what a worker takes at a time.
+
+    Beam's Reshuffle spreads elements too, but takes longer to build than a small day takes to process.
+    """
+    size = size or group_size(pipeline)
+    numbered = [(number // size, unit) for number, unit in enumerate(units)]
+    return pipeline | "Units" >> beam.Create(numbered, reshuffle=False) | "Spread" >> beam.GroupByKey()
+
+
+def group_size(pipeline: beam.Pipeline) -> int:
+    """Return how many units a worker takes at a time: all where there is one worker, else a few."""
+    mode = pipeline.options.view_as(DirectOptions).direct_running_mode
+    one = isinstance(pipeline.runner, FnApiRunner) and mode == "in_memory"
+    return sys.maxsize if one else _THREADS
 
 
 class ThreadedDoFn(beam.DoFn):
-    """Calls `work` for three elements of a bundle at a time, and emits its results at the end of the bundle.
+    """Takes a group of units, calls `work` for three of them at a time, and yields the results in their order.
 
     Threads pay off because Polars and Arrow release the interpreter while they work, and have parts that use only one
-    processor.
+    processor. The results come from `process`: not every runner keeps what `finish_bundle` returns (Beam 2.77's Dask
+    runner drops it).
     """
 
-    def start_bundle(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS)
-        self._futures: list[Future[Iterable[Any]]] = []
+    def process(self, group: tuple[Any, Iterable[Any]]) -> Iterator[Any]:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for results in pool.map(self.work, group[1]):
+                yield from results
 
-    def process(self, element: Any) -> None:
-        self._futures.append(self._pool.submit(self.work, element))
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        try:
-            for future in self._futures:
-                yield from map(GlobalWindows.windowed_value, future.result())
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-
-    def work(self, element: Any) -> Iterable[Any]:
-        """Return what the element becomes; called in a thread."""
+    def work(self, unit: Any) -> Iterable[Any]:
+        """Return what the unit becomes; called in a thread."""
         raise NotImplementedError
 
 
@@ -106,12 +88,19 @@ class Staging:
     """
 
     def __init__(self, path: str):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.attempt = int(self.path.name.partition("-")[0])
 
     def done(self, unit: int) -> None:
         """Record that a unit is finished, for the progress display."""
         (self.path / f"{unit}.done").touch()
+
+    def signs(self) -> object:
+        """Return what changes for as long as any worker works: names of files, and when units last were at work."""
+        return {
+            path.name: path.stat().st_mtime_ns if path.suffix == ".alive" else None
+            for path in self.path.glob("*")
+        }
 
     def failed(self, unit: int | str, error: UserError) -> None:
         """Record a user's mistake, for `raise_failure`."""
@@ -119,9 +108,10 @@ class Staging:
 
     @contextlib.contextmanager
     def telling(self, unit: int | str) -> Iterator[None]:
-        """Record a UserError that is raised inside, before it stops the worker."""
+        """Show signs of life, and record a UserError that is raised inside, before it stops the worker."""
         try:
-            yield
+            with beating(self.path / f"{unit}.alive"):
+                yield
         except UserError as error:
             self.failed(unit, error)
             raise
@@ -131,8 +121,7 @@ class Staging:
 
         Files are used because a portable runner returns no elements to the driver.
         """
-        with atomic_write(self.path / f"{name}.json") as partial:
-            partial.write_text(json.dumps(value))
+        FILES.put(self.path / f"{name}.json", json.dumps(value).encode())
 
     def given(self) -> dict[str, Any]:
         """Return the values that the workers gave, by name."""
@@ -141,7 +130,7 @@ class Staging:
     def remove(self, pattern: str) -> None:
         """Delete the files that match a glob pattern."""
         for path in self.path.glob(pattern):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def raise_failure(self) -> None:
         """Raise the UserError that stopped a worker, if there is one.
@@ -167,7 +156,13 @@ def staging_folder(lake_root: Path) -> Iterator[Staging]:
         # Jobs share the lock; who cleans has it alone.
         held.enter_context(locked(lake_root / LOCK, cleaning, shared=True))
         sweep(lake_root)
-        # The folder is locked before it gets the name under which another job would find it.
+        # The folder is locked before another job can find it.
+        if remote(root):
+            path = root / f"{time.time_ns()}-{uuid.uuid4().hex}"
+            held.callback(remove, path)
+            held.enter_context(locked(path / LOCK, f"{path} belongs to another job"))
+            yield Staging(str(path))
+            return
         new = Path(tempfile.mkdtemp(prefix="new-", dir=root))
         held.enter_context(locked(new, f"{new} belongs to another job"))
         path = new.rename(root / new.name.replace("new", str(time.time_ns()), 1))
@@ -190,8 +185,8 @@ def abandoned(lake_root: Path) -> list[Path]:
     """Return the staging folders of jobs that were killed."""
     found = []
     for left in left_over(lake_root):
-        # The system takes the lock back from a killed process.
-        with contextlib.suppress(OSError, UserError), locked(left, ""):
+        # A killed process holds no lock.
+        with contextlib.suppress(OSError, UserError), locked(_lock(left), ""):
             found.append(left)
     return found
 
@@ -199,9 +194,17 @@ def abandoned(lake_root: Path) -> list[Path]:
 def sweep(lake_root: Path) -> None:
     """Remove the staging folders of killed jobs."""
     for left in left_over(lake_root):
-        with contextlib.suppress(OSError, UserError), locked(left, f"{left} is in use"):
+        with contextlib.suppress(OSError, UserError), locked(_lock(left), f"{left} is in use"):
+            if remote(left):
+                remove(left)
+                continue
             shutil.rmtree(left, ignore_errors=True)
             left.unlink(missing_ok=True)  # A lock file, where its job has removed the folder just now.
+
+
+def _lock(staging: Path) -> Path:
+    """Return what the job of a staging folder holds a lock on: a lease needs a file."""
+    return staging / LOCK if remote(staging) else staging
 
 
 def run(
@@ -214,32 +217,36 @@ def run(
 ) -> None:
     """Build and run a pipeline until it ends.
 
-    Raises a worker's UserError with its own text, and TransientError where a worker's process was killed.
+    Raises a worker's UserError with its own text, TransientError where workers were killed and the engine has no
+    others, and DryRun where the flags ask for no more than a translation.
     """
-    parsed = options(flags)
-    known = parsed.get_all_options()
-    runner = known.get("runner") or DEFAULT_RUNNER
+    engine = Engine(flags)
     finished = threading.Event()
 
     def watch() -> None:
-        while not finished.wait(0.2):
+        while not finished.wait(_PROGRESS_SECONDS * (10 if remote(staging.path) else 1)):
             if progress:
                 progress(len(list(staging.path.glob("*.done"))), units)
-
-    def work() -> None:
-        with short_sampling_period(), beam.Pipeline(runner=runner, options=parsed) as pipeline:
-            build(pipeline)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        if known.get("direct_running_mode") == "multi_processing":
-            until_killed(work)
-        else:
-            work()
+        with short_sampling_period():
+            _run(engine, partial(engine.start, build, units), staging)
     except Exception:
         staging.raise_failure()
         raise
     finally:
         finished.set()
         watcher.join()
+
+
+def _run(engine: Engine, start: Callable[[], None], staging: Staging) -> None:
+    watched = partial(until_killed, signs=staging.signs, timeout=engine.worker_timeout, cancel=engine.cancel)
+    if engine.in_process:
+        start()
+    elif engine.runs_at_start:
+        watched(start)
+    else:
+        start()
+        watched(engine.wait)

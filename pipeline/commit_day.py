@@ -1,9 +1,9 @@
 """Commit a materialised day to `interactions`, or put it in quarantine until its data is corrected or accepted."""
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ import polars as pl
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.expected import MEMORY
-from tutelage.pipeline.io.atomic import atomic_write, make_folder, move
+from tutelage.pipeline.io.arrow import read_arrow
+from tutelage.pipeline.io.atomic import atomic_write, make_folder, move, remove
 from tutelage.pipeline.io.links import refuse_links, refuse_path_outside
+from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.quality import DEFAULT_ALARMS, FIELDS, QualityConfig, judge, largest, scalars
+from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.statistics import DayStatistics, Sketches, compare
 from tutelage.pipeline.table import FORGOTTEN, DataFile, Table, add_dropped
 from tutelage.pipeline.verdict import Verdict
@@ -28,14 +31,28 @@ class StagedDay:
 
     day: date
     files: tuple[DataFile, ...]
-    statistics: str
-    """Path of its `DayStatistics`, an Arrow file."""
+    sketches: tuple[str, ...]
+    """Paths of the staged `Sketches.parts` of its shards."""
     differences: tuple[str, ...]
     """How its columns differ from what the source offers."""
     metadata: Mapping[str, Any]
     """Stored in its commit."""
     leaks: Mapping[str, str] = field(default_factory=dict)
     """What is said of each column that seems to give a label away (`leaks.Suspicion.said`)."""
+
+
+TOGETHER = 50
+"""Days whose statistics are committed together. It bounds what is judged again after a kill."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _JudgedDay:
+    made: StagedDay
+    verdict: Verdict
+    file: DataFile | None = None
+    """Its statistics, in a file that is not committed yet; None: it did not pass."""
+    statistics: pl.DataFrame | None = None
+    """Its statistics, if it did not pass."""
 
 
 class DayCommitter:
@@ -67,6 +84,7 @@ class DayCommitter:
         records = lake.quarantine.days()
         self.accepted = {day for day, record in records.items() if record["outcome"] == "accepted"}
         lake.statistics.add_columns()
+        self.skipped = {day for day, record in records.items() if record["outcome"] == "skipped"}
         self.leaks: dict[str, tuple[str, list[date]]] = {}
         """What was said first of each column that seems to give a label away, and the days on which it was found."""
         self.missing: dict[str, tuple[str, list[date]]] = {}
@@ -74,15 +92,28 @@ class DayCommitter:
         self.quarantined_days: dict[date, str] = {}
         """The message about each day that went into quarantine."""
 
-    def commit_day(self, made: StagedDay) -> Verdict:
-        """Commit the day, or put it in quarantine. In quarantine, what the table held of the day stays.
+    def commit_days(self, made: Iterable[StagedDay]) -> Iterator[tuple[StagedDay, Verdict]]:
+        """Judge days in order, then commit each, or put it in quarantine; what the table held of that day stays then.
 
-        The statistics are committed first, under the attempt of the rows. If the job is killed in between, their
-        attempt shows that they belong to other rows.
+        The statistics of all these days are committed first, in one commit, under the attempt of the rows. If the job
+        is killed before a day's rows are committed, their attempt shows that they belong to other rows.
+
+        Yields each day with its verdict, once that is done.
         """
+        days = iter(made)
+        while together := list(islice(days, TOGETHER)):
+            judged = [with_retries(f"the statistics of {day.day}", self._judge, day) for day in together]
+            if files := [({"day": each.made.day}, [each.file]) for each in judged if each.file]:
+                commit = self.lake.statistics.commit_together
+                with_retries("the commit of statistics", commit, files, attempt=self.attempt)
+            for each in judged:
+                with_retries(f"the commit of {each.made.day}", self._finish, each)
+                yield each.made, each.verdict
+
+    def _judge(self, made: StagedDay) -> "_JudgedDay":
+        """Judge a day, and write a file of its statistics if it passed. Nothing is committed."""
         lake, day = self.lake, made.day
-        before = self._before(day)
-        statistics = compare(DayStatistics.read(Path(made.statistics)), before)
+        statistics = compare(_added_up(lake.schema, made.sketches), self._before(day))
         now = scalars(lake.schema, statistics)
         verdict = judge(
             lake.schema,
@@ -93,26 +124,34 @@ class DayCommitter:
             accepted=self.accepted,
             differences=made.differences,
         )
-        self._note(made, now)
         if not verdict.blessed:
+            self._note(made, now)
+            return _JudgedDay(made=made, verdict=verdict, statistics=statistics)
+        file = lake.statistics.write_file(statistics, {"day": day}, name="part")
+        self._note(made, now)
+        self.have.add(day)
+        self.window[day] = statistics
+        self.memory[day] = now
+        self.remembered.add(day)
+        return _JudgedDay(made=made, verdict=verdict, file=file)
+
+    def _finish(self, judged: "_JudgedDay") -> None:
+        """Commit the rows of a day, or put them in quarantine."""
+        lake, made, verdict = self.lake, judged.made, judged.verdict
+        day = made.day
+        if judged.statistics is not None:
             meanwhile = (
                 "the rows that were there before stay" if day in self.have else "models go on without it"
             )
             message = f"{verdict}; {meanwhile}"
             record = {"said": message, **asdict(verdict), "attempt": self.attempt}
-            _quarantine(lake, made, statistics, record)
+            _quarantine(lake, made, judged.statistics, record)
             self.quarantined_days[day] = message
-            return verdict
-        _commit_statistics(lake, day, statistics, attempt=self.attempt)
+            return
         self.as_of.commit(made.files, {"day": day}, attempt=self.attempt, metadata=made.metadata)
-        if day in lake.quarantine.skipped():
+        if day in self.skipped:
             lake.quarantine.write(day, "passed", lake.quarantine.days()[day]["attempts"])
             forget(lake, day)
-        self.have.add(day)
-        self.window[day] = statistics
-        self.memory[day] = now
-        self.remembered.add(day)
-        return verdict
 
     def _note(self, made: StagedDay, now: np.ndarray) -> None:
         """Note what to warn of: leaks, and numbers that count as missing."""
@@ -178,6 +217,14 @@ def stale(lake: Lake, days: Sequence[date]) -> dict[date, int | None]:
     return {day: attempts[day] for day in days if attempts[day] is None or attempts[day] != found[day]}
 
 
+def _added_up(schema: Schema, paths: Sequence[str]) -> DayStatistics:
+    """Return the statistics of a day from the staged sketches of its shards."""
+    sketches = Sketches(schema)
+    for path in paths:
+        sketches.add_parts(read_arrow(path))
+    return sketches.finish()
+
+
 def _sketched(lake: Lake, day: date) -> DayStatistics:
     """Return the statistics of a day's rows, read one data file at a time, without comparing them with other days."""
     sketches = Sketches(lake.schema)
@@ -231,8 +278,8 @@ def _read_statistics(lake: Lake, day: date) -> pl.DataFrame:
 def forget(lake: Lake, day: date) -> None:
     """Remove the rows and statistics of a day from quarantine. Its record stays. Raises UserError for a link there."""
     refuse_links(lake.quarantine.folder)
-    shutil.rmtree(_rows(lake, day), ignore_errors=True)
-    shutil.rmtree(_statistics(lake, day).parent, ignore_errors=True)
+    remove(_rows(lake, day))
+    remove(_statistics(lake, day).parent)
 
 
 def _quarantine(lake: Lake, made: StagedDay, statistics: pl.DataFrame, record: Mapping[str, Any]) -> None:
@@ -285,7 +332,7 @@ def accept(lake: Lake, day: date, reason: str) -> int:
             raise UserError(
                 f"--accept_day={day}: {source} is gone; run tutelage-materialize for that day first"
             )
-        left = pl.scan_parquet(target).select(pl.len()).collect().item()
+        left = pl.scan_parquet(str(target)).select(pl.len()).collect().item()
         if left < file.rows:
             counts = add_dropped(counts, file.rows - left, FORGOTTEN)
         files.append(replace(file, rows=left))

@@ -1,8 +1,8 @@
 """A second record of the commits of a Delta table on a local disk: what each said, and digests of the files it added.
 
 Delta Lake cannot tell when its log has lost something: it takes an empty commit for one that changed nothing, and does
-not miss a last commit that is gone. An object store needs no such record, because it writes a commit whole and checks
-what it stores.
+not miss a last commit that is gone. An object store needs no such record and has none: it writes a commit whole, keeps
+it once it has answered, and checks what it stores.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tutelage.pipeline.io.atomic import sync
 from tutelage.pipeline.io.digests import differs, sha256_of
+from tutelage.pipeline.io.paths import remote
 from tutelage.pipeline.io.store import FILES
 
 FILE = "_commits.log"
@@ -74,6 +75,7 @@ class Commits:
     def __init__(self, folder: Path):
         self.path = folder / FILE
         self._log = folder / "_delta_log"
+        self._kept = remote(folder) is None
 
     def append(self, version: int, commit: bytes, files: Mapping[str, str]) -> None:
         """Record a commit, which is on the disk, and the SHA-256 of each file that it added, by its path."""
@@ -90,6 +92,8 @@ class Commits:
 
     def unrecorded(self) -> int:
         """Return how many commits have no line, or one that is not what was written."""
+        if not self._kept:
+            return 0
         sound = {line.version for line in _lines(self._content()) if line and line.sound}
         return sum(int(path.stem) not in sound for path in self._log.glob("[0-9]*.json"))
 
@@ -98,7 +102,7 @@ class Commits:
 
         A process reads each line once, however often it asks.
         """
-        if not self.path.exists():
+        if not self._kept or not self.path.exists():
             return {}
         stat = self.path.stat()
         key = str(self.path), stat.st_ino
@@ -114,7 +118,7 @@ class Commits:
 
     def complete(self) -> None:
         """Record those of the newest commits that have no line: their writers were killed before they wrote it."""
-        if not self.path.exists():
+        if not self._kept or not self.path.exists():
             return
         names = {entry.name for entry in os.scandir(self._log)}
         recorded = {line.version for line in _lines(self._content()) if line and line.sound}
@@ -125,6 +129,8 @@ class Commits:
 
     def rewrite(self) -> None:
         """Write the record anew from the log, which is sound. Files without a digest get that of their content now."""
+        if not self._kept:
+            return
         known = self.digests()
         lines = []
         for path in sorted(self._log.glob("[0-9]*.json")):
@@ -143,6 +149,8 @@ class Commits:
 
         With `since_checkpoint` only those from which the newest version is read.
         """
+        if not self._kept:
+            return []
         on_disk = {entry.name for entry in os.scandir(self._log)} if self._log.exists() else set()
         found = list(self._torn_checkpoints(on_disk, newest=since_checkpoint))
         torn = {entry.path.name for entry in found}

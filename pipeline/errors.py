@@ -25,6 +25,10 @@ PASSING = (
 """Causes that may pass after a while, as they come from a disk or from the network behind a folder."""
 
 
+_OF_A_STORE = re.compile(r"Generic (S3|GCS|MicrosoftAzure) error")
+"""How Delta Lake and Polars begin what an object store did not do after all attempts of their clients."""
+
+
 class UserError(Exception):
     """One line that says what was passed, what was expected, and how to correct it.
 
@@ -45,11 +49,15 @@ class TransientError(UserError):
     """A cause that may pass without a change of the request: the same command, run again later, may succeed."""
 
 
+class DryRun(Exception):
+    """A Beam job was only translated, as its flags ask. The text says what was made; commands print it and succeed."""
+
+
 def system_error(error: BaseException | None) -> int | None:
     """Return the number of the operating system's error behind `error`; None: there is none.
 
     Polars, Delta Lake and TensorFlow raise errors of their own, and Beam wraps what its workers raised. There, a
-    number of `NO_ROOM` or `PASSING` is found by its text.
+    number of `NO_ROOM` or `PASSING` is found by its text. An object store that did not answer counts as EIO.
 
     Example:
         >>> system_error(ValueError("Generic LocalFileSystem error (os error 28)")) == errno.ENOSPC
@@ -60,6 +68,8 @@ def system_error(error: BaseException | None) -> int | None:
             return error.errno
         if found := re.search(r"\(os error (\d+)\)", str(error)):
             return int(found[1])
+        if _OF_A_STORE.search(str(error)):
+            return errno.EIO
         for number in (*NO_ROOM, *PASSING):
             if os.strerror(number) in str(error):
                 return number
@@ -69,15 +79,24 @@ def system_error(error: BaseException | None) -> int | None:
 
 @contextmanager
 def disk_full_as_user_error(folder: str | Path) -> Iterator[None]:
-    """Raise a TransientError where the block fails because the disk of `folder`, or of temporary files, is full."""
+    """Raise a TransientError where the block fails because the disk of `folder`, or of temporary files, is full.
+
+    An object store that does not answer is told in one line too.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        if found := _OF_A_STORE.search(str(error)):
+            line = " ".join(str(error)[found.start() :].split())[:300]
+            raise TransientError(
+                f"{folder}: {line}; look after the network and the store, then run again"
+            ) from error
         if system_error(error) not in NO_ROOM:
             raise
-        folders = [os.path.abspath(folder), tempfile.gettempdir()]
+        # An object store has no disk that is full.
+        folders = [path for path in (os.path.abspath(folder), tempfile.gettempdir()) if os.path.exists(path)]
         full = min(folders, key=lambda path: shutil.disk_usage(path).free)
         raise TransientError(
             f"{full}: its disk is full; free some space, then run again: what was finished stays"

@@ -24,3 +24,16 @@ def example_id(key: Sequence[str], schema: pl.Schema) -> pl.Expr:
             parts += [pl.col(name).str.len_bytes().cast(pl.String), pl.lit(":")]
         parts += [pl.col(name).cast(pl.String), pl.lit(";")]
     return plh.concat_str(parts).nchash.xxhash64().reinterpret(signed=True)
+
+
+def shard_of(ids: pl.Expr, shards: int) -> pl.Expr:
+    """Return the number of the shard of each id, from 0.
+
+    A shard is a range of the lower 32 bits of the id, which is a hash. The upper bits decide what
+    `Downsampling` keeps, so they are not spread evenly.
+
+    Example:
+        >>> pl.DataFrame({"id": [0, 2**31, 2**32 - 1, -1]}).select(shard_of(pl.col("id"), 2)).to_series().to_list()
+        [0, 1, 1, 1]
+    """
+    return (ids.reinterpret(signed=False) % 2**32 * shards // 2**32).cast(pl.UInt32)

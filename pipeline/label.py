@@ -1,10 +1,12 @@
 """Beam job: label days of `interactions` with a snapshot of the teacher that was published for an earlier day."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import apache_beam as beam
@@ -12,8 +14,11 @@ import numpy as np
 import polars as pl
 
 from tutelage.pipeline import beam_job
+from tutelage.pipeline.arrivals import check_units
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.io.retry import with_retries
+from tutelage.pipeline.io.scratch import local_copy
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition, labels_by_snapshot
@@ -63,7 +68,8 @@ def _load(path: str) -> Any:
     """Load a model once per process: a worker scores many files with the same snapshot."""
     import tensorflow as tf
 
-    model = tf.saved_model.load(path)
+    with local_copy(as_path(path)) as copy:
+        model = tf.saved_model.load(str(copy))
     signature = model.signatures["serving_default"]
     signature.model = model  # The signature alone would not keep the variables alive.
     return signature
@@ -94,9 +100,9 @@ def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, 
 
 
 class ScoreFile(beam.DoFn):
-    """Takes a data file, and writes a file of its soft labels.
+    """Takes a data file, writes a file of its soft labels, and gives it to the driver.
 
-    Memory: the data file, its day's histories and the model.
+    Memory: the data file, the histories of its users and the model.
     """
 
     def __init__(self, schema: Schema, teacher: str, lake_root: str, staging: str):
@@ -105,18 +111,19 @@ class ScoreFile(beam.DoFn):
         self.lake_root = lake_root
         self.staging = beam_job.Staging(staging)
 
-    def process(self, group: tuple[int, Iterable[LabelUnit]]) -> Iterator[tuple[str, tuple[int, DataFile]]]:
-        (unit,) = group[1]
-        with self.staging.telling(unit.index):
-            file = with_retries(f"the labels of {unit.day}", self._score, unit)
-        self.staging.done(unit.index)
-        yield str(unit.day), (unit.index, file)
+    def process(self, group: tuple[int, Iterable[LabelUnit]]) -> None:
+        for unit in group[1]:
+            with self.staging.telling(unit.index):
+                file = with_retries(f"the labels of {unit.day}", self._score, unit)
+            self.staging.give(f"{unit.index}", asdict(file))
+            self.staging.done(unit.index)
 
     def _score(self, unit: LabelUnit) -> DataFile:
         lake, names = Lake(self.lake_root, self.schema), takes(unit.snapshot)
         rows = lake.interactions.read_file(unit.file)
         if any(history.name in names for history in self.schema.histories):
-            rows = lake.with_histories(rows, unit.day)
+            users = rows.select(self.schema.user).unique().collect().to_series()
+            rows = lake.with_histories(rows, unit.day, of=users)
         frame = rows.select("example_id", *names).collect()
         scores = score(unit.snapshot, frame, self.schema)
         labels = labels_by_snapshot(
@@ -124,34 +131,6 @@ class ScoreFile(beam.DoFn):
         )
         partition = LabelPartition(self.teacher, SNAPSHOT, unit.day)
         return lake.soft_labels.write_file(partition, labels, name=f"part-{unit.index:05d}")
-
-
-class CommitLabels(beam.DoFn):
-    """Takes all label files of a day, and commits them at once."""
-
-    def __init__(
-        self, schema: Schema, teacher: str, sources: Mapping[date, int], lake_root: str, staging: str
-    ):
-        self.schema = schema
-        self.teacher = teacher
-        self.sources = sources
-        self.lake_root = lake_root
-        self.staging = beam_job.Staging(staging)
-
-    def process(self, group: tuple[str, Iterable[tuple[int, DataFile]]]) -> None:
-        text, numbered = group
-        day = date.fromisoformat(text)
-        files = [file for _, file in sorted(numbered, key=lambda item: item[0])]
-        store = Lake(self.lake_root, self.schema).soft_labels
-        with self.staging.telling(text):
-            with_retries(
-                f"the labels of {day}",
-                store.commit,
-                LabelPartition(self.teacher, SNAPSHOT, day),
-                files,
-                attempt=self.staging.attempt,
-                source=self.sources[day],
-            )
 
 
 def label(
@@ -165,7 +144,9 @@ def label(
 ) -> dict[date, int]:
     """Replace the `snapshot` labels of `days`, each day scored by its snapshot. Returns the labels of each day.
 
-    Raises UserError where a day was not materialised, or its snapshot was trained on it.
+    A unit is a data file. Each day is committed by itself, once the labels of all its files are there.
+
+    Raises UserError where a day was not materialised, its snapshot was trained on it, or the runner lost a unit.
     """
     # Before the files are listed: if they are replaced in between, the labels count as stale.
     sources = lake.label_sources(list(days))
@@ -186,16 +167,18 @@ def label(
         ]
     root = lake.soft_labels.path.parent
     with beam_job.staging_folder(root) as staging:
-        where = (str(root), str(staging.path))
 
         def build(pipeline: beam.Pipeline) -> None:
-            _ = (
-                beam_job.one_group_per_unit(pipeline, units)
-                | "Score" >> beam.ParDo(ScoreFile(schema, teacher, *where))
-                | "ByDay" >> beam.GroupByKey()
-                | "Commit" >> beam.ParDo(CommitLabels(schema, teacher, sources, *where))
-            )
+            scoring = ScoreFile(schema, teacher, str(root), str(staging.path))
+            _ = beam_job.in_groups(pipeline, units, size=1) | "Score" >> beam.ParDo(scoring)
 
         beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
+        made = staging.given()
+        check_units({str(unit.index): f"the labels of {unit.day}, {unit.file}" for unit in units}, made)
+        for day, of_day in groupby(units, key=lambda unit: unit.day):
+            labels = [DataFile(**made[str(unit.index)]) for unit in of_day]
+            partition = LabelPartition(teacher, SNAPSHOT, day)
+            commit = partial(lake.soft_labels.commit, attempt=staging.attempt, source=sources[day])
+            with_retries(f"the labels of {day}", commit, partition, labels)
     rows = lake.soft_labels.partitions().filter(teacher=teacher, producer=SNAPSHOT)
     return {day: int(rows.filter(day=day)["rows"].sum()) for day in days}

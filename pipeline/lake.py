@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.quarantine import Quarantine
 from tutelage.pipeline.schema import METRICS, STATISTICS, Schema
 from tutelage.pipeline.schema.tables import history_columns, interaction_columns
@@ -37,7 +38,7 @@ class Lake:
         `interactions`: the table of another workdir, which is read instead of this one's.
         """
         # Workers of a Beam job may run in another folder.
-        root = Path(root).resolve()
+        root = as_path(root)
         self.schema = schema
         day = {"day": pa.date32()}
         self.interactions = Table(
@@ -144,20 +145,32 @@ class Lake:
             if "interactions" in versions
         }
 
-    def with_histories(self, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
+    def with_histories(self, rows: pl.LazyFrame, day: date, *, of: pl.Series | None = None) -> pl.LazyFrame:
         """Return rows of a day of `interactions` with the histories of their users, in the same order.
 
-        Raises UserError where the histories are missing, or were made from other rows than are there now.
+        `of`: all users of the rows, where these are few of the day's; the histories of others are not kept in memory.
+
+        Raises UserError as `made_histories` does.
         """
         if not self.histories:
             return rows
+        made = self.made_histories(day)
+        if of is not None:
+            made = made.filter(pl.col(of.name).is_in(of.implode()))
+        return rows.join(made, on=self.schema.user, how="left", maintain_order="left")
+
+    def made_histories(self, day: date) -> pl.LazyFrame:
+        """Return the histories of a day, a row for each of its users.
+
+        Raises UserError where they are missing, or were made from other rows than are there now.
+        """
+        assert self.histories
         if self.stale_histories([day]):
             raise UserError(
                 f"day {day} of {self.histories.path} is missing, or older than the days that it is made from; "
                 "run tutelage-run, or tutelage-materialize for that day"
             )
-        made = self.histories.scan(day=day).drop("day")
-        return rows.join(made, on=self.schema.user, how="left", maintain_order="left")
+        return self.histories.scan(day=day).drop("day")
 
 
 def _number(parts: Iterable[object]) -> int:

@@ -10,9 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tutelage.pipeline.ids import example_id
-from tutelage.pipeline.pieces import BUCKET_ROWS, Piece
+from tutelage.pipeline.pieces import Piece
 from tutelage.pipeline.schema import SAMPLING_RATE, Schema, interaction_columns
 
+BUCKET_ROWS = 1 << 22
+"""Rows that are held at a time: of some users, with their negatives."""
 _Ints = NDArray[np.int64]
 _FIRST = ["event_time_us", "example_id"]
 # Columns beside those of the schema, which has none of such names.
@@ -29,20 +31,26 @@ class Drawn:
     """How many pairs there are of such a user and an item of the day that the user did not meet."""
 
 
-def draw(pieces: Sequence[Piece], schema: Schema, day: date) -> Iterator[Drawn]:
+def draw(
+    pieces: Sequence[Piece], schema: Schema, day: date, *, share: tuple[int, int] = (0, 1)
+) -> Iterator[Drawn]:
     """Yield the negatives of a day, some users at a time. The same rows in other pieces have the same negatives.
+
+    `share`: only those of the users in one of so many shares of all users, by its number and the number of the shares.
 
     A positive is a row with a label above 0. It gets `per_positive` negatives, with its time and its `user` features,
     and with the other features of the first row of their item on that day. No user gets an item that it met on the
     day, or gets one twice, so a user of many items may get fewer. The labels are 0, or null where the positive's are.
 
-    Memory: the day's items with their features, and as many rows as `find_repeats` searches at a time.
+    Memory: the day's items with their features, which each share reads anew, and 4,194,304 rows.
     """
     assert schema.negatives
     items = _items(pieces, schema)
     rows = sum(piece.rows for piece in pieces) * (1 + schema.negatives.per_positive)
-    buckets = -(-rows // BUCKET_ROWS)
-    for bucket in range(buckets):
+    number, of = share
+    each = -(-rows // (of * BUCKET_ROWS))
+    buckets = of * each
+    for bucket in range(number * each, (number + 1) * each):
         yield _of_users(_rows(pieces, schema, day, bucket, buckets), items, schema)
 
 

@@ -1,43 +1,83 @@
-"""The staged pieces of a day, and the search for rows among them that repeat a key."""
+"""The staged pieces of a day: how the rows of a shard lie in them, and which of these repeat a key."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
+from tutelage.pipeline.ids import shard_of
+from tutelage.pipeline.io.arrow import read_arrow, write_arrow
+
+ROWS_PER_SHARD = 2_000_000
+"""Rows of a day that one worker turns into data files (`Experiment.rows_per_shard`)."""
 FRAME_ROWS = 1 << 19
-"""Rows that a worker holds at a time, unless the source yields a larger frame."""
-BUCKET_ROWS = 1 << 22
-"""Rows of a day that are searched for repeats at a time."""
-_REPEATS = {"piece": pl.Int64, "row": pl.UInt32, "reason": pl.String}
+"""Rows of a data file, and rows that a worker reads at a time, unless the source yields a larger frame."""
+_UNPARTITIONED = 2
+"""So many shards pick their rows out of pieces that hold those of all shards."""
+_MOST_RANGES = 1 << 10
+_REPEATS = {"row": pl.UInt32, "reason": pl.String}
+
+
+def shards(rows: int, rows_per_shard: int) -> int:
+    """Return the number of shards of so many rows.
+
+    >>> [shards(rows, 10) for rows in (0, 10, 11, 35)]
+    [1, 1, 2, 4]
+    """
+    return max(1, -(-rows // rows_per_shard))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one unit holds of one day: a file of rows in the staging folder, and counts.
+    """Rows of one day that one unit read: a staged file, or a part of it.
 
-    The file is uncompressed Arrow IPC, which is written and read at the speed of memory. It has the columns of
-    `interactions` and `content`, the fingerprint of the raw row.
+    The file has the columns of `interactions` and `content`, the fingerprint of the raw row.
     """
 
     order: tuple[int, int]
     """The index of the unit, and the number of the frame in it. Of repeated rows the first one stays."""
-    path: str = ""
-    """The file; empty where every row was dropped."""
-    rows: int = 0
+    path: str
+    start: int = 0
+    """The first row of the file that belongs to the piece."""
+    rows: int
     late: bool = False
     """Whether the rows arrived after the day was over."""
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    """Number of dropped rows by reason."""
-    differences: tuple[str, ...] = ()
-    """Where the columns of the unit differ from those that the source offers."""
+    ranges: tuple[int, ...] = ()
+    """Rows that begin at these places are of another range of ids: the shards of a day of that many, and the end. Empty
+    where the rows have the order of the unit."""
+
+    @classmethod
+    def stage(
+        cls, rows: pl.DataFrame, path: Path, *, expected: int, order: tuple[int, int], late: bool = False
+    ) -> Self:
+        """Write rows to a file. Of a day that is `expected` to have many shards, the rows of each lie together."""
+        ranges: tuple[int, ...] = ()
+        if expected > _UNPARTITIONED:
+            of = min(expected, _MOST_RANGES)
+            # Of 16 bits, NumPy sorts by radix.
+            numbers = rows.select(shard_of(pl.col("example_id"), of)).to_series().to_numpy().astype(np.uint16)
+            rows = rows.rechunk()[np.argsort(numbers, kind="stable")]
+            ranges = (0, *np.cumsum(np.bincount(numbers, minlength=of)).tolist())
+        write_arrow(rows, str(path))
+        return cls(order=order, path=str(path), rows=rows.height, late=late, ranges=ranges)
+
+    def of_shard(self, number: int, of: int) -> Self | None:
+        """Return the part that may hold rows of a shard; None where there is no such row."""
+        if not self.ranges:
+            return self
+        ranges = len(self.ranges) - 1
+        start, end = (
+            self.ranges[place] for place in (number * ranges // of, -(-(number + 1) * ranges // of))
+        )
+        return replace(self, start=start, rows=end - start, ranges=()) if end > start else None
 
     def read(self) -> pl.DataFrame:
-        """Return the rows, memory-mapped: only the columns that are used are read."""
-        with pa.memory_map(self.path) as source:
-            return pl.from_arrow(pa.ipc.open_file(source).read_all(), rechunk=False)  # type: ignore[return-value]
+        """Return the rows, memory-mapped."""
+        return read_arrow(self.path, self.start, self.rows)
 
 
 def concatenate_small(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -52,56 +92,76 @@ def concatenate_small(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield pl.concat(held)
 
 
-def find_repeats(pieces: Sequence[Piece], key: Sequence[str]) -> pl.DataFrame:
-    """Return the rows of a day to drop because their key occurs earlier: `piece` and `row` by number, and `reason`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRows:
+    """The rows of one shard of a day, each key once, in the order of event time.
 
-    The first row by piece and row stays. Rows with equal keys have equal ids, so one bucket of ids is searched at a
-    time, and keys are only read where an id occurs more than once.
+    Memory: the time, the id and the place of each row, the keys of those that repeat, and the rows of one data file.
     """
-    buckets = -(-sum(piece.rows for piece in pieces) // BUCKET_ROWS)
-    found = [_find_in_bucket(pieces, key, bucket, buckets) for bucket in range(buckets)]
-    return pl.concat(found) if found else pl.DataFrame(schema=_REPEATS)
+
+    whole: pl.DataFrame
+    """All rows of the pieces, in the files."""
+    late: np.ndarray
+    """bool [rows of `whole`]."""
+    order: np.ndarray
+    """The places in `whole` of the rows that are kept."""
+    arrived: Mapping[int, int]
+    """Rows of the shard by the unit that read them."""
+    dropped: Mapping[str, int]
+    """Rows that repeat a key, by reason."""
+
+    @classmethod
+    def find(cls, pieces: Sequence[Piece], key: Sequence[str], shard: tuple[int, int]) -> Self:
+        """Find the rows of a shard: its number, and the number of the day's shards."""
+        number, of = shard
+        pieces = sorted(pieces, key=lambda piece: piece.order)
+        whole = pl.concat((piece.read() for piece in pieces), rechunk=False)
+        rows = np.array([piece.rows for piece in pieces])
+        mine = whole.select("event_time_us", "example_id").with_row_index("row")
+        if of > 1:
+            mine = mine.filter(shard_of(pl.col("example_id"), of) == number)
+            ends = np.searchsorted(mine["row"].to_numpy(), np.cumsum(rows))
+            arrived = np.diff(ends, prepend=0)
+        else:
+            arrived = rows
+        by_unit: Counter[int] = Counter()
+        for piece, count in zip(pieces, arrived.tolist(), strict=True):
+            by_unit[piece.order[0]] += count
+        repeats = find_repeats(whole, mine["example_id"], key)
+        if repeats.height:
+            mine = mine.join(repeats, on="row", how="anti", maintain_order="left")
+        return cls(
+            whole=whole,
+            late=np.repeat([piece.late for piece in pieces], rows),
+            order=mine.sort("event_time_us", "example_id")["row"].to_numpy(),
+            arrived=+by_unit,
+            dropped=dict(repeats["reason"].value_counts().iter_rows()),
+        )
+
+    def files(self) -> Iterator[tuple[pl.DataFrame, int]]:
+        """Yield the rows of each data file, and how many of them are late."""
+        for start in range(0, self.order.size, FRAME_ROWS):
+            places = self.order[start : start + FRAME_ROWS]
+            # Rows are fetched in the order of the pieces and put in order then: that takes half the time.
+            wanted = np.zeros(self.whole.height, bool)
+            wanted[places] = True
+            place = np.cumsum(wanted, dtype=np.uint32)[places] - 1
+            # What was fetched has no name, so that it is freed before the file is written.
+            yield self.whole.filter(wanted).rechunk()[place], int(self.late[places].sum())
 
 
-def without_repeats(repeats: pl.DataFrame, pieces: Sequence[Piece]) -> Iterator[tuple[pl.DataFrame, int]]:
-    """Yield the rows of the pieces without `repeats`, small pieces joined, and how many rows of each frame are late."""
-    repeats_of = repeats.partition_by("piece", as_dict=True)
-    held: list[pl.DataFrame] = []
-    late = 0
-    for number, piece in enumerate(pieces):
-        frame = piece.read()
-        if (number,) in repeats_of:
-            good = np.ones(piece.rows, bool)
-            good[repeats_of[number,]["row"].to_numpy()] = False
-            frame = frame.filter(good)
-        if held and sum(map(len, held)) + len(frame) > FRAME_ROWS:
-            yield pl.concat(held), late
-            held, late = [], 0
-        if len(frame):
-            held.append(frame)
-            late += len(frame) * piece.late
-    if held:
-        yield pl.concat(held), late
+def find_repeats(rows: pl.DataFrame, ids: pl.Series, key: Sequence[str]) -> pl.DataFrame:
+    """Return the rows to drop because their key occurs in an earlier one: `row` by number, and `reason`.
 
-
-def _find_in_bucket(pieces: Sequence[Piece], key: Sequence[str], bucket: int, buckets: int) -> pl.DataFrame:
-    """Return the repeats among the rows whose id is in the bucket."""
-    ids = [piece.read()["example_id"] for piece in pieces]
-    if buckets > 1:
-        ids = [part.filter(part % buckets == bucket) for part in ids]
-    in_order = np.concatenate([part.to_numpy() for part in ids])
-    in_order.sort()
+    Only rows with one of `ids` are looked at. Rows with equal keys have equal ids, so keys are only read where an id
+    occurs more than once.
+    """
+    in_order = np.sort(ids.to_numpy())
     repeated = pl.Series(np.unique(in_order[1:][in_order[1:] == in_order[:-1]]))
     if repeated.is_empty():
         return pl.DataFrame(schema=_REPEATS)
     columns = list(dict.fromkeys([*key, "example_id", "content"]))
-    rows = pl.concat(
-        piece.read()
-        .select(pl.lit(number, pl.Int64).alias("piece"), *columns)
-        .with_row_index("row")
-        .filter(pl.col("example_id").is_in(repeated.implode()))
-        for number, piece in enumerate(pieces)
-    )
+    rows = rows.select(columns).with_row_index("row").filter(pl.col("example_id").is_in(repeated.implode()))
     same = pl.col("content") == pl.col("content").first().over(key)
     rows = rows.with_columns(
         reason=pl.when(pl.struct(key).is_first_distinct())

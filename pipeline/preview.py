@@ -11,7 +11,8 @@ import polars as pl
 
 from tutelage.pipeline.days import spans
 from tutelage.pipeline.leaks import Suspicion, suspicious
-from tutelage.pipeline.materialize import ReadUnit, check_columns
+from tutelage.pipeline.materialize import check_columns
+from tutelage.pipeline.read_unit import Job, ReadUnit
 from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.sources.base import Source, Unit
 from tutelage.pipeline.sources.files import Files
@@ -67,7 +68,9 @@ def preview(
     about `ROWS` rows. Raises UserError if the source cannot be read, or lacks a column of the schema.
     """
     check_columns(source, schema)
-    reader = ReadUnit(source, schema, days, now or datetime.now(UTC), "0")  # It stages nothing.
+    # It stages nothing.
+    job = Job(schema=schema, days=days, now=now or datetime.now(UTC), lake_root="", staging="0")
+    reader = ReadUnit(source, job)
     differences: dict[str, None] = {}
     examples: dict[str, str] = {}
     frames: list[pl.DataFrame] = []

@@ -12,7 +12,8 @@ again when they are read. It imports neither TensorFlow nor Beam, so any trainin
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.table import DataFile, Table
 
 Producer = Literal["pre_update", "snapshot"]
@@ -195,12 +197,12 @@ class SoftLabelStore:
     @classmethod
     def open(cls, lake: str | Path) -> Self:
         """Open the store of a workdir's lake, `WORKDIR/lake`. Raises UserError where there is none."""
-        return cls(Table.open(Path(lake).resolve() / _FOLDER))
+        return cls(Table.open(as_path(lake) / _FOLDER))
 
     @classmethod
     def declare(cls, lake: str | Path, outputs: Sequence[str]) -> Self:
         """Return the store of a lake for teachers with these raw outputs. `create` creates it."""
-        return cls(Table(Path(lake).resolve() / _FOLDER, label_columns(outputs), partition_by=_PARTITION_BY))
+        return cls(Table(as_path(lake) / _FOLDER, label_columns(outputs), partition_by=_PARTITION_BY))
 
     def create(self) -> None:
         """Create an empty store unless it exists."""
@@ -302,8 +304,20 @@ class SoftLabelStore:
         Raises UserError where a label breaks the leak rule, or an example has two.
         """
         labels = self.scan(**partition.values).collect()
-        self._check(partition, labels, "write the labels of that day again")
+        self.check(partition, labels)
         return labels
+
+    def batches(self, partition: LabelPartition, rows: int) -> Iterator[pl.DataFrame]:
+        """Yield the labels of a partition, unchecked, up to so many at a time. The first batch is empty."""
+        yield self.scan(**partition.values).drop(_PARTITION_BY).head(0).collect()
+        for path in self.table.files(**partition.values):
+            file = self.table.read_file(path)
+            for start in range(0, int(file.select(pl.len()).collect().item()), rows):
+                yield file.slice(start, rows).collect()
+
+    def check(self, partition: LabelPartition, labels: pl.DataFrame) -> None:
+        """Raise UserError where one of these labels, which were read, breaks the leak rule, or an example has two."""
+        self._check(partition, labels, "write the labels of that day again")
 
     def join(
         self,
@@ -312,14 +326,17 @@ class SoftLabelStore:
         request: LabelRequest,
         *,
         outputs: Sequence[str] | None = None,
+        labels: pl.DataFrame | None = None,
     ) -> JoinedLabels:
         """Return the labels of these examples of a day, in their order.
 
         `outputs` are the raw outputs to return; None: all that the store has.
+        `labels` are those of the day that belong to these examples, checked; None: they are read.
         Raises UserError where a label breaks the leak rule, or an example has two.
         """
         names = self.outputs if outputs is None else list(outputs)
-        labels = self.read(LabelPartition(*request.source, day))
+        if labels is None:
+            labels = self.read(LabelPartition(*request.source, day))
         joined = pl.DataFrame({"example_id": example_id}).join(
             labels.select("example_id", "teacher_step", "snapshot_day", *names),
             on="example_id",
@@ -358,6 +375,17 @@ class SoftLabelStore:
         """
         self._check_writable(partition, labels)
         self.table.replace(labels, partition.values)
+
+    def write_parts(self, partition: LabelPartition, parts: Iterable[pl.DataFrame]) -> None:
+        """Replace the labels of a partition with those of all `parts`, one in memory at a time, in one commit.
+
+        Otherwise as `write`, but that an example which has a label in two parts is found when they are read.
+        """
+        files = [
+            self.write_file(partition, labels, name=f"part-{number:05}")
+            for number, labels in enumerate(parts)
+        ]
+        self.commit(partition, files, attempt=uuid.uuid4().int >> 66)
 
     def withdraw(self, partition: LabelPartition) -> None:
         """Remove the labels of a partition. Does nothing where it has none."""

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -35,8 +34,20 @@ MANY_VALUES = 32
 """A column of at least so many values, or buckets of them, has a `drift_rest`."""
 _MINUS_ZERO = 1 << 15
 """The bucket of -0.0."""
-_MARKS = pl.Schema({**pl.Schema(STATISTICS), "marks": pl.List(pl.UInt32)})
-"""Columns of a file of `DayStatistics`."""
+_MOST_VALUES = 1 << 16
+"""Values of a column whose rows are counted at a time; beyond, the less frequent half is dropped."""
+_PARTS = pl.Schema(
+    {
+        "column": pl.String(),
+        "counts": pl.List(pl.Int64()),
+        "moments": pl.List(pl.Float64()),
+        "bucket": pl.List(pl.UInt64()),
+        "bucket_rows": pl.List(pl.Int64()),
+        "value": pl.List(pl.String()),
+        "value_rows": pl.List(pl.Float64()),
+    }
+)
+"""Columns of `Sketches.parts`: a line for each column, and a last one, without a name, for the repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,34 +59,14 @@ class DayStatistics:
     marks: Mapping[str, np.ndarray]
     """For each column of ids, the number of rows behind each bit of its bitmaps: uint32 [levels, bits]."""
 
-    def write(self, path: Path) -> None:
-        """Write them as an Arrow IPC file."""
-        marks = [
-            self.marks[name].ravel().tolist() if name in self.marks else None
-            for name in self.columns["column"]
-        ]
-        self.columns.with_columns(marks=pl.Series(marks, dtype=_MARKS["marks"])).write_ipc(path)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what `write` wrote. Raises ValueError for a file with other columns."""
-        columns = pl.read_ipc(path)
-        if columns.schema != _MARKS:
-            raise ValueError(f"{path} has the columns {columns.schema}, expected {_MARKS}")
-        marks = columns.select("column", "marks").drop_nulls()
-        return cls(
-            columns=columns.drop("marks"),
-            marks={
-                name: np.array(counts, np.uint32).reshape(_LEVELS, _BITS)
-                for name, counts in zip(marks["column"], marks["marks"], strict=True)
-            },
-        )
-
 
 class Sketches:
-    """Collects the statistics of a day's features and labels, file by file.
+    """Collects the statistics of a day's features and labels, file by file and shard by shard.
 
-    Memory: 400 kB for each column of ids, 500 kB for each column of numbers.
+    The sketches of shards add up to those of the whole day: means and deviations to the last bits of a float64, most
+    frequent values as far as they are among the 65,536 that are counted, all else exactly.
+
+    Memory: 400 kB for each column of ids, and up to 131,072 of its values; 500 kB for each column of numbers.
     """
 
     def __init__(self, schema: Schema):
@@ -93,6 +84,26 @@ class Sketches:
         for name, column in self._columns.items():
             column.add(frame[name])
         self._repeats.add(frame)
+
+    def parts(self) -> pl.DataFrame:
+        """Return what was added, for `add_parts`."""
+        columns = {**self._columns, "": self._repeats}
+        rows = [column.parts() for column in columns.values()]
+        lists = {
+            name: [pl.Series(row.get(name, ()), dtype=of.inner).implode() for row in rows]
+            for name, of in _PARTS.items()
+            if isinstance(of, pl.List)
+        }
+        names = pl.Series("column", list(columns))
+        return pl.DataFrame([names, *(pl.concat(values).alias(name) for name, values in lists.items())])
+
+    def add_parts(self, parts: pl.DataFrame) -> None:
+        """Add the rows of another shard: its `parts`. Raises ValueError for a frame with other columns."""
+        names = [*self._columns, ""]
+        if parts.schema != _PARTS or parts["column"].to_list() != names:
+            raise ValueError(f"sketches have the columns {parts.schema}, expected {_PARTS}, of {names}")
+        for index, column in enumerate((*self._columns.values(), self._repeats)):
+            column.add_parts({name: parts[name][index] for name in _PARTS})
 
     def finish(self) -> DayStatistics:
         """Return the statistics of all rows that were added."""
@@ -133,13 +144,42 @@ class _Ids:
             values = values.drop_nulls()
         some = values.gather_every(max(1, values.len() // _TOP_ROWS)).alias("value").cast(pl.String)
         counts = some.value_counts(name="rows")
-        self.top.append(counts.with_columns(pl.col("rows") * (values.len() / max(some.len(), 1))))
+        self._add_top(counts.with_columns(pl.col("rows") * (values.len() / max(some.len(), 1))))
         for start in range(0, values.len(), _BLOCK):
             hashes = _hashes(values[start : start + _BLOCK])
             for level, marks in enumerate(self.marks):
                 if level:
                     hashes = hashes[hashes & np.uint64((1 << _LEVEL_BITS * level) - 1) == 0]
                 marks += np.bincount((hashes >> np.uint64(50)).view(np.int64), minlength=_BITS)
+
+    def _add_top(self, counts: pl.DataFrame) -> None:
+        """Add rows by value. Many are brought down to the more frequent half of as many as are kept."""
+        self.top.append(counts)
+        if sum(map(len, self.top)) > _MOST_VALUES:
+            summed = pl.concat(self.top).group_by("value").agg(pl.col("rows").sum())
+            if summed.height > _MOST_VALUES // 2:
+                summed = summed.sort("rows", "value", descending=[True, False]).head(_MOST_VALUES // 2)
+            self.top = [summed]
+
+    def parts(self) -> dict[str, Any]:
+        counts = self.marks.ravel()
+        filled = np.flatnonzero(counts)
+        top = (
+            pl.concat(self.top) if self.top else pl.DataFrame(schema={"value": pl.String, "rows": pl.Float64})
+        )
+        return {
+            "counts": [self.rows, self.nulls],
+            "bucket": pl.Series(filled, dtype=pl.UInt64),
+            "bucket_rows": pl.Series(counts[filled]),
+            "value": top["value"],
+            "value_rows": top["rows"],
+        }
+
+    def add_parts(self, parts: Mapping[str, Any]) -> None:
+        rows, nulls = parts["counts"]
+        self.rows, self.nulls = self.rows + rows, self.nulls + nulls
+        self.marks.reshape(-1)[parts["bucket"].to_numpy()] += parts["bucket_rows"].to_numpy()
+        self._add_top(pl.DataFrame({"value": parts["value"], "rows": parts["value_rows"]}))
 
     def row(self) -> dict[str, object]:
         buckets = self.marks[0].reshape(_ID_BUCKETS, -1).sum(axis=1)
@@ -195,6 +235,24 @@ class _Numbers:
         upper = np.ascontiguousarray(numbers).view(np.uint16)[1::2]
         self.histogram += np.bincount(upper, weights, minlength=1 << 16).astype(np.int64)
 
+    def parts(self) -> dict[str, Any]:
+        filled = np.flatnonzero(self.histogram)
+        return {
+            "counts": [self.rows, self.nulls, self.not_finite, self.absurd],
+            "moments": [*self.sums, self.low, self.high],
+            "bucket": pl.Series(filled, dtype=pl.UInt64),
+            "bucket_rows": pl.Series(self.histogram[filled]),
+        }
+
+    def add_parts(self, parts: Mapping[str, Any]) -> None:
+        rows, nulls, not_finite, absurd = parts["counts"]
+        self.rows, self.nulls = self.rows + rows, self.nulls + nulls
+        self.not_finite, self.absurd = self.not_finite + not_finite, self.absurd + absurd
+        total, squares, low, high = parts["moments"]
+        self.sums += total, squares
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.histogram[parts["bucket"].to_numpy()] += parts["bucket_rows"].to_numpy()
+
     def row(self) -> dict[str, object]:
         self.histogram[0] += self.histogram[_MINUS_ZERO]
         self.histogram[_MINUS_ZERO] = 0
@@ -237,6 +295,9 @@ class _Repeats:
         if not self.columns:
             return
         hashes = frame.select(name for name in self.columns if name in frame.columns).hash_rows().to_numpy()
+        self._add(hashes)
+
+    def _add(self, hashes: np.ndarray) -> None:
         self.hashes = np.concatenate([self.hashes, self._sample(hashes)])
         while self.hashes.size > SAMPLED_ROWS and self.bits < 63:
             self.bits += 1
@@ -245,9 +306,17 @@ class _Repeats:
     def _sample(self, hashes: np.ndarray) -> np.ndarray:
         return hashes[hashes & np.uint64((1 << self.bits) - 1) == 0] if self.bits else hashes
 
+    def parts(self) -> dict[str, Any]:
+        return {"counts": [self.bits], "bucket": pl.Series(self.hashes)}
+
+    def add_parts(self, parts: Mapping[str, Any]) -> None:
+        self.bits = max(self.bits, *parts["counts"])
+        self.hashes = self._sample(self.hashes)
+        self._add(parts["bucket"].to_numpy())
+
     def share(self) -> float | None:
         """Return the share of the rows that repeat another; None where no row is known."""
-        return 1 - np.unique(self.hashes).size / self.hashes.size if self.hashes.size else None
+        return 1 - pl.Series(self.hashes).n_unique() / self.hashes.size if self.hashes.size else None
 
 
 def _top(columns: Mapping[str, _Ids]) -> dict[str, dict[str, object]]:

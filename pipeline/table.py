@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import json
 import os
 import time
@@ -9,7 +10,8 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -23,15 +25,23 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from tutelage.pipeline.commits import Commits, added
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io import leases
 from tutelage.pipeline.io.atomic import make_folder, sync
 from tutelage.pipeline.io.digests import differs, sha256_of
 from tutelage.pipeline.io.json import TornFile
+from tutelage.pipeline.io.paths import StorePath, as_path, remote
 
 Partition = Mapping[str, str | date]
 """The value of each partition column."""
 
 # The counts of a day are read from its commit, so the log is kept for as long as the table.
 _CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
+
+_ATTEMPTS = 10
+"""How often rows are replaced where another commit came first."""
+
+_COUNTS = "counts_by_partition"
+"""The name in a commit of several partitions under which their metadata is stored, by `Table.key`."""
 
 PRUNED = "pruned"
 """The reason under which the last commit of a removed day counts the rows that it had."""
@@ -74,39 +84,39 @@ class Table:
         self.partition_by = list(partition_by)
         self.schema = pa.schema([*columns, *(pa.field(k, v) for k, v in partition_by.items())])
         self._pinned: DeltaTable | None = None
-        self._pinned_numbers: Mapping[str, int] = {}
-        self._committed: DeltaTable | None = None
-        """The table after the last commit through this object, from which the next one goes on."""
+        self._pinned_numbers: Mapping[str, int] | None = None
+        self._committed: tuple[DeltaTable, dict[str, int]] | None = None
+        """The table before the last commit through this object, from which the next one goes on, and its numbers."""
 
     @classmethod
     def open(cls, path: Path) -> "Table":
         """Open an existing table with the columns that it has. Raises UserError where there is none."""
         if not DeltaTable.is_deltatable(str(path)):
             raise UserError(f"{path} is no Delta table; give the folder that holds its `_delta_log`")
-        table = DeltaTable(path)
+        table = DeltaTable(str(path))
         columns = pa.schema(table.schema().to_arrow())
         by = {name: columns.field(name).type for name in table.metadata().partition_columns}
         return cls(path, pa.schema([f for f in columns if f.name not in by]), partition_by=by)
 
     def snapshot(self) -> "Table":
         """Return the table as it is now. Later commits are not seen through it."""
-        return self._pin(DeltaTable(self.path))
+        return self._pin(DeltaTable(str(self.path)))
 
     def as_of(self, version: int | datetime) -> "Table":
         """Return the table as of a version of its log, or as of a time. Raises UserError where there was none."""
-        table = DeltaTable(self.path)
+        table = DeltaTable(str(self.path))
         try:
             table.load_as_version(version)
         except DeltaError as error:
             raise UserError(
                 f"{self.path.name} has no version as of {version} ({error}); "
-                f"its versions are 0 to {DeltaTable(self.path).version()}"
+                f"its versions are 0 to {DeltaTable(str(self.path)).version()}"
             ) from None
         return self._pin(table)
 
     def _pin(self, delta: DeltaTable) -> "Table":
         pinned = copy.copy(self)
-        pinned._pinned, pinned._pinned_numbers = delta, {}
+        pinned._pinned, pinned._pinned_numbers = delta, None
         return pinned
 
     @property
@@ -121,14 +131,14 @@ class Table:
 
     @property
     def _delta(self) -> DeltaTable:
-        return self._pinned or DeltaTable(self.path)
+        return self._pinned or DeltaTable(str(self.path))
 
     def create(self) -> None:
         """Create an empty table unless it exists."""
         if not DeltaTable.is_deltatable(str(self.path)):
             make_folder(self.path)
             DeltaTable.create(
-                self.path,
+                str(self.path),
                 self.schema,
                 mode="ignore",
                 partition_by=self.partition_by,
@@ -139,7 +149,7 @@ class Table:
 
     def add_columns(self) -> None:
         """Add the declared columns that the table lacks. They are null in the rows that exist."""
-        table = DeltaTable(self.path)
+        table = DeltaTable(str(self.path))
         have = [field.name for field in table.schema().fields]
         declared = DeltaSchema.from_arrow(self.schema).fields
         if new := [field for field in declared if field.name not in have]:
@@ -170,10 +180,10 @@ class Table:
         if days is not None:
             adds = adds.filter(pl.col("day").is_in(list(days)))
         known = self.commits.digests() if digests and adds.height else {}
-        found = (
-            (path, differs(self.path / path, size, known.get(path)))
-            for path, size in adds.select("path", "size_bytes").iter_rows()
-        )
+        named = dict(adds.select("path", "size_bytes").iter_rows())
+        if stored := remote(self.path):
+            return _differ(stored, named)
+        found = ((path, differs(self.path / path, size, known.get(path))) for path, size in named.items())
         return {path: why for path, why in found if why}
 
     def check(
@@ -219,7 +229,7 @@ class Table:
 
         Raises TornFile where the file is damaged.
         """
-        if why := differs(Path(path), None, self.commits.digests().get(os.path.relpath(path, self.path))):
+        if why := differs(as_path(path), None, self.commits.digests().get(self._name(path))):
             raise TornFile(f"{path} {why}; tutelage-verify says what mends it")
         columns = {name: t for name, t in pl.Schema(self.schema).items() if name not in self.partition_by}
         return pl.scan_parquet(path, schema=columns, missing_columns="insert", extra_columns="ignore")
@@ -229,21 +239,30 @@ class Table:
 
         Columns that `frame` lacks are null.
         """
+        leases.check()
         values = {**partition, **where}
         full = frame.with_columns(pl.lit(value).alias(name) for name, value in partition.items())
         full = full.select(n if n in full.columns else pl.lit(None).alias(n) for n in self.schema.names)
         predicate = " AND ".join(f"{name} = '{value}'" for name, value in values.items())
         content = [] if where else [_content(self.key(partition), _digest(self._data(full)))]
-        table = DeltaTable(self.path)
-        before = table.version()
-        write_deltalake(
-            table,
-            full.to_arrow().cast(self.schema),
-            mode="overwrite",
-            predicate=predicate,
-            commit_properties=CommitProperties(app_transactions=content),
-        )
-        self._sync(before)
+        for left in reversed(range(_ATTEMPTS)):
+            table = DeltaTable(str(self.path))
+            before = table.version()
+            try:
+                write_deltalake(
+                    table,
+                    full.to_arrow().cast(self.schema),
+                    mode="overwrite",
+                    predicate=predicate,
+                    commit_properties=CommitProperties(app_transactions=content),
+                )
+            except CommitFailedError:
+                # Another commit came first, or this one, whose answer was lost: to replace the rows again is safe.
+                if not left:
+                    raise
+            else:
+                self._sync(before)
+                return
 
     def clear(self, partition: Partition, **where: str | date) -> None:
         """Remove the rows that `replace` would replace."""
@@ -255,13 +274,17 @@ class Table:
         path = f"{folder}/{name}-{uuid.uuid4().hex}.parquet"
         make_folder(self.path / folder)
         data = self._data(frame)
-        # Level 1 takes two thirds of the default level's time, for files of the same size.
-        data.write_parquet(self.path / path, compression_level=1)
-        sync(self.path / path)
-        sync(self.path / folder)
-        return DataFile(
-            path=path, rows=frame.height, digest=_digest(data), sha256=sha256_of(self.path / path)
-        )
+        if remote(self.path):
+            content = BytesIO()
+            _write_parquet(data, content)
+            (self.path / path).write_bytes(content.getbuffer())
+            sha256 = hashlib.sha256(content.getbuffer()).hexdigest()
+        else:
+            _write_parquet(data, self.path / path)
+            sync(self.path / path)
+            sync(self.path / folder)
+            sha256 = sha256_of(self.path / path)
+        return DataFile(path=path, rows=frame.height, digest=_digest(data), sha256=sha256)
 
     def commit(
         self,
@@ -281,56 +304,94 @@ class Table:
 
         Through a snapshot, the commit is refused if another job replaced the partition after the snapshot was taken.
 
-        Raises UserError where another job replaced the partition meanwhile, and RuntimeError where the
-        table does not hold the rows that were committed.
+        Raises UserError where another job replaced the partition meanwhile, and RuntimeError where the files do not
+        hold the rows that they should. Nothing is committed then.
         """
-        values = {name: str(partition[name]) for name in self.partition_by}
+        leases.check()
         key = self.key(partition)
-        numbers = [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
-        if source is not None:
-            numbers.append(Transaction(f"{key}#source", source))
-        properties = CommitProperties(
-            custom_metadata=self._custom(partition, metadata), app_transactions=numbers
-        )
-        now = int(time.time() * 1000)
-        where = [(name, "=", value) for name, value in values.items()]
-        adds: list[AddAction | RemoveAction] = [self._add(file, values, now) for file in files]
-        table = self._caught_up()
-        found = table.transaction_version(key)
-        before = self._numbers().get(key) if self.pinned else found
-        while found != attempt:
-            if found != before:
-                raise UserError(
-                    f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
-                    "run this one again if they are to be replaced"
-                )
+        sources = [] if source is None else [Transaction(f"{key}#source", source)]
+        self._commit([(partition, files)], attempt, sources=sources, custom=self._custom(partition, metadata))
+
+    def commit_together(self, parts: Sequence[tuple[Partition, Sequence[DataFile]]], *, attempt: int) -> None:
+        """Replace what each of several partitions holds with its files, all in one commit, without metadata.
+
+        `attempt` and what is raised are as in `commit`.
+        """
+        self._commit(parts, attempt, sources=[], custom={})
+
+    def _commit(
+        self,
+        parts: Sequence[tuple[Partition, Sequence[DataFile]]],
+        attempt: int,
+        *,
+        sources: Sequence[Transaction],
+        custom: dict[str, str],
+    ) -> None:
+        asked = {self.key(partition): (partition, files) for partition, files in parts}
+        table, numbers = self._caught_up()
+        before = self._numbers() if self.pinned else numbers
+        while left := {key: part for key, part in asked.items() if numbers.get(key) != attempt}:
+            for key in left:
+                if numbers.get(key) != before.get(key):
+                    raise UserError(
+                        f"{self.path.name}, {key}: another job replaced it meanwhile, and its rows stay; "
+                        "run this one again if they are to be replaced"
+                    )
+            transactions = [*sources]
+            for key, (_, files) in left.items():
+                self._check_rows(key, files)
+                transactions += [Transaction(key, attempt), _content(key, sum(file.digest for file in files))]
             opened = table.version()
             try:
                 table.create_write_transaction(
-                    adds,
-                    "overwrite",
+                    self._replacing(table, left),
+                    "append",  # What is removed is among the actions.
                     self.schema,
                     self.partition_by,
-                    partition_filters=where,
-                    commit_properties=properties,
+                    commit_properties=CommitProperties(custom_metadata=custom, app_transactions=transactions),
                 )
             except CommitFailedError:
                 # Delta also refuses a commit after another partition was replaced, which is no conflict.
-                table = DeltaTable(self.path)
-                found = table.transaction_version(key)
+                table, numbers = self._caught_up()
                 continue
-            self._sync(opened, files)
-            table.update_incremental()
-            there = table.file_uris(file_pruning_predicate=where)
-            self._check_rows(key, there, expected=sum(file.rows for file in files))
-            self._committed = table
-            return
+            self._sync(opened, [file for _, files in left.values() for file in files])
+            break
+        self._committed = table, numbers
+
+    def _replacing(
+        self, table: DeltaTable, parts: Mapping[str, tuple[Partition, Sequence[DataFile]]]
+    ) -> list[AddAction | RemoveAction]:
+        """Return what puts the files of `parts`, by key, in the place of those that `table` has of these partitions."""
+        now = int(time.time() * 1000)
+        added = [
+            self._add(file, self._values(partition), now)
+            for partition, files in parts.values()
+            for file in files
+        ]
+        # A file that is committed again stays.
+        old = self._in(table, parts).filter(~pl.col("path").is_in([action.path for action in added]))
+        return [*added, *self._removals(old)]
+
+    def _removals(self, adds: pl.DataFrame) -> list[RemoveAction]:
+        """Return what takes some of the files of `_adds` out of the table."""
+        now = int(time.time() * 1000)
+        return [
+            RemoveAction(row["path"], True, now, row["size_bytes"], self._values(row))
+            for row in adds.iter_rows(named=True)
+        ]
+
+    def _values(self, partition: Mapping[str, Any]) -> dict[str, str | None]:
+        """Return the values of the partition columns, as Delta Lake records them."""
+        return {name: str(partition[name]) for name in self.partition_by}
 
     def _sync(self, before: int, files: Sequence[DataFile] = ()) -> None:
         """Bring the commits after the version `before` to the disk with the files that they name, and record them.
 
-        Delta Lake does neither. What is written next, such as a checkpoint, says that these rows are there.
+        Delta Lake does neither. What is written next, such as a checkpoint, says that these rows are there. In an
+        object store a commit that was answered is there to stay.
         """
+        if remote(self.path):
+            return
         log = self.path / "_delta_log"
         known = {file.path: file.sha256 for file in files}
         records, folders = [], {log}
@@ -356,81 +417,103 @@ class Table:
         for record in records:
             self.commits.append(*record)
 
-    def _caught_up(self) -> DeltaTable:
-        """Return the table as it is now, to be committed to. A job that commits many days reads the log once."""
-        table, self._committed = self._committed, None
-        if table is None:
-            return DeltaTable(self.path)
-        table.update_incremental()
-        return table
+    def _caught_up(self) -> tuple[DeltaTable, dict[str, int]]:
+        """Return the table as it is now, to be committed to, and the numbers that its commits recorded.
 
-    def _check_rows(self, key: str, files: Sequence[str], *, expected: int) -> None:
-        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        A job that commits many days reads the log once.
+        """
+        committed, self._committed = self._committed, None
+        if committed is None:
+            table = DeltaTable(str(self.path))
+            return table, self._recorded(table.version())
+        table, numbers = committed
+        before = table.version()
+        table.update_incremental()
+        return table, numbers | self._entries(before + 1, table.version())
+
+    def _check_rows(self, key: str, files: Sequence[DataFile]) -> None:
+        """Raise RuntimeError where the files of a partition do not hold the rows that they should."""
+        expected = sum(file.rows for file in files)
+        rows = sum(_rows(self.path / file.path) for file in files)
         if rows != expected:
             raise RuntimeError(
-                f"{self.path.name}, {key}: {expected} rows were committed and {rows} are there"
+                f"{self.path.name}, {key}: {expected} rows are to be committed, {rows} are there"
             )
 
-    def delete_rows(
-        self, partition: Partition, gone: pl.Expr | None, *, metadata: Mapping[str, Any] | None
-    ) -> None:
-        """Delete the rows of `partition` for which `gone` holds (None: all of them), in one commit.
+    def delete_rows(self, partition: Partition, gone: pl.Expr, *, metadata: Mapping[str, Any] | None) -> None:
+        """Delete the rows of `partition` for which `gone` holds, in one commit.
 
         Only files that hold such rows are rewritten, one in memory at a time. The partition keeps its attempt, so
         nothing that was made from its other rows becomes stale. `metadata` is as in `commit`; with None, the
         metadata of the last commit stays valid.
         """
-        table = DeltaTable(self.path)
-        before = table.version()
-        values = {name: str(partition[name]) for name in self.partition_by}
+        leases.check()
+        table = DeltaTable(str(self.path))
+        values = self._values(partition)
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = []
         for path in self.files(**partition):
-            name = os.path.relpath(path, self.path)
-            if gone is not None:
-                rows = self.read_file(path).collect()
-                left = rows.filter(~gone.fill_null(False))
-                if left.height == rows.height:
-                    continue
-                if left.height:
-                    part = Path(path).name.rsplit("-", 1)[0]
-                    actions.append(self._add(self.write_file(left, partition, name=part), values, now))
-            size = os.path.getsize(path)
-            actions.append(RemoveAction(name, True, now, size, values))  # type: ignore[arg-type]
+            rows = self.read_file(path).collect()
+            left = rows.filter(~gone.fill_null(False))
+            if left.height == rows.height:
+                continue
+            if left.height:
+                part = PurePosixPath(path).name.rsplit("-", 1)[0]
+                actions.append(self._add(self.write_file(left, partition, name=part), values, now))
+            size = as_path(path).stat().st_size
+            actions.append(RemoveAction(self._name(path), True, now, size, values))
         if not actions:
             return
         custom = {} if metadata is None else self._custom(partition, metadata)
-        table.create_write_transaction(
-            actions,
-            "append",
-            table.schema(),
-            self.partition_by,
-            commit_properties=CommitProperties(custom_metadata=custom),
-        )
+        self._append(table, actions, custom)
+
+    def delete_partitions(self, parts: Sequence[tuple[Partition, Mapping[str, Any]]]) -> None:
+        """Delete all rows of each partition, in one commit; what comes with each is its `metadata`, as in `commit`.
+
+        The partitions keep their attempts, so nothing that was made from them becomes stale.
+        """
+        leases.check()
+        table = DeltaTable(str(self.path))
+        metadata = {self.key(partition): counts for partition, counts in parts}
+        if removed := self._removals(self._in(table, metadata)):
+            self._append(table, removed, {_COUNTS: json.dumps(metadata)})
+
+    def _append(
+        self, table: DeltaTable, actions: Sequence[AddAction | RemoveAction], custom: dict[str, str]
+    ) -> None:
+        """Commit what is added to the table and taken out of it, with this metadata."""
+        before = table.version()
+        try:
+            table.create_write_transaction(
+                [*actions],
+                "append",
+                table.schema(),
+                self.partition_by,
+                commit_properties=CommitProperties(custom_metadata=custom),
+            )
+        except CommitFailedError:
+            # The answer to a commit that was made may be lost, and what is sent again is then refused.
+            left_over = set(self._adds()["path"])
+            if any(action.path in left_over for action in actions if isinstance(action, RemoveAction)):
+                raise
         self._sync(before)
+
+    def _in(self, table: DeltaTable, keys: Collection[str]) -> pl.DataFrame:
+        """Return what `_adds` has of some partitions."""
+        key = pl.concat_str(pl.col(self.partition_by).cast(pl.String), separator="/")
+        return self._adds(table).filter(key.is_in(list(keys)))
 
     def drop_files(self, paths: Collection[str]) -> None:
         """Take data files, by their paths in the table, out of its newest version. They stay on the disk."""
-        table = DeltaTable(self.path)
-        before = table.version()
-        now = int(time.time() * 1000)
-        rows = self._adds(table).filter(pl.col("path").is_in(list(paths)))
-        removed: list[AddAction | RemoveAction] = [
-            RemoveAction(
-                row["path"],
-                True,
-                now,
-                row["size_bytes"],
-                {n: str(row[n]) for n in self.partition_by},
-            )
-            for row in rows.iter_rows(named=True)
-        ]
-        table.create_write_transaction(removed, "append", table.schema(), self.partition_by)
-        self._sync(before)
+        leases.check()
+        table = DeltaTable(str(self.path))
+        removed = self._removals(self._adds(table).filter(pl.col("path").is_in(list(paths))))
+        self._append(table, removed, {})
 
     def vacuum(self) -> None:
         """Remove every file that the newest version does not name. No other process may use the table meanwhile."""
-        table = DeltaTable(self.path)
+        leases.check()
+        table = DeltaTable(str(self.path))
         before = table.version()
         table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
         self._sync(before)
@@ -461,25 +544,36 @@ class Table:
         return {key: numbers[f"{key}#source"] for key in keys if f"{key}#source" in numbers}
 
     def _numbers(self) -> Mapping[str, int]:
-        """Return the numbers that commits recorded, up to the version that is read, by their names.
+        """Return the numbers that commits recorded, up to the version that is read, by their names."""
+        if self._pinned_numbers is not None:
+            return self._pinned_numbers
+        numbers = self._recorded(self.version)
+        if self.pinned:
+            self._pinned_numbers = numbers
+        return numbers
+
+    def _recorded(self, last: int) -> dict[str, int]:
+        """Return the numbers that the commits up to version `last` recorded, by their names.
 
         They are read from the log in one pass: `DeltaTable.transaction_version` reads the log anew for each name.
         """
-        if self._pinned_numbers:
-            return self._pinned_numbers
-        log, last = self.path / "_delta_log", self.version
+        log = self.path / "_delta_log"
         checkpoints = [int(path.name[:20]) for path in log.glob("?" * 20 + ".checkpoint.parquet")]
         newest = max((version for version in checkpoints if version <= last), default=-1)
         numbers: dict[str, int] = {}
         if newest >= 0:
-            recorded = pl.read_parquet(log / f"{newest:020}.checkpoint.parquet", columns=["txn"])
+            recorded = pl.read_parquet(str(log / f"{newest:020}.checkpoint.parquet"), columns=["txn"])
             numbers |= recorded["txn"].struct.unnest().select("appId", "version").drop_nulls().iter_rows()
-        for version in range(newest + 1, last + 1):
-            for line in (log / f"{version:020}.json").read_text().splitlines():
+        return numbers | self._entries(newest + 1, last)
+
+    def _entries(self, first: int, last: int) -> dict[str, int]:
+        """Return the numbers in the entries of the log from version `first` to `last`, by their names."""
+        numbers: dict[str, int] = {}
+        for version in range(first, last + 1):
+            entry = self.path / "_delta_log" / f"{version:020}.json"
+            for line in entry.read_text().splitlines():
                 if transaction := json.loads(line).get("txn"):
                     numbers[transaction["appId"]] = transaction["version"]
-        if self.pinned:
-            self._pinned_numbers = numbers
         return numbers
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -488,11 +582,17 @@ class Table:
         for entry in self._delta.history():
             if "counts" in entry:
                 newest.setdefault(entry["partition"], json.loads(entry["counts"]))
+            for partition, counts in json.loads(entry.get(_COUNTS, "{}")).items():
+                newest.setdefault(partition, counts)
         return newest
 
-    def _add(self, file: DataFile, values: Mapping[str, str], now: int) -> AddAction:
+    def _name(self, path: str) -> str:
+        """Return a data file's path in the table."""
+        return path.removeprefix(f"{self.path}/") if remote(self.path) else os.path.relpath(path, self.path)
+
+    def _add(self, file: DataFile, values: Mapping[str, str | None], now: int) -> AddAction:
         stats = json.dumps({"numRecords": file.rows})
-        return AddAction(file.path, os.path.getsize(self.path / file.path), values, now, True, stats)
+        return AddAction(file.path, (self.path / file.path).stat().st_size, values, now, True, stats)
 
     def _custom(self, partition: Partition, metadata: Mapping[str, Any]) -> dict[str, str]:
         return {"partition": self.key(partition), "counts": json.dumps(metadata)}
@@ -516,6 +616,31 @@ def add_dropped(counts: Mapping[str, Any], rows: int, reason: str) -> dict[str, 
     dropped = dict(counts["dropped"])
     dropped[reason] = dropped.get(reason, 0) + rows
     return {**counts, "kept": counts["kept"] - rows, "dropped": dict(sorted(dropped.items()))}
+
+
+def _differ(folder: StorePath, named: Mapping[str, int]) -> dict[str, str]:
+    """Return the files, named with their sizes, that are missing in a folder of an object store or have another size.
+
+    A store checks by itself that it returns what it was given.
+    """
+    below = PurePosixPath(os.path.commonpath([os.path.dirname(name) for name in named] or [""]))
+    there = {str(below / name): size for name, size in (folder / below).sizes().items()}
+    return {
+        name: f"has {there[name]:,} bytes, expected {size:,}" if name in there else "is missing"
+        for name, size in named.items()
+        if there.get(name) != size
+    }
+
+
+def _rows(file: Path) -> int:
+    with file.open("rb") as opened:
+        return int(pq.read_metadata(opened).num_rows)
+
+
+def _write_parquet(rows: pl.DataFrame, to: Path | BytesIO) -> None:
+    # Level 1 takes two thirds of the default level's time, for files of the same size. A trainer reads some minutes of
+    # a large day at a time, out of all its files, and of each a row group more at most.
+    rows.write_parquet(to, compression_level=1, row_group_size=2**16)
 
 
 def _digest(rows: pl.DataFrame) -> int:

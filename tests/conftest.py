@@ -6,6 +6,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.s3 import s3, s3_endpoint  # noqa: F401 (fixtures)
+
 # TensorFlow chooses its Keras when it is imported, so this comes before any test.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 

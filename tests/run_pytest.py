@@ -8,7 +8,7 @@ import pytest
 def main(arguments: list[str]) -> int:
     split = arguments.index("--collect")
     run, collect = arguments[:split], arguments[split + 1 :]
-    common = ["-q", "-p", "no:cacheprovider", "-m", "not slow and not end_to_end"]
+    common = ["-q", "-p", "no:cacheprovider", "-m", "not slow and not cluster and not end_to_end"]
     # A file may hold only tests that are left out here.
     well = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     status = pytest.main([*common, "--collect-only", "-qq", *collect]) if collect else pytest.ExitCode.OK

@@ -7,6 +7,9 @@ import pytest
 
 MODULES = (
     "export.card",
+    "launch.alert_config",
+    "launch.last_run",
+    "launch.logging_setup",
     "models.backbones.attention",
     "models.backbones.base",
     "models.backbones.dcn",

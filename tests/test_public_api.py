@@ -103,6 +103,7 @@ PUBLIC = {
         "read_requests",
     ],
     "launch": [
+        "AlertConfig",
         "COMMANDS",
         "Experiment",
         "KeepConfig",

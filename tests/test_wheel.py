@@ -1,6 +1,7 @@
 """The wheel holds the whole tree and works without the clone. `make wheel` also installs its dependencies."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.wheel import ROOT, build
+from tests.wheel import ROOT, build, copy_of_sources
 
 pytestmark = pytest.mark.end_to_end
 ROOMS = ("pipeline", "models", "trainers", "export", "launch")
@@ -42,6 +43,31 @@ def test_the_wheel_holds_every_module_and_template_and_nothing_else(wheel: Path)
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in names if ".dist-info/" not in name} == _sources()
     assert f"{wheel.name.removesuffix('-py3-none-any.whl')}.dist-info/licenses/LICENSE" in names
+
+
+def test_the_source_distribution_that_beam_stages_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    sources = copy_of_sources(tmp_path / "sources")
+    # What Beam runs for --setup_file, where the package `build` is not installed.
+    command = [sys.executable, "setup.py", "--quiet", "sdist", f"--dist-dir={tmp_path}"]
+    subprocess.run(command, cwd=sources, check=True, timeout=300)
+    (staged,) = tmp_path.glob("tutelage-*.tar.gz")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, f"--wheel-dir={tmp_path}", str(staged)], check=True, timeout=300)
+    (built,) = tmp_path.glob("tutelage-*.whl")
+    assert sorted(zipfile.ZipFile(built).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_image_of_workers_has_every_room_and_the_tested_beam() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    assert [f"COPY {room} {room}" for room in ROOMS] == [
+        line for line in lines if re.match(r"COPY (\w+) \1$", line)
+    ]
+    beam = next(
+        pin for pin in (ROOT / "constraints.txt").read_text().splitlines() if pin.startswith("apache-beam==")
+    )
+    assert f"ARG BEAM={beam.partition('==')[2]}" in lines
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert kept == {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
 
 
 def _run(command: list[str | Path], installed: Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -77,7 +103,10 @@ def test_the_commands_of_the_wheel_start(installed: Path, tmp_path: Path) -> Non
 
 
 REQUIREMENTS = [
-    Requirement(text) for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    requirement
+    for texts in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for requirement in map(Requirement, texts)
+    if requirement.name != PROJECT["name"]  # An extra that another extra includes.
 ]
 
 

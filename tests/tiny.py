@@ -11,6 +11,7 @@ from tutelage.models.config import ModelConfig, distil
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers.config import StudentConfig, TeacherConfig, TrainingConfig
+from tutelage.trainers.day import Day, JudgedRows
 from tutelage.trainers.run import Run
 
 SCHEMA = Schema(
@@ -92,3 +93,8 @@ def make_run(root: Path, *, min_examples: int = 0) -> Run:
     for day in DAYS:
         commit(run.lake, day, interactions(day))
     return run
+
+
+def judged(day: Day) -> JudgedRows:
+    """Return what a day of one chunk is judged by."""
+    return day.judged_rows(day.whole.judged)

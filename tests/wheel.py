@@ -27,12 +27,16 @@ def build(folder: Path) -> Path:
     files of an earlier build into the next one.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        sources = Path(temporary, "sources")
-        shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+        sources = copy_of_sources(Path(temporary, "sources"))
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
         subprocess.run([*command, f"--wheel-dir={folder}", str(sources)], check=True)
     (wheel,) = folder.glob("tutelage-*.whl")
     return wheel
+
+
+def copy_of_sources(folder: Path) -> Path:
+    """Copy what a wheel is built from into the new folder `folder`, and return it."""
+    return Path(shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_SOURCE)))
 
 
 def run_examples(bin_folder: Path, folder: Path) -> None:

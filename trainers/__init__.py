@@ -13,7 +13,7 @@ from typing import Any
 _MODULES = {
     "Accept": "day_loop",
     "Checkpoints": "checkpoints",
-    "Day": "feed",
+    "Day": "day",
     "DayLoop": "day_loop",
     "Feed": "feed",
     "GateConfig": "config",

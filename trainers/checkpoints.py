@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import hashlib
-import shutil
 import uuid
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import make_folder, move, move_new
-from tutelage.pipeline.io.json import TornFile, json_object, read_json, warn_once, write_json
+from tutelage.pipeline.io.atomic import make_folder, move, move_new, remove
+from tutelage.pipeline.io.folders import made_beside, read_several, remove_whole, whole_folders
+from tutelage.pipeline.io.json import TornFile, json_object, parse_json, read_json, warn_once, write_json
+from tutelage.pipeline.io.paths import remote
+from tutelage.pipeline.io.scratch import TornUpload, local_copy
+from tutelage.pipeline.io.store import FILES
 
 if TYPE_CHECKING:  # the states of a model are listed without TensorFlow
     import tensorflow as tf
+
+STATE = "state.json"
+"""The file that says what a checkpoint is of. In an object store a checkpoint is there once this file is."""
+_DAYS = "[0-9]*-[0-9]*-[0-9]*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +94,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._verified: date | None = None
-        """The day whose files were found to be sound, and were not restored since."""
+        self._verified: tuple[date, Path] | None = None
+        """The day whose files were found to be sound, and were not restored since, and where they lie locally."""
+        self._copies = ExitStack()
+        """Holds the copy in scratch of these files."""
 
     def states(self) -> list[State]:
         """Return the states of all finished days, in order.
@@ -96,9 +107,9 @@ class Checkpoints:
         that day or of the day before it were pruned.
         """
         states: list[State] = []
-        for folder in self._folders():
+        for folder, recorded in self._recorded().items():
             try:
-                states.append(_read_state(folder))
+                states.append(_read_state(folder, recorded))
             except TornFile as error:
                 if (states and states[-1].pruned) or not any(folder.glob("variables*")):
                     _read_state(folder, mend=_PRUNED)
@@ -107,7 +118,19 @@ class Checkpoints:
         return states
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("[0-9]*-[0-9]*-[0-9]*") if path.is_dir())
+        return whole_folders(self.folder, _DAYS, STATE)
+
+    def _recorded(self) -> dict[Path, bytes | None]:
+        """Return the folders of all days, in order, with what their `state.json` holds; None: it is still to be read.
+
+        From an object store they are read several at a time.
+        """
+        if not (stored := remote(self.folder)):
+            return dict.fromkeys(self._folders())
+        listed = stored.stats()
+        names = sorted(name for name in listed if fnmatch.fnmatchcase(name, f"{_DAYS}/{STATE}"))
+        found = read_several(stored, names, listed)
+        return {(self.folder / name).parent: content for name, content in found.items()}
 
     def any_day(self) -> bool:
         """Return whether there is a checkpoint of any day or of a part of one, sound or damaged."""
@@ -120,15 +143,26 @@ class Checkpoints:
         """
         make_folder(self.folder)
         for leftover in self.folder.glob(".partial-*"):
-            shutil.rmtree(leftover)
-        partial = self.folder / f".partial-{state.id}"
-        checkpoint.write(str(partial / "variables"))
-        size = sum(path.stat().st_size for path in partial.iterdir())
-        state = replace(state, size=size, sha256=sha256_of(partial))
-        write_json(partial / "state.json", state.recorded())
-        self.discard_partial()
-        move_new(partial, self.folder / str(state.day))
+            remove(leftover)
+        with made_beside(self.folder, f".partial-{state.id}") as partial:
+            checkpoint.write(str(partial / "variables"))
+            size = sum(path.stat().st_size for path in partial.iterdir())
+            state = replace(state, size=size, sha256=sha256_of(partial))
+            self._commit(partial, state)
         return state
+
+    def _commit(self, written: Path, state: State) -> None:
+        """Put the files of a day where they belong, drop the partial checkpoint, and let the day be there."""
+        folder = self.folder / str(state.day)
+        if remote(folder):
+            # An upload takes longer than a rename: a process that is killed in it goes on with the partial one.
+            move_new(written, folder)
+            self.discard_partial()
+            write_json(folder / STATE, state.recorded())
+        else:
+            write_json(written / STATE, state.recorded())
+            self.discard_partial()
+            move_new(written, folder)
 
     def restore(self, checkpoint: tf.train.Checkpoint, day: date) -> None:
         """Read the variables of a day. Raises UserError where they are missing, pruned or damaged."""
@@ -140,14 +174,17 @@ class Checkpoints:
             )
         if not path.with_suffix(".index").exists():
             raise UserError(f"no checkpoint of {day} in {self.folder}; train that day first")
-        if day != self._verified and not self._sound(day):
+        if (self._verified is None or self._verified[0] != day) and not self._sound(day):
             raise UserError(
                 f"the checkpoint of {day} in {self.folder} is damaged: its files are not those that were "
                 "written; put them back from a copy"
             )
+        assert self._verified
+        _, local = self._verified
         self._verified = None
-        # The file may hold more (an export reads no optimizer), never less.
-        checkpoint.read(str(path)).assert_existing_objects_matched().expect_partial()
+        with self._copies:
+            # The file may hold more (an export reads no optimizer), never less.
+            checkpoint.read(str(local / "variables")).assert_existing_objects_matched().expect_partial()
 
     def damaged(self, *, newest_size_only: bool = False) -> dict[date, str]:
         """Return the days whose files are not what was written, each with how they differ. See `states`.
@@ -156,13 +193,12 @@ class Checkpoints:
         """
         states, folders = self.states(), self._folders()
         found = {}
-        for state in [state for state in states if not state.pruned][-1 if newest_size_only else 0 :]:
-            folder = self.folder / str(state.day)
-            files = [path for path in folder.iterdir() if path.name != "state.json"]
-            size = sum(path.stat().st_size for path in files)
+        kept = [state for state in states if not state.pruned][-1 if newest_size_only else 0 :]
+        for state, files in zip(kept, self._files([state.day for state in kept]), strict=True):
+            size = sum(files.values())
             if not files or (state.size and size != state.size):
                 found[state.day] = f"its variables have {size:,} bytes, expected {state.size:,}"
-            elif not newest_size_only and state.sha256 and state.sha256 != sha256_of(folder):
+            elif not newest_size_only and state.sha256 and not self._sound(state.day):
                 found[state.day] = "its variables are not what was written"
         for folder in folders[len(states) :][:1]:
             found[date.fromisoformat(folder.name)] = "its state.json is damaged or missing"
@@ -182,52 +218,78 @@ class Checkpoints:
             damaged[self._set_aside(folder)] = "follows a damaged one" if n else "is damaged"
         for state in reversed(states):
             if state.pruned or self._sound(state.day):
-                # Hashing the files a second time would take as long as reading them.
-                self._verified = state.day
                 break
             damaged[self._set_aside(self.folder / str(state.day))] = "is damaged"
         return dict(sorted(damaged.items()))
 
     def _set_aside(self, folder: Path) -> date:
         aside = self.folder / f".damaged-{folder.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        move(folder, aside)
+        remove(aside)
+        move(folder, aside, last=STATE)
         return date.fromisoformat(folder.name)
 
     def _sound(self, day: date) -> bool:
+        """Return whether the files of a day are those that were written, and keep them for `restore` if they are.
+
+        Hashing the files a second time, or copying them from an object store, would take as long as reading them.
+        """
         folder = self.folder / str(day)
-        return _read_state(folder).sha256 == sha256_of(folder)
+        self._copies.close()
+        self._verified = None
+        try:
+            local = self._copies.enter_context(local_copy(folder))
+        except TornUpload:
+            return False
+        if _read_state(folder).sha256 != sha256_of(local):
+            return False
+        self._verified = day, local
+        return True
+
+    def _files(self, days: Sequence[date]) -> list[dict[str, int]]:
+        """Return for each day the sizes of the files of its variables, by their names."""
+        if not (stored := remote(self.folder)):
+            folders = [self.folder / str(day) for day in days]
+            return [{path.name: path.stat().st_size for path in _variables(folder)} for folder in folders]
+        found: dict[str, dict[str, int]] = {str(day): {} for day in days}
+        for name, size in stored.sizes().items() if days else ():
+            folder, _, file = name.partition("/")
+            if folder in found and file != STATE and not file.startswith("."):
+                found[folder][file] = size
+        return list(found.values())
 
     def partials(self) -> list[Path]:
         """Return the folders of partial checkpoints, the oldest first. There is more than one only after a kill."""
-        return sorted(self.folder.glob("within-*"))
+        return whole_folders(self.folder, "within-*", STATE)
 
     def discard_partial(self) -> None:
         """Remove the partial checkpoints."""
-        for path in self.partials():
-            shutil.rmtree(path)
+        for path in self.folder.glob("within-*"):
+            remove(path, first=STATE)
 
     def prune(self, day: date) -> None:
         """Remove the variables of a day and keep its state."""
         folder = self.folder / str(day)
-        values = read_json(folder / "state.json", json_object)
-        write_json(folder / "state.json", {**values, "pruned": True})
+        values = read_json(folder / STATE, json_object)
+        write_json(folder / STATE, {**values, "pruned": True})
         for path in folder.iterdir():
-            if path.name != "state.json":
-                path.unlink()
+            if path.name != STATE:
+                remove(path)
 
     def to_prune(self, before: date) -> list[date]:
         """Return the days before `before` that have more files than their state; never the newest day of all."""
-        return [
-            state.day
-            for state in self.states()[:-1]
-            if state.day < before
-            and (not state.pruned or len(list((self.folder / str(state.day)).iterdir())) > 1)
-        ]
+        old = [state for state in self.states()[:-1] if state.day < before]
+        pruned = [state.day for state in old if state.pruned]
+        left = {day for day, files in zip(pruned, self._files(pruned), strict=True) if files}
+        return [state.day for state in old if not state.pruned or state.day in left]
+
+    def remove_day(self, day: date) -> None:
+        """Remove the checkpoint of a day. Half a checkpoint must not look like one."""
+        aside = self.folder / f".partial-gone-{day}"
+        remove_whole(self.folder / str(day), aside, first=STATE)
 
     def remove(self) -> None:
         """Remove the checkpoints of all days."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder, first=STATE)
 
 
 _PRUNED = (
@@ -239,12 +301,18 @@ _AGAIN = (
 )
 
 
-def _read_state(folder: Path, *, mend: str = _AGAIN) -> State:
-    """Return the state of a day's folder. Raises TornFile where it is torn or missing."""
-    path = folder / "state.json"
+def _read_state(folder: Path, recorded: bytes | None = None, *, mend: str = _AGAIN) -> State:
+    """Return the state of a day's folder; `recorded` is what its file holds.
+
+    Raises TornFile where it is torn or missing.
+    """
+    path = folder / STATE
     try:
-        stat = path.stat()
-        state = _read(str(path), stat.st_ino, stat.st_mtime_ns, mend)
+        if remote(path):
+            state = _parse(str(path), recorded or FILES.read(path), mend)
+        else:
+            stat = path.stat()
+            state = _read(str(path), stat.st_ino, stat.st_mtime_ns, mend)
     except FileNotFoundError:
         raise TornFile(f"{path} is missing; {mend}") from None
     if str(state.day) != folder.name:
@@ -258,23 +326,32 @@ def _read(path: str, inode: int, modified: int, mend: str) -> State:
 
     A file that is replaced or changed has another inode or another time.
     """
-    values = read_json(Path(path), json_object, mend=mend)
+    return _parse(path, FILES.read(Path(path)), mend)
+
+
+@functools.lru_cache(maxsize=1_000_000)
+def _parse(path: str, recorded: bytes, mend: str) -> State:
+    values = parse_json(recorded, path, json_object, mend=mend)
     if newer := sorted(values.keys() - State.__dataclass_fields__.keys() - {"made_of"}):
         raise UserError(
             f"{path} holds {newer[0]!r}, which this version of tutelage does not know; install a newer one"
         )
-    state: State = read_json(Path(path), State.read, mend=mend)
+    state: State = parse_json(recorded, path, State.read, mend=mend)
     return state
 
 
 def sha256_of(folder: Path) -> str:
-    """Return the hash of the names and contents of all files of a folder but `state.json`."""
+    """Return the hash of the names and contents of all files of a local folder but `state.json`."""
     whole = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.name != "state.json"):
+    for path in sorted(_variables(folder)):
         whole.update(path.name.encode())
         with path.open("rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
+
+
+def _variables(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != STATE]
 
 
 def pending(

@@ -20,6 +20,10 @@ def _check_name(name: str) -> None:
         )
 
 
+CHUNK_ROWS = 2**19
+"""The rows of two chunks, and what reading and judging one takes, are about half a gigabyte with ten features."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """What all models of an experiment share.
@@ -40,9 +44,14 @@ class TrainingConfig:
     version is judged on them before it is served. 0: it is judged on the day after, and served a day later. It may be
     changed in a workdir at any time, and holds from the next day that is trained on."""
 
+    chunk_rows: int = CHUNK_ROWS
+    """Rows of a day that a trainer reads at once, rounded up to whole batches; two such chunks are in memory. A longer
+    day gives the same losses chunk by chunk, and is read twice. It may be changed in a workdir at any time."""
+
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"training: batch_size is {self.batch_size}, expected at least 1")
+        for count in ("batch_size", "chunk_rows"):
+            if (value := getattr(self, count)) < 1:
+                raise UserError(f"training: {count} is {value}, expected at least 1")
         if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
             raise UserError(
                 f"training: checkpoint_minutes is {self.checkpoint_minutes}, expected a number above 0, or None"
@@ -51,6 +60,15 @@ class TrainingConfig:
             raise UserError(
                 f"training: holdout is {self.holdout}, expected a share from 0 to 0.5, as in 0.02"
             )
+
+    @property
+    def whole_batches(self) -> int:
+        """`chunk_rows`, rounded up to a multiple of `batch_size` and of the 16 numbers of the longest SIMD vector.
+
+        A number that is computed alone, at the end of an array, may differ in its last bit from one in a vector.
+        """
+        unit = math.lcm(self.batch_size, 16)
+        return -(-self.chunk_rows // unit) * unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,32 +5,38 @@ The way of a soft label: `teacher.py` publishes the outputs that each batch had 
 them beside their examples, and `trainer.py` takes the step in which the ranker's losses use them.
 """
 
+import contextlib
 import logging
+import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
+from tutelage.pipeline.io.paths import remote
 from tutelage.pipeline.io.retry import with_retries
+from tutelage.pipeline.io.scratch import scratch
 from tutelage.pipeline.quarantine import DayStopped, Outcome
 from tutelage.trainers import gate
 from tutelage.trainers.checkpoints import State, pending
 from tutelage.trainers.config import StudentConfig, SuccessorConfig
+from tutelage.trainers.day import Day, read_ahead
 from tutelage.trainers.day_pass import Attempt, TrainResult
-from tutelage.trainers.feed import Day, Feed, read_ahead
+from tutelage.trainers.feed import Feed
 from tutelage.trainers.judging import JudgedAttempt, judge_attempt
 from tutelage.trainers.metrics import write_metrics
 from tutelage.trainers.partial import resume_partial, save_partial
 from tutelage.trainers.preemption import Preempted, noted
 from tutelage.trainers.role import Role
-from tutelage.trainers.run import Run
+from tutelage.trainers.run import NO_DATA, Run
 from tutelage.trainers.student import Student
 from tutelage.trainers.teacher import Successor, Teacher
 from tutelage.trainers.tensorboard import write_events
@@ -108,6 +114,10 @@ class DayLoop:
 
     def run(self) -> list[State]:
         """Train on all days that are due; return their states."""
+        with _scratch(self.role.run.scratch(self.model)) as self._scratch:
+            return self._run()
+
+    def _run(self) -> list[State]:
         self._set_damaged_aside()
         states = self.checkpoints.states()
         todo = self._days_due(states)
@@ -161,6 +171,8 @@ class DayLoop:
             sampling=self.role.sampling,
             holdout=self.role.run.training.holdout,
             slice_by=self.role.run.slice_by,
+            chunk_rows=self.role.run.training.whole_batches,
+            scratch=self._scratch,
         )
         what, labels = f"{self.model}, the rows of {day}", self.role.soft_labels(day)
         return with_retries(what, feed.read, day, soft_labels=labels, vocabulary=vocabulary)
@@ -235,7 +247,11 @@ class DayLoop:
         trained = judged.attempt.trained
         with_retries(f"{model}, labels of {day.day}", self.role.publish, self.trainer, day, trained)
         if run.keep_predictions:
-            write_predictions(day.example_id, judged.attempt.ahead, run.predictions(model, day.day))
+            scores = (
+                pl.DataFrame({"example_id": rows["example_id"], **ahead})
+                for rows, (_, (ahead,)) in zip(day.judged(), day.pieces(judged.attempt.ahead), strict=True)
+            )
+            write_predictions(scores, run.predictions(model, day.day))
         self._write_metrics(day, judged, judged.rows)
         folder = run.report / "tensorboard" / model
         with_retries(f"{model}, events of {day.day}", write_events, folder, judged.rows, day=day.day)
@@ -271,7 +287,7 @@ class DayLoop:
         """Write the day's checkpoint, and record the days without data that the model has now gone past."""
         for missed in self._without_data:
             if missed < day.day:
-                self.quarantine.write(missed, "skipped", [{"said": "its data is in quarantine"}])
+                self.quarantine.write(missed, "skipped", [{"said": NO_DATA}])
         with_retries(
             f"{self.model}, the checkpoint of {day.day}",
             self.trainer.finish,
@@ -322,7 +338,26 @@ class DayLoop:
         return rates
 
 
-def write_predictions(example_id: np.ndarray, outputs: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write raw outputs [examples] by name as Parquet. A reader finds the whole file or none."""
-    with atomic_write(path) as partial:
-        pl.DataFrame({"example_id": example_id, **outputs}).write_parquet(partial)
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Yield a local folder for what does not fit into memory, and remove it: `folder`, if that is local."""
+    if remote(folder):
+        with scratch() as local:
+            yield local
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # A killed process left it.
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_predictions(scores: Iterable[pl.DataFrame], path: Path) -> None:
+    """Write example_id and raw outputs, frame by frame, as Parquet. A reader finds the whole file or none."""
+    with atomic_write(path) as partial, contextlib.ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for table in (frame.to_arrow() for frame in scores):
+            writer = writer or stack.enter_context(
+                pq.ParquetWriter(partial, table.schema, compression="zstd")
+            )
+            writer.write_table(table)

@@ -1,12 +1,11 @@
 """The feed: a day of the lake, in the order in which it happened, as tensors."""
 
-import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,69 +16,19 @@ from tutelage.models.task_kinds import kind_of
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.holdout import held_out
 from tutelage.pipeline.lake import Lake
-from tutelage.pipeline.schema import Feature, Schema
-from tutelage.pipeline.soft_labels import LabelRequest
-from tutelage.trainers.config import ALL_ROWS, Sampling
-from tutelage.trainers.vocabulary import DayIds, Vocabulary
+from tutelage.pipeline.schema import SAMPLING_RATE, Feature, Schema
+from tutelage.pipeline.soft_labels import JoinedLabels, LabelPartition, LabelRequest, SoftLabelStore
+from tutelage.trainers.config import ALL_ROWS, CHUNK_ROWS, Sampling
+from tutelage.trainers.day import Chunk, Day, JudgedRows
+from tutelage.trainers.event_order import EventOrder
+from tutelage.trainers.parts import Parts, part_of
+from tutelage.trainers.vocabulary import Vocabulary
 
 Transform = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 """`Ranker.transform`."""
-_CHUNK = 65_536
+_PART = 65_536
+"""Examples that are transformed at once."""
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
-_SLICE = 1_000
-"""Examples of the smallest slice: the AUC of fewer is mostly noise."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
-    """All examples of a day in the order of event time, ties by example_id.
-
-    At most two days are in a trainer's memory at a time.
-    """
-
-    day: date
-    example_id: np.ndarray
-    tensors: Batch
-    """As in `Batch`, with B = the examples of the day."""
-    counts: Mapping[str, int]
-    """Soft labels that were used, and that were not, by reason. Empty for a model that reads none."""
-    slices: Mapping[str, np.ndarray]
-    """bool [examples] by name, as in `tab=1`."""
-    users: np.ndarray | None
-    """A number [examples] for each user; None if the schema names no user."""
-    input_versions: Mapping[str, int] = field(default_factory=dict)
-    """The versions of the tables that it was read from (`Lake.input_versions`)."""
-    example_weight: np.ndarray | None = None
-    """`Schema.example_weight` [examples]."""
-    day_ids: DayIds | None = None
-    """The ids of growing features; None for a model without such a feature."""
-    holdout: float = 0.0
-    """`TrainingConfig.holdout`: the share of the day's users whose rows weigh 0."""
-    waited: float = 0.0
-    """Seconds that the trainer waited for it; 0 for the first day, which nothing could hide."""
-
-    @property
-    def size(self) -> int:
-        """The number of examples."""
-        return len(self.example_id)
-
-    @property
-    def targets(self) -> np.ndarray:
-        """The hard targets, float32 [examples, tasks]."""
-        return self.tensors.labels.numpy()
-
-    @property
-    def ahead(self) -> Batch:
-        """The tensors for scoring the day ahead: growing features have the vocabulary from before the day."""
-        return self.tensors._replace(rows=self.day_ids.ahead) if self.day_ids else self.tensors
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the example ids and of all tensors: training on two days of one digest is the same."""
-        whole = hashlib.sha256(self.example_id.tobytes())
-        for tensor in self.tensors:
-            whole.update(tensor.numpy().tobytes())
-        return whole.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,91 +45,181 @@ class Feed:
     holdout: float = 0.0
     """`TrainingConfig.holdout`: the rows of this share of the day's users weigh 0 too."""
     slice_by: Sequence[str] = ()
-    """Features. Each of their values that 1,000 examples or more of a day have is a slice."""
+    """Features; each of their values that 1,000 examples or more of a day have is a slice."""
+
+    chunk_rows: int = CHUNK_ROWS
+    """The most examples that are read at once."""
+    scratch: Path | None = None
+    """A folder for what a day of more than a chunk needs on the disk; None: the system's for temporary files."""
 
     def read(
         self, day: date, *, soft_labels: LabelRequest | None = None, vocabulary: Vocabulary | None = None
     ) -> Day:
-        """Read a day, transform its inputs and join its soft labels.
+        """Read the first chunk of a day, transform its inputs and join its soft labels; the rest is read as it comes.
 
         `vocabulary` is that of the growing features, as it was before the day.
         Raises UserError where the day is not in the lake, lacks a label, or holds a soft label that leaks.
         """
-        schema = self.lake.schema
-        inputs = [feature.name for feature in schema.inputs(self.without)]
-        histories = any(history.name in inputs for history in schema.histories)
         # A day that is replaced while it is read then counts as stale, not as read from the new data.
-        lake = self.lake.snapshot()
-        input_versions = lake.input_versions(
-            [day], histories=histories, labels=soft_labels.source if soft_labels else None
-        )
-        frame = lake.interactions.scan(day=day).sort("event_time_us", "example_id").collect()
-        if not frame.height:
+        return Day(day, _Reader(self, self.lake.snapshot(), day, soft_labels, vocabulary))
+
+
+class _Reader:
+    """Reads the chunks of a day for one model; see `day.Reader`."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        lake: Lake,
+        day: date,
+        soft_labels: LabelRequest | None,
+        vocabulary: Vocabulary | None,
+    ):
+        """Look at what is there of the day in `lake`, of which later commits are not seen. See `Feed.read`."""
+        self._feed, self._day, self._schema = feed, day, lake.schema
+        self._trained = lake.schema.for_model(feed.without)
+        self._inputs = [feature.name for feature in lake.schema.inputs(feed.without)]
+        histories = any(history.name in self._inputs for history in lake.schema.histories)
+        labels = soft_labels.source if soft_labels else None
+        self.input_versions: Mapping[str, int] = lake.input_versions(
+            [day], histories=histories, labels=labels
+        )[day]
+        self._order = EventOrder(lake.interactions.scan(day=day), chunk_rows=feed.chunk_rows)
+        if not self._order.size:
             raise UserError(
                 f"day {day} is not in {lake.interactions.path}; run tutelage-materialize for it first"
             )
-        if histories:
-            frame = lake.with_histories(frame.lazy(), day).collect()
-        columns = schema.arrays(frame, inputs)
-        trained = schema.for_model(self.without)
-        _check_labels(frame, trained, day)
-        indices, numbers = self._transformed(columns, vocabulary)
-        day_ids = vocabulary.observe(columns, indices, day) if vocabulary else None
-        if soft_labels:
-            soft, mask, counts = lake.soft_labels.join(
-                frame["example_id"], day, soft_labels, outputs=trained.outputs
-            )
+        self.size, self.chunk_rows = self._order.size, feed.chunk_rows
+        self.vocabulary, self.slice_by, self.holdout = vocabulary, feed.slice_by, feed.holdout
+        self.scratch = _new_folder(feed.scratch) if self.size > self.chunk_rows else None
+        self._histories = lake.made_histories(day) if histories else None
+        self._labels = (
+            _DayLabels(lake.soft_labels, day, soft_labels, self._order, self.scratch) if soft_labels else None
+        )
+
+    def chunk(self, start: int, stop: int) -> Chunk:
+        """Return these examples of the day, with `tensors.rows` by the vocabulary from before the day."""
+        schema, trained, feed = self._schema, self._trained, self._feed
+        frame = self._order.read(start, stop)
+        if self._histories is not None:
+            users = frame.lazy().select(schema.user).unique()
+            theirs = self._histories.join(users, on=schema.user, how="semi").collect(engine="streaming")
+            frame = frame.join(theirs, on=schema.user, how="left", maintain_order="left")
+        columns = schema.arrays(frame, self._inputs)
+        _check_labels(frame, trained, self._day)
+        indices, numbers = self._transformed(columns)
+        if self._labels:
+            soft, mask, counts = self._labels.join(frame["example_id"], start, outputs=trained.outputs)
         else:
             soft = np.zeros([frame.height, len(trained.outputs)], np.float32)
             mask, counts = np.zeros(frame.height, np.float32), {}
-        example_weight = schema.example_weight(frame)
-        weight = _weights(frame, schema, self.sampling, example_weight)
-        weight[frame.select(held_out(schema, day, self.holdout)).to_series().to_numpy()] = 0
-        tensors = Batch(
-            rows=day_ids.indices if day_ids else indices,
-            numbers=numbers,
-            labels=tf.constant(hard_targets(frame, trained)),
-            weight=tf.constant(weight),
-            soft=tf.constant(soft),
-            mask=tf.constant(mask),
-        )
-        return Day(
-            day=day,
-            example_id=frame["example_id"].to_numpy(),
-            tensors=tensors,
+        weight = _weights(frame, schema, feed.sampling, schema.example_weight(frame))
+        weight[frame.select(held_out(schema, self._day, feed.holdout)).to_series().to_numpy()] = 0
+        return Chunk(
+            start=start,
+            tensors=Batch(
+                rows=indices,
+                numbers=numbers,
+                labels=tf.constant(hard_targets(frame, trained)),
+                weight=tf.constant(weight),
+                soft=tf.constant(soft),
+                mask=tf.constant(mask),
+            ),
+            ahead_rows=indices,
+            columns=columns if self.vocabulary else {},
+            judged=frame.select(self._judged_by),
             counts=counts,
-            input_versions=input_versions[day],
-            example_weight=example_weight,
-            day_ids=day_ids,
-            users=next((_numbers(frame, f) for f in schema.ids if f.name == schema.user), None),
-            slices=_slices(frame, self.slice_by),
-            holdout=self.holdout,
         )
 
-    def _transformed(
-        self, columns: Mapping[str, np.ndarray], vocabulary: Vocabulary | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return embedding indices [examples, fields] and numbers [examples, number features], chunk by chunk."""
-        transform = self.transform
-        if vocabulary:
-            transform = partial(transform, entries=vocabulary.entries())
+    @property
+    def _judged_by(self) -> list[str]:
+        schema = self._schema
+        names = ["example_id", *self._feed.slice_by, *self._trained.labels]
+        names += [schema.user] if schema.user else []
+        if schema.downsampling is not None:
+            names += [SAMPLING_RATE, schema.downsampled.label]
+        return list(dict.fromkeys(names))
+
+    def judged(self, start: int, stop: int) -> pl.DataFrame:
+        """Return `Chunk.judged` of these examples."""
+        return self._order.read(start, stop, self._judged_by)
+
+    def judged_rows(self, judged: pl.DataFrame, slices: Sequence[tuple[str, object]]) -> JudgedRows:
+        """Return what `judged` says, with these values of features as slices."""
+        schema = self._schema
+        return JudgedRows(
+            targets=hard_targets(judged, self._trained),
+            users=next((_numbers(judged, f) for f in schema.ids if f.name == schema.user), None),
+            weight=schema.example_weight(judged),
+            slices={f"{name}={value}": judged[name].eq_missing(value).to_numpy() for name, value in slices},
+        )
+
+    def _transformed(self, columns: Mapping[str, np.ndarray]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return embedding indices [examples, fields] and numbers [examples, number features], part by part."""
+        transform = self._feed.transform
+        if self.vocabulary:
+            transform = partial(transform, entries=self.vocabulary.entries())
         size = len(next(iter(columns.values())))
         parts = [
-            transform({name: tf.constant(values[start : start + _CHUNK]) for name, values in columns.items()})
-            for start in range(0, size, _CHUNK)
+            transform({name: tf.constant(values[start : start + _PART]) for name, values in columns.items()})
+            for start in range(0, size, _PART)
         ]
         indices, numbers = zip(*parts, strict=True)
         return tf.concat(indices, axis=0), tf.concat(numbers, axis=0)
 
 
-def _slices(frame: pl.DataFrame, by: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return bool [examples] for each value of these features that enough examples have."""
-    return {
-        f"{name}={value}": frame[name].eq_missing(value).to_numpy()
-        for name in by
-        for value, count in frame[name].value_counts().sort(name).iter_rows()
-        if count >= _SLICE
-    }
+class _DayLabels:
+    """The soft labels of a day, chunk by chunk.
+
+    Labels lie in no order that the examples have. For a day of several chunks, labels and examples are brought together
+    by a hash of their id, a part at a time, and what is found is kept by chunk (a Grace join).
+    """
+
+    def __init__(
+        self,
+        store: SoftLabelStore,
+        day: date,
+        request: LabelRequest,
+        order: EventOrder,
+        scratch: Path | None,
+    ):
+        """`scratch` is a folder for a day of several chunks."""
+        self._store, self._day, self._request = store, day, request
+        self._chunk_rows = order.chunk_rows
+        self._by_chunk = self._brought_together(order, scratch) if scratch else None
+
+    def _brought_together(self, order: EventOrder, scratch: Path) -> Parts:
+        """Return the labels by chunk."""
+        partition = LabelPartition(*self._request.source, self._day)
+        count = -(-order.size // self._chunk_rows)
+        by_chunk = Parts(scratch / "labels_by_chunk", count)
+        examples, labels = (Parts(scratch / name, count) for name in ("examples", "labels"))
+        for chunk in range(count):
+            start = chunk * self._chunk_rows
+            ids = order.read(start, min(start + self._chunk_rows, order.size), ["example_id"])
+            rows = ids.with_columns(chunk=pl.lit(chunk))
+            examples.add(rows, part_of(rows["example_id"], count))
+        for rows in self._store.batches(partition, self._chunk_rows):
+            labels.add(rows, part_of(rows["example_id"], count))
+        for part in range(count):
+            found = labels.read(part)
+            self._store.check(partition, found)
+            found = found.join(examples.read(part), on="example_id")
+            by_chunk.add(found.drop("chunk"), found["chunk"].to_numpy())
+        for done in (examples, labels):
+            done.remove()
+        return by_chunk
+
+    def join(self, example_id: pl.Series, start: int, *, outputs: Sequence[str]) -> JoinedLabels:
+        """Return the labels of the examples of the chunk that begins with example `start`, in their order."""
+        there = self._by_chunk.read(start // self._chunk_rows) if self._by_chunk else None
+        return self._store.join(example_id, self._day, self._request, outputs=outputs, labels=there)
+
+
+def _new_folder(parent: Path | None) -> Path:
+    if parent:
+        parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="tutelage-", dir=parent))
 
 
 def _check_labels(frame: pl.DataFrame, schema: Schema, day: date) -> None:
@@ -225,30 +264,3 @@ def _weights(
         name, value = sampling.only.split("=", 1)
         weight[(frame[name].cast(pl.String) != value).fill_null(True).to_numpy()] = 0
     return weight
-
-
-def read_ahead(
-    days: Sequence[date],
-    read: Callable[[date, Vocabulary | None], Day],
-    *,
-    vocabulary: Callable[[], Vocabulary | None] = lambda: None,
-) -> Iterator[Day]:
-    """Yield each day in turn. While the model is trained on one, the next is read: two days are in memory.
-
-    A day is read with the vocabulary that follows from the day before it. If that day was not kept, it is read
-    once more: `vocabulary` returns the model's own when a day's turn comes.
-    """
-    with ThreadPoolExecutor(1) as reader:
-        expected = vocabulary()
-        coming = reader.submit(read, days[0], expected)
-        for i in range(len(days)):
-            started = time.monotonic()
-            day = coming.result()
-            if vocabulary() is not expected:
-                day = read(days[i], vocabulary())
-            if i:
-                day = replace(day, waited=time.monotonic() - started)
-            if i + 1 < len(days):
-                expected = day.day_ids.vocabulary if day.day_ids else None
-                coming = reader.submit(read, days[i + 1], expected)
-            yield day

@@ -8,12 +8,13 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
+from tutelage.pipeline.schema import Schema
 from tutelage.pipeline.verdict import Check, Verdict
-from tutelage.trainers import gate
+from tutelage.trainers import by_part, gate
+from tutelage.trainers.day import Day, JudgedRows
 from tutelage.trainers.day_checks import KeptDay, Observed
 from tutelage.trainers.day_pass import Attempt
 from tutelage.trainers.expected import MEMORY
-from tutelage.trainers.feed import Day
 from tutelage.trainers.metrics import day_metrics
 from tutelage.trainers.role import Role
 from tutelage.trainers.trainer import SCORE_BATCH, Trainer
@@ -41,26 +42,37 @@ def judge_attempt(role: Role, trainer: Trainer, day: Day, attempt: Attempt) -> J
     checks = _finite_checks(trainer, day, attempt)
     if not all(check.passed for check in checks):
         return JudgedAttempt(attempt=attempt, rows=[], verdict=Verdict(verdict="fail", checks=checks))
-    schema, outputs = trainer.ranker.schema, attempt.trained.outputs
-    rows = [
-        row
-        for basis, scores in (("day_ahead", attempt.ahead), ("pre_update", outputs))
-        for row in day_metrics(
-            schema,
-            day.targets,
-            scores,
-            basis=basis,
-            slices=day.slices,
-            groups=day.users,
-            weight=day.example_weight,
-        )
-    ]
-    scores = {"day_ahead": attempt.ahead, "pre_update": outputs}
-    observed = gate.observe(schema, rows, day.targets, scores, groups=day.users, weight=day.example_weight)
+    schema = trainer.ranker.schema
+    merged = by_part.Merged(schema)
+    scores = {"day_ahead": attempt.ahead, "pre_update": attempt.trained.outputs}
+    for judged, of_part in by_part.parts(schema, day, scores):
+        merged.add(judged, of_part, *_judged(schema, judged, of_part))
+    rows, observed = merged.metrics(), merged.observed()
     before = _kept_before(role)
     verdict = gate.judge(schema, observed, before, role.gate, role.run.alarms, day=day.day)
     verdict = replace(verdict, checks=(*checks, *verdict.checks))
     return JudgedAttempt(attempt=attempt, rows=rows + _counts(day), verdict=verdict, observed=observed)
+
+
+def _judged(
+    schema: Schema, judged: JudgedRows, scores: by_part.Scores
+) -> tuple[list[dict[str, object]], dict[str, Observed]]:
+    """Return the rows of `metrics` for these rows of a day, and what the gate judges of them."""
+    groups, weight = judged.users, judged.weight
+    rows = [
+        row
+        for basis, outputs in scores.items()
+        for row in day_metrics(
+            schema,
+            judged.targets,
+            outputs,
+            basis=basis,
+            slices=judged.slices,
+            groups=groups,
+            weight=weight,
+        )
+    ]
+    return rows, gate.observe(schema, rows, judged.targets, scores, groups=groups, weight=weight)
 
 
 def _kept_before(role: Role) -> list[KeptDay]:
@@ -76,7 +88,11 @@ def _finite_checks(trainer: Trainer, day: Day, attempt: Attempt) -> tuple[Check,
     """Check the losses, the outputs and the weights; the first detail names the step from which losses are bad."""
     bad = ~np.isfinite(attempt.trained.losses)
     step = (trainer.state.step if trainer.state else 0) + int(np.argmax(bad))
-    outputs = sum(int(np.sum(~np.isfinite(output))) for output in attempt.trained.outputs.values())
+    outputs = sum(
+        int(np.sum(~np.isfinite(output)))
+        for _, (outputs,) in day.pieces(attempt.trained.outputs)
+        for output in outputs.values()
+    )
     return (
         gate.finite("losses", int(bad.sum()), f"{int(bad.sum())} of {len(bad)}, from step {step} on"),
         gate.finite("outputs", outputs),
@@ -87,13 +103,17 @@ def _finite_checks(trainer: Trainer, day: Day, attempt: Attempt) -> tuple[Check,
 def _weights_not_finite(trainer: Trainer, day: Day) -> int:
     """Count the weights that are not finite: the dense ones, and the day's embeddings as often as they occur.
 
-    The rest of the table is not looked at: the cost follows the day, not the vocabulary.
+    The rest of the table is not looked at: the cost follows the day, not the vocabulary. Of a day of several chunks,
+    which would have to be read again, all of the table is, as when it is saved.
     """
     (table,) = trainer.sparse
-    touched = (
-        tf.gather(table, tf.maximum(day.tensors.rows[start : start + SCORE_BATCH], 0))
-        for start in range(0, day.size, SCORE_BATCH)
-    )
+    if day.is_one_chunk:
+        rows = day.whole.tensors.rows
+        looked_at = (rows[start : start + SCORE_BATCH] for start in range(0, day.size, SCORE_BATCH))
+    else:
+        size = table.shape[0]
+        looked_at = (tf.range(start, min(start + SCORE_BATCH, size)) for start in range(0, size, SCORE_BATCH))
+    touched = (tf.gather(table, tf.maximum(indices, 0)) for indices in looked_at)
     parts = itertools.chain(trainer.dense, touched)
     return sum(int(tf.math.count_nonzero(~tf.math.is_finite(part))) for part in parts)
 

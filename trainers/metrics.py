@@ -1,6 +1,6 @@
 """A day's metrics, from its targets and the network's raw outputs, and their table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from types import MappingProxyType
 
@@ -66,7 +66,6 @@ def day_metrics(
         groups: the users' ids [rows], for the metrics that compare the rows of one user.
         weight: the weight of each row, [rows]; the column `rows` counts those that are there.
     """
-    everything = {"": np.ones(len(targets), bool), **slices}
     return [
         {
             "task": task.name,
@@ -76,9 +75,7 @@ def day_metrics(
             "value": value,
             "rows": int(inside.sum()),
         }
-        for name, chosen in everything.items()
-        for i, task in enumerate(schema.tasks)
-        if (inside := chosen & ~np.isnan(targets[:, i])).any()
+        for name, i, task, inside in by_slice(schema, targets, slices)
         for metric, value in task_metrics(
             task,
             targets[inside, i],
@@ -87,6 +84,19 @@ def day_metrics(
             weight=None if weight is None else weight[inside],
         ).items()
     ]
+
+
+def by_slice(
+    schema: Schema, targets: np.ndarray, slices: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, int, Task, np.ndarray]]:
+    """Yield the name of each slice, the number of each task, the task, and bool [rows]: those with its target.
+
+    All rows (slice '') come first. A task without a row in a slice is left out.
+    """
+    for name, chosen in {"": np.ones(len(targets), bool), **slices}.items():
+        for i, task in enumerate(schema.tasks):
+            if (inside := chosen & ~np.isnan(targets[:, i])).any():
+                yield name, i, task, inside
 
 
 def write_metrics(

@@ -5,8 +5,8 @@ from datetime import date
 
 from tutelage.pipeline.soft_labels import LabelRequest
 from tutelage.trainers.config import GateConfig, Sampling
+from tutelage.trainers.day import Day
 from tutelage.trainers.day_pass import TrainResult
-from tutelage.trainers.feed import Day
 from tutelage.trainers.run import Run
 from tutelage.trainers.trainer import Trainer
 

@@ -13,6 +13,8 @@ from tutelage.trainers.checkpoints import Checkpoints, State
 from tutelage.trainers.config import TeacherConfig, TrainingConfig
 from tutelage.trainers.handover import Labeller, TakeOver
 
+NO_DATA = "its data is in quarantine"
+"""What the record of a model says of a day that it went past because the data's gate did."""
 DEFAULT_ALARMS = AlarmBudget(per_year=1.0)
 TEACHER = "teacher"
 """The first teacher's name in `metrics`, in folders and on command lines."""
@@ -120,6 +122,10 @@ class Run:
     def predictions(self, model: str, day: date) -> Path:
         """Return the path of a day's scores ahead, as Parquet: example_id and the raw outputs."""
         return self.folder(model) / "predictions" / f"{day}.parquet"
+
+    def scratch(self, model: str) -> Path:
+        """Return the folder of what a trainer of the model needs on the disk while it trains, and no longer."""
+        return self.folder(model) / ".scratch"
 
     def warm_start(self, model: str) -> Path:
         """Return the path of a JSON on a successor's start: `teacher`, `day`, what was `taken` and what was `anew`."""

@@ -1,7 +1,7 @@
 """Metrics of examples that no single process holds: sums that are added up in any order, and read at the end.
 
 A feed of mini-batches, or several trainers of one model, report a day by them; `metrics` needs the whole day at once.
-The day loop does not use them yet: today a day is in memory.
+The day loop uses them for a day of more than a chunk (`by_part.py`).
 
 Each class is frozen: `update` returns the sums with some examples more, `+` those of two disjoint sets of examples.
 Without examples the sums are zeros, and the results NaN.
@@ -37,21 +37,26 @@ class BinarySums(_Sums):
     predicted: float = 0.0
     """Σ probability."""
     counts: np.ndarray = field(default_factory=lambda: np.zeros((2, _BINS), np.int64))
-    """int64 [2, bins]: examples of each class (positives, negatives) by bin of the logit, lowest first."""
+    """[2, bins]: examples of each class (positives, negatives), or their weight, by bin of the logit, lowest first."""
 
-    def update(self, label: np.ndarray, logit: np.ndarray) -> Self:
-        """Return the sums with more examples, given by label and logit [examples]."""
+    def update(self, label: np.ndarray, logit: np.ndarray, weight: metrics.Weight = None) -> Self:
+        """Return the sums with more examples, given by label, logit and weight [examples]."""
         clipped = np.clip(logit, -_EDGE, _EDGE)
+        each = np.ones(len(label)) if weight is None else weight.astype(np.float64)
         counts = [
-            np.histogram(clipped[chosen], _BINS, (-_EDGE, _EDGE))[0] for chosen in (label > 0, label <= 0)
+            np.histogram(
+                clipped[chosen], _BINS, (-_EDGE, _EDGE), weights=None if weight is None else each[chosen]
+            )[0]
+            for chosen in (label > 0, label <= 0)
         ]
-        loss, predicted = metrics.cross_entropy(label, logit).sum(), metrics.sigmoid(logit).sum()
+        loss = (metrics.cross_entropy(label, logit) * each).sum()
+        predicted = (metrics.sigmoid(logit) * each).sum()
         return self + type(self)(float(loss), float(predicted), np.stack(counts))
 
     def result(self) -> dict[str, float]:
         """Return the metrics by name."""
         positives, negatives = self.counts
-        rows, found = int(self.counts.sum()), int(positives.sum())
+        rows, found = float(self.counts.sum()), float(positives.sum())
         loss = _ratio(self.loss, rows)
         return {
             "auc": float(metrics.auc_of_counts(positives, negatives, np.zeros(_BINS, np.int64))[0]),

@@ -5,8 +5,8 @@ from datetime import date
 
 from tutelage.pipeline.soft_labels import PRE_UPDATE, LabelPartition, labels_before_update
 from tutelage.trainers.config import SuccessorConfig
+from tutelage.trainers.day import Day
 from tutelage.trainers.day_pass import TrainResult
-from tutelage.trainers.feed import Day
 from tutelage.trainers.handover import warm_start
 from tutelage.trainers.role import Role
 from tutelage.trainers.run import Run
@@ -32,13 +32,16 @@ class Teacher(Role):
 
     def publish(self, trainer: Trainer, day: Day, trained: TrainResult) -> None:
         """Replace the day's labels by the outputs that each batch had before its update."""
-        labels = labels_before_update(
-            day.example_id,
-            trained.outputs,
-            teacher_step=trained.teacher_step,
-            snapshot_day=trainer.state.day if trainer.state else None,
+        labels = (
+            labels_before_update(
+                rows["example_id"],
+                outputs,
+                teacher_step=trained.teacher_step(at.start, at.stop),
+                snapshot_day=trainer.state.day if trainer.state else None,
+            )
+            for rows, (at, (outputs,)) in zip(day.judged(), day.pieces(trained.outputs), strict=True)
         )
-        self.run.lake.soft_labels.write(self._partition(day.day), labels)
+        self.run.lake.soft_labels.write_parts(self._partition(day.day), labels)
 
     def withdraw(self, day: date) -> None:
         """Remove the labels of a day that was published before its data was materialised again."""

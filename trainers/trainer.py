@@ -16,8 +16,8 @@ from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.schema import Schema
 from tutelage.trainers import networks
 from tutelage.trainers.checkpoints import Checkpoints, State
-from tutelage.trainers.day_pass import DayPass, TrainResult, concatenated
-from tutelage.trainers.feed import Day
+from tutelage.trainers.day import Day
+from tutelage.trainers.day_pass import Columns, DayPass, TrainResult
 from tutelage.trainers.optimizers import ADAGRAD_START, adagrad, adam, slots
 from tutelage.trainers.vocabulary import DayIds, Vocabulary, VocabularyVariables
 
@@ -106,15 +106,20 @@ class Trainer:
 
     def score(self, day: Day) -> dict[str, np.ndarray]:
         """Return raw served outputs [examples] by name, with ids as they were before the day. Trains nothing."""
-        starts = range(0, day.size, SCORE_BATCH)
-        return concatenated([self._score(day.ahead, tf.constant(start)) for start in starts])
+        scores = Columns(day, {})
+        for chunk in day.ahead():
+            ahead = chunk.ahead
+            for start in range(0, chunk.stop - chunk.start, SCORE_BATCH):
+                scores.add(self._score(ahead, tf.constant(start)))
+            scores.keep()
+        return scores.keep()
 
-    def update(self, day: Batch, start: int) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Train on the batch of a day's tensors that begins at `start`.
+    def update(self, chunk: Batch, start: int) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Train on the batch of a chunk's tensors that begins at `start`.
 
         Returns its loss and its raw served outputs [examples] by name, both from before the update.
         """
-        return self._update(day, tf.constant(start))
+        return self._update(chunk, tf.constant(start))
 
     def begin_day(self, day: Day, resume_from: TrainResult | None = None) -> DayPass:
         """Start a pass over a day; `resume_from`: what its first part left, by the variables as they are."""
@@ -128,11 +133,6 @@ class Trainer:
         while not under_way.finished:
             progress(under_way.update())
         return under_way.result()
-
-    def steps_before(self, updates: int, examples: int) -> np.ndarray:
-        """Return int64 [examples]: the updates made before the batch of each of a day's first examples."""
-        first = self.state.step if self.state else 0
-        return first + np.arange(updates, dtype=np.int64).repeat(self.batch_size)[:examples]
 
     def _reset(self, indices: np.ndarray, day: date) -> None:
         """Start these embeddings again, with random numbers that belong to the day."""
@@ -180,9 +180,9 @@ class Trainer:
         step, examples = (self.state.step, self.state.examples) if self.state else (0, 0)
         state = State(
             day=day,
-            step=step + len(np.unique(trained.teacher_step)),
-            examples=examples + len(trained.teacher_step),
-            rows=len(trained.teacher_step),
+            step=step + len(trained.losses),
+            examples=examples + trained.examples,
+            rows=trained.examples,
             seconds=trained.seconds,
             waited=trained.waited,
             memory=psutil.Process().memory_info().rss,

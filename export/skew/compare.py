@@ -14,6 +14,7 @@ from tutelage.export.golden import choose, relative_difference
 from tutelage.export.skew.requests import Requests, dtype_names
 from tutelage.pipeline import drift as measures
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.scratch import local_copy
 from tutelage.pipeline.schema import Feature, Schema
 
 TOP = 20
@@ -99,7 +100,8 @@ def compare(
         undo_downsampling(day, schema),
         None if before is None else undo_downsampling(before, schema),
     )
-    loaded = tf.saved_model.load(str(model))
+    with local_copy(model) as copy:
+        loaded = tf.saved_model.load(str(copy))
     signature = loaded.signatures["serving_default"]
     takes = signature.structured_input_signature[1]
     features = [_feature(f, requests, day, before, config) for f in schema.inputs() if f.name in takes]

@@ -10,6 +10,7 @@ from tutelage.export.versions.store import Versions
 from tutelage.export.versions.version import (
     CARD,
     DIGESTS,
+    GRAPH,
     Version,
     damage,
     numbered,
@@ -17,4 +18,14 @@ from tutelage.export.versions.version import (
     write_digests,
 )
 
-__all__ = ["CARD", "DIGESTS", "Version", "Versions", "damage", "numbered", "versions_in", "write_digests"]
+__all__ = [
+    "CARD",
+    "DIGESTS",
+    "GRAPH",
+    "Version",
+    "Versions",
+    "damage",
+    "numbered",
+    "versions_in",
+    "write_digests",
+]

@@ -4,7 +4,7 @@ import contextlib
 import getpass
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,42 +65,57 @@ class Decisions:
             warn_once(
                 f"{self.path} is empty, so the decisions before are not known; restore it from a backup"
             )
-        records = []
-        for n, line in enumerate(lines, 1):
-            try:
-                what = f"{self.path}, line {n}"
-                records.append(
-                    parse_json(line, what, _checked, mend="restore it from a backup, or remove the line")
+        records: list[dict[str, Any]] = []
+        for n, record in enumerate(self._parse(lines), 1):
+            if isinstance(record, dict):
+                records.append(record)
+            elif n == len(lines):  # An append of an older version was interrupted.
+                warn_once(f"{record}the lines before it are used")
+            else:
+                raise TornFile(
+                    f"{record}restore it from a backup, or remove the line by tutelage-verify --repair"
                 )
-            except TornFile as error:
-                if n < len(lines):
-                    raise
-                # An append of an older version was interrupted.
-                warn_once(f"{error}; the lines before it are used")
         return records
 
-    def torn(self) -> list[tuple[str, str, Callable[[], None] | None]]:
-        """Return the lines that are not what was written: what, the remedy, and what does it."""
+    def torn(self) -> list[tuple[str, str]]:
+        """Return the lines that are not what was written, and what `repair` does about each."""
         if not self.path.exists():
             return []
         lines = FILES.read(self.path).splitlines()
         if not lines:
-            return [(f"{self.path} is empty", "restore it from a backup, or remove it", None)]
-        found: list[tuple[str, str, Callable[[], None] | None]] = []
+            return [(f"{self.path} is empty", "restore it from a backup; --repair removes it")]
+        kept = f"--repair removes the line, and keeps the file as it is in {self._aside.name}"
+        return [
+            (str(error).removesuffix("; "), kept)
+            for error in self._parse(lines)
+            if isinstance(error, TornFile)
+        ]
+
+    @property
+    def _aside(self) -> Path:
+        return self.path.with_name(f".torn-{self.path.name}")
+
+    def repair(self) -> None:
+        """Write the log without its torn lines, and a copy of what it was beside it."""
+        if not self.torn():
+            return
+        content = FILES.read(self.path)
+        records = [record for record in self._parse(content.splitlines()) if isinstance(record, dict)]
+        if content:
+            FILES.put(self._aside, content)
+        if records:
+            self._tag = FILES.tag(content)
+            self._write(records)
+        else:
+            FILES.delete(self.path)
+
+    def _parse(self, lines: Sequence[bytes]) -> Iterator[dict[str, Any] | TornFile]:
+        """Yield the record in each line, or how it differs from what was written."""
         for n, line in enumerate(lines, 1):
             try:
-                parse_json(line, f"{self.path}, line {n}", _checked, mend="")
+                yield parse_json(line, f"{self.path}, line {n}", _checked, mend="")
             except TornFile as error:
-                what = str(error).removesuffix("; ")
-                if n == len(lines):
-                    found.append((what, "--repair removes the line", self._rewrite))
-                else:
-                    found.append((what, "restore it from a backup, or remove the line", None))
-        return found
-
-    def _rewrite(self) -> None:
-        """Write the log without its last line, which is torn."""
-        self._write(self._read())
+                yield error
 
     def _write(self, records: Sequence[dict[str, Any]]) -> None:
         content = "".join(json.dumps(sealed(record)) + "\n" for record in records).encode()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tutelage.export.versions.version import numbered
+from tutelage.export.versions.version import is_number
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.store import FILES
 
@@ -19,7 +19,8 @@ class Pins:
         """Return the reason of each pinned version, by its number."""
         return {
             int(path.name): FILES.read(path).decode(errors="replace").strip()
-            for path in numbered(self._folder)
+            for path in FILES.list(self._folder)
+            if is_number(path.name)
         }
 
     def add(self, number: int, reason: str) -> None:

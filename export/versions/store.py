@@ -17,8 +17,10 @@ from tutelage.export.versions.decisions import Decisions
 from tutelage.export.versions.numbers import Numbers
 from tutelage.export.versions.pins import Pins
 from tutelage.export.versions.version import (
+    GRAPH,
     Version,
     damage,
+    is_number,
     numbered,
     read_card,
     read_verdict,
@@ -28,9 +30,12 @@ from tutelage.export.versions.version import (
     write_digests,
 )
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import make_folder, move, move_new
+from tutelage.pipeline.io.atomic import make_folder, move, move_new, remove
+from tutelage.pipeline.io.folders import remove_whole, unfinished, whole_folders
 from tutelage.pipeline.io.locks import locked
+from tutelage.pipeline.io.paths import remote
 from tutelage.pipeline.io.printable import counted
+from tutelage.pipeline.io.scratch import scratch, telling_loss
 from tutelage.trainers.checkpoints import State
 
 
@@ -40,6 +45,10 @@ class Versions:
     A version is moved by one rename, and the version to serve is moved in before any other is moved out. At
     every instant the highest number in `folder` therefore names a whole version that was published or promoted.
     An operation that was killed and is run again ends the same.
+
+    In an object store a move is a copy and a deletion: `saved_model.pb`, without which nothing is a version, is copied
+    last and deleted first. What a killed process left of a move is cleared up before the next one. A version is staged
+    in local scratch.
     """
 
     def __init__(self, folder: Path):
@@ -49,6 +58,9 @@ class Versions:
         self.retired = root / "retired" / self.name
         self.log = root / "publication" / self.name / "log.jsonl"
         self.staging = self.log.with_name("staging")
+        """Where versions are made, in a workdir on a disk."""
+        self._scratch = contextlib.ExitStack()
+        """Holds the same for one in an object store."""
         self.set_aside = self.log.with_name("damaged")
         self.ledger = folder / "numbers.txt"
         self._folders = (self.folder, self.retired, self.rejected)
@@ -90,8 +102,8 @@ class Versions:
         with self._locked():
             make_folder(self.set_aside)
             for folder in self._folders:
-                if os.path.lexists(path := folder / str(number)):
-                    move(path, self.set_aside / path.name)
+                if _is_there(path := folder / str(number)):
+                    move(path, self.set_aside / path.name, last=GRAPH)
 
     def replace_damaged(self) -> list[str]:
         """Set the version aside that `unpublished` has found damaged, if a newer one is served; return how it is."""
@@ -103,11 +115,9 @@ class Versions:
                 self.set_damaged_aside(int(path.name))
         return found
 
-    def torn_records(self) -> list[tuple[str, str, Callable[[], None] | None]]:
+    def torn_records(self) -> list[tuple[str, str, Callable[[], None]]]:
         """Return the records about versions that are not what was written: what, the remedy, and what does it."""
-        found: list[tuple[str, str, Callable[[], None] | None]] = []
-        for what, remedy, mend in self._decisions.torn():
-            found.append((what, remedy, mend))
+        found = [(what, remedy, self._decisions.repair) for what, remedy in self._decisions.torn()]
         if why := self._numbers.torn():
             remedy = "numbers of removed versions may be given again; --repair writes those that are known"
             found.append((why, remedy, self._numbers.write_down))
@@ -130,11 +140,17 @@ class Versions:
 
         What a killed process left there is removed: only one process at a time stages versions of a model.
         """
-        shutil.rmtree(self.staging, ignore_errors=True)
-        self.staging.mkdir(parents=True)
-        path = self.staging / state.id
-        write(str(path))
-        write_card(path, state)
+        self._scratch.close()
+        with contextlib.ExitStack() as made:
+            if remote(self.staging):
+                path = made.enter_context(scratch()) / state.id
+            else:
+                shutil.rmtree(self.staging, ignore_errors=True)
+                self.staging.mkdir(parents=True)
+                path = self.staging / state.id
+            write(str(path))
+            write_card(path, state)
+            self._scratch = made.pop_all()
         return path
 
     def publish(self, staging: Path) -> Version:
@@ -204,10 +220,8 @@ class Versions:
             self._numbers.write_down()
             aside = self.staging.with_name("removed")
             for number in numbers:
-                # A version that is half deleted must not look like one, so it is renamed first.
-                shutil.rmtree(aside, ignore_errors=True)
-                move(self._find(number).path, aside)
-                shutil.rmtree(aside)
+                # A version that is half deleted must not look like one.
+                remove_whole(self._find(number).path, aside, first=GRAPH)
 
     def pin(self, number: int, reason: str = "") -> None:
         """Keep a served version from being retired. Raises UserError if it is not served."""
@@ -232,24 +246,25 @@ class Versions:
 
     def _move_in(self, staging: Path, folder: Path) -> Version:
         with self._locked():
-            card = read_card(staging)
-            number = self._numbers.next(card["day"])
-            path = folder / str(number)
-            make_folder(folder)
-            write_digests(staging)
-            move_new(staging, path)
+            with telling_loss(staging) if remote(folder) else contextlib.nullcontext():
+                card = read_card(staging)
+                number = self._numbers.next(card["day"])
+                path = folder / str(number)
+                make_folder(folder)
+                write_digests(staging)
+                move_new(staging, path, last=GRAPH)
             # Written after the rename, so that a killed process does not waste a number.
             self._numbers.write_down()
             return Version(path=path, number=number, **card)
 
     def _served(self) -> list[Version]:
         """Return the published versions. Raises UserError for a folder that no export made: a server may load it."""
-        paths = [path for path in self.folder.glob("*") if path.name.isdecimal() and path.is_dir()]
-        return [read_version(path) for path in sorted(paths)]
+        paths = whole_folders(self.folder, "*", GRAPH)
+        return [read_version(path) for path in paths if path.name.isdecimal()]
 
     def _find(self, number: int) -> Version:
         for folder in self._folders:
-            if os.path.lexists(folder / str(number)):
+            if _is_there(folder / str(number)):
                 return read_version(folder / str(number))
         raise UserError(
             f"{self.name} has no version {number} in {self.folder}, {self.retired} or {self.rejected}"
@@ -258,7 +273,7 @@ class Versions:
     def _serve(self, action: str, number: int, reason: str) -> list[int]:
         newer = [version.number for version in self.published() if version.number > number]
         self._pins.check_none(newer)
-        if why := damage(self._find(number).path):
+        if why := damage(self._find(number).path, contents=True):
             raise UserError(f"{self.name} {number} is damaged: {why}; serve another version")
         with self._decisions.record(action, number, reason, newer) as retires:
             self._move(number, self.folder)
@@ -274,11 +289,34 @@ class Versions:
         path = self._find(number).path
         if path.parent != folder:
             make_folder(folder)
-            move(path, folder / path.name)
+            move(path, folder / path.name, last=GRAPH)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one process at a time move versions. A move takes milliseconds, so the others wait."""
         make_folder(self.log.parent)
         with locked(self.log.with_name(".lock"), "", wait=None):
+            self._clear_up()
             yield
+
+    def _clear_up(self) -> None:
+        """Remove from an object store what a process that was killed in a move has left.
+
+        Of a version that is in two folders the served one stays, otherwise the one that is not rejected.
+        """
+        seen: set[str] = set()
+        for folder in self._folders:
+            if not remote(folder):
+                return
+            for part in unfinished(folder, GRAPH):
+                if is_number(part.name):
+                    remove(part)
+            for path in numbered(folder):
+                if path.name in seen:
+                    remove(path, first=GRAPH)
+                seen.add(path.name)
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a version, or anything else that has its name, is there."""
+    return (path / GRAPH).is_file() if remote(path) else os.path.lexists(path)

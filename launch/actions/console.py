@@ -1,12 +1,15 @@
 """What the actions share: printing, progress bars, and the errors of days and versions that are not fit for use."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tutelage.launch.lifecycle.invalidation import Action
+from tutelage.launch.logging_setup import event, output
 from tutelage.launch.report.summary import PrintableConsole
 from tutelage.launch.session import Session
 from tutelage.pipeline.days import parse_day, spans
@@ -19,9 +22,24 @@ out = PrintableConsole(soft_wrap=True, highlight=False)
 ANEW = "tutelage-materialize for these days alone makes them again"
 
 
-def echo(text: str = "", *, style: str | None = None) -> None:
-    """Print a line, in which square brackets are no markup and other line ends than its own are escaped."""
-    out.print(printable(text), style=style, markup=False)
+def echo(text: str = "", *, style: str | None = None, **fields: Any) -> None:
+    """Print a line, in which square brackets are no markup and other line ends than its own are escaped.
+
+    Where the command logs JSON, the line is an event with these `fields`. `--quiet` prints neither.
+    """
+    if output().quiet:
+        return
+    if output().json:
+        log(text, **fields)
+    else:
+        out.print(printable(text), style=style, markup=False)
+
+
+def log(message: str, **fields: Any) -> None:
+    """Print an event where the command logs JSON. People read the same in a table or in a line on several days."""
+    if output().json and not output().quiet:
+        sys.stdout.write(event(message, **fields) + "\n")
+        sys.stdout.flush()
 
 
 def print_waits(session: Session, *, needed: bool = False) -> None:
@@ -116,7 +134,8 @@ def rejected_version(session: Session, line: str) -> GateError:
 def progress_bars() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # In a log every redraw would be a line.
-    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+    disabled = not out.is_terminal or output().json or output().quiet
+    return Progress(*columns, console=out, transient=True, disable=disabled)
 
 
 @contextmanager

@@ -79,7 +79,8 @@ def _publish(session: Session, model: str, *, new_signature: bool) -> None:
     for one in exported:
         size = f"{one.contents.bytes:,} bytes, {sum(one.contents.ops.values())} ops"
         verdict = one.verdict.describe(where="the card") if one.verdict else "published"
-        echo(f"{one.version.path}: {verdict}; {size}")
+        line = f"{one.version.path}: {verdict}; {size}"
+        echo(line, step="export", model=model, day=one.version.day, version=one.version.number)
     if steps.newest_rejected(session, model, exported):
         raise rejected_version(session, steps.rejected(session, model, exported)[-1])
 

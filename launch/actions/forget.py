@@ -9,7 +9,7 @@ from tutelage.launch.session import Session
 def forget(session: Session, *, user_id: str, dry_run: bool = False) -> None:
     """Print what was trained on the user, then print and remove what holds the user."""
     user = job.parse_user(session.run.schema, user_id)
-    with locks.alone(session.run), locks.on_everything(session.run, session.all_models):
+    with locks.to_remove(session.run, session.all_models, dry_run=dry_run):
         plan = job.plan(session, user)
         echo(f"{plan.rows:,} rows on {len(plan.days)} days belong to {session.run.schema.user} {user_id}")
         # Before anything is removed: afterwards it cannot be found any more.

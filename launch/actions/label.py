@@ -6,7 +6,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from tutelage.launch import steps
-from tutelage.launch.actions.console import day_of, echo, print_waits, units
+from tutelage.launch.actions.console import day_of, echo, log, print_waits, units
 from tutelage.launch.logging_setup import import_tensorflow
 from tutelage.launch.session import Session
 from tutelage.pipeline.io.printable import counted
@@ -45,7 +45,11 @@ def label_days(session: Session, days: Mapping[date, "Snapshot"]) -> None:
         rows = steps.label(session, days, progress=progress)
     seconds = time.monotonic() - started
     total = sum(rows.values())
+    for day, scored in rows.items():
+        log(f"{day} is labelled", step="label", day=day, rows=scored)
     echo(
         f"label: {counted(len(rows), 'day')}, {counted(total, 'row')} scored by snapshots of earlier days; "
-        f"{seconds:.1f} s, {total / seconds:,.0f} rows/s"
+        f"{seconds:.1f} s, {total / seconds:,.0f} rows/s",
+        step="label",
+        seconds=round(seconds, 3),
     )

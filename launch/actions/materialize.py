@@ -8,6 +8,7 @@ from tutelage.launch.actions.console import (
     ANEW,
     accepted_day,
     echo,
+    log,
     print_waits,
     pruned,
     raise_quarantined,
@@ -67,13 +68,17 @@ def materialize_days(session: Session, days: Sequence[date]) -> list[date]:
     )
     sampled = sum(c.sampled for c in (*counts, *done.held.values()))
     held = f" + {sum(c.kept for c in done.held.values()):,} quarantined" if done.held else ""
+    for day, of_day in done.days.items():
+        log(f"{day} is materialised", step="materialize", day=day, rows_in=of_day.rows_in, kept=of_day.kept)
     echo(
         f"materialize: {counted(len(done.days), 'day')}, {came_in(done.rows_in, sampled)} = "
         f"{sum(c.kept for c in counts):,} kept{notes} + {sum(dropped.values()):,} dropped ({reasons}){held}; "
-        f"{done.seconds:.1f} s, {done.rows_in / done.seconds:,.0f} rows/s"
+        f"{done.seconds:.1f} s, {done.rows_in / done.seconds:,.0f} rows/s",
+        step="materialize",
+        seconds=round(done.seconds, 3),
     )
     for warning in done.warnings:
-        echo(f"warning: {warning}")
+        echo(f"warning: {warning}", step="materialize", level="warning")
     for day, message in done.quarantined.items():
-        echo(f"quarantine: {day} {message}")
+        echo(f"quarantine: {day} {message}", step="materialize", day=day, level="warning")
     return list(done.quarantined)

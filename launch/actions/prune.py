@@ -11,7 +11,7 @@ from tutelage.pipeline.io.printable import counted
 
 def prune(session: Session, *, keep_days: int, dry_run: bool = False) -> None:
     """Print which old days stay and why, then print and remove the others."""
-    with locks.alone(session.run), locks.on_everything(session.run, session.all_models):
+    with locks.to_remove(session.run, session.all_models, dry_run=dry_run):
         plan = job.plan(session, keep_days)
         for line in plan.kept:
             echo(f"kept: {line}")

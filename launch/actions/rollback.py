@@ -8,7 +8,7 @@ from tutelage.launch.session import Session
 
 def rollback(session: Session, *, to_day: str, dry_run: bool = False) -> None:
     """Print and remove what is later than `to_day`; the next tutelage-run makes the days again."""
-    with locks.alone(session.run):
+    with locks.to_remove(session.run, dry_run=dry_run):
         day = day_of(session, to_day)
         actions = plan(session, day)
         apply_all(actions, dry_run=dry_run)

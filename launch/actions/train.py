@@ -11,6 +11,7 @@ from tutelage.launch.actions.console import (
     accepted_day,
     bar,
     echo,
+    log,
     print_holdout,
     print_left_out,
     print_waits,
@@ -106,7 +107,7 @@ def train_and_export(session: Session, models: Sequence[str]) -> list[pool.Outco
                 published = f"{counted(served, 'version')} exported in {outcome.export_seconds:.1f} s"
                 _print_trained(outcome.model, outcome.trained, published=published)
             for line in outcome.rejected:
-                echo(line)
+                echo(line, step="export", model=outcome.model, level="warning")
             outcomes.append(outcome)
     return outcomes
 
@@ -156,13 +157,25 @@ def _take_over(session: Session, trained: Sequence[State]) -> bool:
 
 def _print_trained(model: str, states: Sequence[State], *, published: str = "") -> None:
     """Print what a model was trained on, and what was `published` of it, or its speed: a report has that in a table."""
+    for state in states:
+        seconds = round(state.seconds + state.waited, 3)
+        log(
+            f"{model} is trained on {state.day}",
+            step="train",
+            model=model,
+            day=state.day,
+            rows=state.rows,
+            seconds=seconds,
+        )
     if not states:
-        echo(f"{model}: no new day; {published}" if published else f"{model}: no new day")
+        line = f"{model}: no new day; {published}" if published else f"{model}: no new day"
+        echo(line, step="train", model=model)
         return
     speed = throughput({model: states})[0]
     span = f"{states[0].day} to {states[-1].day}" if len(states) > 1 else f"{states[0].day}"
     pace = f"{speed.examples_per_second:,.0f} examples/s, {speed.feed_wait_share:.1%} waiting for the feed"
-    echo(f"{model}: trained on {span}, {speed.examples:,} examples; {published or pace}")
+    line = f"{model}: trained on {span}, {speed.examples:,} examples; {published or pace}"
+    echo(line, step="train", model=model, seconds=round(sum(s.seconds + s.waited for s in states), 3))
 
 
 def _examples(session: Session, days: Sequence[date]) -> int:

@@ -1,9 +1,11 @@
 """Delete a user from a workdir: from its tables, and from the files beside them and beside exported models."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -11,11 +13,13 @@ import polars as pl
 from tutelage.export.versions import versions_in
 from tutelage.launch.lifecycle.invalidation import Action, check_links, teachers
 from tutelage.launch.lifecycle.rollback import teacher_at
+from tutelage.launch.logging_setup import import_tensorflow
 from tutelage.launch.session import Session
 from tutelage.pipeline import beam_job
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.atomic import atomic_write
 from tutelage.pipeline.io.json import json_object, read_json
+from tutelage.pipeline.io.paths import remote
 from tutelage.pipeline.schema import Schema, interaction_columns
 from tutelage.pipeline.table import FORGOTTEN, Table, add_dropped
 from tutelage.trainers.partial import find_partial
@@ -73,11 +77,14 @@ def plan(session: Session, user: int | str) -> Plan:
     days = sorted(rows["day"].unique())
     its_rows = pl.col("example_id").is_in(rows["example_id"].implode())
     interactions = run.lake.interactions.path
-    tables = [Table.open(path.parent) for path in sorted(run.root.rglob("_delta_log"))]
+    everything = sorted(run.root.rglob("*"))
+    tables = [Table.open(path.parent) for path in everything if path.name == "_delta_log"]
     columns = {table.path: set(table.schema.names) for table in tables}
     by_id = [t for t in tables if "example_id" in columns[t.path] and run.schema.user not in columns[t.path]]
     by_user = [t for t in tables if run.schema.user in columns[t.path] and t.path != interactions]
-    actions = list(_files(session, [table.path for table in tables], user, its_rows))
+    files = [path for path in everything if path.suffix == ".parquet"]
+    files = [path for path in files if not any(table in path.parents for table in columns)]
+    actions = list(_files(session, files, user, its_rows))
     actions += _partial(session, days)
     lake_root = interactions.parent
     if beam_job.left_over(lake_root):
@@ -116,27 +123,28 @@ def _rows(root: Path, table: Table, gone: pl.Expr) -> list[Action]:
     return actions
 
 
-def _files(session: Session, tables: Sequence[Path], user: int | str, its_rows: pl.Expr) -> Iterator[Action]:
+def _files(session: Session, files: Sequence[Path], user: int | str, its_rows: pl.Expr) -> Iterator[Action]:
     """Yield the removal from Parquet files outside of tables: golden batches, predictions, a study's sums."""
     root, schema = session.run.root, session.run.schema
     dtype = pl.Schema(interaction_columns(schema))[schema.user or ""]
-    for path in sorted(root.rglob("*.parquet")):
-        if any(table in path.parents for table in tables):
-            continue
-        columns = pl.read_parquet_schema(path)
+    for path in files:
+        source = BytesIO(path.read_bytes()) if remote(path) else path
+        columns = pl.read_parquet_schema(source)
         name = "user" if path.is_relative_to(root / "study") else schema.user or ""
         has_user = columns.get(name) == dtype
         if not has_user and "example_id" not in columns:
             continue
         gone = pl.col(name) == user if has_user else its_rows
-        number = pl.scan_parquet(path).filter(gone).select(pl.len()).collect().item()
+        number = pl.scan_parquet(source).filter(gone).select(pl.len()).collect().item()
         if number:
             beside = path.parent.name == "assets.extra"
-            apply = partial(_golden, path.parents[1], gone) if beside else partial(_file, path, gone)
+            golden = partial(_golden, path.parents[1], gone, verbose=session.verbose)
+            apply = golden if beside else partial(_file, path, gone)
             yield Action(what=f"{number:,} rows of {path.relative_to(root)}", apply=apply)
 
 
-def _golden(folder: Path, gone: pl.Expr) -> None:
+def _golden(folder: Path, gone: pl.Expr, *, verbose: bool) -> None:
+    import_tensorflow(verbose=verbose)
     from tutelage.export.forget import forget
 
     forget(folder, folder.parent.name, gone)
@@ -144,17 +152,23 @@ def _golden(folder: Path, gone: pl.Expr) -> None:
 
 def _file(path: Path, gone: pl.Expr) -> None:
     with atomic_write(path) as partial_:
-        pl.read_parquet(path).filter(~gone.fill_null(False)).write_parquet(partial_)
+        rows = pl.read_parquet(BytesIO(path.read_bytes()) if remote(path) else path)
+        rows.filter(~gone.fill_null(False)).write_parquet(partial_)
 
 
 def _partial(session: Session, days: Sequence[date]) -> Iterator[Action]:
-    """Yield the removal of partial checkpoints within `days`: they could not be resumed, as the day's rows change."""
+    """Yield the removal of partial checkpoints within `days`: they could not be resumed, as the day's rows change.
+
+    And that of rows on the disk of a trainer that was killed.
+    """
     for model in session.all_models:
-        checkpoints = session.run.checkpoints(model)
-        if (found := find_partial(checkpoints)) and found[0].day in days:
+        if (scratch := session.run.scratch(model)).exists():
             yield Action(
-                what=f"checkpoint of {model} within {found[0].day}", apply=checkpoints.discard_partial
+                what=f"rows that a killed trainer of {model} left", apply=partial(shutil.rmtree, scratch)
             )
+        checkpoints = session.run.checkpoints(model)
+        if (found := find_partial(checkpoints)) and found.day in days:
+            yield Action(what=f"checkpoint of {model} within {found.day}", apply=checkpoints.discard_partial)
 
 
 def _trained(session: Session, days: Sequence[date]) -> list[str]:

@@ -4,15 +4,12 @@ A teacher's day takes the labels that it made and the days of its successor, whi
 take the days of the students that read them. Any day takes its versions, metrics and verdicts.
 """
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
-from pathlib import Path
 
 from tutelage.launch.session import Session
-from tutelage.pipeline.io.atomic import move
 from tutelage.pipeline.io.links import refuse_links
 from tutelage.pipeline.soft_labels import LabelPartition
 from tutelage.trainers.handover import TakeOver, write_takeovers
@@ -187,9 +184,10 @@ class Invalidation:
 
         The verdict on a skipped day goes last, because it tells what the days after it lack.
         """
-        folder, quarantine = session.run.checkpoints(model).folder, session.run.quarantine(model)
+        checkpoints, quarantine = session.run.checkpoints(model), session.run.quarantine(model)
         for day in reversed(self.days(session, model)):
-            yield Action(what=f"checkpoint {folder / str(day)}", apply=partial(_remove, folder, day))
+            what = f"checkpoint {checkpoints.folder / str(day)}"
+            yield Action(what=what, apply=partial(checkpoints.remove_day, day))
         for day in reversed(self.verdicts(session, model)):
             yield Action(what=f"quarantine of {model}, {day}", apply=partial(quarantine.remove, day))
 
@@ -223,11 +221,3 @@ def _with_skipped(session: Session, model: str, start: date, teacher: date) -> d
     return min(
         [start, *(day for day in session.run.quarantine(model).skipped() if max(teacher, after) <= day)]
     )
-
-
-def _remove(folder: Path, day: date) -> None:
-    # Renamed first: half a checkpoint must not look like a checkpoint. The next save removes such names.
-    aside = folder / f".partial-gone-{day}"
-    shutil.rmtree(aside, ignore_errors=True)
-    move(folder / str(day), aside)
-    shutil.rmtree(aside)

@@ -5,17 +5,16 @@ served or pinned, that a successor will start from, or that days without labels 
 """
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
-from pathlib import Path
 
 from tutelage.launch.experiment import KeepConfig
 from tutelage.launch.lifecycle import prune, rollback
 from tutelage.launch.lifecycle.invalidation import Action, teachers
 from tutelage.launch.session import Session
+from tutelage.pipeline.io.folders import size
 from tutelage.pipeline.io.links import refuse_links
 from tutelage.trainers.checkpoints import State
 
@@ -92,13 +91,6 @@ def days_kept(days: Sequence[date], keep: KeepConfig, slice_days: int) -> set[da
         last[day.toordinal() // (7 * slice_days)] = day
     older = sorted({*days[:1], *last.values()})
     return {*older[max(0, len(older) - keep.older) :], *days[-keep.newest :]}
-
-
-def size(path: Path) -> int:
-    """Return the bytes of all files below a folder; 0 where there is none."""
-    return sum(
-        os.lstat(os.path.join(folder, name)).st_size for folder, _, files in os.walk(path) for name in files
-    )
 
 
 def reach(session: Session) -> Iterator[str]:

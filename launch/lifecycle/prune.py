@@ -1,12 +1,10 @@
 """Remove old days from a workdir, with their checkpoints and versions, unless a live model needs them."""
 
-import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
-from pathlib import Path
 
 import polars as pl
 
@@ -15,9 +13,13 @@ from tutelage.launch.lifecycle.invalidation import Action, check_links
 from tutelage.launch.session import Session
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.days import spans
+from tutelage.pipeline.io.atomic import remove
 from tutelage.pipeline.soft_labels import SNAPSHOT
 from tutelage.pipeline.table import PRUNED, Table, add_dropped
 from tutelage.trainers.run import is_teacher
+
+_TOGETHER = 100
+"""Days of a table that are removed in one commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ def plan(session: Session, keep_days: int) -> Plan:
     for model in session.all_models:
         actions += _model(session, model, before, needed, to_label)
     for table in lake.by_day:
-        actions += _days(session.run.root, table, before, needed)
+        actions += _days(session, table, before, needed)
         what = f"old files of {table.path.relative_to(session.run.root)}"
         actions.append(Action(what=what, apply=table.vacuum))
     for day in lake.quarantine.days():
@@ -108,7 +110,7 @@ def _model(
         if day != base(session, model)
     ]
     actions += [
-        Action(what=f"damaged checkpoint of {model}, {path.name[-10:]}", apply=partial(shutil.rmtree, path))
+        Action(what=f"damaged checkpoint of {model}, {path.name[-10:]}", apply=partial(remove, path))
         for path in sorted(checkpoints.folder.glob(".damaged-*"))
         if path.name[-10:] < str(before)
     ]
@@ -150,21 +152,23 @@ def base(session: Session, model: str) -> date | None:
     return max((day for day in days if day < successor.first_day), default=None)
 
 
-def _days(root: Path, table: Table, before: date, needed: Iterable[date]) -> list[Action]:
+def _days(session: Session, table: Table, before: date, needed: Iterable[date]) -> list[Action]:
     """Return the removal of a table's partitions from before `before` that are not needed."""
     old = table.partitions().filter(pl.col("day") < before, ~pl.col("day").is_in(list(needed)))
     counts = table.counts()
+    path, length = table.path.relative_to(session.run.root), session.run.schema.slice_days
+    others = [name for name in table.partition_by if name != "day"]
+    groups = old.sort("day").partition_by(others, as_dict=True).items() if others else [((), old.sort("day"))]
     actions = []
-    for row in old.sort("day").iter_rows(named=True):
-        rows = row.pop("rows")
-        key = "/".join(map(str, row.values()))
-        metadata = add_dropped(counts.get(key, {}), rows, PRUNED)
-        actions.append(
-            Action(
-                what=f"{rows:,} rows of {table.path.relative_to(root)}, {key}",
-                apply=partial(table.delete_rows, row, None, metadata=metadata),
-            )
-        )
+    for values, of_group in groups:
+        for some in of_group.iter_slices(_TOGETHER):
+            parts = [
+                (row, add_dropped(counts.get(table.key(row), {}), row["rows"], PRUNED))
+                for row in some.iter_rows(named=True)
+            ]
+            which = "/".join([*map(str, values), spans(some["day"].to_list(), slice_days=length)])
+            what = f"{some['rows'].sum():,} rows of {path}, {which}"
+            actions.append(Action(what=what, apply=partial(table.delete_partitions, parts)))
     return actions
 
 

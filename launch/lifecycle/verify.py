@@ -2,19 +2,21 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tutelage.export.versions import DIGESTS, Versions, damage, numbered, write_digests
+from tutelage.export.versions import DIGESTS, GRAPH, Versions, damage, numbered, write_digests
 from tutelage.launch import steps
 from tutelage.launch.lifecycle import stale, verify_tables
 from tutelage.launch.lifecycle.findings import Finding
 from tutelage.launch.session import Session
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.atomic import remove
+from tutelage.pipeline.io.folders import unfinished
 from tutelage.pipeline.io.json import TornFile, read_json
 from tutelage.pipeline.quarantine import Quarantine
+from tutelage.trainers.checkpoints import STATE
 from tutelage.trainers.partial import find_partial, is_damaged
 from tutelage.trainers.run import TEACHER
 
@@ -100,7 +102,7 @@ def _checkpoints(session: Session, model: str, *, fast: bool) -> Iterator[Findin
 def _versions(session: Session, model: str, *, fast: bool) -> Iterator[Finding]:
     versions = session.versions(model)
     served = numbered(versions.folder)
-    if served and (why := damage(served[-1])):
+    if served and (why := damage(served[-1], contents=not fast)):
         yield _served(session, versions, served[-1], why)
     if fast:
         return
@@ -114,7 +116,7 @@ def _versions(session: Session, model: str, *, fast: bool) -> Iterator[Finding]:
             mend=lambda: list(map(write_digests, bare)),
         )
     for path in idle:
-        if why := damage(path):
+        if why := damage(path, contents=True):
             yield Finding(
                 kind="damaged",
                 what=why,
@@ -123,10 +125,10 @@ def _versions(session: Session, model: str, *, fast: bool) -> Iterator[Finding]:
                 mend=partial(versions.set_damaged_aside, int(path.name)),
             )
     for what, remedy, mend in versions.torn_records():
-        yield Finding(kind="damaged", what=what, remedy=remedy, by="repair" if mend else "hand", mend=mend)
+        yield Finding(kind="damaged", what=what, remedy=remedy, by="repair", mend=mend)
     for path in (versions.staging, versions.staging.with_name("removed")):
         if path.exists() and any(path.iterdir()):
-            yield _left(session, path, partial(shutil.rmtree, path))
+            yield _left(session, path, partial(remove, path))
 
 
 def _served(session: Session, versions: Versions, path: Path, why: str) -> Finding:
@@ -176,11 +178,25 @@ def _leftovers(session: Session) -> Iterator[Finding]:
     run = session.run
     for path in beam_job.abandoned(run.root / "lake"):
         yield _left(session, path, partial(beam_job.sweep, run.root / "lake"))
+    for model in session.all_models:
+        yield from _unfinished(session, model)
     for path in sorted(run.root.rglob(".*")):
-        if path.name.startswith(".partial-") and path.parent.name == "checkpoints":
-            yield _left(session, path, partial(shutil.rmtree, path))
+        of_checkpoint = path.name.startswith(".partial-") and path.parent.name == "checkpoints"
+        if of_checkpoint or path.name == ".scratch":
+            yield _left(session, path, partial(remove, path))
         elif (number := re.match(r"\.(\d+)-", path.name)) and path.is_file() and not _alive(int(number[1])):
             yield _left(session, path, path.unlink)
+
+
+def _unfinished(session: Session, model: str) -> Iterator[Finding]:
+    """Yield the folders of an object store that a killed process has not uploaded or removed whole."""
+    versions = session.versions(model)
+    for folder, last in (
+        (session.run.checkpoints(model).folder, STATE),
+        *((each, GRAPH) for each in (versions.folder, versions.retired, versions.rejected)),
+    ):
+        for path in unfinished(folder, last):
+            yield _left(session, path, partial(remove, path))
 
 
 def _left(session: Session, path: Path, remove: Callable[[], object]) -> Finding:

@@ -59,7 +59,9 @@ def write_report(path: Path, data: ReportData) -> None:
     html = page.render(
         data=data,
         results=results,
-        study=os.path.relpath(data.study, path.parent) if data.study and data.study.exists() else None,
+        study=os.path.relpath(str(data.study), str(path.parent))
+        if data.study and data.study.exists()
+        else None,
         headlines=headlines(data, last),
         last=last,
         means=results.means(LAST_DAYS),

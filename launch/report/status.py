@@ -8,11 +8,12 @@ from rich.table import Table
 
 from tutelage.launch import steps
 from tutelage.launch.lifecycle import stale
-from tutelage.launch.lifecycle.keep import reach, size
+from tutelage.launch.lifecycle.keep import reach
 from tutelage.launch.report.data import day_counts, quarantined
 from tutelage.launch.report.summary import DASH, NOTES, print_table, simple_table
 from tutelage.launch.session import Session
 from tutelage.pipeline.days import spans
+from tutelage.pipeline.io.folders import size
 from tutelage.trainers.expected import UNSETTLED
 from tutelage.trainers.gate import BASIS, SETTLING
 

@@ -24,9 +24,9 @@ __all__ = ["STUDIES", "Design", "design", "judged_days", "results", "run_unit", 
 def results(session: Session, design: Design, studies: Sequence[int], seeds: int) -> StudyResults:
     """Return what the units of a design show. All must be done."""
     folders = [unit.folder for unit in units_of(session, design, seeds)]
-    sums = pl.scan_parquet([folder / "sums.parquet" for folder in folders])
+    sums = pl.scan_parquet([str(folder / "sums.parquet") for folder in folders])
     facts, buckets = (
-        pl.concat([pl.read_parquet(folder / f"{name}.parquet") for folder in folders])
+        pl.concat([pl.read_parquet(str(folder / f"{name}.parquet")) for folder in folders])
         for name in ("facts", "buckets")
     )
     judged = judged_days(session)
@@ -59,7 +59,9 @@ def write(session: Session, found: StudyResults) -> Path:
     """Write the tables as Delta tables, and everything as Markdown and as an HTML page; return the page's path."""
     root = session.run.root / "study"
     for name, frame in (("comparisons", found.comparisons), ("facts", found.facts)):
-        frame.write_delta(root / name, mode="overwrite", delta_write_options={"schema_mode": "overwrite"})
+        frame.write_delta(
+            str(root / name), mode="overwrite", delta_write_options={"schema_mode": "overwrite"}
+        )
     for name, text in (("results.md", results_markdown(found)), ("results.html", results_html(found))):
         with atomic_write(root / name) as partial:
             partial.write_text(text, "utf-8")

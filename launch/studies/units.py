@@ -5,7 +5,6 @@ A unit's scores of the judged days are kept as sums; its models are thrown away.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -22,13 +21,16 @@ from tutelage.launch.studies.labels import StudyRun
 from tutelage.launch.studies.leakage import calibration_sums
 from tutelage.launch.studies.statistics import user_sums
 from tutelage.pipeline.errors import UserError
-from tutelage.pipeline.io.atomic import move_new
+from tutelage.pipeline.io.atomic import move_new, remove
+from tutelage.pipeline.io.folders import made_beside
 from tutelage.pipeline.soft_labels import SNAPSHOT, LabelPartition, labels_by_snapshot
 from tutelage.trainers.config import GateConfig
 from tutelage.trainers.run import TEACHER, Run
 
 # A study measures what bad teachers do, so their days only need to be finite.
 _UNGATED = GateConfig(trailing_days=1_000_000, min_days=1_000_000)
+_DESIGN = "design.json"
+"""The file by which a result counts as there."""
 
 
 class UnitResult(NamedTuple):
@@ -68,7 +70,7 @@ class Unit:
     @property
     def done(self) -> bool:
         """Whether the folder holds the result of this design."""
-        path = self.folder / "design.json"
+        path = self.folder / _DESIGN
         return path.exists() and path.read_text() == self.design and self._file("buckets").exists()
 
     @property
@@ -80,14 +82,14 @@ class Unit:
 
     def keep(self, result: UnitResult) -> None:
         """Write the result, then remove the models."""
-        folder = self.scratch / "result"
-        folder.mkdir(exist_ok=True)
-        for name, frame in result._asdict().items():
-            frame.write_parquet(folder / f"{name}.parquet")
-        (folder / "design.json").write_text(self.design)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        move_new(folder, self.folder)
-        shutil.rmtree(self.scratch)
+        with made_beside(self.scratch, "result") as folder:
+            folder.mkdir()
+            for name, frame in result._asdict().items():
+                frame.write_parquet(folder / f"{name}.parquet")
+            (folder / _DESIGN).write_text(self.design)
+            remove(self.folder, first=_DESIGN)
+            move_new(folder, self.folder, last=_DESIGN)
+        remove(self.scratch)
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
@@ -162,7 +164,12 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
     if not setting.plans:
         return
     trainer = Teacher(run).build()
-    feed = Feed(run.lake, trainer.transform, without=trainer.ranker.config.without)
+    feed = Feed(
+        run.lake,
+        trainer.transform,
+        without=trainer.ranker.config.without,
+        chunk_rows=run.training.whole_batches,
+    )
     checkpoints = run.checkpoints(TEACHER)
     states = {state.day: state for state in checkpoints.states()}
     for day in days:
@@ -172,15 +179,17 @@ def _label(run: Run, setting: Setting, days: Sequence[date]) -> None:
             # With growing features, ids are mapped with the vocabulary of the snapshot.
             if read is None or trainer.vocabulary:
                 read = feed.read(day, vocabulary=trainer.vocabulary)
-            labels = labels_by_snapshot(
-                read.example_id,
-                trainer.score(read),
-                snapshot_day=snapshot,
-                teacher_step=states[snapshot].step,
-            )
+            scores = trainer.score(read)
             for name, plan in setting.plans.items():
-                if plan.get(day) == snapshot:
-                    run.lake.soft_labels.write(LabelPartition(name, SNAPSHOT, day), labels)
+                if plan.get(day) != snapshot:
+                    continue
+                labels = (
+                    labels_by_snapshot(
+                        rows["example_id"], part, snapshot_day=snapshot, teacher_step=states[snapshot].step
+                    )
+                    for rows, (_, (part,)) in zip(read.judged(), read.pieces(scores), strict=True)
+                )
+                run.lake.soft_labels.write_parts(LabelPartition(name, SNAPSHOT, day), labels)
 
 
 def _judge(session: Session, run: Run, unit: Unit) -> UnitResult:
@@ -192,7 +201,7 @@ def _judge(session: Session, run: Run, unit: Unit) -> UnitResult:
     arms += [(arm.name, arm.student.name, arm.labels) for arm in unit.setting.students]
     found: list[UnitResult] = []
     for arm, model, labels in arms:
-        scores = {day: pl.read_parquet(run.predictions(model, day)) for day in judged}
+        scores = {day: pl.read_parquet(str(run.predictions(model, day))) for day in judged}
         own, taught = pl.concat(scores.values()), _teacher_scores(run, labels, judged)
         sums = pl.concat(
             user_sums(frame, rows.filter(pl.col("day") == day), run.schema).with_columns(day=pl.lit(day))
@@ -220,6 +229,6 @@ def _teacher_scores(run: Run, labels: str, days: Sequence[date]) -> pl.DataFrame
     """
     columns = ["example_id", *run.schema.outputs]
     if not labels:
-        return pl.read_parquet([run.predictions(TEACHER, day) for day in days]).select(columns)
+        return pl.read_parquet([str(run.predictions(TEACHER, day)) for day in days]).select(columns)
     scores = run.lake.soft_labels.scan(teacher=labels).filter(pl.col("day").is_in(days))
     return scores.select(columns).collect()

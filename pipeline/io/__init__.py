@@ -1,1 +1,1 @@
-"""How files are written, locked and read, and how a failed access is tried again."""
+"""How files are written, locked and read, on a disk or in an object store, and how what failed is tried again."""

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import remote
 
 
 def refuse_link(path: Path) -> None:
@@ -17,12 +18,16 @@ def refuse_link(path: Path) -> None:
 def refuse_links(folder: Path) -> None:
     """Raise UserError where `folder` is a link, or holds one at any depth. Nothing behind a link is looked at.
 
+    An object store has no links.
+
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> refuse_links(folder)
     """
     refuse_link(folder)
+    if remote(folder):
+        return
     for at, folders, files in os.walk(folder):
         for name in (*folders, *files):
             refuse_link(Path(at, name))

@@ -1,4 +1,4 @@
-"""Locks on files and folders, between the processes of one host."""
+"""Locks on files and folders: between the processes of one host, and in an object store between all that use it."""
 
 import contextlib
 import fcntl
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tutelage.pipeline.errors import TransientError
+from tutelage.pipeline.io.leases import leased
+from tutelage.pipeline.io.paths import remote
 
 _POLL_SECONDS = 0.05
 
@@ -18,9 +20,10 @@ def locked(path: Path, message: str, *, shared: bool = False, wait: float | None
 
     Any number of processes may hold it `shared`; otherwise one holds it alone. `wait` is how many seconds to wait for
     another holder; None: until it is free. The operating system releases the lock when its process ends, even if it
-    was killed. The file stays: what matters is the lock, not that the file exists.
+    was killed. The file stays: what matters is the lock, not that the file exists. In an object store the lock is a
+    lease (`io.leases`), and its file must be one that nothing else writes.
 
-    Raises TransientError with `message` where another process holds the lock.
+    Raises TransientError with `message` where another process holds the lock; a lease's message names that process.
 
     Example:
         >>> import tempfile
@@ -31,6 +34,10 @@ def locked(path: Path, message: str, *, shared: bool = False, wait: float | None
         Traceback (most recent call last):
         tutelage.pipeline.errors.TransientError: somebody else is at work
     """
+    if stored := remote(path):
+        with leased(stored, message, shared=shared, wait=wait):
+            yield
+        return
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags, 0o644)
     try:

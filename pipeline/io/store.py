@@ -1,22 +1,25 @@
 """The small files of a workdir, by their paths: what is read, written, listed and deleted, and nothing else.
 
-Everything that a command reads back goes through `FILES`, so that an object store takes the place of local files where
-it implements these six methods. Files that a library writes by itself (Parquet, SavedModels, checkpoints) are brought
-to the disk by `io.atomic`.
+Everything that a command reads back goes through `FILES`, on a local disk and in an object store. Files that a library
+writes by itself (Parquet, SavedModels, checkpoints) are brought to the disk by `io.atomic`, and to an object store by
+`io.atomic` and `io.scratch`.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from tutelage.pipeline.errors import TransientError
+from tutelage.pipeline.io import leases
 from tutelage.pipeline.io.atomic import atomic_write, sync
 from tutelage.pipeline.io.locks import locked
+from tutelage.pipeline.io.paths import remote
 
 
-class LocalFiles:
-    """Files of this host. A file is there whole or not at all, and what `put` has returned from stays.
+class Files:
+    """Files of this host or of an object store. A file is there whole or not at all, and what `put` wrote stays.
 
     Example:
         >>> import tempfile
@@ -43,11 +46,21 @@ class LocalFiles:
 
     def put(self, path: Path, content: bytes) -> None:
         """Write a file, in the place of the one that is there."""
+        if stored := remote(path):
+            leases.check()
+            stored.write_bytes(content)
+            return
         with atomic_write(path) as partial:
             partial.write_bytes(content)
 
     def put_if_absent(self, path: Path, content: bytes) -> bool:
-        """Write a file unless there is one; return whether it was written."""
+        """Write a file unless there is one; return whether it was written.
+
+        In an object store a file that holds just this content counts as written: the answer may have been lost.
+        """
+        if stored := remote(path):
+            leases.check()
+            return stored.write_if(content, None)
         with self._alone(path):
             if path.exists():
                 return False
@@ -56,18 +69,29 @@ class LocalFiles:
 
     def replace_if(self, path: Path, content: bytes, tag: str) -> None:
         """Write a file if what is there has this `tag`. Raises TransientError where another process has changed it."""
+        if stored := remote(path):
+            leases.check()
+            found, version = stored.read_versioned_if_any()
+            if self.tag(found) == tag and stored.write_if(content, version):
+                return
+            raise _changed(path)
         with self._alone(path):
             if self.tag(self.read(path) if path.exists() else None) != tag:
-                raise TransientError(f"another process has just changed {path}; run again")
+                raise _changed(path)
             self.put(path, content)
 
     def list(self, folder: Path, pattern: str = "[!.]*") -> Sequence[Path]:
         """Return the files of a folder whose names match a glob pattern, in order; none where there is no folder."""
+        if stored := remote(folder):
+            return cast(Sequence[Path], [*stored.files(pattern)])
         return sorted(path for path in folder.glob(pattern) if path.is_file())
 
     def delete(self, path: Path) -> None:
         """Delete a file, if there is one."""
-        if path.exists():
+        if stored := remote(path):
+            leases.check()
+            stored.unlink(missing_ok=True)
+        elif path.exists():
             path.unlink()
             sync(path.parent)
 
@@ -79,4 +103,8 @@ class LocalFiles:
             yield
 
 
-FILES = LocalFiles()
+def _changed(path: Path) -> TransientError:
+    return TransientError(f"another process has just changed {path}; run again")
+
+
+FILES = Files()

@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import as_path, remote
 from tutelage.pipeline.sources.base import Unit
 
 # TensorFlow is imported where it is used, so that a job on another source does not wait for it.
@@ -69,13 +70,19 @@ class MovieLens:
         """Return a unit per TFRecord shard. Shards are not ordered by time, so `days` excludes none.
 
         Prepares the data in this process if that is not done yet: about 20 seconds for 100,000 ratings. Raises
-        UserError if `raw_dir` is not empty and lacks the archive, or if TFDS cannot fetch or verify it.
+        UserError if `raw_dir` is not empty and lacks the archive, if TFDS cannot fetch or verify it, or if the workdir
+        is in an object store.
         """
         archive = Path(raw_dir, f"ml-{self.config.removesuffix('-ratings')}.zip")
         if raw_dir and not archive.is_file():
             raise UserError(
                 f"no file {str(archive)!r}; raw_dir must be a folder that holds {archive.name}, or empty to "
                 "let TensorFlow Datasets download it"
+            )
+        if remote(as_path(workdir)):
+            raise UserError(
+                f"--workdir={workdir}: TensorFlow Datasets prepares {self.config} in a folder of the workdir, "
+                "which must be local; give a local --workdir"
             )
         import tensorflow_datasets as tfds
 

@@ -12,13 +12,13 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-import fsspec
 import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.paths import url_to_fs
 from tutelage.pipeline.sources.base import check_name
 
 TEXT = (".csv", ".csv.gz", ".csv.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -170,8 +170,7 @@ def _kind(path: str) -> str:
 @lru_cache(maxsize=1)
 def _opened(url: str) -> tuple[Any, str]:
     """Return the store and the path in it. Cached, because an archive would else be closed under its files."""
-    fs, path = fsspec.url_to_fs(url)
-    return fs, path
+    return url_to_fs(url)
 
 
 def _find_remote(url: str, pattern: str, kind: str) -> list[File]:

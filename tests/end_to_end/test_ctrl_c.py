@@ -29,7 +29,7 @@ INSTANTS = (
     "config.json",
     "lake/interactions/day=*",
     "lake/interactions/_delta_log/*1.json",
-    "lake/statistics/_delta_log/*3.json",
+    "lake/statistics/_delta_log/*1.json",
     # While a process starts for the teacher, and trains it day after day.
     CHILD,
     "teacher/.lock",

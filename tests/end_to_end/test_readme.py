@@ -1,6 +1,7 @@
 """Every command of README.md and docs/ is run here, on as little data as it takes; one that is not known here fails."""
 
 import dataclasses
+import json
 import os
 import re
 import runpy
@@ -207,6 +208,15 @@ def _bench_training(line: str, folder: Path, request: pytest.FixtureRequest) -> 
     assert re.match(r"teacher: [\d,]+ examples/s at batch 256, [\d.]+% of its time waiting", printed)
 
 
+def _bench_streaming(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    (command,) = (line for line in _recipe(line) if "benchmarks" in line)
+    command = command.replace(".venv/bin/python", sys.executable)
+    size = "--rows=20000 --file_rows=8000 --chunk_rows=8192 --ids=100"
+    printed = _shell(f"PYTHONPATH={ROOT} {command} {size}", folder)
+    assert "a day of 20,000 rows in chunks of 8,192" in printed
+    assert re.search(r"^student: [\d,]+ examples/s, [\d.]+% of its time waiting", printed, re.MULTILINE)
+
+
 def _bench_resume(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     (command,) = (line for line in _recipe(line) if "benchmarks" in line)
     command = command.replace(".venv/bin/python", sys.executable)
@@ -238,7 +248,7 @@ def _bench_days(line: str, folder: Path, request: pytest.FixtureRequest) -> None
     (command,) = (line for line in _recipe(line) if "benchmarks" in line)
     command = command.replace(".venv/bin/python", sys.executable)
     printed = _shell(f"PYTHONPATH={ROOT} {command} --days=2 --models=4", folder)
-    assert re.search(r"^materialise all, per day +[\d.]+$", printed, re.MULTILINE)
+    assert re.search(r"^materialise all, per day +[\d.]+ \([\d.]+\)$", printed, re.MULTILINE)
 
 
 def _bench_gates(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
@@ -264,6 +274,17 @@ def _decide(line: str, folder: Path, request: pytest.FixtureRequest, *, says: st
     assert says in _shell(f"{asked} {demo.flags}", demo.folder)
 
 
+def _watch(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    demo: Demo = request.getfixturevalue("demo")
+    page = PAGES["operations"]
+    state = json.loads(_shell(f"{line.replace('/tmp', str(folder))} {demo.flags}", demo.folder))
+    names = {*state, *state["days"], *state["models"][0]} - {"model", "last_rows", "last_seconds"}
+    assert {name for name in names if f"`{name}`" not in page} == set()
+    gauges = re.findall(r"^# TYPE (\w+) gauge$", (folder / "tutelage.prom").read_text(), re.MULTILINE)
+    assert gauges
+    assert {name for name in gauges if f"`{name}`" not in page} == set()
+
+
 _EXPORT = ".venv/bin/tutelage-export --config=synthetic --workdir=demo --model=auxiliary"
 
 HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
@@ -284,9 +305,11 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     f"{_EXPORT} --rollback": partial(_decide, says="retired/auxiliary/2026010201"),
     f"{_EXPORT} --promote=2026010801": partial(_decide, says="export/auxiliary/2026010201"),
     f"{_EXPORT} --mirror=file:///tmp/served/auxiliary": partial(_decide, says="shows 2026010101, 2026010201"),
+    ".venv/bin/tutelage-status --config=synthetic": _watch,
     ".venv/bin/tutelage-verify --config=synthetic": partial(_decide, says="is sound."),
     "make bench-materialize": partial(_make, runs=("-m benchmarks.materialize",)),  # takes minutes
     "make bench-training": _bench_training,
+    "make bench-streaming": _bench_streaming,
     "make bench-resume": _bench_resume,
     "make bench-serving": _bench_serving,
     "make bench-sixty-days": _bench_sixty_days,
@@ -294,7 +317,9 @@ HOW: dict[str, Callable[[str, Path, pytest.FixtureRequest], None]] = {
     "make bench-gates": _bench_gates,
     "make bench-data-gate": partial(_make, runs=("-m benchmarks.data_gate",)),  # takes minutes
     "make bench-vocabulary": partial(_make, runs=("-m benchmarks.vocabulary",)),  # takes minutes
+    "make bench-engines": partial(_make, runs=("-m benchmarks.engines",)),  # takes minutes
     "make test-faults": partial(_make, runs=("-m pytest -q -m slow",)),
+    "make errors": partial(_make, runs=("-m tests.errors_page",)),
     "make golden": partial(_make, runs=("-m tests.golden",)),  # test_smoke.py makes the run
 }
 

@@ -399,6 +399,30 @@ SOUND = '{"day": "2026-01-31", "step": 7, "checkpoint": "c"}'
 
 
 @pytest.mark.parametrize(
+    ("torn", "left"), [((), 3), ((0,), 2), ((0, 1), 1), ((2,), 2), ((0, 1, 2), 0), (None, 0)]
+)
+def test_a_repair_removes_the_torn_lines_of_the_log_and_keeps_what_it_was(
+    versions: Versions, torn: tuple[int, ...] | None, left: int
+) -> None:
+    _publish(versions, DAY)
+    for reason in ("one", "two", "three"):
+        versions.pin(FIRST, reason)
+    lines = versions.log.read_bytes().splitlines(keepends=True)
+    content = b"" if torn is None else b"".join(b"{" * (n in torn) + line for n, line in enumerate(lines))
+    versions.log.write_bytes(content)
+    found = versions.torn_records()
+    assert len(found) == (1 if torn is None else len(torn))
+    for _, _, mend in found:
+        mend()
+    assert versions.torn_records() == []
+    assert versions.log.exists() == bool(left)
+    assert not left or len(versions.log.read_bytes().splitlines()) == left
+    aside = versions.log.with_name(".torn-log.jsonl")
+    assert not torn or aside.read_bytes() == content
+    versions.unpin(FIRST)
+
+
+@pytest.mark.parametrize(
     ("name", "card"),
     [
         ("2026013105", None),

@@ -58,6 +58,7 @@ def experiment(*, smoke: bool) -> Experiment:
         teacher=TeacherConfig(model=ModelConfig(embedding_dim=2, backbone=MLP(hidden=(4,)))),
         students=(),
         serving=ServingConfig(score=(("click", 1.0),)),
+        rows_per_shard=900,  # Three shards a day.
         start_day=str(DAYS[0]),
         end_day=str(DAYS[-1]),
     )

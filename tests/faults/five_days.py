@@ -70,6 +70,7 @@ def experiment(*, smoke: bool) -> Experiment:
         ),
         # No day is compared with the days before it, because so few rows drift far by chance.
         quality=QualityConfig(min_days=6),
+        rows_per_shard=250,  # Three shards a day.
         start_day=str(FIRST_DAY),
         end_day=str(FIRST_DAY + timedelta(days=4)),
     )

@@ -65,12 +65,12 @@ _context.set_forkserver_preload(
 
 
 class Command:
-    """A command that runs in `workdir`; `first` is called in its process before anything else."""
+    """A command that runs in `workdir`, a path or a URL; `first` is called in its process before anything else."""
 
     def __init__(
         self,
         command: str,
-        workdir: Path,
+        workdir: Path | str,
         *,
         config: str = CONFIG,
         first: Callable[[], object] | None = None,
@@ -170,10 +170,11 @@ def _mark(marks: Connection) -> None:
 
 
 def tell_commits(tell: Callable[[], object]) -> None:
-    """Call `tell` whenever this process is about to commit something: by a rename, or in Delta."""
+    """Call `tell` whenever this process is about to commit something: by a rename, in Delta, or to an object store."""
     from deltalake import DeltaTable
 
     from tutelage.pipeline import table
+    from tutelage.pipeline.io.paths import StorePath
 
     def told(act: Callable[..., Any]) -> Callable[..., Any]:
         def tell_first(*args: Any, **kwargs: Any) -> Any:
@@ -189,6 +190,7 @@ def tell_commits(tell: Callable[[], object]) -> None:
     sys.addaudithook(tell_renames)
     DeltaTable.create_write_transaction = told(DeltaTable.create_write_transaction)
     table.write_deltalake = told(table.write_deltalake)
+    StorePath._put = told(StorePath._put)  # type: ignore[method-assign]
 
 
 def run_the_clock_backwards() -> None:

@@ -1,8 +1,11 @@
 """What TensorFlow and Beam print at their start is kept out of a command's output, and not lost."""
 
+import json
 import os
 import subprocess
 import sys
+from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -132,3 +135,79 @@ def test_what_a_signal_handler_says_is_shown_while_libraries_are_held_back() -> 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "inside\nbetween\nafter\n")
+
+
+def _events(code: str) -> list[dict[str, Any]]:
+    """What a process prints to stdout and stderr that logs JSON, a line each."""
+    done = _python(
+        "import logging, os\n"
+        "from tutelage.launch.logging_setup import Output, error_line, quiet_stderr, silence, tag\n"
+        "silence(verbose=False, how=Output(json=True, fields={'command': 'run'}))\n"
+        "from tutelage.launch.actions.console import echo, log\n"
+        f"{code}"
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in (done.stdout + done.stderr).splitlines()]
+
+
+def test_a_line_is_an_event_with_its_fields_where_json_is_asked_for() -> None:
+    (event,) = _events(
+        "from datetime import date\n"
+        "tag(run='small')\n"
+        "echo('auxiliary: trained', step='train', model='auxiliary', day=date(2026, 1, 2), seconds=1.5, rows=None)\n"
+    )
+    datetime.fromisoformat(event.pop("time"))
+    assert event == {
+        "level": "info",
+        "message": "auxiliary: trained",
+        "command": "run",
+        "run": "small",
+        "step": "train",
+        "model": "auxiliary",
+        "day": "2026-01-02",
+        "seconds": 1.5,
+    }
+
+
+def test_warnings_and_errors_are_events_too_also_while_libraries_are_held_back() -> None:
+    events = _events(
+        "log = logging.getLogger('tutelage.trainers')\n"
+        "log.warning('before')\n"
+        "with quiet_stderr(verbose=False):\n"
+        "    os.write(2, b'a library\\n')\n"
+        "    log.warning('within')\n"
+        "import sys; print(error_line('tutelage-run', 'busy', status=75), file=sys.stderr)\n"
+    )
+    told = [(e["level"], e["message"], e.get("logger"), e.get("status")) for e in events]
+    assert told == [
+        ("warning", "before", "tutelage.trainers", None),
+        ("warning", "within", "tutelage.trainers", None),
+        ("error", "busy", None, 75),
+    ]
+
+
+def test_no_event_shows_a_password_or_an_escape_sequence() -> None:
+    secret = "ftp://me:hunter2@host/\\x1b[2J"
+    events = _events(
+        f"echo('{secret}', raw='{secret}')\n"
+        f"logging.getLogger('tutelage').warning('{secret}')\n"
+        f"try: raise ValueError('{secret}')\n"
+        "except ValueError: logging.getLogger('tutelage').exception('failed')\n"
+        f"import sys; print(error_line('run', '{secret}', status=1), file=sys.stderr)\n"
+    )
+    assert len(events) == 4
+    assert "hunter2" not in str(events)
+    assert not any("\x1b" in str(value) for event in events for value in event.values())
+    assert all("ftp://***@host" in str(event) for event in events)
+
+
+def test_quiet_leaves_warnings() -> None:
+    done = _python(
+        "import logging\n"
+        "from tutelage.launch.logging_setup import Output, silence\n"
+        "silence(verbose=False, how=Output(quiet=True))\n"
+        "from tutelage.launch.actions.console import echo\n"
+        "echo('said')\n"
+        "logging.getLogger('tutelage').warning('warned')\n"
+    )
+    assert (done.stdout, done.stderr) == ("", "warned\n")

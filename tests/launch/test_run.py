@@ -1,5 +1,6 @@
 """The nightly graph: what it does where something fails, and which versions it makes."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.launch import small
-from tutelage.launch import pool
+from tutelage.launch import logging_setup, pool
 from tutelage.launch.exit_codes import Failures, exit_code
 from tutelage.launch.run import run
 from tutelage.launch.session import Session
@@ -30,12 +31,12 @@ def test_a_run_that_fails_before_any_day_is_there_does_not_tie_the_workdir_to_it
 
 
 def _run(
-    workdir: Path, *overrides: str, expect: type[UserError] | None = None, **asked: Any
+    workdir: Path, *overrides: str, expect: type[UserError] | None = None, end_day: str = "", **asked: Any
 ) -> UserError | None:
     """Run the night with all models in this process; return what it raised, which is of the class `expect`."""
     workdir.parent.mkdir(exist_ok=True)
     small.write_events(workdir.parent / "raw")
-    session = small.open_session(workdir, overrides=overrides)
+    session = small.open_session(workdir, overrides=overrides, end_day=end_day)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "train", _train)
         if expect is None:
@@ -245,3 +246,28 @@ def test_readers_of_snapshot_labels_wait_where_labelling_fails_and_the_others_go
         "auxiliary: waits for the teacher's labels; not trained yet",
         "late: not trained yet",
     ]
+
+
+def test_the_night_as_json_is_one_event_a_line_with_day_step_model_and_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        logging_setup, "_output", [logging_setup.Output(json=True, fields={"command": "run"})]
+    )
+    only = [f"students.{name}.first_day=9999-01-01" for name in ("control", "late")]
+    _run(tmp_path / "w", *only, end_day="2026-01-02")
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    days = [(e["step"], e.get("model"), e["day"]) for e in events if "day" in e]
+    assert days == [
+        (step, model, f"2026-01-0{day}")
+        for step, model in (("materialize", None), ("train", "teacher"), ("train", "auxiliary"))
+        for day in (1, 2)
+    ]
+    assert all(
+        e["rows"] == small.ROWS and e["seconds"] > 0
+        for e in events
+        if e.get("step") == "train" and "day" in e
+    )
+    assert {"materialize", "train", "report", "run"} <= {
+        e.get("step") for e in events if "seconds" in e or "day" not in e
+    }

@@ -116,7 +116,7 @@ def test_the_new_teacher_knows_the_ids_of_the_old_one_and_labels_by_them(succeed
     feed = Feed(session.run.lake, wide.transform, without=wide.ranker.config.without)
     day = feed.read(DAYS[4], vocabulary=wide.vocabulary)
     where = {"teacher": "wide", "producer": "snapshot", "day": DAYS[4]}
-    labels = pl.DataFrame({"example_id": day.example_id}).join(
+    labels = pl.DataFrame({"example_id": day.whole.example_id}).join(
         session.run.lake.soft_labels.scan(**where).collect(), on="example_id", maintain_order="left"
     )
     np.testing.assert_allclose(labels["click_logit"], wide.score(day)["click_logit"], rtol=1e-5)

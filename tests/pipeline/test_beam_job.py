@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -9,56 +11,17 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, StandardOptions
 
-from tutelage.pipeline.beam_job import Staging, options, run, staging_folder, sweep
-from tutelage.pipeline.errors import UserError
-
-
-@pytest.mark.parametrize(
-    ("flags", "flag", "name"),
-    [
-        (["--runer=FlinkRunner"], "--runer=FlinkRunner", "runer"),
-        (["--runner=FlinkRunner", "--streming"], "--streming", "streming"),
-        (["--no_streming"], "--no_streming", "no_streming"),
-        (["--run=FlinkRunner"], "--run=FlinkRunner", "run"),  # Beam accepts no abbreviations
-    ],
+from tutelage.pipeline.beam_engines import DEFAULT_RUNNER, Engine
+from tutelage.pipeline.beam_job import (
+    Staging,
+    ThreadedDoFn,
+    group_size,
+    run,
+    staging_folder,
+    sweep,
 )
-def test_a_flag_that_beam_would_ignore_is_refused(flags: list[str], flag: str, name: str) -> None:
-    text = f"--beam_flag={flag}: Beam has no option {name!r}; see its PipelineOptions"
-    with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
-        options(flags)
-
-
-def test_a_value_that_beam_cannot_parse_is_refused_in_one_line() -> None:
-    text = "--beam_flag: argument --direct_num_workers: invalid int value: 'two'"
-    with pytest.raises(UserError, match=f"^{text}$"):
-        options(["--direct_num_workers=two"])
-
-
-def test_the_mode_that_loses_values_is_refused() -> None:
-    text = "--direct_running_mode=multi_threading loses values in Beam 2.77; omit it"
-    with pytest.raises(UserError, match=f"^{text}$"):
-        options(["--direct_running_mode=multi_threading"])
-
-
-def test_flags_that_beam_knows_reach_it() -> None:
-    parsed = options(
-        [
-            "--runner=FlinkRunner",
-            "--direct_running_mode=multi_processing",
-            "--direct_num_workers=3",
-            "--no_auth",  # an option of this name
-            "--experiment=x",  # another spelling of --experiments
-            "--parallelism=-1",  # the default
-            "--no_direct_runner_use_stacked_bundle",  # the option without no_, switched off
-        ]
-    )
-    assert parsed.view_as(StandardOptions).runner == "FlinkRunner"
-    direct = parsed.view_as(DirectOptions)
-    assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 3)
-    assert direct.direct_runner_use_stacked_bundle is False
-    assert parsed.view_as(GoogleCloudOptions).no_auth is True
+from tutelage.pipeline.errors import UserError
 
 
 def test_a_worker_gives_values_to_the_driver(tmp_path: Path) -> None:
@@ -131,6 +94,30 @@ def test_the_next_job_removes_the_folder_of_a_killed_one_but_not_of_a_running_on
     (killed / "1970-01-01-part.content").touch()
     with staging_folder(tmp_path) as one, staging_folder(tmp_path) as two:
         assert set((tmp_path / ".staging").iterdir()) == {one.path, two.path}
+
+
+class Squares(ThreadedDoFn):
+    """Waits until three units are worked on."""
+
+    def __init__(self) -> None:
+        self.three = threading.Barrier(3)
+
+    def work(self, unit: int) -> list[int]:
+        self.three.wait(timeout=30)
+        return [unit, unit * unit]
+
+
+def test_a_group_of_units_is_worked_on_by_three_threads_and_its_results_come_from_process() -> None:
+    assert list(Squares().process(("group", range(6)))) == [0, 0, 1, 1, 2, 4, 3, 9, 4, 16, 5, 25]
+    assert ThreadedDoFn.finish_bundle is beam.DoFn.finish_bundle
+
+
+def test_one_worker_takes_all_units_and_several_a_few_at_a_time() -> None:
+    def size(*flags: str) -> int:
+        return group_size(beam.Pipeline(runner=DEFAULT_RUNNER, options=Engine(flags).options))
+
+    assert size() == sys.maxsize
+    assert size("--direct_running_mode=multi_processing") == 3
 
 
 class Work(beam.DoFn):

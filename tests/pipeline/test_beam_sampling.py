@@ -7,7 +7,7 @@ import pytest
 from apache_beam.runners.worker import statesampler
 from apache_beam.utils.counters import CounterFactory
 
-from tutelage.pipeline.beam_job import DEFAULT_RUNNER
+from tutelage.pipeline.beam_engines import DEFAULT_RUNNER
 from tutelage.pipeline.beam_sampling import short_sampling_period
 
 

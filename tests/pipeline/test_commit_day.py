@@ -16,6 +16,7 @@ from tests.pipeline.rows import DAY, Row, Rows
 from tutelage.pipeline import commit_day
 from tutelage.pipeline.commit_day import DayCommitter, StagedDay, accept
 from tutelage.pipeline.errors import UserError
+from tutelage.pipeline.io.arrow import write_arrow
 from tutelage.pipeline.io.json import read_json
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.materialize import Materialized, materialize
@@ -140,6 +141,32 @@ def test_days_materialised_one_by_one_or_together_give_the_same_tables(
     assert one.equals(other)
 
 
+def test_statistics_of_a_job_are_one_commit_and_a_kill_after_it_leaves_nothing_of_the_days_without_rows(
+    made: tuple[Path, Materialized], tmp_path: Path
+) -> None:
+    finish = DayCommitter._finish
+
+    def killed(committer: DayCommitter, judged: commit_day._JudgedDay) -> None:
+        if judged.made.day == DAYS[2]:
+            raise KeyboardInterrupt
+        finish(committer, judged)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DayCommitter, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _run(tmp_path, _source())
+    lake = _lake(tmp_path)
+    assert lake.interactions.partitions()["day"].to_list() == DAYS[:2]
+    assert lake.statistics.partitions()["day"].to_list() == [day for day in DAYS if day != BAD]
+    assert lake.statistics.version == 1
+    assert commit_day.statistics(lake)["day"].unique(maintain_order=True).to_list() == DAYS[:2]
+    _, done = _run(tmp_path, _source(), DAYS[2:])
+    assert done.quarantined == made[1].quarantined
+    for table in ("statistics", "interactions"):
+        one, other = (pl.read_delta(str(root / "lake" / table)) for root in (made[0], tmp_path))
+        assert one.sort("day", maintain_order=True).equals(other.sort("day", maintain_order=True))
+
+
 def test_an_accepted_day_is_committed_as_it_is_and_recorded(root: Path) -> None:
     lake = _lake(root)
     assert accept(lake, BAD, "a sale") == ROWS
@@ -243,20 +270,17 @@ def test_a_runner_that_repeats_the_commit_changes_nothing(tmp_path: Path, root: 
     files = tuple(commit_day.DataFile(**file) for file in record["files"])
     sketches = commit_day.Sketches(SCHEMA)
     sketches.add(pl.read_parquet(root / f"lake/quarantine/interactions/day={BAD}/*.parquet"))
-    sketches.finish().write(tmp_path / "s")
+    write_arrow(sketches.parts(), str(tmp_path / "sketches"))
     again = StagedDay(
         day=BAD,
         files=files,
-        statistics=str(tmp_path / "s"),
+        sketches=(str(tmp_path / "sketches"),),
         differences=(),
         metadata=record["counts"],
     )
     before = lake.quarantine.days()
-    assert (
-        not DayCommitter(lake, DEFAULT_QUALITY, attempt=record["attempt"], as_of=lake.interactions)
-        .commit_day(again)
-        .blessed
-    )
+    committer = DayCommitter(lake, DEFAULT_QUALITY, attempt=record["attempt"], as_of=lake.interactions)
+    assert [verdict.blessed for _, verdict in committer.commit_days([again])] == [False]
     assert lake.quarantine.days() == before
     assert accept(lake, BAD, "a sale") == ROWS
 

@@ -1,7 +1,7 @@
 """Histories: what each user of a day saw on the days before it, and nothing of that day or later."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -132,10 +132,44 @@ def test_a_job_that_was_killed_before_its_histories_leaves_them_stale_and_unread
     assert _made(lake) == MADE
 
 
+def test_histories_are_the_same_where_a_days_users_are_in_several_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(histories, "build", lambda *args, **kwargs: [])
+        lake = _materialize(tmp_path, ROWS)
+    assert lake.histories
+    # The first day has six rows, and the second follows it.
+    histories.build(SCHEMA, lake, days=DAYS, rows_per_shard=3)
+    assert [len(lake.histories.files(day=day)) for day in DAYS] == [2, 2, 2, 2]
+    assert _made(lake) == MADE
+
+
+class LosesAShare(histories.BuildShare):
+    def process(self, group: tuple[int, Iterable[histories.HistoryUnit]]) -> None:
+        if group[0] != 2:
+            super().process(group)
+
+
+def test_a_runner_that_loses_a_share_of_the_users_is_caught_and_no_day_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(histories, "BuildShare", LosesAShare)
+    says = "the Beam runner lost 1 of 4 units: the histories of 1970-01-03; nothing was committed; "
+    with pytest.raises(UserError, match=f"^{says}"):
+        _materialize(tmp_path, ROWS)
+    lake = Lake(tmp_path, SCHEMA)
+    assert lake.histories
+    assert lake.histories.partitions().is_empty()
+
+
 def test_rows_keep_their_order_beside_the_histories_of_their_users(tmp_path: Path) -> None:
     lake = _materialize(tmp_path, ROWS)
     rows = lake.interactions.scan(day=DAYS[2]).sort("event_time_us", descending=True)
     frame = lake.with_histories(rows, DAYS[2]).collect()
+    of = pl.Series("user", [2])
+    some = lake.with_histories(rows.filter(user=2), DAYS[2], of=of).collect()
+    assert some.select("user", "clicked", "met").rows() == [(2, ["d"], [])]
     assert frame.select("user", "clicked", "met").rows() == [
         (None, None, None),
         (2, ["d"], []),

@@ -1,7 +1,7 @@
 """The labeler, on a SavedModel whose scores can be computed by hand."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.failing import EIO, failing
+from tutelage.pipeline import label as job
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io import retry
 from tutelage.pipeline.label import BATCH, Snapshot, choose, label, score
@@ -210,6 +211,23 @@ def test_a_snapshot_that_was_trained_on_the_day_is_refused(lake: Lake, negating:
     with pytest.raises(UserError, match=f"^{text}$"):
         label(SCHEMA, lake, teacher="big", days={day: negating})
     assert lake.soft_labels.partitions().height == 0
+
+
+class LosesAFile(job.ScoreFile):
+    def process(self, group: tuple[int, Iterable[job.LabelUnit]]) -> None:
+        if group[0] != 1:
+            super().process(group)
+
+
+def test_a_runner_that_loses_a_file_is_caught_and_no_day_is_committed(
+    lake: Lake, doubling: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put(lake, DAYS[1], [(11, 1, "a", 0.5)], [(12, 2, "bb", 1.0)])
+    monkeypatch.setattr(job, "ScoreFile", LosesAFile)
+    text = f"the Beam runner lost 1 of 2 units: the labels of {DAYS[1]}, {lake.interactions.files(day=DAYS[1])[1]}; "
+    with pytest.raises(UserError, match=f"^{re.escape(text)}nothing was committed; "):
+        label(SCHEMA, lake, teacher="big", days={DAYS[1]: doubling})
+    assert lake.soft_labels.partitions().is_empty()
 
 
 def test_the_newest_snapshot_before_a_day_is_chosen() -> None:

@@ -1,5 +1,6 @@
 """The materialize job on a small source: every row is kept or counted, and days are replaced whole."""
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
@@ -11,7 +12,10 @@ import pytest
 from tests.pipeline.rows import DAY, Row, Rows
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.make_shard import GroupShards, ShardUnit
 from tutelage.pipeline.materialize import Materialized, materialize
+from tutelage.pipeline.pieces import ROWS_PER_SHARD, Piece
+from tutelage.pipeline.read_unit import ReadUnit
 from tutelage.pipeline.schema import Downsampling, Feature, Schema, Task
 from tutelage.pipeline.sources.base import Unit
 
@@ -34,10 +38,13 @@ class InFrames(Rows):
             yield from frame.iter_slices(1)
 
 
-def _run(tmp_path: Path, source: Rows, days: Sequence[date] = DAYS) -> tuple[Lake, Materialized]:
+def _run(
+    tmp_path: Path, source: Rows, days: Sequence[date] = DAYS, *, rows_per_shard: int = ROWS_PER_SHARD
+) -> tuple[Lake, Materialized]:
     lake = Lake(tmp_path / "lake", SCHEMA)
     lake.create()
-    return lake, materialize(source, SCHEMA, lake, raw_dir="", workdir=str(tmp_path), days=days)
+    how = {"raw_dir": "", "workdir": str(tmp_path)}
+    return lake, materialize(source, SCHEMA, lake, **how, days=days, rows_per_shard=rows_per_shard)
 
 
 def test_every_row_is_kept_or_counted_with_its_reason(tmp_path: Path) -> None:
@@ -83,13 +90,10 @@ def test_a_day_without_rows_is_named_and_the_others_are_committed(tmp_path: Path
     assert Lake(tmp_path / "lake", SCHEMA).interactions.partitions()["day"].to_list() == DAYS[:1]
 
 
-@pytest.mark.parametrize("bucket_rows", [1, 1 << 22])
-def test_repeats_are_found_in_buckets_as_in_one_piece(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket_rows: int
-) -> None:
-    monkeypatch.setattr("tutelage.pipeline.pieces.BUCKET_ROWS", bucket_rows)
+@pytest.mark.parametrize("rows_per_shard", [7, 1_000])
+def test_repeats_are_found_in_shards_as_in_one_piece(tmp_path: Path, rows_per_shard: int) -> None:
     parts = tuple(tuple((i, i % 7, "a", part % 2, "") for i in range(50)) for part in range(3))
-    lake, done = _run(tmp_path, Rows(parts), DAYS[:1])
+    lake, done = _run(tmp_path, Rows(parts), DAYS[:1], rows_per_shard=rows_per_shard)
     # Part 1 has other clicks than part 0, and part 2 has the same.
     assert done.days[DAYS[0]].dropped == {"conflicting_duplicate": 50, "duplicate": 50}
     rows = lake.interactions.scan().collect().sort("event_time_us")
@@ -172,3 +176,87 @@ def test_a_day_whose_rows_were_all_dropped_says_why(tmp_path: Path, rows: tuple[
         _run(tmp_path, Rows((rows,)))
     assert str(error.value) == says
     assert Lake(tmp_path / "lake", SCHEMA).interactions.partitions()["day"].to_list() == DAYS[1:]
+
+
+def _three_units(seed: int) -> Rows:
+    """Return 900 rows of two days in three units. Each repeats rows of the one before, equal or not."""
+    draw = random.Random(seed)
+    row = lambda: (draw.randrange(2 * DAY), draw.randrange(20), draw.choice("ab"), draw.randrange(2), "")  # noqa: E731
+    parts: list[list[Row]] = []
+    for _ in range(3):
+        fresh = [row() for _ in range(270)]
+        repeated = draw.sample(parts[-1], 20) if parts else []
+        fresh += [(*each[:4], draw.choice(["", "else"])) for each in repeated]
+        fresh += [(draw.randrange(DAY), None, "a", 1, ""), (DAY + 5, 3, "b", None, "")]
+        parts.append(fresh)
+    return Rows(tuple(map(tuple, parts)))
+
+
+@pytest.mark.parametrize(("rows_per_shard", "shards"), [(250, 2), (65, 7)])
+def test_a_day_is_the_same_in_one_shard_and_in_several(
+    tmp_path: Path, rows_per_shard: int, shards: int
+) -> None:
+    source = _three_units(seed=1)
+    one, in_one = _run(tmp_path / "one", source)
+    several, in_several = _run(tmp_path / "several", source, rows_per_shard=rows_per_shard)
+    assert in_several.days == in_one.days
+    first, second = in_one.days.values()
+    assert first.dropped.keys() == {"duplicate", "conflicting_duplicate", "bad_key"}
+    assert second.dropped.keys() == {"duplicate", "conflicting_duplicate", "bad_label"}
+    for day in DAYS:
+        frames = [
+            [pl.read_parquet(path) for path in lake.interactions.files(day=day)] for lake in (one, several)
+        ]
+        assert [len(files) for files in frames] == [1, shards]
+        for file in frames[0] + frames[1]:
+            assert file.equals(file.sort("event_time_us", "example_id"))
+        assert pl.concat(frames[1]).sort("event_time_us", "example_id").equals(frames[0][0])
+        assert one.interactions.versions([str(day)]) == several.interactions.versions([str(day)])
+        statistics = [lake.statistics.scan(day=day).sort("column").collect() for lake in (one, several)]
+        moments = pl.col("mean", "sd").round(12)
+        assert statistics[0].with_columns(moments).equals(statistics[1].with_columns(moments))
+
+
+class LosesAPiece(ReadUnit):
+    def work(self, unit: Unit) -> list[tuple[None, tuple[str, Piece]]]:
+        return super().work(unit)[1:] if unit.index == 1 else super().work(unit)
+
+
+class LosesAUnit(ReadUnit):
+    def work(self, unit: Unit) -> list[tuple[None, tuple[str, Piece]]]:
+        return [] if unit.index == 2 else super().work(unit)
+
+
+class DoublesAPiece(ReadUnit):
+    def work(self, unit: Unit) -> list[tuple[None, tuple[str, Piece]]]:
+        return super().work(unit) + super().work(unit)[:1] * (unit.index == 0)
+
+
+class LosesAShard(GroupShards):
+    def process(self, group: object) -> Iterator[tuple[int, ShardUnit]]:
+        for number, unit in super().process(group):  # type: ignore[arg-type]
+            if (unit.day, unit.number) != ("1970-01-02", 1):
+                yield number, unit
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "says"),
+    [
+        ("ReadUnit", LosesAPiece, r"lost (\d+) of \d+ rows, of 1970-01-01 \(read from part 1\)"),
+        ("ReadUnit", LosesAUnit, "lost 1 of 3 units: part 2"),
+        ("ReadUnit", DoublesAPiece, r"gave twice (\d+) of \d+ rows, of 1970-01-01 \(read from part 0\)"),
+        (
+            "GroupShards",
+            LosesAShard,
+            r"lost (\d+) of \d+ rows, of 1970-01-02 \(read from part 0, part 1, part 2\)",
+        ),
+    ],
+)
+def test_a_runner_that_loses_or_doubles_values_is_caught_and_nothing_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step: type, says: str
+) -> None:
+    monkeypatch.setattr(f"tutelage.pipeline.materialize.{name}", step)
+    remedy = "nothing was committed; run again with another runner, or without --beam_flag"
+    with pytest.raises(UserError, match=f"^the Beam runner {says}; {remedy}$"):
+        _run(tmp_path, _three_units(seed=2), rows_per_shard=200)
+    assert Lake(tmp_path / "lake", SCHEMA).interactions.partitions().is_empty()

@@ -17,9 +17,10 @@ from tests.pipeline.rows import DAY
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.ids import example_id
 from tutelage.pipeline.lake import Lake
+from tutelage.pipeline.make_shard import DrawNegatives, ShardUnit
 from tutelage.pipeline.materialize import Materialized, materialize
 from tutelage.pipeline.negatives import draw
-from tutelage.pipeline.pieces import Piece
+from tutelage.pipeline.pieces import ROWS_PER_SHARD, Piece
 from tutelage.pipeline.quality import QualityConfig
 from tutelage.pipeline.schema import Downsampling, Feature, History, Negatives, Schema, Task
 from tutelage.pipeline.sources.base import Unit
@@ -74,11 +75,17 @@ class Log:
 
 
 def _run(
-    folder: Path, log: Log, schema: Schema = SCHEMA, days: Sequence[date] = DAYS[:1]
+    folder: Path,
+    log: Log,
+    schema: Schema = SCHEMA,
+    days: Sequence[date] = DAYS[:1],
+    *,
+    rows_per_shard: int = ROWS_PER_SHARD,
 ) -> tuple[pl.DataFrame, Materialized]:
     lake = Lake(folder / "lake", schema)
     lake.create()
-    done = materialize(log, schema, lake, raw_dir="", workdir=str(folder), days=days, quality=ANY)
+    how = {"raw_dir": "", "workdir": str(folder), "quality": ANY, "rows_per_shard": rows_per_shard}
+    done = materialize(log, schema, lake, days=days, **how)  # type: ignore[arg-type]
     return lake.interactions.scan().collect().sort("event_time_us", "user", "item"), done
 
 
@@ -146,17 +153,34 @@ def test_no_user_gets_an_item_that_it_met_or_one_twice_and_every_positive_its_sh
         assert counts.kept == of_day.height
 
 
-@pytest.mark.parametrize("bucket_rows", [50, 1 << 22])
-def test_the_same_rows_in_other_units_and_buckets_get_the_same_negatives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket_rows: int
+@pytest.mark.parametrize(("bucket_rows", "rows_per_shard"), [(50, ROWS_PER_SHARD), (1 << 22, 60), (50, 30)])
+def test_the_same_rows_in_other_units_buckets_and_shards_get_the_same_negatives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket_rows: int, rows_per_shard: int
 ) -> None:
-    first, _ = _run(tmp_path / "first", _log(users=8, items=60, rows=200, seed=1), days=DAYS)
+    first, done = _run(tmp_path / "first", _log(users=8, items=60, rows=200, seed=1), days=DAYS)
     monkeypatch.setattr("tutelage.pipeline.negatives.BUCKET_ROWS", bucket_rows)
     monkeypatch.setattr("tutelage.pipeline.pieces.FRAME_ROWS", 30)
-    again, _ = _run(tmp_path / "again", _log(users=8, items=60, rows=200, seed=1, units=1), days=DAYS)
+    log = _log(users=8, items=60, rows=200, seed=1, units=1)
+    again, once_more = _run(tmp_path / "again", log, days=DAYS, rows_per_shard=rows_per_shard)
     assert_frame_equal(again, first)
+    assert once_more.days == done.days
     one_day, _ = _run(tmp_path / "day", _log(users=8, items=60, rows=200, seed=1, units=2), days=DAYS[1:])
     assert_frame_equal(one_day, first.filter(day=DAYS[1]))
+
+
+class LosesUsers(DrawNegatives):
+    def work(self, unit: ShardUnit) -> list[tuple[None, tuple[str, Piece]]]:
+        return super().work(unit) if unit.number else []
+
+
+def test_a_runner_that_loses_a_share_of_the_negatives_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tutelage.pipeline.materialize.DrawNegatives", LosesUsers)
+    log = _log(users=8, items=60, rows=200, seed=1, units=1)
+    says = r"^the Beam runner lost 1 of \d units: the negatives of 1970-01-01; nothing was committed; "
+    with pytest.raises(UserError, match=says):
+        _run(tmp_path, log, rows_per_shard=60)
 
 
 def test_another_user_or_seed_changes_what_is_drawn_and_a_user_does_not_change_anothers(

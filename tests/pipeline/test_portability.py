@@ -1,12 +1,6 @@
-"""The portability gate: both Beam jobs in separate processes, over the protocol that Flink and Spark use."""
+"""The portability gate: both Beam jobs in separate processes, on Dask and over the protocol of Flink and Spark."""
 
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -14,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests import clusters
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.label import Snapshot, label
 from tutelage.pipeline.lake import Lake
@@ -49,62 +44,18 @@ SOURCE = Synthetic(
 )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("localhost", port), timeout=1).close()
-            return
-        except OSError:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.1)
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Return the Beam flags of a job service and a pool of workers, both processes of their own."""
+    with clusters.job_service(tmp_path_factory.mktemp("beam")) as (of_the_service, _):
+        yield of_the_service
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Start a job service and a pool of workers as separate processes; return the Beam flags to use them."""
-    folder = tmp_path_factory.mktemp("beam")
-    job, pool = _free_port(), _free_port()
-    commands = {
-        job: ["portability.local_job_service_main", f"--port={job}", f"--staging_dir={folder}"],
-        pool: ["worker.worker_pool_main", f"--service_port={pool}"],
-    }
-    # The pool starts its workers with the command `python`.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    servers = []
-    try:
-        for port, (module, flag, *more) in commands.items():
-            log = folder / f"{port}.log"
-            with log.open("wb") as output:
-                server = subprocess.Popen(
-                    [sys.executable, "-m", f"apache_beam.runners.{module}", flag, *more],
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=folder,  # Workers must find the tables from any folder.
-                    env={**os.environ, "PATH": path},
-                    start_new_session=True,
-                )
-            servers.append((port, server, log))
-        for started in servers:
-            _wait_for(*started)
-        yield [
-            "--runner=PortableRunner",
-            f"--job_endpoint=localhost:{job}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{pool}",
-        ]
-    finally:
-        for _, server, _ in servers:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Return the Beam flags of a Dask cluster of two workers, processes of their own."""
+    with clusters.dask(tmp_path_factory.mktemp("dask")) as (of_the_cluster, _):
+        yield of_the_cluster
 
 
 @pytest.fixture(scope="module")
@@ -142,16 +93,19 @@ def _rows(frame: pl.LazyFrame) -> pl.DataFrame:
     return frame.collect().sort("day", "example_id")
 
 
+@pytest.mark.parametrize("engine", ["flags", "dask"])
 def test_both_jobs_give_the_same_rows_as_with_the_default_runner(
-    tmp_path: Path, flags: list[str], teacher: str
+    engine: str, tmp_path: Path, request: pytest.FixtureRequest, teacher: str
 ) -> None:
+    flags = request.getfixturevalue(engine)
     days = {day: Snapshot(path=teacher, day=DAYS[0], step=9) for day in DAYS[1:]}
     lakes, made, labelled = [], [], []
-    for name, beam_flags in {"default": [], "portable": flags}.items():
+    for name, beam_flags, rows in (("default", [], 10_000), ("portable", flags, 250)):
         lake = _lake(tmp_path / name)
-        made.append(
-            materialize(SOURCE, SCHEMA, lake, raw_dir="", workdir="", days=DAYS, beam_flags=beam_flags)
-        )
+        how = {"rows_per_shard": rows, "beam_flags": beam_flags}
+        made.append(materialize(SOURCE, SCHEMA, lake, raw_dir="", workdir="", days=DAYS, **how))  # type: ignore[arg-type]
+        most = max(len(lake.interactions.files(day=day)) for day in DAYS)
+        assert (most > 1) == (name == "portable")
         labelled.append(label(SCHEMA, lake, teacher="big", days=days, beam_flags=beam_flags))
         lakes.append(lake)
 

@@ -1,7 +1,6 @@
 """Statistics of columns, computed by hand: equal over one file or many, and accurate for 100,000s of ids."""
 
 import math
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tutelage.pipeline.io.arrow import read_arrow, write_arrow
 from tutelage.pipeline.schema import STATISTICS, Feature, Schema, Task
 from tutelage.pipeline.statistics import DayStatistics, Sketches, _hashes, compare
 
@@ -125,25 +125,54 @@ def test_the_rows_have_the_schema_of_the_table() -> None:
     assert _day(_frame(user=[1])).columns.to_arrow().cast(STATISTICS).schema == STATISTICS
 
 
-def test_a_day_is_read_as_it_was_written(tmp_path: Path) -> None:
-    day = _day(_frame(user=[7, 7, None], age=[1.0, 2.0, math.nan], tags=[["a"], [], None], click=[0, 1, 1]))
-    day.write(tmp_path / "day")
-    read = DayStatistics.read(tmp_path / "day")
-    assert read.columns.equals(day.columns)
-    assert read.columns.schema == day.columns.schema
-    assert list(read.marks) == list(day.marks) == ["user", "tags"]
-    for name, marks in day.marks.items():
-        assert read.marks[name].dtype == marks.dtype
-        assert (read.marks[name] == marks).all()
+@pytest.mark.parametrize("shards", [1, 2, 7])
+def test_the_sketches_of_shards_add_up_to_the_day(tmp_path: Path, shards: int) -> None:
+    rng = np.random.default_rng(3)
+    n = 3_000
+    whole = _frame(
+        user=rng.integers(0, 400, n).tolist(),
+        age=[None, math.nan, 3e38, *rng.normal(size=n - 3)],
+        click=rng.integers(0, 2, n).tolist(),
+        tags=[["x", None, "y"][: i % 4] for i in range(n)],
+    )
+    added = Sketches(SCHEMA)
+    for number in range(shards):
+        shard = Sketches(SCHEMA)
+        shard.add(whole.gather_every(shards, number))
+        write_arrow(shard.parts(), str(tmp_path / f"{number}"))
+        added.add_parts(read_arrow(str(tmp_path / f"{number}")))
+    found, one = added.finish(), _day(whole)
+    moments = pl.col("mean", "sd").round(12)
+    assert found.columns.with_columns(moments).equals(one.columns.with_columns(moments))
+    assert list(found.marks) == ["user", "tags"]
+    assert all((found.marks[name] == one.marks[name]).all() for name in one.marks)
 
 
-def test_a_file_that_is_not_a_days_statistics_is_refused(tmp_path: Path) -> None:
-    pl.DataFrame({"column": ["user"]}).write_ipc(tmp_path / "other")
-    with pytest.raises(ValueError, match="other has the columns"):
-        DayStatistics.read(tmp_path / "other")
-    (tmp_path / "pickle").write_bytes(pickle.dumps(_day(_frame(user=[7]))))
-    with pytest.raises(pl.exceptions.PolarsError):
-        DayStatistics.read(tmp_path / "pickle")
+def test_repeats_of_shards_are_those_of_the_day_where_only_a_sample_is_kept() -> None:
+    rows = 200_000
+    frame = _frame(age=np.random.default_rng(5).integers(0, rows, rows).tolist())
+    added = Sketches(SCHEMA)
+    for number in range(3):
+        shard = Sketches(SCHEMA)
+        shard.add(frame.gather_every(3, number))
+        added.add_parts(shard.parts())
+    assert added.finish().columns["repeats"].equals(_day(frame).columns["repeats"])
+
+
+def test_of_many_values_the_most_frequent_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.pipeline.statistics._MOST_VALUES", 100)
+    sketches = Sketches(SCHEMA)
+    for start in range(0, 1_000, 50):
+        sketches.add(_frame(user=[*range(start, start + 50), *[5] * 3, *[7] * 2]))
+        assert sketches.parts()["value"][0].len() <= 100
+    assert _row(sketches.finish(), "user")["top"][:2] == ["5", "7"]  # type: ignore[index]
+
+
+def test_what_is_no_sketch_of_these_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="sketches have the columns"):
+        Sketches(SCHEMA).add_parts(pl.DataFrame({"column": ["user"]}))
+    with pytest.raises(ValueError, match="sketches have the columns"):
+        Sketches(SCHEMA).add_parts(Sketches(SCHEMA).parts()[:2])
 
 
 def test_hashes_do_not_depend_on_the_version_of_a_library() -> None:

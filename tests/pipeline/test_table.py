@@ -26,7 +26,7 @@ SCHEMA = Schema(
     tasks=(Task(name="click", label="click"),),
     key=("user",),
 )
-FIRST, SECOND = date(2026, 1, 1), date(2026, 1, 2)
+DAYS = FIRST, SECOND, _ = [date(2026, 1, day) for day in (1, 2, 3)]
 
 
 @pytest.fixture
@@ -132,11 +132,42 @@ def test_a_repeated_commit_changes_nothing(lake: Lake) -> None:
 def test_a_file_that_lacks_rows_is_reported(lake: Lake) -> None:
     table = lake.interactions
     (file,) = _write(table, FIRST, [1, 2])
-    text = "interactions, 2026-01-01: 5 rows were committed and 2 are there"
+    text = "interactions, 2026-01-01: 5 rows are to be committed, 2 are there"
     with pytest.raises(RuntimeError, match=f"^{text}$"):
         table.commit(
             [DataFile(path=file.path, rows=5, digest=file.digest)], {"day": FIRST}, attempt=1, metadata={}
         )
+
+
+def test_several_days_are_replaced_in_one_commit_and_each_has_its_attempt(lake: Lake) -> None:
+    table = lake.interactions
+    for day in DAYS:
+        _commit(table, day, [1], attempt=1)
+    before, other = table.version, table.versions([str(DAYS[2])])
+    parts = [({"day": day}, _write(table, day, [4], [5])) for day in DAYS[:2]]
+    table.commit_together(parts, attempt=2)
+    assert table.version == before + 1
+    assert table.partitions()["rows"].to_list() == [2, 2, 1]
+    assert _users(table.scan()) == [1, 4, 4, 5, 5]
+    assert list(table.attempts(DAYS).values()) == [2, 2, 1]
+    assert table.versions([str(DAYS[2])]) == other
+    alone = table.versions([str(DAYS[0])])
+    _commit(table, DAYS[0], [4, 5], attempt=3)
+    assert table.versions([str(DAYS[0])]) == alone
+    # The first is there already, under another attempt; so the second is all that a repeat would add.
+    table.commit_together(parts[1:], attempt=2)
+    assert table.version == before + 2
+
+
+def test_of_several_days_none_is_replaced_where_another_job_replaced_one(lake: Lake) -> None:
+    table = lake.interactions
+    parts = [({"day": day}, _write(table, day, [4])) for day in DAYS]
+    with (
+        _overtaken(table, lambda: _commit(table, DAYS[1], [2], attempt=2)),
+        pytest.raises(UserError, match=r"^interactions, 2026-01-02: another job replaced it meanwhile"),
+    ):
+        table.commit_together(parts, attempt=3)
+    assert _users(table.scan()) == [2]
 
 
 def test_counts_come_from_the_newest_commit_of_each_day(lake: Lake) -> None:
@@ -326,8 +357,21 @@ def test_rows_of_a_partition_are_deleted_and_its_counts_say_why(lake: Lake) -> N
         "2026-01-01": {"rows_in": 4, "kept": 2, "dropped": {"duplicate": 1, "forgotten": 1}}
     }
     assert table.attempts([FIRST]) == {FIRST: 1}
-    table.delete_rows({"day": FIRST}, None, metadata=None)
-    assert table.partitions().is_empty()
+
+
+def test_several_partitions_are_deleted_in_one_commit_and_keep_their_attempts(lake: Lake) -> None:
+    table = lake.interactions
+    for day in DAYS:
+        _commit(table, day, [1], [2], attempt=1)
+    version = table.version
+    for _ in range(2):  # A repeat finds nothing to delete.
+        table.delete_partitions([({"day": day}, {"kept": 0, "pruned": 2}) for day in DAYS[:2]])
+        assert table.version == version + 1
+    assert table.partitions().rows() == [(DAYS[2], 2)]
+    assert list(table.attempts(DAYS).values()) == [1, 1, 1]
+    assert [table.counts()[str(day)]["kept"] for day in DAYS] == [0, 0, 2]
+    _commit(table, FIRST, [3], attempt=2)
+    assert table.counts()[str(FIRST)] == {"kept": 1}
 
 
 def test_a_table_as_of_a_version_shows_its_rows(lake: Lake) -> None:

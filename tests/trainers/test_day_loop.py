@@ -13,7 +13,7 @@ import tensorflow as tf
 from polars.testing import assert_frame_equal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, ROWS, SCHEMA, commit, interactions, make_run
+from tests.tiny import AUXILIARY, BATCH, DAYS, MODEL, ROWS, SCHEMA, commit, interactions, judged, make_run
 from tutelage.models.config import distil
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.soft_labels import LabelPartition
@@ -182,7 +182,7 @@ def test_a_day_s_first_labels_are_the_scores_of_the_last_checkpoint(taught: Run,
     trainer = _restored(taught, taught.checkpoints(TEACHER).states()[n - 1]) if n else _untrained()
     day = Feed(taught.lake, trainer.transform).read(DAYS[n])
     ahead = trainer.score(day)
-    order = pl.DataFrame({"example_id": day.example_id})
+    order = pl.DataFrame({"example_id": day.whole.example_id})
     labels = order.join(_labels(taught, DAYS[n]), on="example_id", how="left", maintain_order="left")
     for name in taught.schema.outputs:
         label, score = labels[name].to_numpy(), ahead[name]
@@ -194,7 +194,7 @@ def test_a_day_s_first_labels_are_the_scores_of_the_last_checkpoint(taught: Run,
 def test_the_first_day_s_scores_ahead_are_an_untrained_model_s(taught: Run) -> None:
     trainer = _untrained()
     day = Feed(taught.lake, trainer.transform).read(DAYS[0])
-    expected = day_metrics(taught.schema, day.targets, trainer.score(day), basis="day_ahead")
+    expected = day_metrics(taught.schema, judged(day).targets, trainer.score(day), basis="day_ahead")
     rows = _metrics(taught, TEACHER).filter(day=DAYS[0])
     key = ["task", "metric", "value", "rows"]
     ahead = rows.filter(basis="day_ahead").select(key)

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.tiny import judged
 from tutelage.models.backbones.mlp import MLP
 from tutelage.models.config import ModelConfig
 from tutelage.models.metrics import calibration, sigmoid
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Downsampling, Task
 from tutelage.trainers.config import ALL_ROWS, Sampling
-from tutelage.trainers.feed import Day, Feed
+from tutelage.trainers.day import Day
+from tutelage.trainers.feed import Feed
 from tutelage.trainers.metrics import day_metrics, task_metrics
 from tutelage.trainers.trainer import Trainer
 
@@ -50,10 +52,10 @@ def test_a_kept_negative_weighs_as_many_examples_as_were_sampled_for_it(
 ) -> None:
     columns = {"click": [0, 1, 0, 0], "sampling_rate": [0.25, 0.25, np.nan, 1.0]}
     day = _day(tmp_path / "all", trainer, columns)
-    assert day.tensors.weight.numpy().tolist() == [4, 1, 1, 1]
+    assert day.whole.tensors.weight.numpy().tolist() == [4, 1, 1, 1]
     # The model's own sampling comes on top of it.
     fewer = Sampling(negatives_of="click", rate=0.5, correction="weights")
-    weight = _day(tmp_path / "fewer", trainer, columns, sampling=fewer).tensors.weight.numpy().tolist()
+    weight = _day(tmp_path / "fewer", trainer, columns, sampling=fewer).whole.tensors.weight.numpy().tolist()
     assert weight[1] == 1
     assert all(w in (0, 2 * whole) for w, whole in zip(weight[::2], (4, 1), strict=True))
     assert any(weight[i] > 0 for i in (0, 2, 3))
@@ -72,12 +74,14 @@ def test_scores_of_a_model_trained_on_the_kept_examples_fit_all_of_them(
     for _ in range(40):
         trainer.train_day(day)
     scores = sigmoid(trainer.score(day)["click_logit"])
-    kept = day.targets[:, 0]
+    kept = judged(day).targets[:, 0]
     for name, full, seen in (("a", 100 / 1000, 100 / 325), ("b", 200 / 500, 200 / 350)):
         inside = topic[order] == name
         assert np.mean(kept[inside]) == pytest.approx(seen)
         assert scores[inside].mean() == pytest.approx(full, abs=0.03)
-    rows = day_metrics(SCHEMA, day.targets, trainer.score(day), basis="day_ahead", weight=day.example_weight)
+    rows = day_metrics(
+        SCHEMA, judged(day).targets, trainer.score(day), basis="day_ahead", weight=judged(day).weight
+    )
     (message,) = (row["value"] for row in rows if (row["task"], row["metric"]) == ("click", "calibration"))
     assert message == pytest.approx(1.0, abs=0.05)
     # Without the weights it would say that the scores are less than half of what they should be.

@@ -10,17 +10,18 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
-from tests.tiny import DAYS, MODEL, ROWS, SCHEMA, commit, frame, interactions, make_run
+from tests.tiny import DAYS, MODEL, ROWS, SCHEMA, commit, frame, interactions, judged, make_run
 from tutelage.models.ranker import Batch, Ranker
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.holdout import held_out
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import History, Task
 from tutelage.pipeline.soft_labels import LabelPartition, LabelRequest
-from tutelage.trainers import feed
+from tutelage.trainers import day as day_module
 from tutelage.trainers.config import Sampling
+from tutelage.trainers.day import read_ahead
 from tutelage.trainers.day_loop import write_predictions
-from tutelage.trainers.feed import Feed, read_ahead
+from tutelage.trainers.feed import Feed
 
 DAY = DAYS[0]
 
@@ -48,15 +49,15 @@ def lake(tmp_path: Path) -> Lake:
 def test_a_day_is_in_the_order_of_event_time_and_ties_of_example_id(lake: Lake, ranker: Ranker) -> None:
     day = Feed(lake, ranker.transform).read(DAY)
     assert (day.day, day.size) == (DAY, 4)
-    assert day.example_id.tolist() == [11, 12, 13, 10]
+    assert day.whole.example_id.tolist() == [11, 12, 13, 10]
 
 
 def test_the_values_of_a_feature_that_enough_examples_have_are_slices(
     lake: Lake, ranker: Ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_SLICE", 2)
+    monkeypatch.setattr(day_module, "_SLICE", 2)
     day = Feed(lake, ranker.transform, slice_by=["user"]).read(DAY)
-    assert {name: inside.tolist() for name, inside in day.slices.items()} == {
+    assert {name: inside.tolist() for name, inside in judged(day).slices.items()} == {
         "user=4": [False, True, True, False]
     }
 
@@ -64,7 +65,7 @@ def test_the_values_of_a_feature_that_enough_examples_have_are_slices(
 def test_features_are_transformed_by_the_model_and_a_missing_one_is_its_default(
     lake: Lake, ranker: Ranker
 ) -> None:
-    tensors = Feed(lake, ranker.transform).read(DAY).tensors
+    tensors = Feed(lake, ranker.transform).read(DAY).whole.tensors
     expected = ranker.id_map.lookup(
         {"user": tf.constant([-1, 4, 4, -1], tf.int64), "topic": tf.constant(["a", "", "b", ""])}
     )
@@ -105,28 +106,29 @@ def test_an_example_has_its_user_s_history_or_an_empty_one(tmp_path: Path) -> No
     # A model that is without it needs none.
     alone = Ranker(schema, replace(MODEL, without=("history",)))
     day = Feed(lake, alone.transform, without=("history",)).read(DAYS[1])
-    assert day.tensors.rows.shape == (3, 2)
+    assert day.whole.tensors.rows.shape == (3, 2)
     _commit_histories(lake, DAYS[1], {4: ["c", "a"], 5: []})
     day = Feed(lake, ranker.transform).read(DAYS[1])
     # In the order of time: 23, 21, 22. Slots: user, topic, and two of the history, which shares the topics' rows.
     of_topics = ranker.id_map.lookup({"topic": tf.constant(["c", "a"])}).numpy()[:, 0].tolist()
-    assert day.tensors.rows.numpy()[:, 2:].tolist() == [[-1, -1], of_topics, [-1, -1]]
+    assert day.whole.tensors.rows.numpy()[:, 2:].tolist() == [[-1, -1], of_topics, [-1, -1]]
     # Users 5, 4 and none, which is -1, the first.
-    assert day.users is not None
-    assert day.users.tolist() == [3, 2, 1]
+    users = judged(day).users
+    assert users is not None
+    assert users.tolist() == [3, 2, 1]
 
 
 def test_targets_are_labels_and_log1p_of_a_log1p_task_s(lake: Lake, ranker: Ranker) -> None:
     day = Feed(lake, ranker.transform).read(DAY)
     expected = [[1, np.log(1.5)], [1, np.log(8)], [0, 0], [0, np.log(2)]]
-    assert day.targets.dtype == np.float32
-    np.testing.assert_allclose(day.targets, expected, rtol=1e-6)
+    assert judged(day).targets.dtype == np.float32
+    np.testing.assert_allclose(judged(day).targets, expected, rtol=1e-6)
 
 
 def test_without_soft_labels_every_example_is_masked_and_nothing_counted(lake: Lake, ranker: Ranker) -> None:
     day = Feed(lake, ranker.transform).read(DAY)
-    assert day.tensors.mask.numpy().tolist() == [0, 0, 0, 0]
-    assert day.tensors.soft.shape == [4, 2]
+    assert day.whole.tensors.mask.numpy().tolist() == [0, 0, 0, 0]
+    assert day.whole.tensors.soft.shape == [4, 2]
     assert day.counts == {}
 
 
@@ -147,8 +149,8 @@ def test_soft_labels_are_joined_to_their_examples_and_the_rest_is_masked_and_cou
     reads = LabelRequest(teacher="teacher", min_step=5)
     day = Feed(lake, ranker.transform).read(DAY, soft_labels=reads)
     # Of 11, 12, 13, 10: too young, missing, used, used.
-    assert day.tensors.mask.numpy().tolist() == [0, 0, 1, 1]
-    np.testing.assert_allclose(day.tensors.soft[2:], [[3.0, 0.3], [1.0, 0.1]], rtol=1e-6)
+    assert day.whole.tensors.mask.numpy().tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(day.whole.tensors.soft[2:], [[3.0, 0.3], [1.0, 0.1]], rtol=1e-6)
     assert day.counts == {"labels_used": 2, "teacher_too_young": 1, "labels_missing": 1}
 
 
@@ -179,15 +181,15 @@ def test_a_day_that_is_replaced_while_it_is_read_is_read_as_it_was(
     commit(lake, DAYS[1], frame(DAYS[1], [(21, 1, 4, "b", 0.0, 0.0, 0, 0.0)]))
     _commit_histories(lake, DAYS[1], {4: ["old"]})
     before = lake.input_versions([DAYS[1]], histories=True)[DAYS[1]]
-    read = Lake.with_histories
+    read = Lake.made_histories
 
-    def replaced_before(self: Lake, rows: pl.LazyFrame, day: date) -> pl.LazyFrame:
+    def replaced_before(self: Lake, day: date) -> pl.LazyFrame:
         commit(lake, DAYS[1], frame(DAYS[1], [(21, 1, 4, "a", 0.0, 0.0, 0, 0.0)]), attempt=2)
         _commit_histories(lake, DAYS[1], {4: ["new"]})
         monkeypatch.undo()
-        return read(self, rows, day)
+        return read(self, day)
 
-    monkeypatch.setattr(Lake, "with_histories", replaced_before)
+    monkeypatch.setattr(Lake, "made_histories", replaced_before)
     rows = {
         topic: row
         for topic, (row,) in zip(
@@ -197,10 +199,10 @@ def test_a_day_that_is_replaced_while_it_is_read_is_read_as_it_was(
         )
     }
     day = Feed(lake, ranker.transform).read(DAYS[1])
-    assert day.tensors.rows.numpy()[:, 1:].tolist() == [[rows["b"], rows["old"]]]
+    assert day.whole.tensors.rows.numpy()[:, 1:].tolist() == [[rows["b"], rows["old"]]]
     assert day.input_versions == before
     day = Feed(lake, ranker.transform).read(DAYS[1])
-    assert day.tensors.rows.numpy()[:, 1:].tolist() == [[rows["a"], rows["new"]]]
+    assert day.whole.tensors.rows.numpy()[:, 1:].tolist() == [[rows["a"], rows["new"]]]
     assert day.input_versions == lake.input_versions([DAYS[1]], histories=True)[DAYS[1]] != before
 
 
@@ -218,10 +220,10 @@ def test_batches_are_the_day_once_in_order_and_the_last_one_what_is_left(
 ) -> None:
     day = Feed(make_run(tmp_path).lake, ranker.transform).read(DAY)
     assert day.size == ROWS[DAY] == 60
-    batches = [day.tensors.cut(tf.constant(start), size) for start in range(0, day.size, size)]
+    batches = [day.whole.tensors.cut(tf.constant(start), size) for start in range(0, day.size, size)]
     assert all(isinstance(batch, Batch) for batch in batches)
     assert [batch.labels.shape[0] for batch in batches] == sizes
-    for name, whole in day.tensors._asdict().items():
+    for name, whole in day.whole.tensors._asdict().items():
         parts = [getattr(batch, name) for batch in batches]
         assert {part.dtype for part in parts} == {whole.dtype}
         assert (np.concatenate(parts) == whole.numpy()).all()
@@ -241,7 +243,7 @@ def test_days_are_read_ahead_in_order_and_an_unreadable_one_fails_when_its_turn_
 
 
 def _weights(lake: Lake, ranker: Ranker, sampling: Sampling) -> list[float]:
-    return Feed(lake, ranker.transform, sampling=sampling).read(DAY).tensors.weight.numpy().tolist()
+    return Feed(lake, ranker.transform, sampling=sampling).read(DAY).whole.tensors.weight.numpy().tolist()
 
 
 def test_only_examples_with_the_value_have_weight_and_a_missing_value_is_another(
@@ -286,7 +288,8 @@ def test_a_share_of_the_negatives_is_kept_the_same_every_time_and_all_positives(
 
 def test_predictions_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "predictions/2026-01-01.parquet"
-    write_predictions(np.array([3, 1]), {"click_logit": np.array([0.5, -1.0], np.float32)}, path)
+    scores = {"example_id": [3, 1], "click_logit": np.array([0.5, -1.0], np.float32)}
+    write_predictions([pl.DataFrame(scores)[:1], pl.DataFrame(scores)[1:]], path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     read = pl.read_parquet(path)
     assert read.to_dict(as_series=False) == {"example_id": [3, 1], "click_logit": [0.5, -1.0]}
@@ -298,11 +301,13 @@ def test_withheld_rows_weigh_nothing_and_are_scored_as_before(tmp_path: Path, ra
     whole = Feed(lake, ranker.transform).read(DAY)
     day = Feed(lake, ranker.transform, holdout=0.3).read(DAY)
     rows = lake.interactions.scan(day=DAY).filter(held_out(SCHEMA, DAY, 0.3)).collect()
-    withheld = np.isin(day.example_id, rows["example_id"].to_numpy())
+    withheld = np.isin(day.whole.example_id, rows["example_id"].to_numpy())
     assert 5 < withheld.sum() < 35
-    np.testing.assert_array_equal(day.tensors.weight.numpy(), np.where(withheld, 0, whole.tensors.weight))
-    np.testing.assert_array_equal(day.example_id, whole.example_id)
-    np.testing.assert_array_equal(day.targets, whole.targets)
+    np.testing.assert_array_equal(
+        day.whole.tensors.weight.numpy(), np.where(withheld, 0, whole.whole.tensors.weight)
+    )
+    np.testing.assert_array_equal(day.whole.example_id, whole.whole.example_id)
+    np.testing.assert_array_equal(judged(day).targets, judged(whole).targets)
     assert (day.holdout, whole.holdout) == (0.3, 0.0)
     # A part of a day that was trained on with other weights is not gone on with.
     assert day.digest != whole.digest

@@ -19,8 +19,9 @@ from tests.same import assert_same
 from tests.tiny import BATCH, DAYS, MODEL, ROWS, commit, interactions
 from tutelage.pipeline.alarms import AlarmBudget
 from tutelage.trainers.config import GateConfig, StudentConfig
+from tutelage.trainers.day import Day
 from tutelage.trainers.day_loop import train_student, train_teacher
-from tutelage.trainers.feed import Day, Feed
+from tutelage.trainers.feed import Feed
 from tutelage.trainers.preemption import Preempted
 from tutelage.trainers.run import TEACHER, Run
 from tutelage.trainers.trainer import Trainer
@@ -192,10 +193,10 @@ def test_a_skipped_day_s_ids_are_not_observed(tmp_path: Path, skipped: int) -> N
     labels = run.lake.soft_labels.scan(day=DAYS[2]).collect()
     before = _restored(run, kept[0])
     day = _load(run, before, DAYS[2])
-    order = pl.DataFrame({"example_id": day.example_id})
+    order = pl.DataFrame({"example_id": day.whole.example_id})
     of_first_batch = order.head(BATCH).join(labels, on="example_id", how="left", maintain_order="left")
     # The indices of the first batch are the day's: some were assigned already.
-    outputs = before.ranker(day.tensors.rows[:1], day.tensors.numbers[:1])
+    outputs = before.ranker(day.whole.tensors.rows[:1], day.whole.tensors.numbers[:1])
     np.testing.assert_allclose(of_first_batch["click_logit"][0], outputs["click_logit"][0], rtol=1e-5)
 
 
@@ -230,7 +231,7 @@ def test_assigned_embeddings_start_anew_before_their_day_is_trained_on_and_no_ot
     before = [v.numpy() for v in (table, accumulator)]
     day = _load(taught, trainer, DAYS[2])
     assert day.day_ids
-    assigned, first = day.day_ids.assigned.tolist(), day.tensors.rows[0].numpy().tolist()
+    assigned, first = day.day_ids.assigned.tolist(), day.whole.tensors.rows[0].numpy().tolist()
     # Two embeddings of users that were forgotten on the day before, and the topics' new one.
     users = _through(taught, DAYS[0]).known["user"]
     assert set(assigned) & set(range(1, 16)) <= set(users["row"])
@@ -258,7 +259,7 @@ def test_a_late_student_has_seen_no_id_before_its_first_day(taught: Run) -> None
 def test_a_day_of_unseen_ids_is_scored_ahead_by_the_default_embedding(taught: Run) -> None:
     trainer = _untrained()
     day = _load(taught, trainer, DAYS[0])
-    assert (day.ahead.rows.numpy() == [0, 16]).all()
-    assert (day.tensors.rows.numpy() != [0, 16]).any(axis=0).all()
-    outputs = trainer.ranker(tf.constant([[0, 16]] * ROWS[DAYS[0]]), day.tensors.numbers)
+    assert (day.whole.ahead.rows.numpy() == [0, 16]).all()
+    assert (day.whole.tensors.rows.numpy() != [0, 16]).any(axis=0).all()
+    outputs = trainer.ranker(tf.constant([[0, 16]] * ROWS[DAYS[0]]), day.whole.tensors.numbers)
     np.testing.assert_allclose(trainer.score(day)["click_logit"], outputs["click_logit"], rtol=1e-6)

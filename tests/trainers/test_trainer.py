@@ -14,7 +14,8 @@ from tutelage.models.config import ModelConfig
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.schema import Feature, Schema, Task
 from tutelage.trainers.checkpoints import Checkpoints
-from tutelage.trainers.feed import Day, Feed
+from tutelage.trainers.day import Day
+from tutelage.trainers.feed import Feed
 from tutelage.trainers.trainer import Trainer
 
 
@@ -60,7 +61,7 @@ def test_an_update_is_adagrad_s_for_the_table_and_adam_s_for_the_rest(
     day = Feed(lake, trainer.transform).read(DAYS[0])
     trained = trainer.train_day(day)
 
-    users, target = day.tensors.rows.numpy()[:, 0], np.log1p([[0.0], [0.02], [0.0]])
+    users, target = day.whole.tensors.rows.numpy()[:, 0], np.log1p([[0.0], [0.02], [0.0]])
     assert users[0] == users[2] != users[1]
     x = np.concatenate([table[users], [[0.5], [-1.0], [2.0]]], axis=1)
     hidden = np.maximum(x @ kernel + bias, 0)
@@ -97,11 +98,11 @@ def test_steps_and_rows_are_counted_on_from_day_to_day(tmp_path: Path) -> None:
     # 60 rows in batches of 25: 25, 25 and 10. Then 57: 25, 25 and 7.
     first = trainer.train_day(_day(tmp_path, trainer), progress=progress.append)
     assert progress == [25, 25, 10]
-    assert first.teacher_step.dtype == np.int64
-    assert first.teacher_step.tolist() == [0] * 25 + [1] * 25 + [2] * 10
+    assert first.teacher_step().dtype == np.int64
+    assert first.teacher_step().tolist() == [0] * 25 + [1] * 25 + [2] * 10
     trainer.finish(DAYS[0], first, checkpoints)
     second = trainer.train_day(_day(tmp_path, trainer, DAYS[1]))
-    assert second.teacher_step.tolist() == [3] * 25 + [4] * 25 + [5] * 7
+    assert second.teacher_step().tolist() == [3] * 25 + [4] * 25 + [5] * 7
     trainer.finish(DAYS[1], second, checkpoints)
     counted = [(s.day, s.step, s.examples, s.rows) for s in checkpoints.states()]
     assert counted == [(DAYS[0], 3, 60, 60), (DAYS[1], 6, 117, 57)]

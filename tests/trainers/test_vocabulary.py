@@ -1,11 +1,13 @@
 """Which ids have their own embedding, day after day: assigned, kept, forgotten, assigned again. Expected by hand."""
 
+from collections.abc import Mapping
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from polars.testing import assert_frame_equal
 
 from tutelage.models.id_map import GrowingIdMap, fingerprint
 from tutelage.pipeline.schema import Feature, Growth
@@ -24,7 +26,28 @@ MAP = GrowingIdMap(
 )
 
 
-def _observe(before: Vocabulary, day: int, users: list[int], **others: list[Any]) -> DayIds:
+class Observed(NamedTuple):
+    ahead: tf.Tensor
+    indices: tf.Tensor
+    day_ids: DayIds
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.day_ids.vocabulary
+
+    @property
+    def counts(self) -> Mapping[str, Mapping[str, float]]:
+        return self.day_ids.counts
+
+    @property
+    def assigned(self) -> np.ndarray:
+        return self.day_ids.assigned
+
+
+def _observe(
+    before: Vocabulary, day: int, users: list[int], *, chunk: int = 100, **others: list[Any]
+) -> Observed:
+    """Observe a day, so many examples at a time; indices of chunks are made once more when all is known."""
     columns: dict[str, Any] = {"item": [""] * len(users), "tab": [3] * len(users), "user": users}
     columns |= {"seen": [["", ""]] * len(users), **others}
     arrays = {
@@ -32,10 +55,24 @@ def _observe(before: Vocabulary, day: int, users: list[int], **others: list[Any]
         for name, values in columns.items()
     }
     ahead = MAP.lookup({name: tf.constant(values) for name, values in arrays.items()}, before.entries())
-    return before.observe(arrays, ahead, date(2026, 1, day))
+    observing, indices = before.observe(date(2026, 1, day)), []
+    chunks = [
+        (
+            {name: values[start : start + chunk] for name, values in arrays.items()},
+            ahead[start : start + chunk],
+        )
+        for start in range(0, len(users), chunk)
+    ]
+    for of, rows in chunks:
+        indices.append(observing.add(of, rows))
+    day_ids = observing.result()
+    for number, (of, rows) in enumerate(chunks):
+        again = day_ids.indices(of, rows, start=number * chunk)
+        np.testing.assert_array_equal(again, indices[number])
+    return Observed(ahead, tf.concat(indices, axis=0), day_ids)
 
 
-def _counts(day_ids: DayIds, feature: str = "user") -> tuple[float, ...]:
+def _counts(day_ids: Observed, feature: str = "user") -> tuple[float, ...]:
     names = ("ids_known", "ids_with_rows", "ids_given", "ids_evicted", "ids_full")
     return tuple(day_ids.counts[feature][name] for name in names)
 
@@ -111,3 +148,23 @@ def test_the_days_before_are_counted_as_if_they_were_this_one(cut: int) -> None:
     rest = _observe(start.vocabulary, 2, users[cut:])
     rows = [*start.indices[:, 1].numpy(), *rest.indices[:, 1].numpy()]
     assert rows == whole.indices[:, 1].numpy().tolist()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_a_day_is_observed_chunk_by_chunk_as_at_once(chunk: int) -> None:
+    # More ids than embeddings, so that some find none in one chunk, and are seen again in the next.
+    rng = np.random.default_rng(1)
+    whole = in_chunks = Vocabulary.empty(MAP)
+    for day in range(1, 6):
+        users = rng.integers(0, 9, 20).tolist()
+        items = rng.choice(["a", "b", "c", "d", "e"], 20).tolist()
+        seen = rng.choice(["a", "c", ""], [20, 2]).tolist()
+        one = _observe(whole, day, users, item=items, seen=seen)
+        many = _observe(in_chunks, day, users, chunk=chunk, item=items, seen=seen)
+        np.testing.assert_array_equal(one.indices, many.indices)
+        np.testing.assert_array_equal(one.assigned, many.assigned)
+        assert one.counts == many.counts
+        whole, in_chunks = one.vocabulary, many.vocabulary
+        for name, known in whole.known.items():
+            assert_frame_equal(known, in_chunks.known[name])
+    assert max(one.counts["user"]["ids_full"], one.counts["item"]["ids_full"]) > 0

@@ -45,7 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small.train(session, "late", DAYS[3:])
     for day in DAYS:
         ids = session.run.lake.interactions.scan(day=day).collect()["example_id"].to_numpy()
-        write_predictions(ids, {"click_logit": np.zeros(len(ids))}, session.run.predictions("control", day))
+        scores = pl.DataFrame({"example_id": ids, "click_logit": np.zeros(len(ids))})
+        write_predictions([scores], session.run.predictions("control", day))
     sums = pl.DataFrame({"user": [0, GONE], "task": "click", "loss": [1.0, 2.0]})
     (workdir / "study/units/base-1").mkdir(parents=True)
     sums.write_parquet(workdir / "study/units/base-1/sums.parquet")

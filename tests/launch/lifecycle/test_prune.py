@@ -9,15 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
+from absl import flags
 
 from tests.launch import small
-from tutelage.launch import steps
+from tutelage.launch import commands, locks, steps
 from tutelage.launch.actions.console import print_left_out
 from tutelage.launch.actions.forget import forget as forget_command
 from tutelage.launch.actions.materialize import materialize
 from tutelage.launch.actions.prune import prune as prune_command
 from tutelage.launch.actions.rollback import rollback as rollback_command
 from tutelage.launch.actions.status import status
+from tutelage.launch.commands import COMMANDS
 from tutelage.launch.lifecycle import prune, rollback
 from tutelage.launch.report.data import day_counts
 from tutelage.launch.session import Session
@@ -76,7 +78,7 @@ def test_old_days_are_removed_from_all_tables_with_their_files(
         assert found == {f"day={day}" for day in DAYS[2:]}
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if not line.startswith("removing: ")] == []
-    assert "removing: 40 rows of lake/soft_labels, teacher/pre_update/2026-01-02" in printed
+    assert "removing: 80 rows of lake/soft_labels, teacher/pre_update/2026-01-01 to 2026-01-02" in printed
 
 
 def test_of_old_days_a_model_keeps_where_it_stood_and_its_newest_variables(workdir: Path) -> None:
@@ -214,7 +216,7 @@ def test_pruned_days_are_materialised_again_only_when_they_alone_are_asked_for(
 
 def test_killed_before_any_action_it_goes_on_with_that_one_when_it_is_run_again(workdir: Path) -> None:
     planned = prune.plan(_open(workdir), 2).actions
-    assert len(planned) == 27
+    assert len(planned) == 19
     for number, step in enumerate(planned):
         session = _open(workdir)
         left = [step.what for step in prune.plan(session, 2).actions]
@@ -342,3 +344,31 @@ def test_nothing_is_deleted_through_a_link(workdir: Path, tmp_path: Path, where:
         with pytest.raises(UserError, match=rf"{where} is a link, and nothing is deleted through a link"):
             command()
     assert sorted(path for path in tmp_path.rglob("*") if path.name != ".lock") == before
+
+
+def _content(workdir: Path) -> dict[Path, tuple[int, bytes]]:
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in workdir.rglob("*")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("prune", "--keep_days=1"), ("rollback", "--to_day=2026-01-02"), ("forget", "--user_id=3")],
+)
+def test_a_dry_run_writes_nothing_and_does_not_wait_for_a_run(
+    name: str, asked: str, workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = _open(workdir)
+    given = [f"--config={small.CONFIG}", f"--workdir={workdir}", f"--raw_dir={workdir.parent / 'raw'}"]
+    monkeypatch.setattr(commands, "FLAGS", values := flags.FlagValues())
+    for flag in COMMANDS[name].all_flags:
+        flag(flag_values=values)
+    values([name, *given, asked, "--dry_run"])
+    monkeypatch.setattr(commands, "silence", lambda verbose, how: None)
+    with locks.alone(session.run):
+        before = _content(workdir)
+        commands._act(COMMANDS[name], [name])
+        assert _content(workdir) == before
+    assert "would remove: " in capsys.readouterr().out

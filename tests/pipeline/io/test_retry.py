@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 
 from tests.failing import EIO, failing
 from tests.pipeline.rows import DAY, Rows
-from tutelage.pipeline import histories, materialize
+from tutelage.pipeline import histories, materialize, pieces
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io import retry
 from tutelage.pipeline.io.retry import with_retries
@@ -99,7 +99,7 @@ def test_a_job_whose_disk_fails_for_a_while_gives_the_same_tables_as_an_undistur
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     undisturbed, counts = _made(tmp_path / "undisturbed")
-    commit, failed = Table.commit, set()
+    commit, failed = Table._commit, set()
 
     def commits_and_fails(self: Table, *args: Any, **kwargs: Any) -> None:
         commit(self, *args, **kwargs)
@@ -107,8 +107,8 @@ def test_a_job_whose_disk_fails_for_a_while_gives_the_same_tables_as_an_undistur
             failed.add(self.path)
             raise EIO
 
-    monkeypatch.setattr(Table, "commit", commits_and_fails)
-    for where, name in ((Rows, "read"), (materialize, "find_repeats"), (histories, "_items")):
+    monkeypatch.setattr(Table, "_commit", commits_and_fails)
+    for where, name in ((Rows, "read"), (pieces, "find_repeats"), (histories, "_items")):
         monkeypatch.setattr(where, name, failing(1, EIO, getattr(where, name)))
     lake, found = _made(tmp_path / "disturbed")
     assert found.days == counts.days
@@ -119,11 +119,13 @@ def test_a_job_whose_disk_fails_for_a_while_gives_the_same_tables_as_an_undistur
             for each in (undisturbed, lake)
         )
         assert_frame_equal(one, other)
-    # The statistics of a day are committed before its rows.
-    assert [message.split(":")[0] for message in caplog.messages] == [
-        "the rows of part 0",
-        "the rows of 1970-01-01",
-        *["the commit of 1970-01-01"] * 2,
+    # The days are made at the same time, and the statistics of a day are committed before its rows.
+    first, second, *others = [message.split(":")[0] for message in caplog.messages]
+    assert first == "the rows of part 0"
+    assert second in [f"the rows of {day}" for day in DAYS]
+    assert others == [
+        "the commit of statistics",
+        "the commit of 1970-01-01",
         *["the histories of 1970-01-01"] * 2,
     ]
 

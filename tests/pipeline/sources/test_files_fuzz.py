@@ -74,7 +74,8 @@ def _job(folder: Path, kind: str, *, iso8601: bool) -> tuple[Counter[str], pl.Da
     lake = Lake(folder / "lake", SCHEMA)
     lake.create()
     source = _files(kind, iso8601=iso8601)
-    done = materialize(source, SCHEMA, lake, raw_dir=str(folder), workdir=str(folder), days=[DAY])
+    where = {"raw_dir": str(folder), "workdir": str(folder)}
+    done = materialize(source, SCHEMA, lake, **where, days=[DAY], rows_per_shard=100)
     counts = Counter(done.days[DAY].dropped)
     counts["duplicate"] += counts.pop("conflicting_duplicate", 0)
     counts.update(kept=done.days[DAY].kept, elsewhere=sum(done.elsewhere.values()))

@@ -130,6 +130,17 @@ def test_a_missing_archive_is_explained(tmp_path: Path, raw_dir: str) -> None:
         MovieLens(config="25m-ratings").units(f"{tmp_path}{raw_dir}", workdir=str(tmp_path), days=[])
 
 
+def test_a_workdir_in_an_object_store_is_refused_and_nothing_is_written_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^--workdir=s3://bucket/w: .* which must be local; give a local --workdir$"
+    ):
+        MovieLens().units("", workdir="s3://bucket/w", days=[])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ml-latest-small.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"wrong checksum.*; put the original ml-latest-small\.zip"):
