@@ -167,7 +167,8 @@ def start(command: str, workdir: Path, *more: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PATH": clusters.PATH},
+        # The config imports this folder's modules, as this file does.
+        env={**os.environ, "PATH": clusters.PATH, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
     )
 
 
