@@ -35,7 +35,8 @@ def server(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,  # Workers must find the tables from any folder.
-            env={**os.environ, "PATH": PATH, **environment},
+            # Workers import the tests' own DoFns, as this process does.
+            env={**os.environ, "PATH": PATH, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
             start_new_session=True,
         )
     try:
