@@ -195,11 +195,7 @@ def sweep(lake_root: Path) -> None:
     """Remove the staging folders of killed jobs."""
     for left in left_over(lake_root):
         with contextlib.suppress(OSError, UserError), locked(_lock(left), f"{left} is in use"):
-            if remote(left):
-                remove(left)
-                continue
-            shutil.rmtree(left, ignore_errors=True)
-            left.unlink(missing_ok=True)  # A lock file, where its job has removed the folder just now.
+            remove(left)  # Of a folder that its job has removed just now, the lock has left a file.
 
 
 def _lock(staging: Path) -> Path:

@@ -1,16 +1,13 @@
 """Beam job: what each user of a day saw in the days before it, from `interactions`."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
-from itertools import groupby
 
-import apache_beam as beam
 import polars as pl
 
-from tutelage.pipeline import beam_job
-from tutelage.pipeline.arrivals import check_units
+from tutelage.pipeline import beam_job, file_job
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.pieces import ROWS_PER_SHARD, shards
@@ -28,26 +25,22 @@ class HistoryUnit:
     of: int
     """The number of shares of the day."""
 
+    @property
+    def where(self) -> str:
+        """What people call it."""
+        return f"the histories of {self.day}"
 
-class BuildShare(beam.DoFn):
+
+class BuildShare(file_job.WriteFile):
     """Takes a share of a day's users, and writes a file of `histories`: one line for each user.
 
     Memory: four columns of these users' rows of one earlier day, and their lists, up to `length` items each.
     """
 
-    def __init__(self, schema: Schema, lake_root: str, staging: str):
-        self.schema = schema
-        self.lake_root = lake_root
-        self.staging = beam_job.Staging(staging)
+    what = "the histories"
 
-    def process(self, group: tuple[int, Iterable[HistoryUnit]]) -> None:
-        for unit in group[1]:
-            with self.staging.telling(unit.index):
-                file = with_retries(f"the histories of {unit.day}", self._build, unit)
-            self.staging.give(f"{unit.index}", asdict(file))
-            self.staging.done(unit.index)
-
-    def _build(self, unit: HistoryUnit) -> DataFile:
+    def write(self, unit: HistoryUnit) -> DataFile:
+        """Write the histories of a share."""
         lake = Lake(self.lake_root, self.schema)
         assert lake.histories
         user, day = self.schema.user, unit.day
@@ -126,17 +119,9 @@ def build(
         units += [HistoryUnit(index=len(units) + i, day=day, number=i, of=of) for i in range(of)]
     root = lake.interactions.path.parent
     with beam_job.staging_folder(root) as staging:
-
-        def graph(pipeline: beam.Pipeline) -> None:
-            _ = beam_job.in_groups(pipeline, units, size=1) | "Build" >> beam.ParDo(
-                BuildShare(schema, str(root), str(staging.path))
-            )
-
-        beam_job.run(graph, flags=beam_flags, staging=staging, units=len(units), progress=progress)
-        made = staging.given()
-        check_units({str(unit.index): f"the histories of {unit.day}" for unit in units}, made)
-        for day, of_day in groupby(units, key=lambda unit: unit.day):
-            files = [DataFile(**made[str(unit.index)]) for unit in of_day]
+        building = BuildShare(schema, str(root), str(staging.path))
+        made = file_job.run(units, building, staging=staging, flags=beam_flags, progress=progress)
+        for day, files in made:
             commit = partial(lake.histories.commit, attempt=attempts[day], metadata={})
             with_retries(f"the histories of {day}", commit, files, {"day": day})
     return stale

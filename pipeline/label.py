@@ -1,20 +1,17 @@
 """Beam job: label days of `interactions` with a snapshot of the teacher that was published for an earlier day."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from itertools import groupby
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import polars as pl
 
-from tutelage.pipeline import beam_job
-from tutelage.pipeline.arrivals import check_units
+from tutelage.pipeline import beam_job, file_job
 from tutelage.pipeline.errors import UserError
 from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.io.retry import with_retries
@@ -49,6 +46,11 @@ class LabelUnit:
     day: date
     file: str
     snapshot: Snapshot
+
+    @property
+    def where(self) -> str:
+        """What people call it."""
+        return f"the labels of {self.day}, {self.file}"
 
 
 def choose(snapshots: Sequence[Snapshot], day: date) -> Snapshot:
@@ -99,26 +101,20 @@ def score(snapshot: Snapshot, frame: pl.DataFrame, schema: Schema) -> dict[str, 
     return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
-class ScoreFile(beam.DoFn):
+class ScoreFile(file_job.WriteFile):
     """Takes a data file, writes a file of its soft labels, and gives it to the driver.
 
     Memory: the data file, the histories of its users and the model.
     """
 
+    what = "the labels"
+
     def __init__(self, schema: Schema, teacher: str, lake_root: str, staging: str):
-        self.schema = schema
+        super().__init__(schema, lake_root, staging)
         self.teacher = teacher
-        self.lake_root = lake_root
-        self.staging = beam_job.Staging(staging)
 
-    def process(self, group: tuple[int, Iterable[LabelUnit]]) -> None:
-        for unit in group[1]:
-            with self.staging.telling(unit.index):
-                file = with_retries(f"the labels of {unit.day}", self._score, unit)
-            self.staging.give(f"{unit.index}", asdict(file))
-            self.staging.done(unit.index)
-
-    def _score(self, unit: LabelUnit) -> DataFile:
+    def write(self, unit: LabelUnit) -> DataFile:
+        """Write the labels of a data file."""
         lake, names = Lake(self.lake_root, self.schema), takes(unit.snapshot)
         rows = lake.interactions.read_file(unit.file)
         if any(history.name in names for history in self.schema.histories):
@@ -167,16 +163,9 @@ def label(
         ]
     root = lake.soft_labels.path.parent
     with beam_job.staging_folder(root) as staging:
-
-        def build(pipeline: beam.Pipeline) -> None:
-            scoring = ScoreFile(schema, teacher, str(root), str(staging.path))
-            _ = beam_job.in_groups(pipeline, units, size=1) | "Score" >> beam.ParDo(scoring)
-
-        beam_job.run(build, flags=beam_flags, staging=staging, units=len(units), progress=progress)
-        made = staging.given()
-        check_units({str(unit.index): f"the labels of {unit.day}, {unit.file}" for unit in units}, made)
-        for day, of_day in groupby(units, key=lambda unit: unit.day):
-            labels = [DataFile(**made[str(unit.index)]) for unit in of_day]
+        scoring = ScoreFile(schema, teacher, str(root), str(staging.path))
+        made = file_job.run(units, scoring, staging=staging, flags=beam_flags, progress=progress)
+        for day, labels in made:
             partition = LabelPartition(teacher, SNAPSHOT, day)
             commit = partial(lake.soft_labels.commit, attempt=staging.attempt, source=sources[day])
             with_retries(f"the labels of {day}", commit, partition, labels)

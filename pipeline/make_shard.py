@@ -9,7 +9,6 @@ import apache_beam as beam
 
 from tutelage.pipeline import beam_job, negatives
 from tutelage.pipeline.io.arrow import write_arrow
-from tutelage.pipeline.io.paths import as_path
 from tutelage.pipeline.io.retry import with_retries
 from tutelage.pipeline.lake import Lake
 from tutelage.pipeline.leaks import leaks
@@ -139,7 +138,7 @@ class MakeShard(beam_job.ThreadedDoFn):
             late += late_rows
             masked.update({name: frame[name].null_count() for name in schema.maturity})
             del frame  # Before the rows of the next file are fetched.
-        path = str(as_path(self.job.staging) / f"{unit.day}-{unit.number}.sketches")
+        path = str(self.staging.path / f"{unit.day}-{unit.number}.sketches")
         write_arrow(sketches.parts(), path)
         self.staging.give(
             f"made-{unit.day}-{unit.number}",

@@ -121,8 +121,9 @@ def materialize(
                 rows_per_shard=rows_per_shard if schema.negatives else None,
             )
             elsewhere = dict(sorted(arrivals.elsewhere.items()))
+            made = arrivals.made
             committer = DayCommitter(lake, quality, attempt=staging.attempt, as_of=as_of, alarms=alarms)
-            done, held = _commit_days(arrivals.made, elsewhere, committer)
+            done, held = _commit_days(made, elsewhere, committer)
     histories.build(
         schema,
         lake,
@@ -130,12 +131,8 @@ def materialize(
         rows_per_shard=rows_per_shard,
         beam_flags=beam_flags,
     )
-    if missing := [text for text in map(str, days) if text not in arrivals.made]:
-        why, remedy = _explain(arrivals.dropped_whole, source, schema, raw_dir)
-        raise UserError(
-            f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}{why}; "
-            f"of the other days, {len(done)} were committed. {remedy}"
-        )
+    if missing := [text for text in map(str, days) if text not in made]:
+        raise _no_rows(missing, arrivals.dropped_whole, source, schema, raw_dir=raw_dir, committed=len(done))
     return Materialized(
         days=done,
         quarantined=committer.quarantined_days,
@@ -203,6 +200,23 @@ def _staged(day: date, found: DayArrivals) -> StagedDay:
             "masked": dict(masked),
             **({"sampled": sampled, "pairs": found.pairs} if sampled else {}),
         },
+    )
+
+
+def _no_rows(
+    missing: Sequence[str],
+    dropped: Counter[str],
+    source: Source,
+    schema: Schema,
+    *,
+    raw_dir: str,
+    committed: int,
+) -> UserError:
+    """Return the error about days of which no row is left. `dropped` counts dropped rows that may be theirs."""
+    why, remedy = _explain(dropped, source, schema, raw_dir)
+    return UserError(
+        f"no rows for {', '.join(missing)} in {raw_dir or 'the source'}{why}; "
+        f"of the other days, {committed} were committed. {remedy}"
     )
 
 
