@@ -43,7 +43,7 @@ _FOR_EVER = 10 * 365 * 86400
 
 
 class TutelageOptions(PipelineOptions):
-    """The one option of ours among Beam's."""
+    """Adds the one option of this package to those of Beam."""
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:

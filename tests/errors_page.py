@@ -21,7 +21,6 @@ that of the [table](operations.md#what-the-run-tells-you-and-what-to-do). `make 
 """
 REMEDIES = {
     "… (…)": "wait for the process that is named, or stop it",
-    "…restore it from a backup, or remove the line by tutelage-verify --repair": "restore it, or run that command",
     "--beam_flag: …": "correct the flag; Beam's message names it",
     "day … is neither YYYY-MM-DD nor today, yesterday or today-N": "give one of these",
     "feature …: capacity is …, an id needs between 1 and 2**31 - 1": "give a capacity between these",

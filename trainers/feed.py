@@ -46,7 +46,6 @@ class Feed:
     """`TrainingConfig.holdout`: the rows of this share of the day's users weigh 0 too."""
     slice_by: Sequence[str] = ()
     """Features; each of their values that 1,000 examples or more of a day have is a slice."""
-
     chunk_rows: int = CHUNK_ROWS
     """The most examples that are read at once."""
     scratch: Path | None = None

@@ -70,10 +70,10 @@ class Decisions:
             if isinstance(record, dict):
                 records.append(record)
             elif n == len(lines):  # An append of an older version was interrupted.
-                warn_once(f"{record}the lines before it are used")
+                warn_once(f"{record}; the lines before it are used")
             else:
                 raise TornFile(
-                    f"{record}restore it from a backup, or remove the line by tutelage-verify --repair"
+                    f"{record}; restore it from a backup, or remove the line by tutelage-verify --repair"
                 )
         return records
 
@@ -85,11 +85,7 @@ class Decisions:
         if not lines:
             return [(f"{self.path} is empty", "restore it from a backup; --repair removes it")]
         kept = f"--repair removes the line, and keeps the file as it is in {self._aside.name}"
-        return [
-            (str(error).removesuffix("; "), kept)
-            for error in self._parse(lines)
-            if isinstance(error, TornFile)
-        ]
+        return [(str(error), kept) for error in self._parse(lines) if isinstance(error, TornFile)]
 
     @property
     def _aside(self) -> Path:
@@ -115,7 +111,7 @@ class Decisions:
             try:
                 yield parse_json(line, f"{self.path}, line {n}", _checked, mend="")
             except TornFile as error:
-                yield error
+                yield TornFile(str(error).removesuffix("; "))
 
     def _write(self, records: Sequence[dict[str, Any]]) -> None:
         content = "".join(json.dumps(sealed(record)) + "\n" for record in records).encode()

@@ -159,7 +159,7 @@ def _file(path: Path, gone: pl.Expr) -> None:
 def _partial(session: Session, days: Sequence[date]) -> Iterator[Action]:
     """Yield the removal of partial checkpoints within `days`: they could not be resumed, as the day's rows change.
 
-    And that of rows on the disk of a trainer that was killed.
+    Rows that a killed trainer has left on the disk are removed too.
     """
     for model in session.all_models:
         if (scratch := session.run.scratch(model)).exists():

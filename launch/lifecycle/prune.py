@@ -154,11 +154,11 @@ def base(session: Session, model: str) -> date | None:
 
 def _days(session: Session, table: Table, before: date, needed: Iterable[date]) -> list[Action]:
     """Return the removal of a table's partitions from before `before` that are not needed."""
-    old = table.partitions().filter(pl.col("day") < before, ~pl.col("day").is_in(list(needed)))
+    old = table.partitions().filter(pl.col("day") < before, ~pl.col("day").is_in(list(needed))).sort("day")
     counts = table.counts()
     path, length = table.path.relative_to(session.run.root), session.run.schema.slice_days
     others = [name for name in table.partition_by if name != "day"]
-    groups = old.sort("day").partition_by(others, as_dict=True).items() if others else [((), old.sort("day"))]
+    groups = old.partition_by(others, as_dict=True).items() if others else [((), old)]
     actions = []
     for values, of_group in groups:
         for some in of_group.iter_slices(_TOGETHER):

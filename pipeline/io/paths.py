@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 from tutelage.pipeline.errors import TransientError, UserError
 from tutelage.pipeline.io.printable import masked
 
-EXTRAS: Mapping[str, str] = MappingProxyType({"s3": "s3", "gs": "gcs", "abfs": "azure", "abfss": "azure"})
-"""The schemes of object stores, and the extra of the package that installs their driver."""
 if TYPE_CHECKING:
     from obstore import UpdateVersion
 
+EXTRAS: Mapping[str, str] = MappingProxyType({"s3": "s3", "gs": "gcs", "abfs": "azure", "abfss": "azure"})
+"""The schemes of object stores, and the extra of the package that installs their driver."""
 _ENDPOINTS = {
     "AWS_ENDPOINT_URL": "AWS_ALLOW_HTTP",
     "AWS_ENDPOINT_URL_S3": "AWS_ALLOW_HTTP",
@@ -47,6 +47,11 @@ class StoreStat:
     st_size: int
     st_mtime: float
     etag: str
+
+    @classmethod
+    def of(cls, meta: Any) -> Self:
+        """Return what the client says of an object."""
+        return cls(meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "")
 
     @property
     def st_mtime_ns(self) -> int:
@@ -326,8 +331,7 @@ class StorePath:
         import obstore
 
         with _readable_errors(self):
-            meta = obstore.head(self.store, self.key)
-        return StoreStat(meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "")
+            return StoreStat.of(obstore.head(self.store, self.key))
 
     def is_file(self) -> bool:
         try:
@@ -345,33 +349,23 @@ class StorePath:
     def is_symlink(self) -> bool:
         return False
 
-    def _listed(self, *, chunk: int = 1000) -> Iterator[tuple[PurePosixPath, int]]:
-        """Yield the files at any depth with their sizes, by their paths below this folder."""
+    def _listed(self, *, chunk: int = 1000) -> Iterator[tuple[PurePosixPath, StoreStat]]:
+        """Yield the files at any depth, by their paths below this folder, each with what `stat` returns of it."""
         import obstore
 
         with _readable_errors(self):
             prefix = f"{self.key}/" if self.key else None
             for batch in obstore.list(self.store, prefix, chunk_size=chunk):
                 for meta in batch:
-                    yield PurePosixPath(meta["path"]).relative_to(self._key), meta["size"]
+                    yield PurePosixPath(meta["path"]).relative_to(self._key), StoreStat.of(meta)
 
     def stats(self) -> dict[str, StoreStat]:
         """Return what `stat` returns of each file at any depth, by its path below this folder, as `sizes` does."""
-        import obstore
-
-        with _readable_errors(self):
-            prefix = f"{self.key}/" if self.key else None
-            return {
-                str(PurePosixPath(meta["path"]).relative_to(self._key)): StoreStat(
-                    meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or ""
-                )
-                for batch in obstore.list(self.store, prefix, chunk_size=1000)
-                for meta in batch
-            }
+        return {str(below): stat for below, stat in self._listed()}
 
     def sizes(self) -> dict[str, int]:
         """Return the size of each file at any depth, by its path below this folder; one request per 1,000 files."""
-        return {str(below): size for below, size in self._listed()}
+        return {str(below): stat.st_size for below, stat in self._listed()}
 
     def iterdir(self) -> Iterator[Self]:
         """Yield what is in the folder. Raises FileNotFoundError where nothing is."""

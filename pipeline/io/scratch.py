@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tutelage.pipeline.errors import TransientError, UserError
 from tutelage.pipeline.io import leases
+from tutelage.pipeline.io.digests import sha256_of
 from tutelage.pipeline.io.paths import StorePath, remote
 
 DIGESTS = ".digests.json"
@@ -39,14 +40,13 @@ class TornUpload(UserError):
 
 
 @contextmanager
-def scratch(parent: str | Path | None = None) -> Iterator[Path]:
-    """Yield a new local folder below `parent` (None: the system's folder for temporary files), and remove it.
+def scratch() -> Iterator[Path]:
+    """Yield a new local folder, where this process puts its temporary files (`use_scratch`), and remove it.
 
     Raises ScratchLost where the block fails and the folder is gone by then.
     """
-    parent = Path(parent or tempfile.gettempdir())
-    parent.mkdir(parents=True, exist_ok=True)
-    made = tempfile.TemporaryDirectory(prefix="tutelage-", dir=parent, ignore_cleanup_errors=True)
+    Path(tempfile.gettempdir()).mkdir(parents=True, exist_ok=True)  # It may have vanished.
+    made = tempfile.TemporaryDirectory(prefix="tutelage-", ignore_cleanup_errors=True)
     with made as folder, telling_loss(Path(folder)):
         yield Path(folder)
 
@@ -88,9 +88,9 @@ def upload(source: Path, target: StorePath, *, last: str = "") -> dict[str, str]
     """
     if not source.is_dir():
         target.upload(source)
-        return {"": _sha256(source)}
+        return {"": sha256_of(source)}
     names = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
-    digests = {name: _sha256(source / name) for name in names}
+    digests = {name: sha256_of(source / name) for name in names}
     late = [name for name in names if last and Path(name).name == last]
 
     def send(name: str) -> None:
@@ -127,7 +127,7 @@ def download(source: StorePath, target: Path) -> None:
             raise TornUpload(
                 f"{source / name} is missing; restore it from a backup, or remove {source}"
             ) from None
-        if (expected := digests.get(name)) and expected != _sha256(path):
+        if (expected := digests.get(name)) and expected != sha256_of(path):
             raise TornUpload(
                 f"{source / name} is not what was uploaded; restore it from a backup, or remove {source}"
             )
@@ -155,20 +155,15 @@ def _digests(folder: StorePath) -> dict[str, str]:
 
 
 @contextmanager
-def local_copy(path: Path, parent: str | Path | None = None) -> Iterator[Path]:
+def local_copy(path: Path) -> Iterator[Path]:
     """Yield a folder or file as local files: itself where it is local, else a checked copy in scratch."""
     if not (stored := remote(path)):
         yield path
         return
-    with scratch(parent) as folder:
+    with scratch() as folder:
         copy = folder / stored.name
         if stored.is_file():
             stored.download(copy)
         else:
             download(stored, copy)
         yield copy
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,16 +79,19 @@ def test_a_file_that_is_not_what_was_uploaded_is_told(s3: str, tmp_path: Path, h
         download(target, tmp_path / "back")
 
 
-def test_a_local_folder_is_used_where_it_is_and_a_remote_one_is_copied(s3: str, tmp_path: Path) -> None:
+def test_a_local_folder_is_used_where_it_is_and_a_remote_one_is_copied(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     made = _model(tmp_path / "made")
     with local_copy(made) as copy:
         assert copy == made
     target = remote(as_path(s3) / "1")
     assert target
     upload(made, target)
-    with local_copy(as_path(s3) / "1", tmp_path / "scratch") as copy:
+    with local_copy(as_path(s3) / "1") as copy:
         assert (copy / "variables/data").read_bytes() == b"weights"
     assert list((tmp_path / "scratch").iterdir()) == []
     assert json.loads((target / ".digests.json").read_bytes()).keys() == {"saved_model.pb", "variables/data"}
-    with scratch(tmp_path / "scratch") as folder:
+    with scratch() as folder:
         shutil.rmtree(folder)  # It may vanish at any instant.
