@@ -79,22 +79,14 @@ def run(session: Session, *, reset: Sequence[str] = (), export: str = "newest") 
         held = _readers_of_snapshots(session) if unlabelled_because else []
         outcomes += train_and_export(session, [name for name in session.students if name not in held])
 
-        done = missing or removed or outcomes or unlabelled or taken_over
-        if not done and not is_outdated(session):
-            remove_old(session)
-            _print_nothing_to_do(session)
-            _raise_failures(session, outcomes, quarantined, unlabelled_because, torn)
-            return
-        trained = {outcome.model: outcome.trained for outcome in outcomes if outcome.trained}
-        try:
-            report(session, trained=trained)
-        except TornFile as error:
-            torn.append(error)
+        done = missing or removed or outcomes or unlabelled or taken_over or is_outdated(session)
+        if done:
+            torn += _report(session, outcomes)
         remove_old(session)
-        seconds = time.monotonic() - started
-        echo(f"Done in {seconds:.0f} s.", step="run", seconds=round(seconds, 3))
-        for line in _states(session, outcomes, held):
-            echo(line, step="run", model=line.partition(":")[0])
+        if done:
+            _print_done(session, outcomes, held, seconds=time.monotonic() - started)
+        else:
+            _print_nothing_to_do(session)
         _raise_failures(session, outcomes, quarantined, unlabelled_because, torn)
 
 
@@ -115,6 +107,23 @@ def _mend(session: Session) -> list[TornFile]:
             )
             echo(str(torn[-1]))
     return torn
+
+
+def _report(session: Session, outcomes: Sequence[pool.Outcome]) -> list[TornFile]:
+    """Write the report; return the error about a file that it cannot read."""
+    try:
+        report(session, trained={outcome.model: outcome.trained for outcome in outcomes if outcome.trained})
+    except TornFile as error:
+        return [error]
+    return []
+
+
+def _print_done(
+    session: Session, outcomes: Sequence[pool.Outcome], held: Sequence[str], *, seconds: float
+) -> None:
+    echo(f"Done in {seconds:.0f} s.", step="run", seconds=round(seconds, 3))
+    for line in _states(session, outcomes, held):
+        echo(line, step="run", model=line.partition(":")[0])
 
 
 def _killed(outcomes: Sequence[pool.Outcome]) -> bool:

@@ -1,6 +1,6 @@
 """The state of a workdir for programs: one JSON object, and the problems in it with their exit codes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from functools import cache, partial
@@ -17,6 +17,7 @@ from tutelage.launch.lifecycle import stale
 from tutelage.launch.report.summary import is_loss
 from tutelage.pipeline.errors import Found, GateError, TransientError, UserError
 from tutelage.pipeline.io.printable import counted, printable
+from tutelage.trainers.checkpoints import State
 from tutelage.trainers.run import NO_DATA, is_teacher
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ FORMAT = 1
 def state_of(session: "Session") -> dict[str, Any]:
     """Return the state of the workdir as JSON takes it. docs/operations.md describes the fields."""
     last = last_run.read(session.run)
-    found = list(_problems(session, last))
+    states = {model: session.run.checkpoints(model).states() for model in session.models}
+    missing = {model: missing_days(session, model, of_model) for model, of_model in states.items()}
+    found = list(_problems(session, last, missing))
     quarantined = [str(day) for day in session.run.lake.quarantined_days() if day in session.days]
     return {
         "format": FORMAT,
@@ -48,7 +51,7 @@ def state_of(session: "Session") -> dict[str, Any]:
             "pruned": sorted(map(str, session.pruned)),
         },
         "data": _data(session),
-        "models": list(_models(session)),
+        "models": list(_models(session, states, missing)),
     }
 
 
@@ -59,7 +62,9 @@ def problems(state: Mapping[str, Any]) -> UserError | None:
     return Failures(found) if found else None
 
 
-def _problems(session: "Session", last: last_run.LastRun | None) -> Iterator[UserError]:
+def _problems(
+    session: "Session", last: last_run.LastRun | None, missing: Mapping[str, Sequence[date]]
+) -> Iterator[UserError]:
     if last and last.status == ExitCode.MISTAKE:
         yield UserError(
             f"the run of {last.started} ended with status 1; correct what it said, then run again"
@@ -71,9 +76,11 @@ def _problems(session: "Session", last: last_run.LastRun | None) -> Iterator[Use
         yield Found(f"stale: {found.describe(session)}; run tutelage-run")
     if days := steps.to_materialize(session):
         yield Found(f"{counted(len(days), 'day')} to materialise from {days[0]} on; run tutelage-run")
-    for model in session.models:
-        if days := missing_days(session, model):
-            yield Found(f"{model}: {counted(len(days), 'day')} to train from {days[0]} on; run tutelage-run")
+    for model, lacks in missing.items():
+        if lacks:
+            yield Found(
+                f"{model}: {counted(len(lacks), 'day')} to train from {lacks[0]} on; run tutelage-run"
+            )
 
 
 def _gates(session: "Session") -> Iterator[GateError]:
@@ -114,9 +121,9 @@ def rejected_versions(session: "Session", model: str) -> list[Version]:
     return [version for version in found if not read_verdict(version.path).startswith("wait")]
 
 
-def missing_days(session: "Session", model: str) -> list[date]:
-    """Return the days asked for that a model is still to be trained on."""
-    done = {*(s.day for s in session.run.checkpoints(model).states()), *session.run.skipped(model)}
+def missing_days(session: "Session", model: str, states: Sequence[State]) -> list[date]:
+    """Return the days asked for that a model, which has these `states`, is still to be trained on."""
+    done = {*(state.day for state in states), *session.run.skipped(model)}
     return [day for day in session.days_of(model) if day not in done]
 
 
@@ -127,28 +134,40 @@ def _data(session: "Session") -> dict[str, Any]:
     return {"days": days.height, "last_day": day and str(day), "last_rows": rows}
 
 
-def _models(session: "Session") -> Iterator[dict[str, Any]]:
+def _models(
+    session: "Session", states: Mapping[str, Sequence[State]], missing: Mapping[str, Sequence[date]]
+) -> Iterator[dict[str, Any]]:
     # Each is read once, however many students there are.
     labels = session.run.lake.soft_labels.partitions()
     losses = cache(partial(_losses, session))
-    for model in session.models:
-        yield {**_model(session, model, labels), "teacher_lead": _lead(session, model, losses)}
+    for model, of_model in states.items():
+        last = of_model[-1] if of_model else None
+        yield {
+            "model": model,
+            "role": "teacher" if is_teacher(model) else "student",
+            "days_trained": len(of_model),
+            **_last_day(last),
+            "days_missing": list(map(str, missing[model])),
+            "days_failed": list(map(str, failed_days(session, model))),
+            **_ages(session, model, labels),
+            "teacher_lead": _lead(session, model, last.day, losses) if last else {},
+        }
 
 
-def _model(session: "Session", model: str, all_labels: pl.DataFrame) -> dict[str, Any]:
-    states, versions = session.run.checkpoints(model).states(), session.versions(model).published()
-    last = states[-1] if states else None
-    served = versions[-1] if versions else None
-    labels = _newest_labels(session, model, all_labels)
+def _last_day(last: State | None) -> dict[str, Any]:
     return {
-        "model": model,
-        "role": "teacher" if is_teacher(model) else "student",
-        "days_trained": len(states),
         "last_day": str(last.day) if last else None,
         "last_rows": last.rows if last else None,
         "last_seconds": round(last.seconds + last.waited, 3) if last else None,
-        "days_missing": list(map(str, missing_days(session, model))),
-        "days_failed": list(map(str, failed_days(session, model))),
+    }
+
+
+def _ages(session: "Session", model: str, all_labels: pl.DataFrame) -> dict[str, Any]:
+    """Return the newest labels that a model reads, the version that is served, and how old both are."""
+    versions = session.versions(model).published()
+    served = versions[-1] if versions else None
+    labels = _newest_labels(session, model, all_labels)
+    return {
         "label_day": str(labels) if labels else None,
         "label_age_days": _age(session, labels),
         "version": served.number if served else None,
@@ -178,16 +197,17 @@ _Losses = Mapping[tuple[str, str], float]
 """By (task, metric)."""
 
 
-def _lead(session: "Session", model: str, losses: Callable[[str, date], _Losses]) -> dict[str, float]:
+def _lead(
+    session: "Session", model: str, day: date, losses: Callable[[str, date], _Losses]
+) -> dict[str, float]:
     """Return by how much the teacher's loss is below a student's, as a share of the student's, for each task.
 
-    Both are of scores made before they were trained on the day, which is the student's last one. Tasks that either
-    lacks are left out.
+    Both are of scores made before they were trained on `day`, the student's last one. Tasks that either lacks are left
+    out.
     """
-    states = session.run.checkpoints(model).states()
-    if model in session.teachers or not states:
+    if model in session.teachers:
         return {}
-    ours, theirs = (losses(name, states[-1].day) for name in (model, session.run.teacher_model))
+    ours, theirs = (losses(name, day) for name in (model, session.run.teacher_model))
     both = [name for name in ours if ours[name] and name in theirs]
     return {" ".join(name): round(1 - theirs[name] / ours[name], 6) for name in both}
 
